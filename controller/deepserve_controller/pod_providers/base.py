@@ -1,0 +1,28 @@
+"""What a place that can start pods must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+PodExit = Callable[[str, str, int | None], None]
+"""Called with (pod id, reason, exit code): a hint, the controller's own link decides."""
+
+
+class PodProvider(Protocol):
+    """Starts and ends pods. Pods dial in by themselves, so a provider returns no address.
+
+    All methods return at once; failures are reported through the callbacks given at construction
+    (`on_start_failed(pod_id, text)`, `on_exit(pod_id, reason, exit_code)`).
+    """
+
+    def warm_up(self, environment: str) -> None:
+        """Prepare `environment` (start its template) before the first pod is asked for."""
+
+    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int) -> None: ...
+
+    def kill_pod(self, pod_id: str, reason: str) -> None:
+        """End the pod and everything it started, now."""
+
+    async def close(self) -> None:
+        """End all pods and templates; nothing is left running when it returns."""

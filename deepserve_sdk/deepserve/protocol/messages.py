@@ -1,0 +1,375 @@
+"""Every message that crosses a process boundary, as MessagePack maps tagged by `type`.
+
+A message is the header of a frame (`framing.py`); user values are the frame's payload, opaque
+bytes that the controller never looks into, described by the header's `value`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from deepserve.protocol.specs import FunctionSpec
+
+RequestKind = Literal["call", "stream", "map"]
+OutcomeKind = Literal[
+    "ok",
+    "error",  # the user's code raised; the payload is an encoded exception (deepserve._values)
+    "timeout",  # the function's own time limit, or the deadline inherited from the caller
+    "cancelled",
+    "pod_lost",  # the pod died: exit code or signal in the detail
+    "startup_failed",  # the executor could not be bound: the payload is an encoded exception
+    "refused",  # bad input: unknown function, Python mismatch, too large, queue full
+]
+
+
+class Value(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Describes payload bytes; never inferred from the bytes themselves.
+
+    format: `pickle` (protocol 5, laid out by deepserve._values), `msgpack`, `exception`, `none`.
+    python: `major.minor` of the sender where code travels by value inside, else empty.
+    segment: name of a shared-memory segment that holds the bytes; the frame's payload is then empty.
+    """
+
+    format: Literal["pickle", "msgpack", "exception", "none"] = "none"
+    size_bytes: int = 0
+    python: str = ""
+    segment: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    kind: OutcomeKind
+    detail: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        return self.kind == "ok"
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a task ran and what it took; milliseconds."""
+
+    job_id: str = ""
+    task_id: str = ""
+    pod_id: str = ""
+    attempts: int = 0
+    queued_ms: float = 0.0
+    """From arrival to the last assignment."""
+    run_ms: float = 0.0
+    """Inside the pod, as the pod measured it."""
+    total_ms: float = 0.0
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+# --- handshake ---------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First frame of every connection.
+
+    role `client`: `name` is the client's id, `key` empty on an owner-checked unix socket.
+    role `pod`: `name` is the pod id, `key` its one-time join token.
+    role `log`: `name` is `<pod id>/stdout` or `<pod id>/stderr`, `key` the same token's log key;
+    after this frame the connection carries raw bytes.
+    """
+
+    version: int
+    role: Literal["client", "pod", "log"]
+    name: str
+    key: str = ""
+    python: str = ""
+    pid: int = 0
+
+
+class Welcome(Message, frozen=True):
+    version: int
+    controller_id: str
+    mode: Literal["embedded", "up"]
+    python: str = ""
+    folder: str = ""
+    """The controller's private folder on this host (bundles are unpacked under `folder/bundles`)."""
+    segments: str = ""
+    """Folder of shared-memory segments."""
+
+
+class Refused(Message, frozen=True):
+    """The connection is closed after this frame. code: version, key, garbage, too_large."""
+
+    code: str
+    text: str
+
+
+# --- clients, and pods on behalf of the code they run -> controller --------------------------------
+
+
+class PutBundle(Message, frozen=True):
+    """The payload is the bundle: a tar of files, or one cloudpickle dump."""
+
+    digest: str
+    kind: Literal["files", "pickle"]
+
+
+class DefineFunction(Message, frozen=True):
+    """Idempotent; sent once a connection before the first request of the function."""
+
+    function_id: str
+    spec: FunctionSpec
+
+
+class OpenRequest(Message, frozen=True):
+    """Starts a request. kind `map`: inputs follow as MapInput, then MapEnd.
+
+    parent_task_id: the task inside which the call is made (from pods), else empty.
+    timeout_s: overrides the function's time limit per attempt where positive.
+    keep: the result is kept after it was delivered or the client left (spawned under up).
+    """
+
+    request_id: str
+    function_id: str
+    kind: RequestKind = "call"
+    method: str = ""
+    parent_task_id: str = ""
+    timeout_s: float = 0.0
+    keep: bool = False
+    value: Value = Value()
+
+
+class MapInput(Message, frozen=True):
+    request_id: str
+    index: int
+    value: Value
+
+
+class MapEnd(Message, frozen=True):
+    request_id: str
+    count: int
+
+
+class CancelRequest(Message, frozen=True):
+    request_id: str
+    force: bool = False
+
+
+class GrantCredit(Message, frozen=True):
+    """The reader of a stream has room for `items` more items than granted so far."""
+
+    request_id: str
+    items: int
+
+
+class AttachRequest(Message, frozen=True):
+    """Deliver the outcome (and stream items from `from_offset`) of an existing request to this link."""
+
+    request_id: str
+    from_offset: int = 0
+
+
+class ForgetRequest(Message, frozen=True):
+    """The holder will not ask again: a kept result may be dropped."""
+
+    request_id: str
+
+
+class Query(Message, frozen=True):
+    """A question or order outside the call path (status, apps, logs ...); answered by `Answer`."""
+
+    query_id: int
+    name: str
+    body: dict[str, Any] = {}
+
+
+# --- controller -> clients (and pods, for the calls made inside them) -------------------------------
+
+
+class Answer(Message, frozen=True):
+    """`error` is empty, or a code: not_found, invalid, failed; `text` says it in words."""
+
+    query_id: int
+    body: dict[str, Any] = {}
+    error: str = ""
+    text: str = ""
+
+
+class RequestFinished(Message, frozen=True):
+    request_id: str
+    outcome: Outcome
+    timings: Timings
+    value: Value = Value()
+    count: int = 0
+    """Stream items produced, or map inputs finished."""
+
+
+class ItemFinished(Message, frozen=True):
+    """One input of a map."""
+
+    request_id: str
+    index: int
+    outcome: Outcome
+    timings: Timings
+    value: Value = Value()
+
+
+class StreamItem(Message, frozen=True):
+    request_id: str
+    offset: int
+    value: Value
+
+
+class LogOutput(Message, frozen=True):
+    """The payload is what user code printed, whole lines where possible."""
+
+    pod_id: str
+    label: str
+    stream: Literal["stdout", "stderr"]
+
+
+# --- controller -> pods --------------------------------------------------------------------------------
+
+
+class BindExecutor(Message, frozen=True):
+    """Warm -> bound: load this function, class or model."""
+
+    function_id: str
+    spec: FunctionSpec
+
+
+class BundleContent(Message, frozen=True):
+    """Answer to FetchBundle; the payload is the bundle, empty with `missing`."""
+
+    digest: str
+    kind: Literal["files", "pickle"]
+    missing: bool = False
+
+
+class AssignTask(Message, frozen=True):
+    task_id: str
+    attempt: int
+    request_id: str
+    job_id: str
+    kind: RequestKind
+    method: str = ""
+    index: int = -1
+    time_left_s: float = 0.0
+    """Until the controller will cancel it; 0 without a limit."""
+    credit: int = 0
+    """Stream items that may be sent before the next TaskCredit."""
+    value: Value = Value()
+
+
+class CancelTask(Message, frozen=True):
+    task_id: str
+    attempt: int
+    reason: Literal["cancelled", "timeout"]
+
+
+class TaskCredit(Message, frozen=True):
+    task_id: str
+    items: int
+
+
+class StopPod(Message, frozen=True):
+    """Run the exit hooks and end. The pod has no running task unless `reason` says shutdown."""
+
+    reason: str
+
+
+# --- pods -> controller --------------------------------------------------------------------------------
+
+
+class FetchBundle(Message, frozen=True):
+    digest: str
+
+
+class ExecutorReady(Message, frozen=True):
+    function_id: str
+    slots: int
+    steps_ms: dict[str, float] = {}
+    """What binding took, by step (fetch, import, enter, load)."""
+
+
+class ExecutorFailed(Message, frozen=True):
+    """The payload is an encoded exception."""
+
+    function_id: str
+    text: str
+    value: Value = Value()
+
+
+class TaskOutput(Message, frozen=True):
+    task_id: str
+    attempt: int
+    offset: int
+    value: Value
+
+
+class TaskFinished(Message, frozen=True):
+    task_id: str
+    attempt: int
+    outcome: Outcome
+    run_ms: float
+    value: Value = Value()
+    count: int = 0
+    may_retry: bool = False
+    """The user's Retries(on=...) covers the exception: judged in the pod, which has its class."""
+
+
+class TaskBlocked(Message, frozen=True):
+    """The task waits for a call it made: its slot is free."""
+
+    task_id: str
+
+
+class TaskResumed(Message, frozen=True):
+    task_id: str
+
+
+# --- controller <-> template ---------------------------------------------------------------------------
+
+
+class ForkPod(Message, frozen=True):
+    """The child dials `socket`, says Hello with `token`, and opens its two log connections."""
+
+    pod_id: str
+    token: str
+    socket: str
+    memory_mib: int = 0
+
+
+class TemplateReady(Message, frozen=True):
+    environment: str
+    pid: int
+    steps_ms: dict[str, float] = {}
+
+
+class TemplateFailed(Message, frozen=True):
+    environment: str
+    text: str
+
+
+class PodForked(Message, frozen=True):
+    pod_id: str
+    pid: int
+    fork_ms: float = 0.0
+
+
+class PodExited(Message, frozen=True):
+    """exit_code is negative for a signal, as in subprocess."""
+
+    pod_id: str
+    pid: int
+    exit_code: int
+
+
+AnyMessage = (
+    Hello | Welcome | Refused
+    | PutBundle | DefineFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
+    | AttachRequest | ForgetRequest | Query
+    | Answer | RequestFinished | ItemFinished | StreamItem | LogOutput
+    | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
+    | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished | TaskBlocked | TaskResumed
+    | ForkPod | TemplateReady | TemplateFailed | PodForked | PodExited
+)  # fmt: skip

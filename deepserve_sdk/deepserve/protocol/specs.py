@@ -1,0 +1,106 @@
+"""What a function, class or model is: frozen values that travel whole."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from deepserve.protocol.ids import FunctionId
+
+ExecutorKind = Literal["function", "class", "model", "tokenizer"]
+
+
+class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a function's code is found in a pod.
+
+    `bundle`: the files of bundle `digest`; import `module`, take `qualname`. `main_module`
+    is the name under which the sender's `__main__` file is imported (empty if the sender's
+    `__main__` is not part of the bundle).
+    `pickle`: bundle `digest` is one cloudpickle dump of a dict {qualname: object}; refused where
+    the pod's Python differs from `python` in major or minor version, before any byte is unpickled.
+    `builtin`: `module` is installed with DeepServe itself; nothing is shipped.
+    """
+
+    transport: Literal["bundle", "pickle", "builtin"]
+    module: str
+    qualname: str
+    digest: str = ""
+    main_module: str = ""
+    python: str = ""
+
+
+class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many pods: `max_pods` 0 means the host's default (see the autoscaler policy)."""
+
+    min_pods: int = 0
+    max_pods: int = 0
+    buffer_pods: int = 0
+    scaledown_window_s: float = 60.0
+    max_inputs: int = 1
+    """Tasks that one pod runs at the same time."""
+
+
+class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Retries of the user's errors. Which exceptions count is judged in the pod (`may_retry`)."""
+
+    max_retries: int
+    initial_delay_s: float = 0.5
+    backoff_coefficient: float = 2.0
+    max_delay_s: float = 60.0
+    jitter: bool = True
+
+
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    cpu: float = 0.125
+    memory_mib: int = 0
+    """0: no limit of its own."""
+    accelerators: tuple[str, ...] = ()
+    """Order of preference, each `kind[:model][:count]`."""
+
+
+class ModelSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A hosted language model; `source` is an absolute folder or a hub id."""
+
+    name: str
+    source: str
+    dtype: str = "auto"
+    quantization: str | None = None
+    tensor_parallel: int = 1
+    max_model_len: int | None = None
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One function, class instance shape or model: what a pool of pods is bound to.
+
+    `environment` names the template that its pods are forked from: `python` (light),
+    `tokenizer` (tokenizers and jinja2), `flowserve` (torch and the engine).
+    `params` is the pickled constructor arguments of a class, empty otherwise.
+    `tokenizer` is the function id of a model's tokenizer executor.
+    """
+
+    app: str
+    name: str
+    kind: ExecutorKind
+    code: CodeRef
+    environment: str = "python"
+    resources: Resources = Resources()
+    scaling: Scaling = Scaling()
+    timeout_s: float = 300.0
+    startup_timeout_s: float = 120.0
+    retries: RetrySpec | None = None
+    params: bytes = b""
+    model: ModelSpec | None = None
+    tokenizer: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a person reads: `app/name`."""
+        return f"{self.app}/{self.name}"
+
+
+def function_id(spec: FunctionSpec) -> FunctionId:
+    """Content address of `spec`: the same code and options give the same pool of pods."""
+    digest = hashlib.sha256(msgspec.msgpack.encode(spec, order="deterministic")).hexdigest()
+    return FunctionId(f"fn-{digest[:20]}")

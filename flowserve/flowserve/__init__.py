@@ -1,0 +1,56 @@
+"""FlowServe: an engine for large language models, usable alone.
+
+    from flowserve import LLM, SamplingParams
+    print(LLM("path/to/folder").generate("Once upon", SamplingParams(max_tokens=32))[0].outputs[0].text)
+
+Names are loaded on first use: a process that only tokenises never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import EngineConfig
+    from .engine import Engine
+    from .errors import FlowServeError
+    from .llm import LLM
+    from .outputs import CompletionOutput, RequestOutput, SequenceOutput
+    from .sampling_params import SamplingParams, StructuredOutputsParams
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Engine",
+    "EngineConfig",
+    "FlowServeError",
+    "RequestOutput",
+    "SamplingParams",
+    "SequenceOutput",
+    "StructuredOutputsParams",
+]
+
+_HOMES = {
+    "LLM": "llm",
+    "CompletionOutput": "outputs",
+    "Engine": "engine",
+    "EngineConfig": "config",
+    "FlowServeError": "errors",
+    "RequestOutput": "outputs",
+    "SamplingParams": "sampling_params",
+    "SequenceOutput": "outputs",
+    "StructuredOutputsParams": "sampling_params",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flowserve' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
