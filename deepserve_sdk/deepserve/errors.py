@@ -1,0 +1,170 @@
+"""Every error that DeepServe raises, as one tree under DeepServeError.
+
+An exception that the user's own code raised in a pod arrives as its own type; these are for everything else. All
+of them pickle: what they carry besides their text lies in keyword arguments with defaults.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class DeepServeError(Exception):
+    """Base of all errors that DeepServe raises itself."""
+
+
+# --- what the user's code did in the pod -----------------------------------------------------------
+
+
+class RemoteError(DeepServeError):
+    """The remote exception's own type could not be rebuilt here, or may not cross (StopIteration, SystemExit ...).
+
+    type_name: the remote type, dotted. remote_traceback: its formatted traceback, as the pod saw it.
+    """
+
+    def __init__(self, text: str = "", *, type_name: str = "", remote_traceback: str = "") -> None:
+        super().__init__(text)
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
+
+
+class FunctionTimeout(DeepServeError):
+    """The function ran over its own `timeout=`, or over the time its caller had left.
+
+    Not a TimeoutError: that one is `Call.get(timeout=)` giving up while the function goes on.
+    """
+
+
+class CallCancelled(DeepServeError):
+    """The call was cancelled: by `Call.cancel()`, or because the call inside which it was made ended."""
+
+
+class PodLost(DeepServeError):
+    """The pod that ran the call died.
+
+    exit_code: of the process, negative for a signal, None where unknown. signal_name: such as SIGKILL, else empty.
+    """
+
+    def __init__(self, text: str = "", *, exit_code: int | None = None) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+    @property
+    def signal_name(self) -> str:
+        if self.exit_code is None or self.exit_code >= 0:
+            return ""
+        try:
+            return signal.Signals(-self.exit_code).name
+        except ValueError:
+            return f"signal {-self.exit_code}"
+
+
+class StartupFailed(DeepServeError):
+    """The function could not be loaded in a pod: its import, its `enter` hook or its model failed (see `__cause__`)."""
+
+
+class InputCancelled(BaseException):
+    """Raised inside a pod in the code of a call that was cancelled or ran out of time.
+
+    A BaseException, so that `except Exception` in user code does not swallow it.
+    """
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+class SerializationError(DeepServeError):
+    """A value or a function cannot cross to another process."""
+
+
+class UnpicklableArgument(SerializationError):
+    """An argument cannot be pickled; the text names the variable and where it was captured."""
+
+
+class UnpicklableFunction(SerializationError):
+    """A function that travels by value holds what cannot be pickled; the text names the variable."""
+
+
+class UnpicklableResult(SerializationError):
+    """The function's result cannot be pickled; the text names the part that cannot."""
+
+
+class ValueTooLarge(SerializationError):
+    """An argument, a result or a bundle is larger than the limit."""
+
+
+class PythonVersionMismatch(SerializationError):
+    """Code travels by value inside, and the sender's Python differs from this one in major or minor version."""
+
+
+# --- using it wrongly ------------------------------------------------------------------------------
+
+
+class AsyncUsageError(DeepServeError):
+    """A blocking verb was called on a running event loop; the text names its `.aio` twin."""
+
+
+class UnguardedCallError(DeepServeError):
+    """A remote call stands at the top level of a module that is being imported in a pod."""
+
+
+class InvalidOption(DeepServeError, ValueError):
+    """A decorator's option is wrong; the text names the function and the option."""
+
+
+class NotFound(DeepServeError, LookupError):
+    """No such app, function or call."""
+
+
+class Refused(DeepServeError):
+    """The controller did not accept the request; the text says why."""
+
+
+# --- the controller --------------------------------------------------------------------------------
+
+
+class ControllerUnreachable(DeepServeError):
+    """No controller answers at the given address, or it could not be started."""
+
+
+class ControllerLost(DeepServeError):
+    """The controller ended while calls were pending."""
+
+
+class ProtocolError(DeepServeError):
+    """The peer is no DeepServe controller, or one of another version."""
+
+
+# --- models, tools, agents -------------------------------------------------------------------------
+
+
+class ModelError(DeepServeError):
+    """A hosted model failed."""
+
+
+class ModelLoadError(ModelError):
+    """The model could not be loaded: missing, truncated, or of an unknown architecture."""
+
+
+class PromptTooLongError(ModelError):
+    """The prompt does not fit the model's context."""
+
+
+class OutputTruncated(ModelError):
+    """The output ended at `max_tokens` before it was a whole value of the asked type. text: what there was."""
+
+    def __init__(self, message: str = "", *, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class ToolError(DeepServeError):
+    """A tool cannot be described to a model, or failed in a way that the model cannot mend."""
+
+
+class AgentError(DeepServeError):
+    """An agent's run could not be finished."""
+
+
+class MaxTurnsExceeded(AgentError):
+    """The agent took `max_turns` turns without an answer."""
