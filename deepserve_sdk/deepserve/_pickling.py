@@ -1,0 +1,108 @@
+"""Objects to pickle bytes: the C pickler where it can, cloudpickle where code must travel by value.
+
+What `__main__` holds under its own name travels by name where the other side has the same file as `__main__`
+(`main_by_name`), because a class that is rebuilt by value is another class.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+BufferCallback = Callable[[pickle.PickleBuffer], Any]
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""What `Value.python` says where code travels by value."""
+
+
+class Pickled(NamedTuple):
+    data: bytes
+    buffers: list[pickle.PickleBuffer]
+    by_value: bool
+    """Code may be inside: only the same Python version may load it."""
+
+
+class CannotPickle(Exception):
+    """Neither pickler takes the object; `__cause__` is what the last one said."""
+
+
+def dump(obj: Any, *, by_value_ok: bool = True, main_by_name: bool = True) -> Pickled:
+    """Protocol 5 with out-of-band buffers. Raises CannotPickle."""
+    main_by_name = main_by_name and main_has_file()
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
+        if main_by_name or b"__main__" not in data:
+            return Pickled(data, buffers, False)
+    except Exception as error:  # a C pickler's refusal has many types; cloudpickle may still take the object
+        if not by_value_ok:
+            raise CannotPickle(str(error)) from error
+    try:
+        buffers = []
+        return Pickled(dump_by_value(obj, main_by_name=main_by_name, buffer_callback=buffers.append), buffers, True)
+    except (Exception, RecursionError) as error:
+        raise CannotPickle(str(error)) from error
+
+
+def dump_by_value(obj: Any, *, main_by_name: bool = False, buffer_callback: BufferCallback | None = None) -> bytes:
+    """Cloudpickle, which takes lambdas, closures and local classes. Raises whatever it raises."""
+    target = io.BytesIO()
+    _by_value_pickler()(target, buffer_callback, main_by_name).dump(obj)
+    return target.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _by_value_pickler() -> Callable[[io.BytesIO, BufferCallback | None, bool], Any]:
+    """The pickler class; made on first use, for cloudpickle is slow to import and rarely needed."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def __init__(self, file: io.BytesIO, buffer_callback: BufferCallback | None, main_by_name: bool) -> None:
+            super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+            self._main_by_name = main_by_name
+
+        def reducer_override(self, obj: Any) -> Any:
+            by_value = getattr(type(obj), "__deepserve_reduce__", None)
+            if by_value is not None and not (self._main_by_name and is_name_in_main(obj)) and not _has_module_name(obj):
+                return by_value(obj)
+            if self._main_by_name and isinstance(obj, type | types.FunctionType) and is_name_in_main(obj):
+                return NotImplemented  # the C pickler then writes module and qualified name
+            return super().reducer_override(obj)
+
+    return ByValuePickler
+
+
+def main_has_file() -> bool:
+    """`__main__` is a script that a bundle can carry, not a REPL or notebook."""
+    main = sys.modules.get("__main__")
+    return getattr(main, "__file__", None) is not None
+
+
+def is_name_in_main(obj: Any) -> bool:
+    """`obj` is what `__main__` holds under its qualified name."""
+    return getattr(obj, "__module__", None) == "__main__" and look_up("__main__", _qualname(obj)) is obj
+
+
+def _has_module_name(obj: Any) -> bool:
+    module = getattr(obj, "__module__", None)
+    return module not in (None, "__main__") and look_up(module, _qualname(obj)) is obj
+
+
+def look_up(module: str, qualname: str) -> Any:
+    """What `module` holds under `qualname`; None where there is no such module or name."""
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        if found is None or part == "<locals>":
+            return None
+        found = getattr(found, part, None)
+    return found
+
+
+def _qualname(obj: Any) -> str:
+    name = getattr(obj, "__qualname__", None)
+    return name if isinstance(name, str) else ""

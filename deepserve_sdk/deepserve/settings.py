@@ -1,0 +1,67 @@
+"""The environment variables that the SDK reads; the only place that reads them.
+
+| variable | meaning | default |
+| --- | --- | --- |
+| `DEEPSERVE_URL` | controller to use, `unix:///path` | a running `deepserve up`, else embedded |
+| `DEEPSERVE_QUIET` | `1`: do not say on stderr which controller is used | say it |
+| `DEEPSERVE_TIMINGS` | `1`: print the first call's timeline on stderr | do not |
+| `DEEPSERVE_MAX_VALUE_BYTES` | largest argument, result or bundled value | 1 GiB |
+| `DEEPSERVE_MAX_BUNDLE_BYTES` | largest code bundle | 64 MiB |
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from deepserve.errors import InvalidOption
+
+
+class Settings(NamedTuple):
+    url: str = ""
+    quiet: bool = False
+    timings: bool = False
+    max_value_bytes: int = 1 << 30
+    max_bundle_bytes: int = 64 << 20
+
+
+_settings: Settings | None = None
+
+
+def current_settings() -> Settings:
+    """Read from the environment once per process. Raises InvalidOption for a number that is none."""
+    global _settings
+    if _settings is None:
+        _settings = Settings(
+            url=os.environ.get("DEEPSERVE_URL", ""),
+            quiet=_flag("DEEPSERVE_QUIET"),
+            timings=_flag("DEEPSERVE_TIMINGS"),
+            max_value_bytes=_size("DEEPSERVE_MAX_VALUE_BYTES", Settings._field_defaults["max_value_bytes"]),
+            max_bundle_bytes=_size("DEEPSERVE_MAX_BUNDLE_BYTES", Settings._field_defaults["max_bundle_bytes"]),
+        )
+    return _settings
+
+
+def use_settings(settings: Settings | None) -> None:
+    """Replace the settings; None reads the environment again. For tests and `init`."""
+    global _settings
+    _settings = settings
+
+
+def runtime_folder() -> str:
+    """Where this user's sockets lie; may not exist yet, and its owner is not checked here."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(base, "deepserve") if base else f"/tmp/deepserve-{os.getuid()}"
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
+
+
+def _size(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise InvalidOption(f"{name}={text!r} is no number of bytes")
+    return int(text)
