@@ -1,0 +1,154 @@
+"""Paged attention in plain torch: the reference, and the back end of the CPU.
+
+Sequences with one query are decoded together: their blocks are gathered once per group of similar length and all heads
+of all sequences go through two batched matrix products. Longer chunks go one by one through torch's fused attention.
+Blocks that are neighbours in the cache are read in place.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .base import AttentionLengths
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Blocks to read: a range of neighbours, or an index [n]."""
+
+    start: int
+    count: int
+    index: torch.Tensor | None
+
+    def read(self, cache: torch.Tensor) -> torch.Tensor:
+        """[heads, blocks, block size, D] -> [heads, n, block size, D], a view where possible."""
+        if self.index is None:
+            return cache[:, self.start : self.start + self.count]
+        return cache.index_select(1, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeGroup:
+    """Sequences with one query and similar kv length. rows [B]: their packed tokens; blocks: B * n, padded."""
+
+    rows: torch.Tensor
+    blocks: _Blocks
+    num_sequences: int
+    bias: torch.Tensor | None  # [B, 1, n * block size]: -inf behind each sequence's end
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Several queries of one sequence at packed tokens [start, end)."""
+
+    start: int
+    end: int
+    kv_length: int
+    blocks: _Blocks
+    mask: torch.Tensor | None  # [queries, keys] of bool; None = square causal
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    slots: torch.Tensor
+    decode: list[_DecodeGroup]
+    chunks: list[_Chunk]
+
+
+class TorchPagedAttention:
+    """See AttentionBackend."""
+
+    def plan(self, lengths: AttentionLengths) -> _Plan:
+        size = lengths.block_size
+        chunks: list[_Chunk] = []
+        groups: dict[int, list[tuple[int, int, Sequence[int]]]] = defaultdict(list)
+        start = 0
+        for num_queries, kv_length, table in zip(
+            lengths.query_lengths, lengths.kv_lengths, lengths.block_tables, strict=True
+        ):
+            table = table[: -(-kv_length // size)]
+            if num_queries == 1:  # powers of two: padding at most doubles what is read
+                groups[(len(table) - 1).bit_length()].append((start, kv_length, table))
+            else:
+                mask = None if num_queries == kv_length else _causal_mask(num_queries, kv_length)
+                chunks.append(_Chunk(start, start + num_queries, kv_length, _blocks(table), mask))
+            start += num_queries
+        return _Plan(
+            slots=torch.tensor(lengths.slots, dtype=torch.int64),
+            decode=[_decode_group(members, size) for members in groups.values()],
+            chunks=chunks,
+        )
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv: torch.Tensor, plan: _Plan, scale: float
+    ) -> torch.Tensor:
+        keys, values = kv[0], kv[1]
+        keys.flatten(1, 2)[:, plan.slots] = key.transpose(0, 1)
+        values.flatten(1, 2)[:, plan.slots] = value.transpose(0, 1)
+        if len(plan.decode) == 1 and not plan.chunks:
+            return _decode(query, keys, values, plan.decode[0], scale)
+        output = torch.empty_like(query)
+        for group in plan.decode:
+            output[group.rows] = _decode(query[group.rows], keys, values, group, scale)
+        for chunk in plan.chunks:
+            output[chunk.start : chunk.end] = _prefill(query[chunk.start : chunk.end], keys, values, chunk, scale)
+        return output
+
+
+def _decode(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: _DecodeGroup, scale: float
+) -> torch.Tensor:
+    """query [B, H, D] -> [B, H, D]. The H / KV query heads that share a KV head are the rows of one product."""
+    num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
+    batch = num_kv_heads * group.num_sequences
+    rows = query.view(group.num_sequences, num_kv_heads, -1, head_dim).transpose(0, 1).reshape(batch, -1, head_dim)
+    key = group.blocks.read(keys).reshape(batch, -1, head_dim)
+    value = group.blocks.read(values).reshape(batch, -1, head_dim)
+    scores = torch.bmm(rows * scale, key.transpose(1, 2)).float()
+    if group.bias is not None:
+        scores = (scores.view(num_kv_heads, group.num_sequences, -1, key.shape[1]) + group.bias).view_as(scores)
+    output = torch.bmm(torch.softmax(scores, dim=-1).to(value.dtype), value)
+    return output.view(num_kv_heads, group.num_sequences, -1, head_dim).transpose(0, 1).reshape(query.shape)
+
+
+def _prefill(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk: _Chunk, scale: float
+) -> torch.Tensor:
+    """query [n, H, D] -> [n, H, D], with KV heads as the batch and the query heads that share one as its heads."""
+    num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
+    rows = query.transpose(0, 1).unflatten(0, (num_kv_heads, -1))
+    expanded = (num_kv_heads, rows.shape[1], chunk.kv_length, head_dim)
+    key = chunk.blocks.read(keys).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
+    value = chunk.blocks.read(values).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
+    output = F.scaled_dot_product_attention(
+        rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
+    )
+    return output.flatten(0, 1).transpose(0, 1)
+
+
+def _decode_group(members: list[tuple[int, int, Sequence[int]]], block_size: int) -> _DecodeGroup:
+    longest = max(len(table) for _, _, table in members)
+    padded = [block for _, _, table in members for block in (*table, *(table[-1:] * (longest - len(table))))]
+    kv_lengths = torch.tensor([kv_length for _, kv_length, _ in members])
+    bias = None
+    if bool((kv_lengths < longest * block_size).any()):
+        bias = torch.zeros(len(members), longest * block_size)
+        bias.masked_fill_(torch.arange(longest * block_size) >= kv_lengths[:, None], float("-inf"))
+        bias = bias[:, None]
+    rows = torch.tensor([row for row, _, _ in members])
+    return _DecodeGroup(rows, _blocks(padded), len(members), bias)
+
+
+def _blocks(table: Sequence[int]) -> _Blocks:
+    neighbours = all(block == table[0] + offset for offset, block in enumerate(table))
+    return _Blocks(table[0], len(table), None if neighbours else torch.tensor(table))
+
+
+def _causal_mask(num_queries: int, kv_length: int) -> torch.Tensor:
+    """[num_queries, kv_length] of bool, aligned at the right end."""
+    return torch.ones(num_queries, kv_length, dtype=torch.bool).tril(diagonal=kv_length - num_queries)

@@ -1,0 +1,164 @@
+"""ChatTemplate: messages to the prompt a model was trained on, from its folder. Needs jinja2 alone.
+
+Templates come with models, so they are untrusted code: they run in jinja2's immutable sandbox, and the environment is
+the one that templates are written for (that of transformers' apply_chat_template).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.utils
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .errors import ChatTemplateError, ModelNotFoundError
+from .models.config import read_json
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class ChatTemplate:
+    """The default template of a model and, where it has one, the template for conversations with tools."""
+
+    def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str] | None = None) -> None:
+        """`templates` by name; needs "default", may have "tool_use". Raises ChatTemplateError for bad syntax."""
+        if "default" not in templates:
+            raise ChatTemplateError(f"no default chat template, only {sorted(templates)}")
+        environment = _environment()
+        try:
+            self._templates = {name: environment.from_string(source) for name, source in templates.items()}
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the chat template is broken: {error}") from error
+        self._special_tokens = dict(special_tokens or {})
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ChatTemplate:
+        """chat_template.jinja (and additional_chat_templates/), else `chat_template` in tokenizer_config.json."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"no model folder {str(folder)!r}")
+        config_path = folder / "tokenizer_config.json"
+        config = read_json(config_path) if config_path.is_file() else {}
+        templates = _templates_in_files(folder) or _templates_in_config(config.get("chat_template"))
+        if not templates:
+            raise ChatTemplateError(f"{folder}: the model has no chat template")
+        return cls(templates, _special_tokens(config))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt as text; encode it without adding special tokens.
+
+        tools: JSON schemas as the model sees them.  variables: more names for the template (enable_thinking=False).
+        Raises ChatTemplateError with the template's own words where it refuses the messages.
+        """
+        template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
+        names: dict[str, Any] = {**self._special_tokens, **variables}
+        try:
+            return template.render(
+                messages=list(messages),
+                tools=list(tools) if tools else None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **names,
+            )
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the chat template refuses the messages: {error}") from error
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise ChatTemplateError(f"the chat template fails: {type(error).__name__}: {error}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = _Namespace
+    return environment
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """`namespace(...)` that takes no underscored names, through which templates could reach Python's own."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        for name in dict(*args[1:], **kwargs):
+            _refuse_underscore(name)
+        jinja2.utils.Namespace.__init__(*args, **kwargs)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_underscore(name: str) -> None:
+    if name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace of a chat template cannot have a name like {name!r}")
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's part for training; here it is its content."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON: jinja2's own filter sorts keys and escapes for HTML, which models have not seen."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _templates_in_files(folder: Path) -> dict[str, str]:
+    paths = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        paths["default"] = folder / "chat_template.jinja"
+    try:
+        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ChatTemplateError(f"{folder}: the chat template cannot be read: {error}") from error
+
+
+def _templates_in_config(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        return {"default": value}
+    if isinstance(value, list):
+        return {entry["name"]: entry["template"] for entry in value}
+    return {}
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    tokens = {}
+    for name in _SPECIAL_TOKENS:
+        value = config.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            tokens[name] = text
+    return tokens

@@ -1,0 +1,58 @@
+"""EngineConfig: the few options of an engine. Everything else is derived from the model and the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import InvalidConfigError
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Options of one engine. Raises `InvalidConfigError` naming the field.
+
+    dtype: "auto" (float32 on CPU), "float32" or "bfloat16"; of weights, activations and KV cache.
+    quantization, tensor_parallel_size: only None and 1 are supported so far.
+    max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.
+    max_num_sequences: sequences that run at once.  max_num_batched_tokens: tokens of one step (the prefill chunk).
+    kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
+    num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block; None = device's.
+    enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
+    num_threads: threads of tensor operations; None = the device's choice.
+    seed: seed from which those of sequences without one are derived; None = a fresh one.
+    """
+
+    dtype: str = "auto"
+    quantization: str | None = None
+    tensor_parallel_size: int = 1
+    max_model_len: int | None = None
+    max_num_sequences: int = 32
+    max_num_batched_tokens: int = 512
+    kv_cache_bytes: int | None = None
+    num_kv_blocks: int | None = None
+    block_size: int | None = None
+    enable_prefix_caching: bool = True
+    num_threads: int | None = None
+    device: str = "auto"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None:
+            raise InvalidConfigError(f"quantization {self.quantization!r} is not supported; supported: None")
+        if self.tensor_parallel_size != 1:
+            raise InvalidConfigError(f"tensor_parallel_size {self.tensor_parallel_size} is not supported; supported: 1")
+        if self.dtype not in DTYPES:
+            raise InvalidConfigError(f"dtype {self.dtype!r} is not supported; supported: {', '.join(DTYPES)}")
+        if self.device not in DEVICES:
+            raise InvalidConfigError(f"device {self.device!r} is not supported; supported: {', '.join(DEVICES)}")
+        for name in ("max_num_sequences", "max_num_batched_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_model_len", "kv_cache_bytes", "num_kv_blocks", "block_size", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidConfigError(f"{name} must be at least 1 or None, got {value}")
+
+
+DTYPES = ("auto", "float32", "bfloat16")
+DEVICES = ("auto", "cpu")

@@ -1,0 +1,77 @@
+"""Everything FlowServe raises on purpose, as one tree.
+
+    FlowServeError
+    ├── ModelNotFoundError          no such folder, not a model folder, or a hub id that could not be fetched
+    ├── UnsupportedModelError       the folder is fine, this engine cannot run it
+    │   └── UnsupportedArchitectureError
+    ├── CheckpointError             a file of the folder is truncated, malformed or lacks something
+    ├── TokenizerError              tokenizer.json is missing or unusable
+    ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
+    ├── InvalidConfigError          EngineConfig or LLM options that contradict each other or the model
+    ├── InvalidRequestError         the request is at fault: the engine goes on with all others
+    │   ├── InvalidSamplingParamsError
+    │   ├── InvalidGrammarError     a schema, regex, choice or grammar that cannot be compiled
+    │   ├── InvalidPromptError      empty, or token ids outside the vocabulary
+    │   └── PromptTooLongError
+    └── UnknownSequenceError        an id that the engine does not hold (or holds already)
+
+Each takes one message, so each survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+
+class FlowServeError(Exception):
+    """Base of all errors of the engine."""
+
+
+class ModelNotFoundError(FlowServeError):
+    """There is no model folder at the given place, or the hub id could not be fetched."""
+
+
+class UnsupportedModelError(FlowServeError):
+    """The model is readable but needs something the engine does not have."""
+
+
+class UnsupportedArchitectureError(UnsupportedModelError):
+    """config.json names an architecture that is not in the registry."""
+
+
+class CheckpointError(FlowServeError):
+    """A file of the model folder is truncated, malformed, or lacks a tensor or field."""
+
+
+class TokenizerError(FlowServeError):
+    """tokenizer.json is missing or cannot be used."""
+
+
+class ChatTemplateError(FlowServeError):
+    """The chat template is missing or broken, or refused the messages."""
+
+
+class InvalidConfigError(FlowServeError):
+    """Engine options that contradict each other, the model or the device."""
+
+
+class InvalidRequestError(FlowServeError):
+    """Base of errors that are the fault of one request."""
+
+
+class InvalidSamplingParamsError(InvalidRequestError):
+    """A sampling parameter out of range."""
+
+
+class InvalidGrammarError(InvalidRequestError):
+    """A JSON schema, regex, choice list or grammar that cannot be compiled."""
+
+
+class InvalidPromptError(InvalidRequestError):
+    """An empty prompt, or token ids outside the vocabulary."""
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt leaves no room for one generated token in the context."""
+
+
+class UnknownSequenceError(FlowServeError):
+    """A sequence id that the engine does not hold, or one it holds already."""

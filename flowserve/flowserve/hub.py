@@ -1,0 +1,33 @@
+"""From what a user calls a model to a folder on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .errors import ModelNotFoundError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_FILES = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def resolve_model(model: str | Path) -> Path:
+    """A folder as it is; a Hugging Face id ("Qwen/Qwen3-0.6B") downloaded or from the cache.
+
+    Raises ModelNotFoundError that says which of the two was tried and why it failed.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+        what = "is a file, not a model folder" if folder.is_file() else "is no folder"
+        raise ModelNotFoundError(f"{str(model)!r} {what}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
+    try:
+        return Path(snapshot_download(model, allow_patterns=_FILES))
+    except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelNotFoundError(f"{model!r} is no folder and could not be fetched from the hub: {reason}") from error

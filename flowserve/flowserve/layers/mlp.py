@@ -1,0 +1,20 @@
+"""GatedMLP: down(silu(gate(x)) * up(x)), gate and up as one product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..device.base import DeviceAdapter
+from .linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class GatedMLP:
+    gate_up: Linear
+    down: Linear
+    device: DeviceAdapter
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.device.silu_and_mul(self.gate_up(x)))

@@ -1,0 +1,19 @@
+"""RMSNorm over the last axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..device.base import DeviceAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    weight: torch.Tensor
+    eps: float
+    device: DeviceAdapter
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.device.rms_norm(x, self.weight, self.eps)

@@ -1,0 +1,140 @@
+"""LLM: the blocking door to an engine, with vLLM's names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from .chat_template import ChatTemplate
+from .config import EngineConfig
+from .engine import Engine
+from .errors import InvalidRequestError
+from .hub import resolve_model
+from .outputs import CompletionOutput, RequestOutput, SequenceOutput
+from .sampling_params import SamplingParams
+
+Prompt = str | Sequence[int]
+Message = dict[str, Any]
+
+
+class LLM:
+    """A model in this process.
+
+    model: folder in Hugging Face layout, or a hub id. Further options are those of EngineConfig. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        dtype: str = "auto",
+        quantization: str | None = None,
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        **options: Any,
+    ) -> None:
+        config = EngineConfig(dtype, quantization, tensor_parallel_size, max_model_len, **options)
+        self._folder = resolve_model(model)
+        self.engine = Engine.from_folder(self._folder, config)
+        self._template: ChatTemplate | None = None
+        self._ids = count()
+
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many (text, or token ids), in order. One SamplingParams for all or one for each.
+
+        Raises InvalidRequestError kinds before anything runs.
+        """
+        listed: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        params = _one_for_each(sampling_params, len(listed))
+        encoded = [(self.engine.tokenizer.encode(p), p) if isinstance(p, str) else (list(p), None) for p in listed]
+        return self._run([(ids, text, each) for (ids, text), each in zip(encoded, params, strict=True)])
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation (a list of messages) or several (a list of those)."""
+        conversations: list[Any] = [messages] if not messages or isinstance(messages[0], dict) else list(messages)
+        params = _one_for_each(sampling_params, len(conversations))
+        texts = [self._render(conversation, tools) for conversation in conversations]
+        encoded = [self.engine.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return self._run(list(zip(encoded, texts, params, strict=True)))
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> Iterator[str]:
+        """Pieces of the answer to a prompt (text, token ids) or a conversation (messages), as they come.
+
+        Leaving the loop early stops the generation.
+        """
+        request_id = str(next(self._ids))
+        self.engine.add(request_id, self._prompt_ids(prompt, tools), sampling_params)
+        finished = False
+        try:
+            while not finished:
+                for output in self.engine.step():
+                    if output.sequence_id == request_id:
+                        finished = output.finished
+                        if output.text:
+                            yield output.text
+        finally:
+            if not finished:
+                self.engine.abort(request_id)
+
+    def _prompt_ids(self, prompt: str | Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> list[int]:
+        if isinstance(prompt, str):
+            return self.engine.tokenizer.encode(prompt)
+        if prompt and isinstance(prompt[0], dict):
+            return self.engine.tokenizer.encode(self._render(prompt, tools), add_special_tokens=False)
+        return list(prompt)
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
+        if self._template is None:
+            self._template = ChatTemplate.from_folder(self._folder)
+        return self._template.render(list(messages), tools=list(tools) if tools else None)
+
+    def _run(self, requests: list[tuple[list[int], str | None, SamplingParams]]) -> list[RequestOutput]:
+        outputs: dict[str, RequestOutput] = {}
+        try:
+            for prompt_ids, text, params in requests:
+                request_id = str(next(self._ids))
+                self.engine.add(request_id, prompt_ids, params)
+                completion = CompletionOutput(logprobs=None if params.logprobs is None else [])
+                outputs[request_id] = RequestOutput(request_id, text, prompt_ids, [completion])
+            while not all(output.finished for output in outputs.values()):
+                for step_output in self.engine.step():
+                    if step_output.sequence_id in outputs:
+                        _extend(outputs[step_output.sequence_id], step_output)
+        finally:
+            for request_id, output in outputs.items():
+                if not output.finished:
+                    self.engine.abort(request_id)
+        return list(outputs.values())
+
+
+def _extend(request: RequestOutput, step: SequenceOutput) -> None:
+    completion = request.outputs[0]
+    completion.text += step.text
+    completion.token_ids.extend(step.token_ids)
+    if completion.logprobs is not None and step.logprobs:
+        completion.logprobs.extend(step.logprobs)
+    completion.finish_reason = step.finish_reason
+    request.finished = step.finished
+
+
+def _one_for_each(params: SamplingParams | Sequence[SamplingParams] | None, num: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * num
+    if len(params) != num:
+        raise InvalidRequestError(f"{num} prompts but {len(params)} SamplingParams")
+    return list(params)

@@ -1,0 +1,1 @@
+"""Model folders: their configuration, their tensors, and one short file per architecture."""

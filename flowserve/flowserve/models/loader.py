@@ -1,0 +1,55 @@
+"""From a folder to a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..config import EngineConfig
+from ..device.base import DeviceAdapter
+from ..device.select import select_device
+from .checkpoint import Checkpoint
+from .config import ModelConfig, read_model_config
+from .decoder import DecoderModel
+from .registry import model_class
+from .weights import Weights
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights in memory, without an engine: what a template process holds before it forks."""
+
+    folder: Path
+    config: ModelConfig
+    model: DecoderModel
+    dtype: torch.dtype
+    device: DeviceAdapter
+
+
+def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
+    """Read a model folder. Runs on one thread, so a process may fork afterwards and its children go parallel.
+
+    Raises ModelNotFoundError, UnsupportedModelError or CheckpointError.
+    """
+    model_config = read_model_config(folder)
+    kind = model_class(model_config.architecture)
+    device = select_device(config.device)
+    dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
+    with _one_thread(), torch.inference_mode():
+        model = kind(Weights(Checkpoint(folder), model_config, device, dtype))
+    return LoadedModel(folder, model_config, model, dtype, device)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A fork after a parallel tensor operation leaves the child a thread pool without threads: its first hangs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,76 @@
+"""What comes out of the engine (SequenceOutput) and out of LLM (RequestOutput)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one step, from the raw logits.
+
+    token_id, logprob: of the chosen token.  top: (token id, logprob) of the most likely tokens, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What one step added to one sequence.
+
+    token_ids: the new tokens.  text: the new text; may be empty while a character or a stop string is incomplete.
+    finish_reason: "stop" | "length" | "abort" once finished, else None.  error: why an "abort" was not asked for.
+    """
+
+    sequence_id: str
+    token_ids: tuple[int, ...]
+    text: str
+    finished: bool
+    finish_reason: str | None
+    num_prompt_tokens: int
+    num_output_tokens: int
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One completion of a prompt; `logprobs` has one entry per token where SamplingParams asked for it."""
+
+    index: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """One prompt and its completions (one, so far). `prompt` is None when token ids were given."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts at one moment; blocks are KV cache blocks of `block_size` tokens.
+
+    free_blocks: can be handed out now, including cached ones that no sequence uses.
+    """
+
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    cached_blocks: int
+    block_size: int
+    num_preemptions: int
+    num_steps: int
+    prefix_hit_tokens: int

@@ -1,0 +1,216 @@
+"""Scheduler: continuous batching with chunked prefill in one path, preemption by recomputation.
+
+Prefill and decode are not told apart: each sequence has tokens whose KV is not computed, and gets as many of them per
+step as the token budget allows. `schedule` needs lengths only, never token values, so it may be called for step n+1
+before `complete` of step n (DeepServe 2.6 b; vLLM's asynchronous scheduler does the same with placeholders).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from ..rtc.cache import RelationalTensorCache
+from ..sequence import Sequence, SequenceStatus
+from .batch import Batch, ScheduledSequence, TokenResult
+from .policy import FirstComeFirstServed, OrderPolicy
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """max_num_sequences: running at once.  max_num_batched_tokens: tokens of one step, the prefill chunk."""
+
+    max_num_sequences: int = 32
+    max_num_batched_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.max_num_sequences < 1 or self.max_num_batched_tokens < 1:
+            raise InvalidConfigError("max_num_sequences and max_num_batched_tokens must be at least 1")
+
+
+class Scheduler:
+    """Owns its sequences and their block tables; nobody else changes either."""
+
+    def __init__(
+        self, config: SchedulerConfig, cache: RelationalTensorCache, policy: OrderPolicy | None = None
+    ) -> None:
+        self.config = config
+        self.cache = cache
+        self.policy = policy or FirstComeFirstServed()
+        self.num_preemptions = 0
+        self.prefix_hit_tokens = 0
+        self._sequences: dict[str, Sequence] = {}
+        self._waiting: list[Sequence] = []  # both sorted by rank
+        self._running: list[Sequence] = []
+        self._num_arrivals = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, sequence_id: str, prompt_ids: list[int], max_tokens: int) -> Sequence:
+        """Queue a sequence of at least one prompt token and one token to generate.
+
+        Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
+        """
+        if sequence_id in self._sequences:
+            raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
+        capacity = self.cache.num_blocks * self.cache.block_size
+        if len(prompt_ids) + max_tokens - 1 > capacity:
+            raise PromptTooLongError(
+                f"prompt of {len(prompt_ids)} tokens and max_tokens {max_tokens} need more than"
+                f" the {capacity} tokens of the KV cache"
+            )
+        sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals)
+        self._num_arrivals += 1
+        self._sequences[sequence_id] = sequence
+        insort(self._waiting, sequence, key=self.policy.rank)
+        return sequence
+
+    def abort(self, sequence_id: str) -> Sequence:
+        """Forget a sequence and free its blocks; results of steps in flight are dropped when they come."""
+        sequence = self._sequences.get(sequence_id)
+        if sequence is None:
+            raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
+        self._finish(sequence, "abort")
+        return sequence
+
+    def schedule(self) -> Batch:
+        """Plan the next step: running sequences first, then as many waiting ones as fit. Empty when nothing can run."""
+        entries: list[ScheduledSequence] = []
+        preempted: list[str] = []
+        budget = self.config.max_num_batched_tokens
+        for sequence in list(self._running):
+            num_tokens = min(sequence.num_unscheduled, budget)
+            if sequence.status is not SequenceStatus.RUNNING or num_tokens < 1:
+                continue
+            if self._make_room(sequence, num_tokens, preempted):
+                entries.append(self._advance(sequence, num_tokens))
+                budget -= num_tokens
+        while budget and not preempted and (admitted := self._admit(budget)):
+            sequence, num_tokens = admitted
+            entries.append(self._advance(sequence, num_tokens))
+            budget -= num_tokens
+        return Batch(tuple(entries), tuple(preempted))
+
+    def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
+        """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
+
+        `results` has one token for every entry that samples, except for sequences aborted meanwhile.
+        """
+        finished = []
+        for entry in batch.sequences:
+            sequence = self._sequences.get(entry.sequence_id)
+            if sequence is None or sequence.arrival != entry.arrival:
+                continue  # ended or aborted while this step was in flight
+            if entry.samples:
+                result = results[entry.sequence_id]
+                sequence.token_ids.append(result.token_id)
+                sequence.num_pending -= 1
+                reason = result.finish_reason
+                if reason is None and sequence.num_output_tokens >= sequence.max_tokens:
+                    reason = "length"
+            else:
+                reason = None
+            if entry.num_preemptions == sequence.num_preemptions:
+                self.cache.publish(sequence.sequence_id, sequence.token_ids, entry.end)
+            if reason is not None:
+                self._finish(sequence, reason)
+                finished.append(sequence)
+        return finished
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the state contradicts itself. For tests and the simulator."""
+        self.cache.check_invariants()
+        listed = self._waiting + self._running
+        assert len(listed) == len(self._sequences) and set(map(id, listed)) == set(map(id, self._sequences.values()))
+        assert len(self._running) <= self.config.max_num_sequences
+        for group, status in ((self._waiting, SequenceStatus.WAITING), (self._running, SequenceStatus.RUNNING)):
+            assert all(sequence.status is status for sequence in group)
+            ranks = [self.policy.rank(sequence) for sequence in group]
+            assert ranks == sorted(set(ranks))
+        for sequence in self._sequences.values():
+            table = self.cache.block_table(sequence.sequence_id)
+            assert 0 <= sequence.num_scheduled <= sequence.num_tokens
+            assert sequence.num_scheduled <= len(table) * self.cache.block_size
+            assert sequence.num_tokens <= sequence.num_tokens_limit
+            assert sequence.status is SequenceStatus.RUNNING or (not table and sequence.num_scheduled == 0)
+        tables = {sequence_id for sequence_id in self.cache.sequence_ids}
+        assert tables <= {sequence.sequence_id for sequence in self._running}
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, preempted: list[str]) -> bool:
+        """Give a running sequence blocks for its next tokens, taking those of the last in order if need be."""
+        while not self.cache.alloc_blocks(sequence.sequence_id, sequence.num_scheduled + num_tokens):
+            victim = self._running[-1]
+            self._preempt(victim)
+            preempted.append(victim.sequence_id)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to waiting without blocks; what was generated stays and is computed again as part of the prompt."""
+        self._running.remove(sequence)
+        self.cache.free(sequence.sequence_id)
+        sequence.num_scheduled = 0
+        sequence.num_preemptions += 1
+        sequence.status = SequenceStatus.WAITING
+        self.num_preemptions += 1
+        insort(self._waiting, sequence, key=self.policy.rank)
+
+    def _admit(self, budget: int) -> tuple[Sequence, int] | None:
+        """Start the first waiting sequence, or None when it does not fit now (those behind it wait too)."""
+        if not self._waiting or len(self._running) >= self.config.max_num_sequences:
+            return None
+        sequence = self._waiting[0]
+        match = self.cache.match_by_prefix_token(sequence.token_ids)
+        num_tokens = min(sequence.num_tokens - match.num_tokens, budget)
+        # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
+        if not self.cache.fits(match, match.num_tokens + num_tokens, num_reserved=len(self._running)):
+            return None
+        self._waiting.pop(0)
+        self.cache.adopt(sequence.sequence_id, match)
+        allocated = self.cache.alloc_blocks(sequence.sequence_id, match.num_tokens + num_tokens)
+        assert allocated
+        sequence.num_scheduled = match.num_tokens
+        self.prefix_hit_tokens += match.num_tokens
+        sequence.status = SequenceStatus.RUNNING
+        insort(self._running, sequence, key=self.policy.rank)
+        return sequence, num_tokens
+
+    def _advance(self, sequence: Sequence, num_tokens: int) -> ScheduledSequence:
+        """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
+        start = sequence.num_scheduled
+        samples = start + num_tokens == sequence.num_tokens
+        sequence.num_scheduled += num_tokens
+        if samples:
+            sequence.num_pending += 1
+        return ScheduledSequence(
+            sequence_id=sequence.sequence_id,
+            start=start,
+            num_tokens=num_tokens,
+            block_table=tuple(self.cache.block_table(sequence.sequence_id)),
+            samples=samples,
+            arrival=sequence.arrival,
+            num_preemptions=sequence.num_preemptions,
+        )
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+            self.cache.free(sequence.sequence_id)
+        else:
+            self._waiting.remove(sequence)
+        del self._sequences[sequence.sequence_id]
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason

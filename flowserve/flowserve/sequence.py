@@ -1,0 +1,57 @@
+"""Sequence: one request inside the engine, as counts of tokens. Pure: no text, no tensors, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class SequenceStatus(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known and tokens whose keys and values are (being) computed. Only the scheduler changes it.
+
+    Prefill and decode are the same thing: there are tokens whose KV is not computed yet. A step that reaches the last
+    token samples the next one; until its value is back it counts as pending, so the step after can be planned from
+    lengths alone (DeepServe 2.6 b).
+
+    token_ids: prompt and output so far.  arrival: order of adding, unique in the engine's life.
+    num_scheduled: leading tokens whose KV is computed or in flight.  num_pending: sampled, value not back yet.
+    """
+
+    sequence_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    max_tokens: int
+    arrival: int
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_scheduled: int = 0
+    num_pending: int = 0
+    num_preemptions: int = 0
+    finish_reason: str | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_tokens_limit(self) -> int:
+        return self.num_prompt_tokens + self.max_tokens
+
+    @property
+    def num_unscheduled(self) -> int:
+        """Tokens to compute next; the last token the sequence may have is never an input."""
+        return min(self.num_tokens, self.num_tokens_limit - 1) - self.num_scheduled
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED

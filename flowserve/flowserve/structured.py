@@ -1,0 +1,112 @@
+"""Structured output: a grammar per sequence that says which tokens may come next, by llguidance.
+
+llguidance never raises for a bad grammar or token: it enters an error state. Both are turned into errors here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from .errors import InvalidGrammarError, TokenizerError
+from .sampling_params import StructuredOutputsParams
+from .tokenizer import Tokenizer
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer; built on the first use, because its token tree takes time to build."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._built: Any = None
+
+    def compile(self, params: StructuredOutputsParams) -> GrammarMatcher:
+        """Raises InvalidGrammarError with llguidance's words."""
+        from llguidance import LLMatcher
+
+        tokenizer = self._ll_tokenizer()
+        grammar = _grammar_text(params)
+        problem = LLMatcher.validate_grammar(grammar, tokenizer)
+        if problem and not problem.startswith("WARNING"):
+            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {problem}")
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {matcher.get_error()}")
+        return GrammarMatcher(matcher)
+
+    def _ll_tokenizer(self) -> Any:
+        if self._built is None:
+            from llguidance import LLTokenizer
+
+            if not self._eos_token_ids:
+                raise TokenizerError("structured outputs need an end-of-sequence token; the model folder names none")
+            try:
+                # llguidance takes ids in the model's vocabulary, which may be padded beyond the tokenizer's.
+                self._built = LLTokenizer(
+                    self._tokenizer.to_json(),
+                    n_vocab=max(self._vocab_size, self._tokenizer.vocab_size),
+                    eos_token=list(self._eos_token_ids),
+                )
+            except ValueError as error:
+                raise TokenizerError(f"the tokenizer cannot be used for structured outputs: {error}") from error
+        return self._built
+
+
+class GrammarMatcher:
+    """Where one sequence stands in its grammar."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    @property
+    def is_done(self) -> bool:
+        """The grammar is satisfied and nothing but the end may follow, or the end has come."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    @property
+    def error(self) -> str | None:
+        return str(self._matcher.get_error()) if self._matcher.is_error() else None
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Set the logits [V] of tokens that may not come next to -inf, in place. After an error, nothing."""
+        if self._matcher.is_error():
+            return
+        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8).to(logits.device)
+        positions = torch.arange(8, dtype=torch.uint8, device=logits.device)
+        forbidden = ((bits[:, None] >> positions) & 1).flatten()[: logits.shape[0]] == 0
+        logits[: forbidden.shape[0]].masked_fill_(forbidden, float("-inf"))
+        logits[forbidden.shape[0] :] = float("-inf")
+
+    def accept(self, token_id: int) -> None:
+        self._matcher.consume_token(token_id)
+
+
+def _grammar_text(params: StructuredOutputsParams) -> str:
+    from llguidance import LLMatcher
+
+    if params.json is not None:
+        return _json_grammar(params.json)
+    if params.regex is not None:
+        return str(LLMatcher.grammar_from_regex(params.regex))
+    if params.choice is not None:
+        quoted = (json.dumps(text, ensure_ascii=False) for text in params.choice)
+        return str(LLMatcher.grammar_from_lark("start: " + " | ".join(quoted)))
+    return str(LLMatcher.grammar_from_lark(params.grammar or ""))
+
+
+def _json_grammar(schema: dict[str, Any] | str) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else schema
+        text = json.dumps(parsed)
+    except (TypeError, ValueError) as error:
+        raise InvalidGrammarError(f"structured_outputs.json is not a JSON schema: {error}") from error
+    if not isinstance(parsed, dict | bool):
+        raise InvalidGrammarError(f"structured_outputs.json must be a schema object, got {type(parsed).__name__}")
+    # Compact output without free whitespace: a weak model could otherwise emit blanks until it is cut off.
+    return str(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False}))

@@ -1,0 +1,67 @@
+"""Tokenizer: text to token ids and back, from tokenizer.json. Needs no torch and no transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from .errors import ModelNotFoundError, TokenizerError
+from .models.config import read_eos_token_ids, read_json
+
+
+class Tokenizer:
+    """eos_token_ids: ids that end a sequence, first the main one; empty when the folder names none."""
+
+    def __init__(self, rust: RustTokenizer, eos_token_ids: tuple[int, ...]) -> None:
+        self._rust = rust
+        self._rust.no_padding()  # settings of training that some tokenizer.json files still carry
+        self._rust.no_truncation()
+        self.eos_token_ids = eos_token_ids
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """Raises ModelNotFoundError without a folder, TokenizerError for a missing or unusable tokenizer.json."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"no model folder {str(folder)!r}")
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"{folder}: no tokenizer.json (sentencepiece files must be converted first)")
+        try:
+            rust = RustTokenizer.from_file(str(path))
+        except Exception as error:  # the binding raises plain Exception
+            raise TokenizerError(f"{path}: {error}") from error
+        return cls(rust, read_eos_token_ids(folder) or _eos_by_name(folder, rust))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens with added ones; the model's vocabulary may be padded beyond it."""
+        return int(self._rust.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids. `add_special_tokens` is for plain prompts; a rendered chat has its own special tokens."""
+        return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        return str(self._rust.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one token by its exact text, such as "<|im_end|>"."""
+        found: int | None = self._rust.token_to_id(token)
+        return found
+
+    def to_json(self) -> str:
+        return str(self._rust.to_str())
+
+
+def _eos_by_name(folder: Path, rust: RustTokenizer) -> tuple[int, ...]:
+    path = folder / "tokenizer_config.json"
+    token: Any = read_json(path).get("eos_token") if path.is_file() else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    token_id = rust.token_to_id(token) if isinstance(token, str) else None
+    return () if token_id is None else (token_id,)

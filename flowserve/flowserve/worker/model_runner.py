@@ -1,0 +1,36 @@
+"""ModelRunner: a batch and its tokens in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ..layers.attention import ForwardContext
+from ..layers.rotary import RotaryTable
+from ..models.loader import LoadedModel
+from ..rtc.storage import KVStorage
+from ..scheduling.batch import Batch
+from .inputs import build_inputs
+
+
+class ModelRunner:
+    """Runs the model over packed tokens; keeps no state of sequences."""
+
+    def __init__(self, loaded: LoadedModel, storage: KVStorage, max_model_len: int) -> None:
+        self._model = loaded.model
+        self._device = loaded.device
+        self._storage = storage
+        self._attention = loaded.device.attention_backend()
+        config = loaded.config
+        self._rotary = RotaryTable(
+            config.rope, config.head_dim, max_model_len, loaded.dtype, loaded.device.torch_device
+        )
+
+    def logits(self, batch: Batch, tokens: Mapping[str, list[int]]) -> torch.Tensor:
+        """Float32 logits [n, vocabulary] of the n entries that sample, in batch order."""
+        inputs = build_inputs(batch, tokens, self._storage.layout.block_size)
+        cos, sin = self._rotary.at(self._device.to_device(inputs.positions, torch.int64))
+        context = ForwardContext(cos, sin, self._attention, self._attention.plan(inputs.lengths), self._storage)
+        hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
+        return self._model.logits(hidden[self._device.to_device(inputs.sample_rows, torch.int64)])
