@@ -1,1 +1,1 @@
-
+"""Decisions of a pod, free of input and output."""

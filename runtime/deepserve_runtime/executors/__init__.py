@@ -1,1 +1,25 @@
+"""Task executors: what runs tasks in a bound pod."""
 
+from __future__ import annotations
+
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_runtime.bundle_store import BundleStore
+from deepserve_runtime.executors.base import TaskExecutor
+from deepserve_runtime.pod import Pod
+from deepserve_runtime.task_threads import TaskThreads
+
+
+def make_executor(pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads) -> TaskExecutor:
+    """The executor for `spec`; what it needs is imported here, as not every environment has it."""
+    if spec.kind == "tokenizer":
+        from deepserve_runtime.executors.tokenizer import TokenizerExecutor
+
+        return TokenizerExecutor(pod, spec, threads)
+    if spec.kind == "model":
+        from deepserve_runtime.executors.engine import EngineExecutor
+
+        return EngineExecutor(pod, spec, threads)
+    from deepserve_runtime.executors.function import FunctionExecutor
+
+    return FunctionExecutor(pod, spec, store, threads)

@@ -1,0 +1,219 @@
+"""PodAgent: reads the link, feeds the lifecycle, carries out what it orders."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from deepserve.protocol.framing import FrameError
+from deepserve.protocol.messages import (
+    AssignTask,
+    BindExecutor,
+    BundleContent,
+    CancelTask,
+    ExecutorFailed,
+    ExecutorReady,
+    FetchBundle,
+    Message,
+    StopPod,
+    TaskCredit,
+    Welcome,
+)
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_runtime import sdk
+from deepserve_runtime.bundle_store import BundleError, BundleStore
+from deepserve_runtime.core import lifecycle as life
+from deepserve_runtime.executors import make_executor
+from deepserve_runtime.executors.base import TaskExecutor
+from deepserve_runtime.link import Link, LinkClosed
+from deepserve_runtime.memory_limit import MemoryLimit
+from deepserve_runtime.pod import Pod
+from deepserve_runtime.task import Task, describe
+from deepserve_runtime.task_threads import TaskThreads
+
+Dial = Callable[[], tuple[Link, Welcome]]
+
+
+class PodAgent:
+    """One per pod. The main thread runs user code, a reader thread serves the link."""
+
+    def __init__(self, pod_id: str, dial: Dial, memory_mib: int = 0) -> None:
+        self._pod_id = pod_id
+        self._dial = dial
+        self._lifecycle = life.PodLifecycle()
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Task] = {}
+        self._arriving: Task | None = None
+        self._contents: dict[str, queue.SimpleQueue[bytes | None]] = {}
+        self._executor: TaskExecutor | None = None
+        self._memory = MemoryLimit(memory_mib) if memory_mib > 0 else None
+        self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
+            AssignTask: self._on_assign,
+            CancelTask: self._on_cancel,
+            TaskCredit: self._on_credit,
+            BindExecutor: self._on_bind,
+            BundleContent: self._on_bundle,
+            StopPod: self._on_stop,
+        }
+        self._performers: dict[type, Callable[[Any], None]] = {
+            life.RunTask: self._run_task,
+            life.DialController: self._dial_controller,
+            life.LoadExecutor: lambda action: self._threads.main.inbox.put(lambda: self._load(action)),
+            life.ReportReady: self._report_ready,
+            life.ReportFailed: self._report_failed,
+            life.RefuseTask: self._refuse_task,
+            life.InterruptTask: self._interrupt_task,
+            life.UnloadExecutor: lambda action: self._threads.main.inbox.put(self._unload),
+            life.ExitPod: self._exit,
+        }
+
+    def run(self) -> None:
+        """On the main thread, until the pod is stopped."""
+        self._handle(life.PodStarted())
+        threading.Thread(target=self._read, name="deepserve-link", daemon=True).start()
+        self._threads.main.loop()
+
+    def _handle(self, event: life.Event) -> None:
+        with self._lock:
+            actions = self._lifecycle.handle(event, time.monotonic())
+        for action in actions:
+            self._performers[type(action)](action)
+
+    # --- the link, on the reader thread ----------------------------------------------------------------
+
+    def _read(self) -> None:
+        text = "the controller closed the link"
+        try:
+            for message, payload in self._link.frames(self._check_memory if self._memory else None):
+                receive = self._receivers.get(type(message))
+                if receive is not None:
+                    receive(message, payload)
+                else:
+                    self._client.deliver(message, payload)
+        except FrameError as error:
+            text = f"the controller sent a broken frame: {error}"
+        except BaseException:
+            text = f"the pod's reader failed: {traceback.format_exc()}"
+            os.write(2, text.encode())
+        self._handle(life.LinkLost(text))
+
+    def _on_assign(self, message: AssignTask, payload: bytes) -> None:
+        self._arriving = Task(self._pod, message, payload, self._put_away)
+        self._handle(life.TaskArrived(self._arriving.key))
+
+    def _on_cancel(self, message: CancelTask, payload: bytes) -> None:
+        self._handle(life.CancelArrived((message.task_id, message.attempt), message.reason))
+
+    def _on_credit(self, message: TaskCredit, payload: bytes) -> None:
+        task = self._tasks.get(message.task_id)
+        if task is not None:
+            task.grant(message.items)
+
+    def _on_bind(self, message: BindExecutor, payload: bytes) -> None:
+        self._handle(life.BindArrived(message.function_id, message.spec))
+
+    def _on_bundle(self, message: BundleContent, payload: bytes) -> None:
+        waiting = self._contents.get(message.digest)
+        if waiting is not None:
+            waiting.put(None if message.missing else payload)
+
+    def _on_stop(self, message: StopPod, payload: bytes) -> None:
+        self._handle(life.StopArrived(message.reason))
+
+    def _check_memory(self) -> None:
+        assert self._memory is not None
+        if text := self._memory.excess():
+            for task in list(self._tasks.values()):
+                task.fail(MemoryError(text))
+            self._exit(life.ExitPod(text, at_once=True))
+
+    # --- what the lifecycle orders -----------------------------------------------------------------------
+
+    def _dial_controller(self, action: life.DialController) -> None:
+        self._link, welcome = self._dial()
+        self._pod = Pod(self._pod_id, self._link, welcome)
+        self._store = BundleStore(self._pod.bundles, self._fetch_bundle)
+        self._threads = TaskThreads(self._link)
+        self._threads.main.install()
+        self._client = sdk.client.Client(self._send_for_user, welcome=welcome, client_id=self._pod_id, is_pod=True)
+        sdk.client.install(self._client)
+        self._handle(life.ControllerJoined())
+
+    def _send_for_user(self, message: Message, payload: Any = b"") -> None:
+        if self._pod.is_copy:
+            raise LinkClosed("a process that was forked inside a pod cannot make remote calls")
+        self._link.send(message, payload)
+
+    def _load(self, action: life.LoadExecutor) -> None:
+        """On the main thread: import hooks and signal handlers of user code expect it."""
+        try:
+            self._pod.code = action.spec.code
+            self._executor = self._make(action.spec)
+            steps_ms = self._executor.load()
+        except BaseException as error:
+            self._handle(life.ExecutorLoadFailed(action.function_id, error))
+        else:
+            self._handle(life.ExecutorLoaded(action.function_id, self._executor.slots, steps_ms))
+
+    def _make(self, spec: FunctionSpec) -> TaskExecutor:
+        return make_executor(self._pod, spec, self._store, self._threads)
+
+    def _fetch_bundle(self, digest: str) -> bytes:
+        waiting = self._contents.setdefault(digest, queue.SimpleQueue())
+        self._link.send(FetchBundle(digest))
+        content = waiting.get()
+        del self._contents[digest]
+        if content is None:
+            raise BundleError(f"the controller has no bundle {digest}")
+        return content
+
+    def _report_ready(self, action: life.ReportReady) -> None:
+        self._link.send(ExecutorReady(action.function_id, action.slots, action.steps_ms))
+
+    def _report_failed(self, action: life.ReportFailed) -> None:
+        value, payload = sdk.encode_exception(action.error, pod_id=self._pod_id)
+        self._link.send(ExecutorFailed(action.function_id, describe(action.error), value), payload)
+
+    def _run_task(self, action: life.RunTask) -> None:
+        task, executor = self._arriving, self._executor
+        assert task is not None and executor is not None and task.key == action.key
+        self._tasks[task.assignment.task_id] = task
+        executor.assign(task)
+
+    def _refuse_task(self, action: life.RefuseTask) -> None:
+        task = self._arriving
+        assert task is not None and task.key == action.key
+        task.refuse(action.text)
+
+    def _interrupt_task(self, action: life.InterruptTask) -> None:
+        task = self._tasks.get(action.key[0])
+        if task is not None and task.key == action.key:
+            task.cancel(action.reason)
+
+    def _put_away(self, task: Task) -> None:
+        if self._tasks.get(task.assignment.task_id) is task:
+            del self._tasks[task.assignment.task_id]
+        self._handle(life.TaskEnded(task.key))
+
+    def _unload(self) -> None:
+        try:
+            if self._executor is not None:
+                self._executor.unload()
+        except BaseException:
+            traceback.print_exc()  # an exit hook that fails is for the log; the pod ends all the same
+        self._handle(life.ExecutorUnloaded())
+
+    def _exit(self, action: life.ExitPod) -> None:
+        if not action.at_once:
+            self._threads.main.inbox.put(None)
+        elif os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        else:
+            os._exit(1)

@@ -1,0 +1,63 @@
+"""What each environment's template has loaded before it forks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+ONE_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+PYTHON_MODULES = (
+    "asyncio",
+    "cloudpickle",
+    "concurrent.futures",
+    "contextvars",
+    "ctypes",
+    "dataclasses",
+    "inspect",
+    "json",
+    "linecache",
+    "logging",
+    "multiprocessing",
+    "pickle",
+    "queue",
+    "random",
+    "subprocess",
+    "tarfile",
+    "tempfile",
+    "traceback",
+    "typing",
+    "uuid",
+    "deepserve",
+    "deepserve_runtime.agent",
+    "deepserve_runtime.executors.function",
+    "deepserve_runtime.pod_process",
+)
+TOKENIZER_MODULES = ("tokenizers", "jinja2", "jinja2.sandbox", "deepserve_runtime.executors.tokenizer")
+FLOWSERVE_MODULES = ("torch", "deepserve_runtime.executors.engine")
+
+ENVIRONMENTS = {
+    "python": PYTHON_MODULES,
+    "tokenizer": PYTHON_MODULES + TOKENIZER_MODULES,
+    "flowserve": PYTHON_MODULES + TOKENIZER_MODULES + FLOWSERVE_MODULES,
+}
+
+
+def use_one_thread() -> None:
+    """Before numpy or torch is imported: their native threads would not survive a fork."""
+    for name in ONE_THREAD_VARIABLES:
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def load_environment(name: str) -> None:
+    """Raises KeyError for an unknown name, ImportError for a missing package."""
+    for module in ENVIRONMENTS[name]:
+        importlib.import_module(module)

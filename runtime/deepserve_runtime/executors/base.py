@@ -1,0 +1,21 @@
+"""What a task executor must be able to do."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from deepserve_runtime.task import Task
+
+
+class TaskExecutor(Protocol):
+    slots: int
+    """Tasks that it runs at the same time."""
+
+    def load(self) -> dict[str, float]:
+        """Warm -> bound, on the pod's main thread: milliseconds by step. Raises what kept it from loading."""
+
+    def assign(self, task: Task) -> None:
+        """Starts the task. Called on the reader thread, so it only hands over."""
+
+    def unload(self) -> None:
+        """Runs the exit hooks, on the pod's main thread; no task is running."""

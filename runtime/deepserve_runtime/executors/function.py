@@ -1,0 +1,175 @@
+"""Runs the user's functions, generators, coroutines and class instances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import Value
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_runtime import plain_values, sdk
+from deepserve_runtime.bundle_store import BundleStore
+from deepserve_runtime.code_loader import load_entry
+from deepserve_runtime.coroutines import CoroutineThread, CreditGate
+from deepserve_runtime.hooks import ClassHooks
+from deepserve_runtime.pod import Pod
+from deepserve_runtime.task import Task, flush_prints
+from deepserve_runtime.task_threads import TaskThread, TaskThreads
+
+
+class FunctionExecutor:
+    def __init__(self, pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads) -> None:
+        self.slots = max(1, spec.scaling.max_inputs)
+        self._pod = pod
+        self._spec = spec
+        self._store = store
+        self._threads = threads
+        self._coroutines = CoroutineThread()
+        self._base_context = contextvars.copy_context()
+        self._hooks: ClassHooks | None = None
+        self._targets: dict[str, Callable[..., Any]] = {}
+
+    def load(self) -> dict[str, float]:
+        started_s = time.perf_counter()
+        self._entry = load_entry(self._spec.code, self._store)
+        imported_s = time.perf_counter()
+        if self._spec.kind == "class":
+            self._hooks = ClassHooks(self._entry.target, self._spec.params, self._coroutines)
+            self._hooks.enter()
+        else:
+            self._targets[""] = self._entry.target
+        self._base_context = contextvars.copy_context()
+        return {"import": (imported_s - started_s) * 1e3, "enter": (time.perf_counter() - imported_s) * 1e3}
+
+    def unload(self) -> None:
+        if self._hooks is not None:
+            self._hooks.exit()
+
+    def assign(self, task: Task) -> None:
+        try:
+            target = self._target(task.assignment.method)
+        except (AttributeError, TypeError) as error:
+            task.fail(error)
+            return
+        if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+            self._coroutines.run(task, lambda task: self._run_async(task, target), self._base_context.copy())
+        else:
+            self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target))
+
+    def _target(self, method: str) -> Callable[..., Any]:
+        target = self._targets.get(method)
+        if target is None:
+            if self._hooks is None:
+                raise AttributeError(f"{self._spec.label} is a function, it has no method {method!r}")
+            target = self._targets[method] = self._hooks.method(method)
+        return target
+
+    # --- synchronous code, on a task thread ------------------------------------------------------------
+
+    def _run_on_thread(self, task: Task, thread: TaskThread, target: Callable[..., Any]) -> None:
+        context = self._base_context.copy()
+        context.run(sdk.current_task.set, task.context)
+        context.run(self._run, task, thread, target)
+
+    def _run(self, task: Task, thread: TaskThread, target: Callable[..., Any]) -> None:
+        try:
+            value, payload = thread.interruptibly(task, lambda: self._call(task, target))
+        except BaseException as error:
+            self._fail(task, error)
+        else:
+            if task.was_interrupted:
+                task.finish_cancelled()
+            else:
+                task.finish(value, payload)
+
+    def _call(self, task: Task, target: Callable[..., Any]) -> tuple[Value, Buffer]:
+        try:
+            args, kwargs = plain_values.arguments(task, target)
+            result = target(*args, **kwargs)
+            self._leave_if_copy(None)
+            if task.assignment.kind != "stream":
+                return self._encode(task, result)
+            if not hasattr(result, "__next__"):
+                raise TypeError(f"{self._spec.label} is called as a generator but returned {type(result).__name__}")
+            self._stream(task, result)
+            return Value(), b""
+        except BaseException as error:
+            self._leave_if_copy(error)
+            raise
+
+    def _stream(self, task: Task, items: Iterator[Any]) -> None:
+        """Computes one item ahead of the reader's credit, so that the end needs none."""
+        try:
+            for item in items:
+                self._leave_if_copy(None)
+                value, payload = self._encode(task, item)
+                task.wait_for_credit()
+                task.emit(value, payload)
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    # --- asynchronous code, on the loop ----------------------------------------------------------------
+
+    async def _run_async(self, task: Task, target: Callable[..., Any]) -> None:
+        value, payload = Value(), b""
+        try:
+            args, kwargs = plain_values.arguments(task, target)
+            if inspect.isasyncgenfunction(target):
+                await self._stream_async(task, target(*args, **kwargs))
+            else:
+                value, payload = self._encode(task, await target(*args, **kwargs))
+        except BaseException as error:
+            task.close_to_interrupts()
+            self._leave_if_copy(error)
+            self._fail(task, error)
+        else:
+            task.close_to_interrupts()
+            task.finish(value, payload)
+
+    async def _stream_async(self, task: Task, items: Any) -> None:
+        gate = CreditGate(task)
+        try:
+            async for item in items:
+                value, payload = self._encode(task, item)
+                await gate.wait()
+                task.emit(value, payload)
+        finally:
+            await items.aclose()
+
+    # --- outcomes --------------------------------------------------------------------------------------
+
+    def _encode(self, task: Task, result: Any) -> tuple[Value, bytes]:
+        if task.assignment.value.format == "msgpack":
+            return plain_values.encode_result(result, self._spec.label)
+        return sdk.encode_value(result, segments=self._pod.segments, error=sdk.errors.UnpicklableResult)
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) and not task.cancel_reason:
+            error = RuntimeError("the coroutine was cancelled by its own code")
+        unsuitable = isinstance(error, sdk.errors.SerializationError)
+        task.fail(error, may_retry=not unsuitable and self._entry.may_retry(error))
+
+    def _leave_if_copy(self, error: BaseException | None) -> None:
+        """A child that user code forked, and which ran to the end of the task, ends here: the pod answers for it."""
+        if self._pod.is_copy:
+            if error is not None and not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            flush_prints()
+            os._exit(_exit_code(error))
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 1

@@ -1,0 +1,115 @@
+"""The pod's connection to the controller: whole frames in, whole frames out."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_frame, encode_prefix
+from deepserve.protocol.messages import Hello, Message, Refused, Welcome
+
+SMALL_PAYLOAD_BYTES = 64 << 10
+"""Up to here one copy is cheaper than a second system call."""
+READ_BYTES = 256 << 10
+DIAL_TIMEOUT_S = 30.0
+TICK_MS = 100
+
+
+class LinkClosed(ConnectionError):
+    """The controller is gone, or this process has no link of its own."""
+
+
+class Link:
+    """One stream socket. Any thread may send; one thread reads.
+
+    A send is never left half done by a signal's exception: while the main thread writes, `is_writing_on(main)`
+    tells the signal handler to put its exception off, and `after_write` is called once the frame is out.
+    """
+
+    def __init__(self, connection: socket.socket, reader: FrameReader | None = None) -> None:
+        self._socket = connection
+        self._reader = reader or FrameReader()
+        self._send_lock = threading.Lock()
+        self._writer = 0
+        self.after_write: Callable[[], None] | None = None
+
+    def send(self, message: Message, payload: Buffer = b"") -> None:
+        """Writes one frame. Raises FrameError (too_large) before any byte is written, LinkClosed."""
+        if len(payload) <= SMALL_PAYLOAD_BYTES:
+            parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
+        else:
+            parts = (encode_prefix(message, len(payload)), payload)
+        me = threading.get_ident()
+        with self._send_lock:
+            self._writer = me
+            try:
+                for part in parts:
+                    self._socket.sendall(part)
+            except OSError as error:
+                raise LinkClosed(f"the controller is gone: {error}") from None
+            finally:
+                self._writer = 0
+        if self.after_write is not None:
+            self.after_write()
+
+    def is_writing_on(self, thread_ident: int) -> bool:
+        return self._writer == thread_ident
+
+    def frames(self, tick: Callable[[], None] | None = None) -> Iterator[Frame]:
+        """All frames until the end of the connection; `tick` is called about every TICK_MS meanwhile.
+
+        Raises FrameError for what is none.
+        """
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            yield from self._reader.frames()
+            if tick is not None:
+                tick()
+                if not poll.poll(TICK_MS):
+                    continue
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            self._reader.feed(data)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close_copy(self) -> None:
+        """In a forked child of the pod: drops the copied descriptor, without touching the connection."""
+        self._send_lock = threading.Lock()  # another thread may have held it at the fork
+        self._socket.close()
+
+
+def dial(path: str, hello: Hello) -> tuple[socket.socket, FrameReader, Welcome]:
+    """Connects and introduces this pod. Raises LinkClosed where the controller refuses."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(DIAL_TIMEOUT_S)
+    connection.connect(path)
+    connection.sendall(encode_frame(hello))
+    reader = FrameReader()
+    while (frame := reader.next_frame()) is None:
+        data = connection.recv(READ_BYTES)
+        if not data:
+            raise LinkClosed("the controller closed the connection during the handshake")
+        reader.feed(data)
+    if isinstance(frame.message, Refused):
+        raise LinkClosed(f"the controller refused this pod: {frame.message.text}")
+    if not isinstance(frame.message, Welcome):
+        raise FrameError("garbage", f"{type(frame.message).__name__} in place of a welcome")
+    connection.settimeout(None)
+    return connection, reader, frame.message
+
+
+def dial_log(path: str, hello: Hello) -> socket.socket:
+    """A connection that carries raw bytes after its Hello; the controller answers nothing on it."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    connection.sendall(encode_frame(hello))
+    return connection

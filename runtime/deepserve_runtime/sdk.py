@@ -1,0 +1,30 @@
+"""The SDK's pod-facing parts; the only file of the runtime that imports more of it than the protocol.
+
+Both ends must pickle alike, and code in a pod makes calls with the SDK's own client.
+"""
+
+from __future__ import annotations
+
+from deepserve import _client as client
+from deepserve import _context as context
+from deepserve import errors
+from deepserve._context import TaskContext, current_task
+from deepserve._entry import HOOK_ATTRIBUTE, Entry, entry_of
+from deepserve._pickling import PYTHON
+from deepserve._values import decode_exception, decode_value, encode_exception, encode_value
+
+__all__ = [
+    "HOOK_ATTRIBUTE",
+    "Entry",
+    "PYTHON",
+    "TaskContext",
+    "client",
+    "context",
+    "current_task",
+    "decode_exception",
+    "decode_value",
+    "encode_exception",
+    "encode_value",
+    "entry_of",
+    "errors",
+]

@@ -1,0 +1,180 @@
+"""One task in a pod: its input, its outcome, its credit, and how it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
+from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutput, Value
+
+from deepserve_runtime import sdk
+
+if TYPE_CHECKING:
+    from deepserve_runtime.pod import Pod
+
+
+class Task:
+    """Created when AssignTask arrives, finished exactly once by the thread that ran it."""
+
+    def __init__(self, pod: Pod, assignment: AssignTask, payload: bytes, on_finished: Callable[[Task], None]) -> None:
+        self.pod = pod
+        self.assignment = assignment
+        self.payload = payload
+        self.key = (assignment.task_id, assignment.attempt)
+        self.cancel_reason = ""
+        """`cancelled` or `timeout` once a cancel has arrived."""
+        self.was_interrupted = False
+        """The cancel has been raised in the running code."""
+        self.is_finished = False
+        self.before_finish: Callable[[], None] | None = None
+        """Gives the thread free just before the outcome is sent: the next task may arrive at once."""
+        self.num_outputs = 0
+        self._on_finished = on_finished
+        self._credit = assignment.credit
+        self._changed = threading.Condition()
+        self._interrupt: Callable[[], None] | None = None
+        self._on_change: Callable[[], None] | None = None
+        self._started_s = time.perf_counter()
+
+    @property
+    def context(self) -> sdk.TaskContext:
+        a = self.assignment
+        return sdk.TaskContext(a.request_id, a.task_id, a.attempt, self.pod.pod_id, a.job_id, self.pod.code)
+
+    # --- input ---------------------------------------------------------------------------------------
+
+    def start(self) -> Any:
+        """The decoded input; the clock of run_ms starts here."""
+        self._started_s = time.perf_counter()
+        payload, self.payload = self.payload, b""
+        return sdk.decode_value(self.assignment.value, payload, segments=self.pod.segments)
+
+    # --- cancel and credit, from the reader thread -----------------------------------------------------
+
+    def cancel(self, reason: str) -> None:
+        with self._changed:
+            if self.cancel_reason:
+                return
+            self.cancel_reason = reason
+            if self._interrupt is not None:
+                self._interrupt()
+            self._notify()
+
+    def grant(self, items: int) -> None:
+        with self._changed:
+            self._credit += items
+            self._notify()
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        if self._on_change is not None:
+            self._on_change()
+
+    # --- around user code --------------------------------------------------------------------------------
+
+    def open_to_interrupts(self, interrupt: Callable[[], None]) -> None:
+        """From here `interrupt` is called once if the task is cancelled. Raises InputCancelled if it already is."""
+        with self._changed:
+            self._interrupt = interrupt
+            if self.cancel_reason:
+                self._interrupt = None
+                raise sdk.errors.InputCancelled(self.cancel_reason)
+
+    def close_to_interrupts(self) -> None:
+        """No interrupt is sent after this returns; one already sent is the caller's to absorb."""
+        with self._changed:
+            self._interrupt = None
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Calls `on_change` on the reader thread at every credit and cancel (for coroutines)."""
+        with self._changed:
+            self._on_change = on_change
+
+    @property
+    def may_send(self) -> bool:
+        return self._credit > 0
+
+    def wait_for_credit(self) -> None:
+        """Returns when one item may be sent. Raises InputCancelled when the task is cancelled meanwhile."""
+        with self._changed:
+            while self._credit <= 0:
+                if self.cancel_reason:
+                    raise sdk.errors.InputCancelled(self.cancel_reason)
+                self._changed.wait()
+
+    # --- output ------------------------------------------------------------------------------------------
+
+    def emit(self, value: Value, payload: Buffer) -> None:
+        """Sends one stream item, for which there is credit."""
+        check_size(value, payload, "a stream item")
+        with self._changed:
+            self._credit -= 1
+        task_id, attempt = self.key
+        self.pod.link.send(TaskOutput(task_id, attempt, self.num_outputs, value), payload)
+        self.num_outputs += 1
+
+    def finish(self, value: Value = Value(), payload: Buffer = b"") -> None:  # noqa: B008  (frozen)
+        try:
+            check_size(value, payload, "the result")
+        except sdk.errors.ValueTooLarge as error:
+            self.fail(error)
+            return
+        self._finish("ok", "", value, payload)
+
+    def fail(self, error: BaseException, may_retry: bool = False) -> None:
+        """The task ends by `error`: by the cancel's reason where a cancel has been asked for."""
+        if self.cancel_reason:
+            self.finish_cancelled()
+            return
+        kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
+        value, payload = sdk.encode_exception(error, pod_id=self.pod.pod_id)
+        self._finish(kind, describe(error), value, payload, may_retry)
+
+    def finish_cancelled(self) -> None:
+        kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
+        self._finish(kind, "the code was interrupted", Value(), b"")
+
+    def refuse(self, text: str) -> None:
+        self._finish("refused", text, Value(), b"")
+
+    def _finish(self, kind: OutcomeKind, detail: str, value: Value, payload: Buffer, may_retry: bool = False) -> None:
+        with self._changed:
+            if self.is_finished:
+                return
+            self.is_finished = True
+        run_ms = (time.perf_counter() - self._started_s) * 1e3
+        flush_prints()
+        if self.before_finish is not None:
+            self.before_finish()
+        task_id, attempt = self.key
+        outcome = Outcome(kind, detail)
+        message = TaskFinished(task_id, attempt, outcome, run_ms, value, self.num_outputs, may_retry)
+        self.pod.link.send(message, payload)
+        self._on_finished(self)
+
+
+def check_size(value: Value, payload: Buffer, what: str) -> None:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise sdk.errors.ValueTooLarge(f"{what} takes {len(payload)} bytes (limit {MAX_PAYLOAD_BYTES})")
+
+
+def describe(error: BaseException) -> str:
+    """One line for logs and lists; the exception itself travels beside it."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be made)"
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line.splitlines()[0][:500]
+
+
+def flush_prints() -> None:
+    """What the task printed reaches the log before its outcome reaches the caller."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # user code may have closed or replaced them
+            stream.flush()

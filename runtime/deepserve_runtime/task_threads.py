@@ -1,0 +1,157 @@
+"""Threads that run synchronous user code: the main thread first, more where a task blocks it.
+
+Only the main thread can be interrupted inside a system call (by a signal); the others are interrupted at their next
+bytecode. So the main thread takes a task whenever it is free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from deepserve_runtime import sdk
+from deepserve_runtime.link import Link, LinkClosed
+from deepserve_runtime.task import Task
+
+T = TypeVar("T")
+CANCEL_SIGNAL = signal.SIGUSR1
+
+
+class TaskThread:
+    """A queue and the thread that empties it. `is_free` is the pool's to change."""
+
+    def __init__(self, threads: TaskThreads) -> None:
+        self.threads = threads
+        self.ident = 0
+        self.inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def loop(self) -> None:
+        """Runs what comes until None comes."""
+        self.ident = threading.get_ident()
+        while True:
+            try:
+                work = self.inbox.get()
+                if work is None:
+                    return
+                work()
+            except (sdk.errors.InputCancelled, LinkClosed):
+                continue  # a cancel that came as its task was ending; the reader thread ends a pod without a link
+
+    def interruptibly(self, task: Task, call: Callable[[], T]) -> T:
+        """call(), in which a cancel of `task` raises InputCancelled."""
+        task.open_to_interrupts(lambda: self._interrupt(task))
+        try:
+            return call()
+        except sdk.errors.InputCancelled:
+            task.was_interrupted = True
+            raise
+        finally:
+            self._settle(task)
+
+    def _interrupt(self, task: Task) -> None:
+        _raise_in(self.ident, sdk.errors.InputCancelled)
+
+    def _settle(self, task: Task) -> None:
+        while True:
+            try:
+                task.close_to_interrupts()
+                _raise_in(self.ident, None)
+                return
+            except sdk.errors.InputCancelled:
+                continue
+
+
+class MainThread(TaskThread):
+    """The pod's main thread: a cancel arrives as a signal, whose handler raises."""
+
+    def __init__(self, threads: TaskThreads, link: Link) -> None:
+        super().__init__(threads)
+        self.link = link
+        self.ident = threading.main_thread().ident or 0
+        self._interruptible: Task | None = None
+        self._is_put_off = False
+
+    def install(self) -> None:
+        self.ident = threading.get_ident()
+        signal.signal(CANCEL_SIGNAL, self._on_signal)
+        self.link.after_write = self._after_write
+
+    def interruptibly(self, task: Task, call: Callable[[], T]) -> T:
+        outer, self._interruptible = self._interruptible, task
+        try:
+            return super().interruptibly(task, call)
+        finally:
+            self._interruptible = outer
+
+    def _interrupt(self, task: Task) -> None:
+        signal.pthread_kill(self.ident, CANCEL_SIGNAL)
+
+    def _settle(self, task: Task) -> None:
+        while True:
+            try:
+                self._interruptible = None
+                task.close_to_interrupts()
+                return
+            except sdk.errors.InputCancelled:
+                continue
+
+    def _on_signal(self, signal_number: int, frame: Any) -> None:
+        """Runs in the main thread between two bytecodes, or inside an interrupted system call."""
+        if self.link.is_writing_on(self.ident):
+            self._is_put_off = True  # half a frame may be out: finish it first
+            return
+        task = self._interruptible
+        if task is not None and task.cancel_reason:
+            self._interruptible = None
+            task.was_interrupted = True
+            raise sdk.errors.InputCancelled(task.cancel_reason)
+
+    def _after_write(self) -> None:
+        if self._is_put_off and threading.get_ident() == self.ident:
+            self._is_put_off = False
+            self._on_signal(CANCEL_SIGNAL, None)
+
+
+class TaskThreads:
+    def __init__(self, link: Link) -> None:
+        self.main = MainThread(self, link)
+        self._lock = threading.Lock()
+        self._is_main_free = True
+        self._free: list[TaskThread] = []
+        self._count = 0
+
+    def run(self, task: Task, run: Callable[[Task, TaskThread], None]) -> None:
+        """Gives the task to a free thread; there is always one, as the pool grows."""
+        thread = self._take()
+        task.before_finish = lambda: self._release(thread)
+        thread.inbox.put(lambda: run(task, thread))
+
+    def _take(self) -> TaskThread:
+        with self._lock:
+            if self._is_main_free:
+                self._is_main_free = False
+                return self.main
+            if self._free:
+                return self._free.pop()
+            self._count += 1
+            thread = TaskThread(self)
+        threading.Thread(target=thread.loop, name=f"deepserve-task-{self._count}", daemon=True).start()
+        return thread
+
+    def _release(self, thread: TaskThread) -> None:
+        """The thread's queue takes the next task while it is still putting this one away."""
+        with self._lock:
+            if thread is self.main:
+                self._is_main_free = True
+            else:
+                self._free.append(thread)
+
+
+def _raise_in(thread_ident: int, error: type[BaseException] | None) -> None:
+    """Makes the thread raise `error` at its next bytecode; None takes back what has not been raised yet."""
+    target = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_ident), target)

@@ -1,0 +1,160 @@
+"""The template process: an environment's imports done, no threads; pods are forked from it.
+
+python -m deepserve_runtime.template --environment python --control-fd 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+
+from deepserve.protocol.framing import FrameReader, encode_frame
+from deepserve.protocol.messages import ForkPod, Message, PodExited, PodForked, TemplateFailed, TemplateReady
+
+from deepserve_runtime.environments import load_environment, use_one_thread
+
+READ_BYTES = 64 << 10
+
+
+class Template:
+    """Obeys ForkPod on its control descriptor and reports every pod's end.
+
+    Descriptors are plain numbers here: no object of the parent may close one of a child's later.
+    """
+
+    def __init__(self, environment: str, control_fd: int) -> None:
+        self._environment = environment
+        self._control_fd = control_fd
+        self._pid = os.getpid()
+        self._reader = FrameReader()
+        self._poll = select.poll()
+        self._poll.register(control_fd, select.POLLIN)
+        self._pods: dict[int, tuple[str, int]] = {}
+        """Pod id and process id by pidfd."""
+
+    def run(self) -> None:
+        """Until the end of file on the control descriptor, which ends all pods too."""
+        try:
+            while True:
+                for fd, _ in self._poll.poll():
+                    if fd != self._control_fd:
+                        self._report_exit(fd)
+                    elif not self._receive():
+                        return
+        finally:
+            if os.getpid() == self._pid:
+                self._kill_all()
+
+    def _receive(self) -> bool:
+        try:
+            data = os.read(self._control_fd, READ_BYTES)
+        except ConnectionResetError:  # closed with our reports unread
+            return False
+        if not data:
+            return False
+        self._reader.feed(data)
+        for message, _ in self._reader.frames():
+            if isinstance(message, ForkPod):
+                self._fork(message)
+        return True
+
+    def _fork(self, order: ForkPod) -> None:
+        if text := running_threads():
+            self._send(TemplateFailed(self._environment, text))
+            return
+        started_s = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            from deepserve_runtime.pod_process import become_pod  # the environment has loaded it
+
+            become_pod(order, self._pid)
+        fork_ms = (time.perf_counter() - started_s) * 1e3
+        with suppress(OSError):
+            os.setpgid(pid, pid)  # the child does it too: whoever is first
+        pidfd = os.pidfd_open(pid)
+        self._pods[pidfd] = (order.pod_id, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        self._send(PodForked(order.pod_id, pid, fork_ms))
+
+    def _report_exit(self, pidfd: int) -> None:
+        """The group is killed while the dead pod still holds its number, so that no other can be hit."""
+        pod_id, pid = self._pods.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        kill_group(pid)
+        _, status = os.waitpid(pid, 0)
+        self._send(PodExited(pod_id, pid, os.waitstatus_to_exitcode(status)))
+
+    def _kill_all(self) -> None:
+        for _, pid in self._pods.values():
+            kill_group(pid)
+        for _, pid in self._pods.values():
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    def _send(self, message: Message) -> None:
+        send(self._control_fd, message)
+
+
+def kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # a child that was just forked may not have its group yet
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def send(control_fd: int, message: Message) -> None:
+    data = memoryview(encode_frame(message))
+    with suppress(BrokenPipeError, ConnectionResetError):  # the end of file follows
+        while data:
+            data = data[os.write(control_fd, data) :]
+
+
+def running_threads() -> str:
+    """Why forking is not safe now; empty where it is."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    return f"the template has Python threads alive ({', '.join(others)}); it does not fork" if others else ""
+
+
+def prepare(environment: str) -> dict[str, float]:
+    """Loads everything, checks that a fork is safe, and moves what is loaded out of the collector's sight."""
+    started_s = time.perf_counter()
+    load_environment(environment)
+    if text := running_threads():
+        raise RuntimeError(text)
+    imported_s = time.perf_counter()
+    gc.collect()
+    gc.freeze()  # a collection in a pod would otherwise write to, and so copy, every shared page
+    return {"imports": (imported_s - started_s) * 1e3, "freeze": (time.perf_counter() - imported_s) * 1e3}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deepserve_runtime.template")
+    parser.add_argument("--environment", required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    options = parser.parse_args()
+    use_one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.set_inheritable(options.control_fd, False)
+    gc.disable()
+    try:
+        steps_ms = prepare(options.environment)
+    except BaseException as error:
+        traceback.print_exc()
+        text = f"environment {options.environment!r}: {type(error).__name__}: {error}"
+        send(options.control_fd, TemplateFailed(options.environment, text))
+        return 1
+    send(options.control_fd, TemplateReady(options.environment, os.getpid(), steps_ms))
+    Template(options.environment, options.control_fd).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
