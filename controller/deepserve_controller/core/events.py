@@ -114,6 +114,11 @@ class PodDrainStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ControllerStarted(Event):
+    """The first event of all: pods of the warm pool may start before any function is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class PodConnected(Event):
     """The pod dialled in: cold -> warm."""
 

@@ -1,0 +1,33 @@
+"""Assembles both cores: the one place where policies are chosen, for the service, the simulator and the tests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from deepserve.protocol.ids import IdAllocator
+
+from deepserve_controller.core.cluster_manager import ClusterManager
+from deepserve_controller.core.job_executor import JobExecutor
+from deepserve_controller.policies.autoscaler import fit_demand
+from deepserve_controller.policies.prewarm import fixed_pool
+from deepserve_controller.policies.retry import backoff_delay_s
+from deepserve_controller.policies.routing import least_loaded
+
+WARM_PODS: Mapping[str, int] = {"python": 1}
+
+
+def build_job_executor(ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 1) -> JobExecutor:
+    """`random` is for retry jitter only; `grace_s` is what stopped code gets before its pod is killed."""
+    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries)
+
+
+def build_cluster_manager(
+    ids: IdAllocator,
+    default_max_pods: int,
+    warm_pods: Mapping[str, int] = WARM_PODS,
+    stop_grace_s: float = 5.0,
+) -> ClusterManager:
+    """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment."""
+    prewarm = fixed_pool(warm_pods)
+    return ClusterManager(ids, fit_demand, prewarm, default_max_pods, stop_grace_s, tuple(sorted(warm_pods)))

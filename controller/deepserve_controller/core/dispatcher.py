@@ -1,0 +1,280 @@
+"""Dispatcher: the job executor's half that knows functions, bound pods and slots.
+
+Puts tasks into their function's queue, routes them to bound pods, and tells the cluster manager what is in demand.
+It does not know what a task is for: that is the job executor's half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
+from deepserve_controller.core.alarms import NEVER_S, Alarms
+from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle
+from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
+from deepserve_controller.core.task import Task
+from deepserve_controller.core.views import Routing
+
+
+class Dispatcher:
+    """Queue -> pod. Actions are appended to `out`, which the job executor returns."""
+
+    def __init__(self, routing: Routing, alarms: Alarms, out: list[Action]) -> None:
+        self._route = routing
+        self._alarms = alarms
+        self._out = out
+        self._functions: dict[str, FunctionQueue] = {}
+        self._executors: dict[str, ExecutorRecord] = {}
+        self._unwanted: set[str] = set()
+        """Pods that were drained before their executor was ready; forgotten when they are lost."""
+        self._touched: dict[str, FunctionQueue] = {}
+
+    # --- functions ------------------------------------------------------------------------------------
+
+    def define(self, function_id: str, spec: FunctionSpec) -> None:
+        function = self._functions.get(function_id)
+        if function is None:
+            slots = max(1, spec.scaling.max_inputs)
+            self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots)
+        else:
+            function.is_removed = False
+
+    def function(self, function_id: str) -> FunctionQueue | None:
+        return self._functions.get(function_id)
+
+    def functions(self) -> Iterator[FunctionQueue]:
+        return iter(self._functions.values())
+
+    def expect(self, function: FunctionQueue, task: Task) -> None:
+        """`task`'s result will become a task of `function`: start its pods now rather than then (DeepServe 2.12)."""
+        function.expected[task.task_id] = task
+        self._touched[function.function_id] = function
+
+    def stop_expecting(self, function: FunctionQueue, task: Task) -> None:
+        if function.expected.pop(task.task_id, None) is not None and function.reported_queued:
+            self._touched[function.function_id] = function
+
+    # --- tasks ----------------------------------------------------------------------------------------
+
+    def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
+        """Assign `task` now if a pod has room and nobody waits before it, else let it wait."""
+        function = task.function
+        if function.waiting or not self._try_assign(task, now_s):
+            function.push(task, first)
+            self._touched[function.function_id] = function
+
+    def withdraw(self, task: Task) -> None:
+        """Take a waiting task out of its queue."""
+        del task.function.waiting[task.task_id]
+        self._touched[task.function.function_id] = task.function
+
+    def release(self, task: Task, now_s: float) -> None:
+        """`task` is no longer on its pod: its slot goes to the next in the queue."""
+        executor = task.executor
+        if executor is None:
+            return
+        task.executor = None
+        del executor.tasks[task.task_id]
+        if not task.is_blocked:
+            self._give_slot(executor)
+        task.is_blocked = False
+        if executor.pod_id not in self._executors:
+            return
+        if executor.function.waiting:
+            self.assign_waiting(executor.function, now_s)
+        if not executor.tasks:
+            self._tell_empty(executor)
+
+    def block(self, task: Task, now_s: float) -> None:
+        """The task waits for a call of its own: others may use its slot, so recursion goes deeper than `max_pods`."""
+        if task.executor is not None and not task.is_blocked:
+            task.is_blocked = True
+            self._give_slot(task.executor)
+            self.assign_waiting(task.function, now_s)
+
+    def resume(self, task: Task) -> None:
+        """Takes the slot back at once, also beyond the pod's slots: nothing new comes until the load has fallen."""
+        if task.executor is not None and task.is_blocked:
+            task.is_blocked = False
+            self._take_slot(task.executor)
+
+    def assign_waiting(self, function: FunctionQueue, now_s: float) -> None:
+        waiting = function.waiting
+        if not waiting:
+            return
+        self._touched[function.function_id] = function
+        while waiting:
+            task = next(iter(waiting.values()))
+            if not self._try_assign(task, now_s):
+                return
+            del waiting[task.task_id]
+
+    def _try_assign(self, task: Task, now_s: float) -> bool:
+        function = task.function
+        routed = self._route(function.routable.values())
+        if routed is None:
+            return False
+        executor = function.routable[routed.pod_id]
+        self._take_slot(executor)
+        executor.tasks[task.task_id] = task
+        task.move("running")
+        task.executor = executor
+        task.attempt += 1
+        task.assigned_s = now_s
+        task.reason = routed.reason
+        job = task.job
+        limit_s = job.timeout_s if job.timeout_s > 0.0 else function.spec.timeout_s
+        time_left_s = NEVER_S
+        if limit_s > 0.0:
+            time_left_s = limit_s
+            task.alarm = self._alarms.set(now_s + limit_s, "limit", task)
+        if job.deadline_s != NEVER_S:
+            time_left_s = max(0.001, min(time_left_s, job.deadline_s - now_s))
+        if not executor.is_told_busy:
+            executor.is_told_busy = True
+            self._out.append(Notify(PodBusy(executor.pod_id)))
+        self._out.append(
+            SendTask(
+                executor.pod_id,
+                task.task_id,
+                task.attempt,
+                job.request_id,
+                job.job_id,
+                function.function_id,
+                task.kind,
+                task.method,
+                task.index,
+                time_left_s if time_left_s != NEVER_S else 0.0,
+                job.credit if task.kind == "stream" else 0,
+                task.payload,
+            )
+        )
+        return True
+
+    def _take_slot(self, executor: ExecutorRecord) -> None:
+        function = executor.function
+        executor.load += 1
+        function.running += 1
+        if function.expected:
+            self._touched[function.function_id] = function
+
+    def _give_slot(self, executor: ExecutorRecord) -> None:
+        function = executor.function
+        executor.load -= 1
+        function.running -= 1
+        if function.expected:
+            self._touched[function.function_id] = function
+
+    # --- pods -----------------------------------------------------------------------------------------
+
+    def add_executor(self, pod_id: str, function_id: str, slots: int, now_s: float) -> None:
+        function = self._functions.get(function_id)
+        if function is None or pod_id in self._executors or pod_id in self._unwanted:
+            return
+        executor = ExecutorRecord(pod_id, function, max(1, slots))
+        self._executors[pod_id] = executor
+        function.slots = executor.slots
+        function.add_executor(executor)
+        self._touched[function_id] = function
+        self.assign_waiting(function, now_s)
+
+    def drain(self, pod_id: str) -> None:
+        executor = self._executors.get(pod_id)
+        if executor is None:
+            self._unwanted.add(pod_id)
+            self._out.append(Notify(PodDrained(pod_id)))
+            return
+        executor.is_draining = True
+        self._touched[executor.function.function_id] = executor.function
+        executor.function.routable.pop(pod_id, None)
+        if not executor.tasks:
+            self._out.append(Notify(PodDrained(pod_id)))
+
+    def kill(self, pod_id: str, reason: str) -> list[Task]:
+        """Kill the pod and forget it; returns the tasks that were on it, already taken off."""
+        self._out.append(KillPod(pod_id, reason))
+        return self.remove_executor(pod_id)
+
+    def forget_pod(self, pod_id: str) -> list[Task]:
+        """The pod is gone; returns the tasks that were on it, already taken off."""
+        self._unwanted.discard(pod_id)
+        return self.remove_executor(pod_id)
+
+    def remove_executor(self, pod_id: str) -> list[Task]:
+        executor = self._executors.pop(pod_id, None)
+        if executor is None:
+            return []
+        function = executor.function
+        self._touched[function.function_id] = function
+        function.routable.pop(pod_id, None)
+        function.running -= executor.load
+        executor.load = 0
+        tasks = list(executor.tasks.values())
+        executor.tasks.clear()
+        for task in tasks:
+            task.executor = None
+            task.is_blocked = False
+            task.job.last_pod_id = pod_id
+        return tasks
+
+    def _tell_empty(self, executor: ExecutorRecord) -> None:
+        if executor.is_draining:
+            self._out.append(Notify(PodDrained(executor.pod_id)))
+        elif executor.is_told_busy:
+            executor.is_told_busy = False
+            self._out.append(Notify(PodIdle(executor.pod_id)))
+
+    # --- demand ---------------------------------------------------------------------------------------
+
+    def report_demand(self) -> None:
+        """Tell the cluster manager what changed materially: any growth in pods needed, an eighth less, an empty queue.
+
+        A call that is routed at once changes nothing here.
+        """
+        if not self._touched:
+            return
+        for function in self._touched.values():
+            queued, pods = function.demand()
+            if not queued and not function.reported_queued:
+                continue
+            before = function.reported_pods
+            is_material = bool(queued) != bool(function.reported_queued) or pods > before or pods < before - before // 8
+            if is_material:
+                function.reported_queued, function.reported_pods = queued, pods
+                event = DemandChanged(function.function_id, queued, function.running, function.oldest_arrival_s())
+                self._out.append(Notify(event))
+        self._touched.clear()
+
+    # --- checks ---------------------------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        for function in self._functions.values():
+            running = 0
+            for pod_id, executor in self._executors.items():
+                if executor.function is function:
+                    self._check_executor(executor)
+                    running += executor.load
+                    is_routable = pod_id in function.routable
+                    assert is_routable != executor.is_draining, f"{pod_id}: routable {is_routable} while draining"
+            assert running == function.running, f"{function.label}: {running} slots held, counted {function.running}"
+            assert function.routable.keys() <= self._executors.keys(), f"{function.label} routes to lost pods"
+            has_room = any(executor.load < executor.slots for executor in function.routable.values())
+            assert not (has_room and function.waiting), f"{function.label}: tasks wait beside a free slot"
+            for task in function.waiting.values():
+                assert task.state == "queued" and task.executor is None, f"{task.task_id} waits but is {task.state}"
+            for task in function.expected.values():
+                assert task.state != "finished", f"{task.task_id} is finished but still expected"
+            queued, _ = function.demand()
+            assert bool(queued) == bool(function.reported_queued), (
+                f"{function.label}: {queued} queued, the cluster manager knows {function.reported_queued}"
+            )
+
+    def _check_executor(self, executor: ExecutorRecord) -> None:
+        holding = sum(1 for task in executor.tasks.values() if not task.is_blocked)
+        assert holding == executor.load, f"{executor.pod_id}: {holding} tasks hold slots, load is {executor.load}"
+        for task in executor.tasks.values():
+            assert task.is_on_pod and task.executor is executor, f"{task.task_id} on {executor.pod_id} is {task.state}"
+        if executor.tasks and not executor.is_draining:
+            assert executor.is_told_busy, f"{executor.pod_id} has tasks but was reported idle"

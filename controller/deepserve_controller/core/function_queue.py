@@ -1,0 +1,69 @@
+"""FunctionQueue: a function's waiting tasks and the bound pods that may take them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_controller.core.task import Task
+from deepserve_controller.core.views import pod_order
+
+
+@dataclass(slots=True, eq=False)
+class ExecutorRecord:
+    """A bound pod as the job executor sees it. `load` may pass `slots` for a while: tasks that resume take theirs."""
+
+    pod_id: str
+    function: FunctionQueue
+    slots: int
+    load: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict)
+    is_draining: bool = False
+    is_told_busy: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class FunctionQueue:
+    """FIFO. An OrderedDict, because tasks leave from the middle (cancel) and from the front, both in O(1)."""
+
+    function_id: str
+    spec: FunctionSpec
+    label: str
+    slots: int
+    """Of one pod: as its executors say, before the first one `max_inputs`."""
+    is_removed: bool = False
+    waiting: OrderedDict[str, Task] = field(default_factory=OrderedDict)
+    routable: dict[str, ExecutorRecord] = field(default_factory=dict)
+    """Pods that may get tasks, in the order of their ids."""
+    expected: dict[str, Task] = field(default_factory=dict)
+    """Tasks of other functions whose result a task of this one will take: demand that is known early."""
+    running: int = 0
+    """Slots held by tasks, on draining pods too."""
+    reported_queued: int = 0
+    reported_pods: int = 0
+
+    def add_executor(self, executor: ExecutorRecord) -> None:
+        self.routable[executor.pod_id] = executor
+        if len(self.routable) > 1:
+            self.routable = {pod_id: self.routable[pod_id] for pod_id in sorted(self.routable, key=pod_order)}
+
+    def push(self, task: Task, first: bool = False) -> None:
+        self.waiting[task.task_id] = task
+        if first:
+            self.waiting.move_to_end(task.task_id, last=False)
+
+    def demand(self) -> tuple[int, int]:
+        """(queued, pods that queued and running tasks fill). Expected tasks that will find a free slot do not count."""
+        queued = len(self.waiting)
+        if self.expected:
+            num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
+            queued += max(0, len(self.expected) - num_free)
+        return queued, -(-(queued + self.running) // self.slots)
+
+    def oldest_arrival_s(self) -> float | None:
+        for tasks in (self.waiting, self.expected):
+            for task in tasks.values():
+                return task.arrived_s
+        return None

@@ -1,0 +1,103 @@
+"""Job: the controller's plan for one request (DeepServe 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deepserve.protocol.messages import Outcome, RequestKind
+
+from deepserve_controller.core.alarms import Alarm
+from deepserve_controller.core.events import Payload
+from deepserve_controller.core.task import Task
+from deepserve_controller.core.views import RequestView
+
+INITIAL_CREDIT = 64
+"""Stream items a pod may send before the reader granted any."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request's tasks that are not finished, and what is known of those that are.
+
+    A call or stream has one task at a time (a model's two run one after the other), a map one for each input.
+    Holds no payload of its own, so that the ring of recent requests stays small.
+    """
+
+    request_id: str
+    job_id: str
+    link_id: str
+    function_id: str
+    label: str
+    kind: RequestKind
+    method: str
+    timeout_s: float
+    keep: bool
+    arrived_s: float
+    deadline_s: float
+    parent: Task | None = None
+    parent_request_id: str = ""
+    tasks: dict[str, Task] = field(default_factory=dict)
+    num_done: int = 0
+    num_inputs: int | None = None
+    """Inputs of a map once their end is known."""
+    seen_inputs: set[int] = field(default_factory=set)
+    credit: int = INITIAL_CREDIT
+    alarm: Alarm | None = None
+    """The inherited deadline."""
+    ending: Outcome | None = None
+    """Set while the job's running tasks are being stopped; what it will end with."""
+    ending_payload: Payload = Payload()
+    manner: str = ""
+    """How its running tasks were stopped."""
+    outcome: Outcome | None = None
+    finished_s: float | None = None
+    last_task_id: str = ""
+    last_pod_id: str = ""
+    last_assigned_s: float | None = None
+    last_attempt: int = 0
+
+    @property
+    def is_map_complete(self) -> bool:
+        return self.num_inputs is not None and self.num_done >= self.num_inputs
+
+    def note_latest(self, task: Task) -> None:
+        """Remember where `task` was, for status after it is gone."""
+        self.last_task_id = task.task_id
+        self.last_attempt = task.attempt
+        if task.executor is not None:
+            self.last_pod_id = task.executor.pod_id
+            self.last_assigned_s = task.assigned_s
+
+    def view(self) -> RequestView:
+        for task in self.tasks.values():
+            self.note_latest(task)
+            break
+        return RequestView(
+            request_id=self.request_id,
+            job_id=self.job_id,
+            task_id=self.last_task_id,
+            pod_id=self.last_pod_id,
+            function_id=self.function_id,
+            label=self.label,
+            kind=self.kind,
+            state=self._state(),
+            detail=self.outcome.detail if self.outcome else "",
+            parent_request_id=self.parent_request_id,
+            arrived_s=self.arrived_s,
+            assigned_s=self.last_assigned_s,
+            finished_s=self.finished_s,
+            attempts=self.last_attempt,
+            num_open=len(self.tasks),
+            num_done=self.num_done,
+        )
+
+    def _state(self) -> str:
+        if self.outcome is not None:
+            return self.outcome.kind
+        if self.ending is not None:
+            return "stopping"
+        states = {task.state for task in self.tasks.values()}
+        for state in ("stopping", "running", "waiting"):
+            if state in states:
+                return state
+        return "queued"

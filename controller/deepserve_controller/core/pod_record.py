@@ -1,0 +1,63 @@
+"""PodRecord: what the cluster manager knows of one pod."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deepserve_controller.core.views import PodView
+
+PodState = Literal["starting", "warm", "binding", "bound", "draining", "stopped"]
+
+TRANSITIONS: dict[PodState, tuple[PodState, ...]] = {
+    "starting": ("warm", "stopped"),
+    "warm": ("binding", "stopped"),
+    "binding": ("bound", "stopped"),
+    "bound": ("draining", "stopped"),
+    "draining": ("stopped",),
+    "stopped": (),
+}
+"""From any state a pod may be lost, which removes its record. `stopped` is told to end and not yet gone."""
+
+
+@dataclass(slots=True, eq=False)
+class PodRecord:
+    """`function_id` is the function that it is meant for or bound to, empty for the warm pool."""
+
+    pod_id: str
+    environment: str
+    memory_mib: int
+    function_id: str
+    label: str
+    reason: str
+    started_s: float
+    since_s: float
+    state: PodState = "starting"
+    pid: int = 0
+    slots: int = 0
+    is_busy: bool = False
+    idle_since_s: float = 0.0
+    has_idle_alarm: bool = False
+    ready_by_s: float = 0.0
+    """When it counts as a failed start, while starting or binding."""
+
+    def move(self, state: PodState, now_s: float, reason: str = "") -> None:
+        assert state in TRANSITIONS[self.state], f"{self.pod_id}: {self.state} -> {state} is no transition"
+        self.state = state
+        self.since_s = now_s
+        self.reason = reason or self.reason
+
+    def view(self) -> PodView:
+        return PodView(
+            pod_id=self.pod_id,
+            state=self.state,
+            environment=self.environment,
+            function_id=self.function_id,
+            label=self.label,
+            pid=self.pid,
+            slots=self.slots,
+            is_busy=self.is_busy,
+            started_s=self.started_s,
+            since_s=self.since_s,
+            reason=self.reason,
+        )

@@ -1,0 +1,121 @@
+"""What policies may see, what they answer, and what `status` shows; all read-only.
+
+`policies` import this file and the cores import this file, so no core knows a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple, Protocol
+
+from deepserve.protocol.specs import RetrySpec
+
+# --- routing ------------------------------------------------------------------------------------------
+
+
+class ExecutorLoad(Protocol):
+    """One bound pod, as routing sees it. `load` counts the tasks that hold a slot."""
+
+    @property
+    def pod_id(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def load(self) -> int: ...
+
+
+class Routed(NamedTuple):
+    pod_id: str
+    reason: str
+
+
+Routing = Callable[[Iterable[ExecutorLoad]], Routed | None]
+"""Chooses among a function's routable pods, given in the order of their ids; None where none has room."""
+
+# --- retries ------------------------------------------------------------------------------------------
+
+RetryDelay = Callable[[RetrySpec, int, Random], float]
+"""Seconds to wait before retry number n (1, 2, ...)."""
+
+# --- scaling ------------------------------------------------------------------------------------------
+
+
+class FunctionLoad(NamedTuple):
+    """One function's demand and pods. `max_pods` is resolved: never 0 for "the host's default"."""
+
+    queued: int
+    running: int
+    slots: int
+    min_pods: int
+    max_pods: int
+    buffer_pods: int
+
+
+class PodsWanted(NamedTuple):
+    pods: int
+    reason: str
+
+
+Autoscaler = Callable[[FunctionLoad], PodsWanted]
+Prewarm = Callable[[str], PodsWanted]
+"""How many unbound pods of an environment to keep started."""
+
+# --- status -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """A request and where its latest task is; times are on the driver's clock, None where it did not happen yet."""
+
+    request_id: str
+    job_id: str
+    task_id: str
+    pod_id: str
+    function_id: str
+    label: str
+    kind: str
+    state: str
+    detail: str
+    parent_request_id: str
+    arrived_s: float
+    assigned_s: float | None
+    finished_s: float | None
+    attempts: int
+    num_open: int
+    """Tasks not finished."""
+    num_done: int
+    """Inputs of a map that are finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    pod_id: str
+    state: str
+    environment: str
+    function_id: str
+    label: str
+    pid: int
+    slots: int
+    is_busy: bool
+    started_s: float
+    since_s: float
+    """Since when it is in this state."""
+    reason: str
+    """Of the last decision about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionView:
+    function_id: str
+    label: str
+    pods: int
+    pods_wanted: int
+    queued: int
+    reason: str
+
+
+def pod_order(pod_id: str) -> tuple[int, str]:
+    """Sorts `pod-9` before `pod-10`: ids of one allocator in the order in which they were given."""
+    return len(pod_id), pod_id
