@@ -21,6 +21,8 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
     `pickle`: bundle `digest` is one cloudpickle dump of a dict {qualname: object}; refused where
     the pod's Python differs from `python` in major or minor version, before any byte is unpickled.
     `builtin`: `module` is installed with DeepServe itself; nothing is shipped.
+    `root`: the sender's folder that the files of a bundle come from (empty for a dump): what the user's code names
+    relative to its own files, such as a model's folder, is found there and is not shipped.
     """
 
     transport: Literal["bundle", "pickle", "builtin"]
@@ -29,6 +31,7 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     main_module: str = ""
     python: str = ""
+    root: str = ""
 
 
 class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
