@@ -120,6 +120,7 @@ class StandInPod:
         self.pod_id = pod_id
         self.output = {"stdout": bytearray(), "stderr": bytearray()}
         self.output_ended = {"stdout": threading.Event(), "stderr": threading.Event()}
+        self._output_came = threading.Condition()
         self.has_exited = False
         self._next_task = 0
         token = f"token-of-{pod_id}"
@@ -144,7 +145,9 @@ class StandInPod:
         peer.connection.settimeout(None)
         self.output[stream] += peer.reader.take_rest()
         while data := peer.connection.recv(1 << 16):
-            self.output[stream] += data
+            with self._output_came:
+                self.output[stream] += data
+                self._output_came.notify_all()
         self.output_ended[stream].set()
 
     def bind(self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, **spec: Any) -> None:
@@ -199,7 +202,13 @@ class StandInPod:
         self.has_exited = True
         return exited
 
+    def wait_for_text(self, text: str) -> None:
+        """Returns once user code has printed `text`."""
+        with self._output_came:
+            assert self._output_came.wait_for(lambda: text.encode() in self.output["stdout"], TIMEOUT_S), self.output
+
     def wait_for_output(self, stream: str) -> bytes:
+        """Everything that was written until the pod ended."""
         assert self.output_ended[stream].wait(TIMEOUT_S)
         return bytes(self.output[stream])
 
