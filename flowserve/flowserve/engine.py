@@ -200,7 +200,8 @@ def _plan_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[KVLayout, i
             num_blocks = max(num_blocks, needed)
     if num_blocks < needed and config.max_model_len is not None:
         raise InvalidConfigError(
-            f"max_model_len {max_model_len} needs {needed} KV blocks of {block_size} tokens, the cache holds {num_blocks}"
+            f"max_model_len {max_model_len} needs {needed} KV blocks of {block_size} tokens,"
+            f" the cache holds {num_blocks}"
         )
     max_model_len = min(max_model_len, num_blocks * block_size)
     if max_model_len < 2:

@@ -91,7 +91,7 @@ class LLM:
             if not finished:
                 self.engine.abort(request_id)
 
-    def _prompt_ids(self, prompt: str | Sequence[Any], tools: Sequence[dict[str, Any]] | None) -> list[int]:
+    def _prompt_ids(self, prompt: Any, tools: Sequence[dict[str, Any]] | None) -> list[int]:
         if isinstance(prompt, str):
             return self.engine.tokenizer.encode(prompt)
         if prompt and isinstance(prompt[0], dict):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
+_TELLING_OVERLAP = len("<tool")  # a text that ends in less of the tag may well mean it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,14 @@ class ToolCallStream:
             events.append(_read_call(body, "the text ends inside the call" if end < 0 else ""))
             self._leave_call(rest)
             events += self.feed("")
-        if self._text and not (self._after_call and self._text.isspace()):
-            events.append(ContentDelta(self._text.lstrip() if self._after_call else self._text))
-        self._text = ""
+        rest, self._text = self._text.lstrip() if self._after_call else self._text, ""
+        overlap = _tag_overlap(rest)
+        if overlap >= _TELLING_OVERLAP:
+            content, tag = rest[:-overlap].rstrip(), rest[-overlap:]
+            events += [ContentDelta(content), MalformedToolCall(tag, "the text ends inside the opening tag")]
+        else:
+            events.append(ContentDelta(rest))
+        events = [event for event in events if not isinstance(event, ContentDelta) or event.text]
         return _joined(events)
 
     def _next_content(self) -> ToolCallEvent | None:
@@ -126,6 +132,7 @@ class ToolCallStream:
                 self._leave_call(self._text[after:])
                 return event
             self._searched = after
+        self._searched = max(self._searched, len(self._text) - len(CLOSE_TAG) + 1)
         return None
 
     def _leave_call(self, rest: str) -> None:
@@ -139,7 +146,8 @@ def _read_call(body: str, cut_off: str = "") -> ToolCall | MalformedToolCall:
         return MalformedToolCall(body.strip(), cut_off or f"not JSON: {error}")
     if not isinstance(value, dict):
         return MalformedToolCall(body.strip(), "not a JSON object")
-    name, arguments = value.get("name"), value.get("arguments", {})
+    name, arguments = value.get("name"), value.get("arguments")
+    arguments = {} if arguments is None else arguments
     if isinstance(arguments, str):  # some models write the arguments as JSON text, as the OpenAI API has them
         try:
             arguments = json.loads(arguments)

@@ -121,7 +121,7 @@ def _prefill(
 ) -> torch.Tensor:
     """query [n, H, D] -> [n, H, D], with KV heads as the batch and the query heads that share one as its heads."""
     num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
-    rows = query.transpose(0, 1).unflatten(0, (num_kv_heads, -1))
+    rows = query.transpose(0, 1).view(num_kv_heads, -1, query.shape[0], head_dim)
     expanded = (num_kv_heads, rows.shape[1], chunk.kv_length, head_dim)
     key = chunk.blocks.read(keys).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
     value = chunk.blocks.read(values).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
@@ -133,7 +133,7 @@ def _prefill(
 
 def _decode_group(members: list[tuple[int, int, Sequence[int]]], block_size: int) -> _DecodeGroup:
     longest = max(len(table) for _, _, table in members)
-    padded = [block for _, _, table in members for block in (*table, *(table[-1:] * (longest - len(table))))]
+    padded = [table[min(i, len(table) - 1)] for _, _, table in members for i in range(longest)]
     kv_lengths = torch.tensor([kv_length for _, kv_length, _ in members])
     bias = None
     if bool((kv_lengths < longest * block_size).any()):

@@ -63,8 +63,8 @@ class SelfAttention:
 
     def __call__(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """[T, d] -> [T, d]."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        query, key, value = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        heads = self.qkv(x).view(x.shape[0], -1, self.head_dim)
+        query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query = self.device.rotate(query, context.cos, context.sin)

@@ -55,7 +55,7 @@ class Checkpoint:
     def _open(self, path: Path) -> Any:
         if path not in self._files:
             try:
-                self._files[path] = safe_open(path, framework="pt", device="cpu").__enter__()
+                self._files[path] = safe_open(path, framework="pt", device="cpu")
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{path}: {error}") from error
         return self._files[path]

@@ -152,7 +152,7 @@ def _read_rope(raw: dict[str, Any], path: Path) -> RopeConfig:
     if kind == "default":
         return RopeConfig(theta)
     if kind not in ("linear", "llama3"):
-        raise UnsupportedModelError(f"{path}: rope scaling {kind!r} is not supported; supported: default, linear, llama3")
+        raise UnsupportedModelError(f"{path}: rope type {kind!r} is not supported; supported: default, linear, llama3")
     field = _FieldReader(scaling, path)
     if kind == "linear":
         return RopeConfig(theta, kind, factor=field.number("factor"))

@@ -1,0 +1,235 @@
+"""The scheduler against a pretended worker that checks, at every step, that the KV it would read is the right one."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from flowserve.errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from flowserve.rtc.cache import RelationalTensorCache
+from flowserve.scheduling import Batch, Scheduler, SchedulerConfig, TokenResult
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STOP_TOKEN = 0
+
+
+def build(num_blocks: int = 8, block_size: int = 4, caching: bool = True, **config: int) -> Scheduler:
+    return Scheduler(SchedulerConfig(**config), RelationalTensorCache(num_blocks, block_size, caching))
+
+
+def next_token(tokens: list[int]) -> int:
+    """A model: any function of the tokens so far. Now and then it says STOP_TOKEN."""
+    return hash(tuple(tokens)) % 13
+
+
+class PretendedWorker:
+    """Holds tokens and a KV memory in which each slot remembers the tokens it was computed from."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.tokens: dict[str, list[int]] = {}
+        self.kv: dict[tuple[int, int], int] = {}
+
+    def execute(self, batch: Batch) -> dict[str, TokenResult]:
+        written: dict[tuple[int, int], str] = {}
+        for entry in batch.sequences:
+            tokens = self.tokens[entry.sequence_id]
+            assert len(tokens) >= entry.end, "scheduled beyond the known tokens"
+            assert entry.samples == (entry.end == len(tokens))
+            for position in range(entry.start, entry.end):
+                slot = self._slot(entry.block_table, position)
+                assert slot not in written, "two sequences write one slot"
+                written[slot] = entry.sequence_id
+                self.kv[slot] = hash(tuple(tokens[: position + 1]))
+        results = {}
+        for entry in batch.sequences:
+            tokens = self.tokens[entry.sequence_id]
+            for position in range(entry.end):
+                found = self.kv.get(self._slot(entry.block_table, position))
+                assert found == hash(tuple(tokens[: position + 1])), f"wrong KV at {position} of {entry.sequence_id}"
+            if entry.samples:
+                tokens.append(next_token(tokens))
+                reason = "stop" if tokens[-1] == STOP_TOKEN else None
+                results[entry.sequence_id] = TokenResult(tokens[-1], reason)
+        return results
+
+    def _slot(self, table: tuple[int, ...], position: int) -> tuple[int, int]:
+        return table[position // self.block_size], position % self.block_size
+
+
+class Run:
+    """Drives a scheduler with `depth` steps in flight and keeps what came out."""
+
+    def __init__(self, scheduler: Scheduler, depth: int = 1) -> None:
+        self.scheduler = scheduler
+        self.depth = depth
+        self.worker = PretendedWorker(scheduler.cache.block_size)
+        self.in_flight: deque[tuple[Batch, dict[str, TokenResult]]] = deque()
+        self.requests: dict[str, tuple[list[int], int]] = {}
+        self.finished: dict[str, Any] = {}
+        self.aborted: set[str] = set()
+
+    def add(self, sequence_id: str, prompt: list[int], max_tokens: int) -> None:
+        self.scheduler.add(sequence_id, prompt, max_tokens)
+        self.worker.tokens[sequence_id] = list(prompt)
+        self.requests[sequence_id] = (prompt, max_tokens)
+
+    def abort(self, sequence_id: str) -> None:
+        if sequence_id in self.aborted or sequence_id in self.finished:
+            with pytest.raises(UnknownSequenceError):
+                self.scheduler.abort(sequence_id)
+        else:
+            self.scheduler.abort(sequence_id)
+            self.aborted.add(sequence_id)
+
+    def step(self) -> bool:
+        """Launch a step, then complete the oldest one when the pipe is full or nothing could be launched."""
+        batch = self.scheduler.schedule()
+        self.scheduler.check_invariants()
+        config = self.scheduler.config
+        assert batch.num_tokens <= config.max_num_batched_tokens
+        assert len(batch.sequences) <= config.max_num_sequences
+        if batch:
+            self.in_flight.append((batch, self.worker.execute(batch)))
+        if self.in_flight and (not batch or len(self.in_flight) >= self.depth):
+            for sequence in self.scheduler.complete(*self.in_flight.popleft()):
+                assert sequence.sequence_id not in self.finished
+                self.finished[sequence.sequence_id] = sequence
+            self.scheduler.check_invariants()
+        return bool(batch) or bool(self.in_flight)
+
+    def drain(self) -> None:
+        """To the end, in no more steps than one token per step and preemption allow."""
+        limit = 50 + sum((len(prompt) + num) * (len(self.requests) + 1) for prompt, num in self.requests.values())
+        for _ in range(limit * self.depth):
+            if not self.step() and not self.scheduler.has_work:
+                return
+        raise AssertionError("no end in sight: a sequence starves")
+
+    def check_results(self) -> None:
+        assert self.finished.keys() | self.aborted == self.requests.keys(), "a sequence was lost"
+        for sequence_id, sequence in self.finished.items():
+            prompt, max_tokens = self.requests[sequence_id]
+            tokens = list(prompt)
+            while len(tokens) < len(prompt) + max_tokens and (len(tokens) == len(prompt) or tokens[-1] != STOP_TOKEN):
+                tokens.append(next_token(tokens))
+            assert sequence.token_ids == tokens
+            assert sequence.finish_reason == ("stop" if tokens[-1] == STOP_TOKEN else "length")
+        assert self.scheduler.cache.num_free_blocks == self.scheduler.cache.num_blocks, "blocks leaked"
+
+
+PREFIXES = [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 9]]
+actions = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("add"), st.sampled_from(PREFIXES), st.lists(st.integers(1, 5), min_size=1, max_size=9),
+            st.integers(1, 12),
+        ),
+        st.tuples(st.just("abort"), st.integers(0, 20)),
+        st.tuples(st.just("step"), st.integers(1, 6)),
+    ),
+    min_size=1,
+    max_size=25,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    actions=actions,
+    num_blocks=st.integers(8, 14),
+    max_num_sequences=st.integers(1, 4),
+    max_num_batched_tokens=st.integers(1, 12),
+    caching=st.booleans(),
+    depth=st.integers(1, 3),
+)
+def test_every_sequence_ends_with_its_own_tokens(
+    actions: list[Any], num_blocks: int, max_num_sequences: int, max_num_batched_tokens: int, caching: bool, depth: int
+) -> None:
+    """Whatever is added, aborted and preempted, with steps planned before the results of those before are known."""
+    scheduler = build(
+        num_blocks,
+        caching=caching,
+        max_num_sequences=max_num_sequences,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+    run = Run(scheduler, depth)
+    for action in actions:
+        if action[0] == "add":
+            run.add(f"s{len(run.requests)}", action[1] + action[2], action[3])
+        elif action[0] == "abort" and f"s{action[1]}" in run.requests:
+            run.abort(f"s{action[1]}")
+        elif action[0] == "step":
+            for _ in range(action[1]):
+                run.step()
+        scheduler.check_invariants()
+    run.drain()
+    run.check_results()
+
+
+def test_a_step_mixes_decoding_and_prefill_within_the_budget() -> None:
+    run = Run(build(32, max_num_batched_tokens=6))
+    run.add("a", [1, 2, 3, 4], 8)
+    run.step()
+    run.add("b", list(range(11, 22)), 8)
+    batch = run.scheduler.schedule()
+    assert [(e.sequence_id, e.start, e.num_tokens, e.samples) for e in batch.sequences] == [
+        ("a", 4, 1, True),
+        ("b", 0, 5, False),
+    ]
+
+
+def test_the_next_step_needs_no_results() -> None:
+    scheduler = build(32)
+    scheduler.add("a", [1, 2, 3], 3)
+    first, second, third, fourth = (scheduler.schedule() for _ in range(4))
+    assert [e.start for batch in (first, second, third) for e in batch.sequences] == [0, 3, 4]
+    assert not fourth, "the last token a sequence may have is never an input"
+
+
+def test_the_youngest_is_preempted_and_comes_back() -> None:
+    scheduler = build(num_blocks=5, block_size=2, caching=False)
+    scheduler.add("old", [1, 2, 3], 6)
+    scheduler.add("young", [1, 2], 6)
+    order, preempted = [], []
+    while scheduler.has_work:
+        batch = scheduler.schedule()
+        preempted += batch.preempted
+        results = {entry.sequence_id: TokenResult(7) for entry in batch.sequences if entry.samples}
+        order += [sequence.sequence_id for sequence in scheduler.complete(batch, results)]
+        scheduler.check_invariants()
+    assert preempted == ["young"] and order == ["old", "young"]
+    assert scheduler.num_preemptions == 1
+
+
+def test_admission_keeps_a_block_for_each_running_sequence() -> None:
+    run = Run(build(num_blocks=3, block_size=4, caching=False))
+    run.add("a", [1] * 8, 4)
+    run.step()
+    run.add("b", [2] * 4, 1)
+    assert [e.sequence_id for e in run.scheduler.schedule().sequences] == ["a"]
+
+
+def test_what_could_never_run_is_refused() -> None:
+    scheduler = build(num_blocks=2, block_size=4)
+    with pytest.raises(PromptTooLongError, match="8 tokens of the KV cache"):
+        scheduler.add("a", [1] * 8, 2)
+    scheduler.add("b", [1] * 8, 1)
+    with pytest.raises(UnknownSequenceError, match="already"):
+        scheduler.add("b", [1], 1)
+    with pytest.raises(UnknownSequenceError, match="'c'"):
+        scheduler.abort("c")
+    with pytest.raises(InvalidConfigError):
+        SchedulerConfig(max_num_sequences=0)
+
+
+def test_an_id_used_again_does_not_get_the_old_results() -> None:
+    run = Run(build(32))
+    run.add("a", [1, 2, 3], 5)
+    old = run.scheduler.schedule()
+    run.scheduler.abort("a")
+    run.scheduler.add("a", [4, 5], 5)
+    assert run.scheduler.complete(old, {"a": TokenResult(9)}) == []
+    (entry,) = run.scheduler.schedule().sequences
+    assert (entry.start, entry.num_tokens) == (0, 2)
