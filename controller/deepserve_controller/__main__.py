@@ -1,0 +1,56 @@
+"""`python -m deepserve_controller --embedded --client-fd N` or `--up`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from deepserve_controller.pod_providers.template_process import start_template
+
+if TYPE_CHECKING:
+    from deepserve_controller.settings import Settings
+
+
+def main() -> int:
+    # The template's imports take about as long as this process's own: let them run side by side.
+    started = {"python": start_template("python")} if "--embedded" in sys.argv else {}
+    from deepserve_controller.errors import ControllerError
+
+    settings = parse(sys.argv[1:])
+    try:
+        from deepserve_controller.service.controller import run_controller
+
+        run_controller(settings, started)
+    except ControllerError as error:
+        print(f"deepserve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> Settings:
+    import argparse
+
+    from deepserve_controller.settings import Settings, default_state_folder
+
+    parser = argparse.ArgumentParser(prog="deepserve_controller")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--embedded", action="store_true")
+    mode.add_argument("--up", action="store_true")
+    parser.add_argument("--client-fd", type=int, default=-1)
+    parser.add_argument("--state", default="")
+    parser.add_argument("--http-port", type=int, default=0)
+    found = parser.parse_args(arguments)
+    if found.embedded:
+        if found.client_fd < 0:
+            parser.error("--embedded needs --client-fd")
+        return Settings("embedded", client_fd=found.client_fd, state_folder=found.state)
+    return Settings(
+        "up",
+        state_folder=found.state or default_state_folder(),
+        http_port=found.http_port,
+        kept_ttl_s=7 * 86400.0,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Pods as processes of this machine, forked from one template per environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+
+from deepserve.protocol.messages import (
+    ForkPod,
+    Message,
+    PodExited,
+    PodForked,
+    TemplateFailed,
+    TemplateReady,
+)
+
+from deepserve_controller.pod_providers.base import PodExit
+from deepserve_controller.pod_providers.template_process import TemplateProcess, start_template
+from deepserve_controller.service.links import Link
+from deepserve_controller.service.processes import ChildReaper, kill_group, kill_orphans, kill_process, kill_tree
+
+StartTemplate = Callable[[str], TemplateProcess]
+SWEEP_DELAY_S = 0.02
+"""Orphans are looked for once after a burst of deaths."""
+
+
+class Template:
+    """The controller's side of one template process."""
+
+    def __init__(self, environment: str, process: TemplateProcess, provider: LocalPodProvider) -> None:
+        self.environment = environment
+        self.pid = process.pid
+        self.text = ""
+        """Why it failed, where it said so."""
+        self.waiting: set[str] = set()
+        """Pods asked for and not forked yet."""
+        self.steps_ms: dict[str, float] = {}
+        self._provider = provider
+        self._link = Link(handler=self)
+        self._unsent: list[Message] = []
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(process))
+
+    async def _connect(self, process: TemplateProcess) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: self._link, process.connection)
+        for message in self._unsent:
+            self._link.send(message)
+        self._unsent.clear()
+
+    def fork(self, message: ForkPod) -> None:
+        self.waiting.add(message.pod_id)
+        if self._connecting.done():
+            self._link.send(message)
+        else:
+            self._unsent.append(message)
+
+    def close(self) -> None:
+        self._connecting.cancel()
+        self._link.abort()
+
+    def frame_received(self, message: Message, payload: bytes) -> None:
+        match message:
+            case PodForked():
+                self.waiting.discard(message.pod_id)
+                self._provider.pod_forked(message.pod_id, message.pid)
+            case PodExited():
+                self.waiting.discard(message.pod_id)
+                self._provider.pod_exited(message.pod_id, message.pid, message.exit_code)
+            case TemplateReady():
+                self.steps_ms = message.steps_ms
+            case TemplateFailed():
+                self.text = message.text
+                self._provider.template_ended(self)
+            case _:
+                self._link.close()
+
+    def link_closed(self) -> None:
+        self._provider.template_ended(self)
+
+
+class LocalPodProvider:
+    """A PodProvider; see `base.py` for the promises."""
+
+    def __init__(
+        self,
+        reaper: ChildReaper,
+        socket_path: str,
+        on_start_failed: Callable[[str, str], None],
+        on_exit: PodExit,
+        start_template: StartTemplate = start_template,
+        started: dict[str, TemplateProcess] | None = None,
+    ) -> None:
+        """`started`: templates that already run, by environment (the first starts before the service does)."""
+        self._reaper = reaper
+        self._socket_path = socket_path
+        self._on_start_failed = on_start_failed
+        self._on_exit = on_exit
+        self._start_template = start_template
+        self._started = started or {}
+        self._templates: dict[str, Template] = {}
+        self._pids: dict[str, int] = {}
+        """Forked pods, until their exit is known."""
+        self._asked: dict[str, Template] = {}
+        self._doomed: set[str] = set()
+        """Killed before they were forked."""
+        self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    # --- the provider's promises ---
+
+    def warm_up(self, environment: str) -> None:
+        self._template(environment)
+
+    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int) -> None:
+        template = self._template(environment)
+        if template is None:
+            return self._later(self._on_start_failed, pod_id, f"the template {environment!r} could not be started")
+        self._asked[pod_id] = template
+        template.fork(ForkPod(pod_id=pod_id, token=token, socket=self._socket_path, memory_mib=memory_mib))
+
+    def kill_pod(self, pod_id: str, reason: str) -> None:
+        pid = self._pids.get(pod_id)
+        if pid is not None:
+            kill_tree(pid)
+            self._sweep_soon()
+        elif pod_id in self._asked:
+            self._doomed.add(pod_id)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for pid in self._pids.values():
+            kill_tree(pid)
+        for template in self._templates.values():
+            template.close()
+            kill_tree(template.pid)
+        while self._templates_left():
+            await asyncio.sleep(0.002)
+
+    # --- what templates report ---
+
+    def pod_forked(self, pod_id: str, pid: int) -> None:
+        if pod_id not in self._asked:
+            return kill_process(pid)
+        self._pids[pod_id] = pid
+        # Where its template dies, this process adopts the pod and sees its exit itself.
+        self._reaper.watch(pid, lambda code: self.pod_exited(pod_id, pid, code))
+        if pod_id in self._doomed:
+            kill_tree(pid)
+
+    def pod_exited(self, pod_id: str, pid: int, exit_code: int) -> None:
+        if self._asked.pop(pod_id, None) is None:
+            return
+        self._doomed.discard(pod_id)
+        if self._pids.pop(pod_id, None) is not None:
+            self._reaper.forget(pid)
+            kill_group(pid)  # what is left of it; what escaped the group is swept up below
+        self._sweep_soon()
+        self._on_exit(pod_id, exit_reason(exit_code), exit_code)
+
+    def template_ended(self, template: Template) -> None:
+        """Its starting pods fail; its running pods live on, adopted by this process."""
+        if self._templates.get(template.environment) is not template:
+            return
+        del self._templates[template.environment]
+        template.close()
+        kill_process(template.pid)
+        text = template.text or f"the template {template.environment!r} ended unexpectedly"
+        for pod_id in sorted(template.waiting):
+            self._asked.pop(pod_id, None)
+            self._doomed.discard(pod_id)
+            self._later(self._on_start_failed, pod_id, text)
+
+    # --- inside ---
+
+    def _template(self, environment: str) -> Template | None:
+        template = self._templates.get(environment)
+        if template is None and not self._is_closed:
+            try:
+                process = self._started.pop(environment, None) or self._start_template(environment)
+            except OSError:
+                return None
+            template = Template(environment, process, self)
+            self._templates[environment] = template
+            self._reaper.watch(process.pid, lambda code: self._template_exited(template, code))
+        return template
+
+    def _template_exited(self, template: Template, exit_code: int) -> None:
+        template.text = template.text or f"the template {template.environment!r}: {exit_reason(exit_code)}"
+        # What it wrote before it ended is still to be read: the link's end of file says when.
+
+    def _templates_left(self) -> bool:
+        self._reaper.reap()
+        return any(os.path.exists(f"/proc/{template.pid}") for template in self._templates.values())
+
+    def _sweep_soon(self) -> None:
+        if self._sweep is None and not self._is_closed:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_DELAY_S, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._sweep = None
+        spared = {template.pid for template in self._templates.values()} | set(self._pids.values())
+        kill_orphans(spared, set(self._asked))
+
+    def _later(self, callback: Callable[[str, str], None], pod_id: str, text: str) -> None:
+        asyncio.get_running_loop().call_soon(callback, pod_id, text)
+
+
+def exit_reason(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"

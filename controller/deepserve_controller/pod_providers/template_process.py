@@ -1,0 +1,56 @@
+"""Starts a template process. Light to import: the embedded controller does this before anything else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import NamedTuple
+
+TEMPLATE_MODULE = "deepserve_runtime.template"
+
+
+class TemplateProcess(NamedTuple):
+    pid: int
+    connection: socket.socket
+    """This side of the control connection; its end of file ends the template."""
+
+
+def template_command(environment: str, control_fd: int) -> list[str]:
+    """-P: a file of the user's folder must not stand in for a standard module."""
+    return [sys.executable, "-P", "-m", TEMPLATE_MODULE, "--environment", environment, "--control-fd", str(control_fd)]
+
+
+def start_template(environment: str) -> TemplateProcess:
+    """In a session of its own, without standard input, printing to standard error. Raises OSError."""
+    from deepserve_controller.service.processes import die_with_parent
+
+    ours, theirs = socket.socketpair()
+    try:
+        control_fd = theirs.fileno()
+        command = template_command(environment, control_fd)
+        # fork and exec by hand: this process has one thread, and importing subprocess costs more than the start.
+        pid = os.fork()
+        if pid == 0:
+            _exec_template(command, control_fd, die_with_parent)
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return TemplateProcess(pid, ours)
+
+
+def _exec_template(command: list[str], control_fd: int, die_with_parent: object) -> None:
+    try:
+        os.setsid()
+        assert callable(die_with_parent)
+        die_with_parent()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(2, 1)
+        os.set_inheritable(control_fd, True)
+        os.execv(command[0], command)
+    finally:
+        os._exit(127)

@@ -1,0 +1,117 @@
+"""What a client may say, over its own link or from inside a pod over the pod's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from deepserve.protocol.framing import FrameError
+from deepserve.protocol.messages import (
+    Answer,
+    AttachRequest,
+    CancelRequest,
+    DefineFunction,
+    ForgetRequest,
+    GrantCredit,
+    MapEnd,
+    MapInput,
+    Message,
+    OpenRequest,
+    PutBundle,
+    Query,
+)
+
+from deepserve_controller.errors import QueryError, Refusal
+from deepserve_controller.service.bundles import Bundle, Bundles
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.links import Link
+from deepserve_controller.service.logs import Logs
+from deepserve_controller.service.recipients import Recipient, Recipients
+from deepserve_controller.service.requests import Requests
+
+
+class QueryDesk(Protocol):
+    def answer(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises QueryError."""
+
+
+class ClientMessages:
+    """Turns clients' messages into events; one object serves all links."""
+
+    def __init__(self, requests: Requests, functions: Functions, bundles: Bundles, queries: QueryDesk) -> None:
+        self._requests = requests
+        self._functions = functions
+        self._bundles = bundles
+        self._queries = queries
+        self._takers: dict[type[Message], Callable[[str, Recipient, Any, bytes], None]] = {
+            OpenRequest: lambda link_id, link, message, data: requests.open(link_id, message, data),
+            MapInput: lambda link_id, link, message, data: requests.map_input(message, data),
+            MapEnd: lambda link_id, link, message, data: requests.map_end(message),
+            GrantCredit: lambda link_id, link, message, data: requests.grant(message),
+            CancelRequest: lambda link_id, link, message, data: requests.cancel(message.request_id, message.force),
+            AttachRequest: lambda link_id, link, message, data: requests.attach(
+                link_id, message.request_id, message.from_offset
+            ),
+            ForgetRequest: lambda link_id, link, message, data: requests.forget(message.request_id),
+            PutBundle: lambda link_id, link, message, data: bundles.put(message.digest, Bundle(message.kind, data)),
+            DefineFunction: lambda link_id, link, message, data: functions.define(
+                link_id, message.function_id, message.spec
+            ),
+            Query: self._answer,
+        }
+
+    def take(self, link_id: str, link: Recipient, message: Message, data: bytes) -> bool:
+        """False where it is nothing that a client says."""
+        taker = self._takers.get(type(message))
+        if taker is None:
+            return False
+        taker(link_id, link, message, data)
+        return True
+
+    def _answer(self, link_id: str, link: Recipient, query: Query, data: bytes) -> None:
+        try:
+            answer = Answer(query.query_id, self._queries.answer(query.name, query.body))
+        except QueryError as error:
+            answer = Answer(query.query_id, error=error.code, text=error.text)
+        try:
+            link.send(answer)
+        except FrameError as error:
+            link.send(Answer(query.query_id, error="failed", text=f"the answer does not fit: {error}"))
+
+
+class ClientLink:
+    """Handler of one client's connection."""
+
+    def __init__(
+        self,
+        link_id: str,
+        link: Link,
+        messages: ClientMessages,
+        recipients: Recipients,
+        requests: Requests,
+        functions: Functions,
+        logs: Logs,
+        on_closed: Callable[[], None] | None = None,
+    ) -> None:
+        self.link_id = link_id
+        self._link = link
+        self._messages = messages
+        self._recipients = recipients
+        self._requests = requests
+        self._functions = functions
+        self._logs = logs
+        self._on_closed = on_closed
+        recipients.add(link_id, link)
+        logs.add_reader(link_id, link)
+
+    def frame_received(self, message: Message, payload: bytes) -> None:
+        if not self._messages.take(self.link_id, self._link, message, payload):
+            raise Refusal("garbage", f"{type(message).__name__} is not for a client to say")
+
+    def link_closed(self) -> None:
+        self._logs.remove_reader(self.link_id)
+        self._recipients.remove(self.link_id)
+        self._requests.link_closed(self.link_id)
+        self._functions.release_all(self.link_id)
+        if self._on_closed is not None:
+            self._on_closed()

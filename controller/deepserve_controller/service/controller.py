@@ -1,0 +1,150 @@
+"""The whole controller: its parts put together, started, and ended without leaving anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from random import Random
+
+from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import Welcome
+
+from deepserve_controller.build import build_cluster_manager, build_job_executor
+from deepserve_controller.core import actions
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.pod_providers.local import LocalPodProvider
+from deepserve_controller.pod_providers.template_process import TemplateProcess
+from deepserve_controller.service.bundles import Bundles
+from deepserve_controller.service.client_links import ClientLink, ClientMessages
+from deepserve_controller.service.folders import ControllerFolders, make_folders
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.handshake import Doorkeeper, python_version
+from deepserve_controller.service.links import Link
+from deepserve_controller.service.logs import Logs
+from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.processes import ChildReaper, become_subreaper, kill_all_descendants
+from deepserve_controller.service.queries import Queries
+from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.requests import Requests
+from deepserve_controller.service.results import KeptResults
+from deepserve_controller.service.segments import Segments
+from deepserve_controller.settings import Settings, runtime_folder
+
+BACKLOG = 512
+
+
+def default_max_pods() -> int:
+    """A host's bound for functions that name none."""
+    return max(4, 4 * len(os.sched_getaffinity(0)))
+
+
+class Controller:
+    def __init__(self, settings: Settings, folders: ControllerFolders, started: dict[str, TemplateProcess]) -> None:
+        self.settings = settings
+        self.folders = folders
+        self._started = started
+        self._ended = asyncio.Event()
+        self._servers: list[asyncio.AbstractServer] = []
+        self.reaper = ChildReaper()
+        self.recipients = Recipients()
+        self.segments = Segments(folders.segments)
+        ids = IdAllocator(suffix=f"{secrets.token_hex(2)}-" if settings.mode == "up" else "")
+        self.cores = CoreLoop(Cores(build_job_executor(ids, Random()), build_cluster_manager(ids, default_max_pods())))
+        self.functions = Functions(self.cores)
+        self.bundles = Bundles(settings.bundle_bytes)
+        self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes)
+        self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
+        self.cores.carry(actions.FinishRequest, self.requests.finish)
+        self.cores.carry(actions.FinishItem, self.requests.finish_item)
+        self.pods = PodLinks(self.cores, self.requests, self.bundles, self.recipients)
+        self.logs = Logs(self.pods.label_of, self.pods.root_links)
+        self.queries = Queries(settings.mode, self.functions, self.pods, self.requests, self.logs)
+        self.queries.on_shutdown = self.end
+        self.messages = ClientMessages(self.requests, self.functions, self.bundles, self.queries)
+        self.pods.messages = self.messages
+        self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.logs, self._client)
+
+    async def run(self) -> None:
+        """Until the owner leaves, a signal comes, or somebody asks for the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.end)
+        self.reaper.start()
+        provider = LocalPodProvider(
+            self.reaper, self.folders.socket, self.pods.start_failed, self.pods.exited, started=self._started
+        )
+        self.pods.provider = provider
+        provider.warm_up("python")
+        await self.listen(self.folders.socket)
+        if self.settings.client_fd >= 0:
+            await self._take_owner(self.settings.client_fd)
+        await self._ended.wait()
+        await self._shut_down(provider)
+
+    def end(self) -> None:
+        self._ended.set()
+
+    async def listen(self, path: str) -> None:
+        server = await asyncio.get_running_loop().create_unix_server(self._link, path, backlog=BACKLOG)
+        os.chmod(path, 0o600)
+        self._servers.append(server)
+
+    async def _take_owner(self, fd: int) -> None:
+        """The inherited connection is the owner's link and this process's lifeline."""
+        connection = socket.socket(fileno=fd)
+        connection.setblocking(False)
+        os.set_inheritable(fd, False)
+        link = Link(self.doorkeeper.greet_owner, self.settings.hello_timeout_s, on_lost=self.end)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: link, connection)
+
+    def _link(self) -> Link:
+        return Link(self.doorkeeper.greet, self.settings.hello_timeout_s)
+
+    def _client(self, link_id: str, link: Link) -> ClientLink:
+        return ClientLink(link_id, link, self.messages, self.recipients, self.requests, self.functions, self.logs)
+
+    def _welcome(self) -> Welcome:
+        return Welcome(
+            version=PROTOCOL_VERSION,
+            controller_id=os.path.basename(self.folders.private),
+            mode=self.settings.mode,
+            python=python_version(),
+            folder=self.folders.private,
+            segments=self.folders.segments,
+        )
+
+    async def _shut_down(self, provider: LocalPodProvider) -> None:
+        """Exit hooks get their time; then nothing below this process is left."""
+        for server in self._servers:
+            server.close()
+        all_gone = asyncio.Event()
+        self.pods.on_empty = all_gone.set
+        if self.pods.pods:
+            self.pods.stop_all("shutdown")
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(all_gone.wait(), self.settings.shutdown_grace_s)
+        self.reaper.stop()
+        await provider.close()
+
+
+def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> None:
+    """Raises ControllerError where it cannot start."""
+    become_subreaper()
+    folders = None
+    try:
+        folders = make_folders(runtime_folder())
+        asyncio.run(_run(settings, folders, started))
+    finally:
+        kill_all_descendants()
+        if folders is not None:
+            folders.remove()
+
+
+async def _run(settings: Settings, folders: ControllerFolders, started: dict[str, TemplateProcess]) -> None:
+    await Controller(settings, folders, started).run()

@@ -1,0 +1,66 @@
+"""Who may come in: the first frame of every connection."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import Hello, Welcome
+
+from deepserve_controller.errors import Refusal
+from deepserve_controller.service.client_links import ClientLink
+from deepserve_controller.service.links import Handler, Link, RawHandler
+from deepserve_controller.service.logs import LogLink, Logs
+from deepserve_controller.service.pod_links import PodLinks
+
+MakeClient = Callable[[str, Link], ClientLink]
+
+
+def python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Doorkeeper:
+    """Answers Hello with Welcome and gives the connection its handler, or refuses it."""
+
+    def __init__(self, welcome: Welcome, pods: PodLinks, logs: Logs, make_client: MakeClient) -> None:
+        self._welcome = welcome
+        self._pods = pods
+        self._logs = logs
+        self._make_client = make_client
+        self._ids = IdAllocator()
+        self.on_first_client: Callable[[], None] | None = None
+
+    def greet(self, link: Link, hello: Hello) -> Handler | RawHandler:
+        """Of a connection to a listening unix socket. Raises Refusal."""
+        self._check_version(hello)
+        if link.peer_uid() != os.getuid():
+            raise Refusal("key", "only the user who started this controller may connect")
+        if hello.role == "pod":
+            return self._greet_pod(link, hello)
+        if hello.role == "log":
+            pod_id, stream = self._pods.join_log(hello)
+            return LogLink(pod_id, "stderr" if stream == "stderr" else "stdout", self._logs)
+        return self._greet_client(link)
+
+    def greet_owner(self, link: Link, hello: Hello) -> Handler:
+        """Of the inherited connection: whoever holds its other end started this process."""
+        self._check_version(hello)
+        return self._greet_client(link)
+
+    def _check_version(self, hello: Hello) -> None:
+        if hello.version != PROTOCOL_VERSION:
+            raise Refusal("version", f"peer speaks version {hello.version}, this controller {PROTOCOL_VERSION}")
+
+    def _greet_client(self, link: Link) -> Handler:
+        link.send(self._welcome)
+        return self._make_client(self._ids.new("link"), link)
+
+    def _greet_pod(self, link: Link, hello: Hello) -> Handler:
+        handler = self._pods.join(link, hello)
+        link.send(self._welcome)
+        self._pods.joined(hello.name)
+        return handler

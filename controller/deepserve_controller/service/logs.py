@@ -1,0 +1,140 @@
+"""What user code prints: kept by function for a while, and shown on the terminals it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from deepserve.protocol.messages import LogOutput
+
+from deepserve_controller.service.links import Link
+
+RING_BYTES = 1 << 20
+PARTIAL_LINE_S = 0.05
+"""How long half a line waits for its end."""
+MAX_PARTIAL_BYTES = 16 << 10
+
+StreamName = Literal["stdout", "stderr"]
+
+
+class Ring:
+    """The last RING_BYTES of one function's output."""
+
+    def __init__(self, max_bytes: int = RING_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: deque[bytes] = deque()
+        self._size_bytes = 0
+
+    def append(self, data: bytes) -> None:
+        self._chunks.append(data[-self._max_bytes :])
+        self._size_bytes += len(self._chunks[-1])
+        while self._size_bytes > self._max_bytes:
+            self._size_bytes -= len(self._chunks.popleft())
+
+    def tail(self, lines: int) -> bytes:
+        kept = b"".join(self._chunks)
+        if lines <= 0:
+            return kept
+        return b"".join(kept.splitlines(keepends=True)[-lines:])
+
+
+class LogReader:
+    """One client's terminal: output beyond what its link takes is dropped and counted."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._dropped_bytes = 0
+        link.on_resume = self._resume
+
+    def send(self, message: LogOutput, data: bytes) -> None:
+        if self._link.is_paused:
+            self._dropped_bytes += len(data)
+        else:
+            self._link.send(message, data)
+
+    def _resume(self) -> None:
+        if self._dropped_bytes:
+            notice = f"[{self._dropped_bytes} bytes of output dropped]\n".encode()
+            self._dropped_bytes = 0
+            self._link.send(LogOutput("", "", "stderr"), notice)
+
+
+class Logs:
+    """Takes pods' output without ever making a pod wait."""
+
+    def __init__(
+        self,
+        label_of: Callable[[str], str],
+        readers_of: Callable[[str], Iterable[str]],
+        to_file: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        """`label_of` and `readers_of` take a pod id: what it is bound to, and the links that its work is for."""
+        self._label_of = label_of
+        self._readers_of = readers_of
+        self._to_file = to_file
+        self._rings: dict[str, Ring] = {}
+        self._readers: dict[str, LogReader] = {}
+
+    def add_reader(self, link_id: str, link: Link) -> None:
+        self._readers[link_id] = LogReader(link)
+
+    def remove_reader(self, link_id: str) -> None:
+        self._readers.pop(link_id, None)
+
+    def labels(self) -> list[str]:
+        return sorted(self._rings)
+
+    def tail(self, label: str, lines: int) -> bytes:
+        """`label` names a function (`app/name`) or an app."""
+        found = [name for name in self.labels() if name == label or name.split("/")[0] == label]
+        return b"".join(self._rings[name].tail(lines) for name in found)
+
+    def written(self, pod_id: str, stream: StreamName, data: bytes) -> None:
+        label = self._label_of(pod_id)
+        ring = self._rings.get(label)
+        if ring is None:
+            ring = self._rings[label] = Ring()
+        ring.append(data)
+        if self._to_file is not None:
+            self._to_file(label, data)
+        message = LogOutput(pod_id, label, stream)
+        for link_id in self._readers_of(pod_id):
+            reader = self._readers.get(link_id)
+            if reader is not None:
+                reader.send(message, data)
+
+
+class LogLink:
+    """Handler of one log connection: the standard output or error of one pod."""
+
+    def __init__(self, pod_id: str, stream: StreamName, logs: Logs) -> None:
+        self._pod_id = pod_id
+        self._stream: StreamName = stream
+        self._logs = logs
+        self._partial = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def bytes_received(self, data: memoryview) -> None:
+        """Whole lines go on at once, half a line after a moment: two pods' lines do not mix."""
+        text = self._partial + bytes(data)
+        end = text.rfind(b"\n") + 1
+        if len(text) - end > MAX_PARTIAL_BYTES:
+            end = len(text)
+        self._partial = text[end:]
+        if end:
+            self._logs.written(self._pod_id, self._stream, text[:end])
+        if self._partial and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PARTIAL_LINE_S, self.flush)
+
+    def flush(self) -> None:
+        self._timer = None
+        if self._partial:
+            text, self._partial = self._partial, b""
+            self._logs.written(self._pod_id, self._stream, text)
+
+    def link_closed(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.flush()

@@ -1,0 +1,49 @@
+"""Drives the two pure cores in real time: an event goes in, its actions are carried out before the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from deepserve_controller.core import actions, events
+from deepserve_controller.core.actions import Action
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.events import Event
+
+
+class CoreLoop:
+    """Gives events to the cores and carries out what comes back.
+
+    Everything happens inside the caller's callback: a frame that came in leaves as frames before the loop
+    looks at its sockets again.
+    """
+
+    def __init__(self, cores: Cores) -> None:
+        self.cores = cores
+        self._inbox: deque[Event] = deque()
+        self._is_handling = False
+        self._carriers: dict[type[Action], Callable[[Any], None]] = {actions.WakeAt: self._wake_at}
+
+    def carry(self, kind: type[Action], carrier: Callable[[Any], None]) -> None:
+        """From now on `carrier` carries out actions of this kind."""
+        self._carriers[kind] = carrier
+
+    def give(self, event: Event) -> None:
+        """Takes a fact. Given from within an action's carrier, it is handled after the current event."""
+        self._inbox.append(event)
+        if self._is_handling:
+            return
+        self._is_handling = True
+        try:
+            while self._inbox:
+                for action in self.cores.handle(self._inbox.popleft(), time.monotonic()):
+                    self._carriers[type(action)](action)
+        finally:
+            self._is_handling = False
+
+    def _wake_at(self, action: actions.WakeAt) -> None:
+        # The loop's clock is the monotonic clock that the cores are given.
+        asyncio.get_running_loop().call_at(action.at_s, self.give, events.TimerFired(action.key))

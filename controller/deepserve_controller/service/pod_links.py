@@ -1,0 +1,359 @@
+"""Pods as the service sees them: their one-time keys, their links, and how their end is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepserve.protocol.messages import (
+    AssignTask,
+    BindExecutor,
+    BundleContent,
+    CancelTask,
+    ExecutorFailed,
+    ExecutorReady,
+    FetchBundle,
+    Hello,
+    Message,
+    TaskBlocked,
+    TaskCredit,
+    TaskFinished,
+    TaskOutput,
+    TaskResumed,
+)
+from deepserve.protocol.messages import StopPod as StopPodMessage
+
+from deepserve_controller.core import actions, events
+from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import Refusal
+from deepserve_controller.pod_providers.base import PodProvider
+from deepserve_controller.service.bundles import Bundles
+from deepserve_controller.service.client_links import ClientMessages
+from deepserve_controller.service.links import Link
+from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.requests import Requests
+
+EXIT_WAIT_S = 0.2
+"""After a pod's end of file: how long its exit code may take to arrive."""
+LAST_WORDS_S = 0.05
+"""After a pod's exit: how long what it had sent may take to be read."""
+NUM_ENDED = 64
+
+
+@dataclass(slots=True)
+class PodRecord:
+    pod_id: str
+    environment: str
+    token: str
+    """Empty once used."""
+    log_keys: dict[str, str]
+    """Stream to key, until used."""
+    started_at: float
+    state: str = "starting"
+    """starting, warm, binding, bound, stopping, ending"""
+    pid: int = 0
+    link: Link | None = None
+    function_id: str = ""
+    label: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    is_exit_known: bool = False
+    is_killed: bool = False
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    steps_ms: dict[str, float] = field(default_factory=dict)
+    last_root_links: tuple[str, ...] = ()
+
+
+class PodLinks:
+    """All pods, from the order to start one until its end was reported."""
+
+    def __init__(self, cores: CoreLoop, requests: Requests, bundles: Bundles, recipients: Recipients) -> None:
+        self._cores = cores
+        self._requests = requests
+        self._bundles = bundles
+        self._recipients = recipients
+        self.provider: PodProvider | None = None
+        self.messages: ClientMessages | None = None
+        self.pods: dict[str, PodRecord] = {}
+        self._ended: dict[str, PodRecord] = {}
+        """The last few: what they printed may still be on its way."""
+        self.on_empty: Callable[[], None] | None = None
+        """Called when the last pod has ended; for shutdown."""
+        cores.carry(actions.StartPod, self.start)
+        cores.carry(actions.BindPod, self.bind)
+        cores.carry(actions.StopPod, self.stop)
+        cores.carry(actions.KillPod, self.kill)
+        cores.carry(actions.SendTask, self.send_task)
+        cores.carry(actions.SendCancel, self.send_cancel)
+        cores.carry(actions.SendCredit, self.send_credit)
+
+    # --- orders of the cores ---
+
+    def start(self, action: actions.StartPod) -> None:
+        token = secrets.token_urlsafe(32)
+        self.pods[action.pod_id] = PodRecord(
+            pod_id=action.pod_id,
+            environment=action.environment,
+            token=token,
+            log_keys=dict.fromkeys(("stdout", "stderr"), log_key(token)),
+            started_at=time.time(),
+            label=action.environment,
+        )
+        assert self.provider is not None
+        self.provider.start_pod(action.pod_id, action.environment, token, action.memory_mib)
+
+    def bind(self, action: actions.BindPod) -> None:
+        if pod := self._linked(action.pod_id):
+            pod.state, pod.function_id, pod.label = "binding", action.function_id, action.spec.label
+            self._send(pod, BindExecutor(action.function_id, action.spec))
+
+    def stop(self, action: actions.StopPod) -> None:
+        pod = self.pods.get(action.pod_id)
+        if pod is None:
+            return
+        if pod.link is None:
+            return self._kill(pod, action.reason)
+        pod.state, pod.reason = "stopping", action.reason
+        self._send(pod, StopPodMessage(action.reason))
+        self._after(pod, action.grace_s, lambda: self._kill(pod, action.reason))
+
+    def kill(self, action: actions.KillPod) -> None:
+        if pod := self.pods.get(action.pod_id):
+            self._kill(pod, action.reason)
+
+    def send_task(self, action: actions.SendTask) -> None:
+        self._requests.task_sent(action)
+        if pod := self._linked(action.pod_id):
+            message = AssignTask(
+                task_id=action.task_id,
+                attempt=action.attempt,
+                request_id=action.request_id,
+                job_id=action.job_id,
+                kind=action.kind,
+                method=action.method,
+                index=action.index,
+                time_left_s=action.time_left_s,
+                credit=action.credit,
+                value=action.payload.value,
+            )
+            self._send(pod, message, action.payload.data)
+
+    def send_cancel(self, action: actions.SendCancel) -> None:
+        if pod := self._linked(action.pod_id):
+            self._send(pod, CancelTask(action.task_id, action.attempt, action.reason))
+
+    def send_credit(self, action: actions.SendCredit) -> None:
+        if pod := self._linked(action.pod_id):
+            self._send(pod, TaskCredit(action.task_id, action.items))
+
+    # --- pods dialling in ---
+
+    def join(self, link: Link, hello: Hello) -> PodLink:
+        """Raises Refusal unless the key is this pod's and was not used before."""
+        pod = self.pods.get(hello.name)
+        if pod is None or not pod.token or not hmac.compare_digest(pod.token.encode(), hello.key.encode()):
+            raise Refusal("key", "the join token is unknown or was used")
+        pod.token = ""
+        pod.link, pod.pid, pod.state = link, hello.pid, "warm"
+        self._recipients.add(pod.pod_id, link)
+        return PodLink(pod, link, self, self._requests, self._cores, self._bundles)
+
+    def joined(self, pod_id: str) -> None:
+        """The welcome is written: the pod can be given work."""
+        pod = self.pods[pod_id]
+        self._cores.give(events.PodConnected(pod_id, pod.pid))
+
+    def join_log(self, hello: Hello) -> tuple[str, str]:
+        """Pod id and stream of a log connection. Raises Refusal."""
+        pod_id, _, stream = hello.name.rpartition("/")
+        pod = self.pods.get(pod_id)
+        key = pod.log_keys.get(stream, "") if pod else ""
+        if pod is None or not key or not hmac.compare_digest(key.encode(), hello.key.encode()):
+            raise Refusal("key", "the log key is unknown or was used")
+        del pod.log_keys[stream]
+        return pod_id, stream
+
+    # --- the end of pods ---
+
+    def start_failed(self, pod_id: str, text: str) -> None:
+        """From the provider."""
+        pod = self.pods.get(pod_id)
+        if pod is not None:
+            self._forget(pod)
+            self._cores.give(events.PodStartFailed(pod_id, text))
+
+    def exited(self, pod_id: str, reason: str, exit_code: int | None) -> None:
+        """From the provider: the process is gone. What it had written is read before the pod is given up."""
+        pod = self.pods.get(pod_id)
+        if pod is None or pod.is_exit_known:
+            return
+        pod.is_exit_known, pod.exit_code = True, exit_code
+        pod.reason = pod.reason or reason
+        if pod.state == "starting" and not pod.is_killed:
+            self._forget(pod)
+            self._cores.give(events.PodStartFailed(pod_id, f"the pod {reason} before it dialled in"))
+        elif pod.link is None:
+            self._lost(pod)
+        else:
+            self._after(pod, LAST_WORDS_S, pod.link.abort)
+
+    def link_closed(self, pod: PodRecord) -> None:
+        pod.link = None
+        self._recipients.remove(pod.pod_id)
+        if pod.is_exit_known:
+            return self._lost(pod)
+        if pod.state != "stopping":
+            pod.state = "ending"
+            assert self.provider is not None
+            self.provider.kill_pod(pod.pod_id, "its connection ended")
+        self._after(pod, EXIT_WAIT_S, lambda: self._give_up(pod))
+
+    def stop_all(self, reason: str) -> None:
+        """For shutdown: exit hooks run where there may be some."""
+        for pod in list(self.pods.values()):
+            if pod.link is not None and pod.state != "warm":
+                self._send(pod, StopPodMessage(reason))
+            else:
+                self._kill(pod, reason)
+
+    def root_links(self, pod_id: str) -> tuple[str, ...]:
+        """The clients whose work this pod does, or did last."""
+        pod = self.pods.get(pod_id) or self._ended.get(pod_id)
+        if pod is None:
+            return ()
+        running = self._requests.root_links_on(pod_id) or self._requests.root_links_for(pod.function_id)
+        if running:
+            pod.last_root_links = running
+        return pod.last_root_links
+
+    def label_of(self, pod_id: str) -> str:
+        pod = self.pods.get(pod_id) or self._ended.get(pod_id)
+        return pod.label if pod else pod_id
+
+    # --- inside ---
+
+    def _linked(self, pod_id: str) -> PodRecord | None:
+        """A pod that can be written to. Orders for one that just ended are moot: PodLost is on its way."""
+        pod = self.pods.get(pod_id)
+        return pod if pod is not None and pod.link is not None else None
+
+    def _send(self, pod: PodRecord, message: Message, data: bytes = b"") -> None:
+        assert pod.link is not None
+        pod.link.send(message, data)
+
+    def _kill(self, pod: PodRecord, reason: str) -> None:
+        pod.is_killed = True
+        pod.reason = reason
+        assert self.provider is not None
+        self.provider.kill_pod(pod.pod_id, reason)
+
+    def _give_up(self, pod: PodRecord) -> None:
+        """The exit code did not come: the pod may have closed its link and live on."""
+        if not pod.is_exit_known and pod.pod_id in self.pods:
+            assert self.provider is not None
+            self.provider.kill_pod(pod.pod_id, "its connection ended")
+            self._lost(pod)
+
+    def _lost(self, pod: PodRecord) -> None:
+        if pod.pod_id not in self.pods:
+            return
+        self._forget(pod)
+        self._requests.pod_ended(pod.pod_id)
+        self._cores.give(events.PodLost(pod.pod_id, pod.reason or "its connection ended", pod.exit_code))
+        # Calls made inside it outside of any task (in an enter hook) have nobody to report to.
+        self._requests.link_closed(pod.pod_id)
+
+    def _forget(self, pod: PodRecord) -> None:
+        self.pods.pop(pod.pod_id, None)
+        self._ended[pod.pod_id] = pod
+        while len(self._ended) > NUM_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._recipients.remove(pod.pod_id)
+        for timer in pod.timers:
+            timer.cancel()
+        if not self.pods and self.on_empty is not None:
+            self.on_empty()
+
+    def _after(self, pod: PodRecord, delay_s: float, callback: Callable[[], None]) -> None:
+        pod.timers.append(asyncio.get_running_loop().call_later(delay_s, callback))
+
+
+class PodLink:
+    """Handler of one pod's connection."""
+
+    def __init__(
+        self, pod: PodRecord, link: Link, pods: PodLinks, requests: Requests, cores: CoreLoop, bundles: Bundles
+    ) -> None:
+        self._pod = pod
+        self._link = link
+        self._pods = pods
+        self._requests = requests
+        self._cores = cores
+        self._bundles = bundles
+        self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
+            TaskFinished: self._task_finished,
+            TaskOutput: self._task_output,
+            TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
+            TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
+            FetchBundle: self._fetch_bundle,
+            ExecutorReady: self._executor_ready,
+            ExecutorFailed: self._executor_failed,
+        }
+
+    def frame_received(self, message: Message, payload: bytes) -> None:
+        taker = self._takers.get(type(message))
+        if taker is not None:
+            return taker(message, payload)
+        messages = self._pods.messages
+        if messages is None or not messages.take(self._pod.pod_id, self._link, message, payload):
+            raise Refusal("garbage", f"{type(message).__name__} is not for a pod to say")
+
+    def link_closed(self) -> None:
+        self._pods.link_closed(self._pod)
+
+    def _task_finished(self, message: TaskFinished, data: bytes) -> None:
+        if not self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            return
+        self._requests.task_ended(message.task_id)
+        self._cores.give(
+            events.TaskFinished(
+                task_id=message.task_id,
+                attempt=message.attempt,
+                outcome=message.outcome,
+                run_ms=message.run_ms,
+                payload=Payload(message.value, data),
+                count=message.count,
+                may_retry=message.may_retry,
+            )
+        )
+
+    def _task_output(self, message: TaskOutput, data: bytes) -> None:
+        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            self._requests.produced(message, data)
+
+    def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
+        bundle = self._bundles.get(message.digest)
+        if bundle is None:
+            self._link.send(BundleContent(message.digest, "files", missing=True))
+        else:
+            self._link.send(BundleContent(message.digest, bundle.kind), bundle.data)
+
+    def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
+        self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
+        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots))
+
+    def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
+        payload = Payload(message.value, data)
+        self._cores.give(events.ExecutorFailed(self._pod.pod_id, message.function_id, message.text, payload))
+
+
+def log_key(token: str) -> str:
+    """Of a pod's two log connections, derived from its join token."""
+    return hashlib.sha256((token + "/log").encode()).hexdigest()[:32]

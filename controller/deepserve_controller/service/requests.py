@@ -1,0 +1,313 @@
+"""Requests on their way: what the service must know to relay them, which the cores do not see."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from deepserve.protocol.messages import (
+    GrantCredit,
+    ItemFinished,
+    MapEnd,
+    MapInput,
+    Message,
+    OpenRequest,
+    Outcome,
+    RequestFinished,
+    StreamItem,
+    TaskOutput,
+    Timings,
+    Value,
+)
+
+from deepserve_controller.core import events
+from deepserve_controller.core.actions import FinishItem, FinishRequest, SendTask
+from deepserve_controller.core.events import Payload
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.results import Delivery, KeptResults
+from deepserve_controller.service.segments import Segments
+
+NUM_RECENT = 500
+HELD_BYTES = 64 << 20
+"""A kept stream with more unread bytes than this gets no further credit."""
+
+
+class TaskPlace(NamedTuple):
+    request_id: str
+    attempt: int
+    pod_id: str
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    request_id: str
+    link_id: str
+    root_link_id: str
+    """The client whose call this is, or whose call's child it is: its terminal shows the output."""
+    function_id: str
+    label: str
+    kind: str
+    parent_task_id: str
+    keep: bool
+    arrived_at: float
+    segments: dict[int, str] = field(default_factory=dict)
+    """Of the arguments (-1) and of map inputs, by index."""
+    listeners: list[str] = field(default_factory=list)
+    held: deque[Delivery] = field(default_factory=deque)
+    """Items of a kept request, until the reader has acknowledged them."""
+    held_bytes: int = 0
+    owed_credit: int = 0
+    """Granted by the reader, not yet passed on: more than HELD_BYTES lie here."""
+    pod_id: str = ""
+
+
+class Requests:
+    """The table of running requests and tasks, and a short memory of finished ones."""
+
+    def __init__(
+        self, cores: CoreLoop, recipients: Recipients, functions: Functions, kept: KeptResults, segments: Segments
+    ) -> None:
+        self._cores = cores
+        self._recipients = recipients
+        self._functions = functions
+        self._kept = kept
+        self._segments = segments
+        self.running: dict[str, RequestRecord] = {}
+        self.tasks: dict[str, TaskPlace] = {}
+        self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+
+    # --- from links ---
+
+    def open(self, link_id: str, message: OpenRequest, data: bytes) -> None:
+        request_id = message.request_id
+        if request_id in self.running or request_id in self._kept:
+            return self._refuse(link_id, request_id, f"request {request_id} exists already")
+        parent = self.tasks.get(message.parent_task_id) if message.parent_task_id else None
+        parent_record = self.running.get(parent.request_id) if parent else None
+        record = RequestRecord(
+            request_id=request_id,
+            link_id=link_id,
+            root_link_id=parent_record.root_link_id if parent_record else link_id,
+            function_id=message.function_id,
+            label=self._functions.label(message.function_id),
+            kind=message.kind,
+            parent_task_id=message.parent_task_id,
+            keep=message.keep,
+            arrived_at=time.time(),
+        )
+        if message.value.segment:
+            record.segments[-1] = message.value.segment
+        self.running[request_id] = record
+        self._cores.give(
+            events.RequestArrived(
+                request_id=request_id,
+                link_id=link_id,
+                function_id=message.function_id,
+                kind=message.kind,
+                method=message.method,
+                parent_task_id=message.parent_task_id,
+                timeout_s=message.timeout_s,
+                keep=message.keep,
+                payload=Payload(message.value, data),
+            )
+        )
+
+    def map_input(self, message: MapInput, data: bytes) -> None:
+        record = self.running.get(message.request_id)
+        if record is None:  # the request ended while the input was on its way
+            return self._segments.remove(message.value.segment)
+        if message.value.segment:
+            record.segments[message.index] = message.value.segment
+        payload = Payload(message.value, data)
+        self._cores.give(events.MapInputArrived(message.request_id, message.index, payload))
+
+    def map_end(self, message: MapEnd) -> None:
+        if message.request_id in self.running:
+            self._cores.give(events.MapInputsEnded(message.request_id, message.count))
+
+    def cancel(self, request_id: str, force: bool) -> None:
+        if request_id in self.running:
+            self._cores.give(events.RequestCancelled(request_id, force))
+
+    def grant(self, message: GrantCredit) -> None:
+        """Credit is also the acknowledgement: as many items were taken out of the reader's hands."""
+        record = self.running.get(message.request_id)
+        if record is None or message.items <= 0:
+            return
+        items = message.items + record.owed_credit
+        for _ in range(min(message.items, len(record.held))):
+            self._drop_held(record)
+        record.owed_credit = items if record.held_bytes > HELD_BYTES else 0
+        if not record.owed_credit:
+            self._cores.give(events.CreditGranted(message.request_id, items))
+
+    def attach(self, link_id: str, request_id: str, from_offset: int) -> None:
+        """Deliver an existing request to one more link: at once what is there, later what comes."""
+        record = self.running.get(request_id)
+        kept = None if record else self._kept.get(request_id)
+        deliveries = record.held if record else kept.items if kept else ()
+        for delivery in deliveries:
+            if delivery.position >= from_offset:
+                self._send(link_id, delivery.message, delivery.data, is_last_reader=False)
+        if record is not None:
+            if link_id != record.link_id and link_id not in record.listeners:
+                record.listeners.append(link_id)
+        elif kept is not None:
+            self._send(link_id, kept.finished, kept.data, is_last_reader=False)
+        else:
+            self._refuse(link_id, request_id, "unknown request")
+
+    def forget(self, request_id: str) -> None:
+        record = self.running.get(request_id)
+        if record is not None:
+            record.keep = False
+            while record.held:
+                self._drop_held(record)
+        else:
+            self._kept.forget(request_id)
+
+    def link_closed(self, link_id: str) -> None:
+        for record in self.running.values():
+            if link_id in record.listeners:
+                record.listeners.remove(link_id)
+        self._cores.give(events.LinkClosed(link_id))
+
+    # --- from and to pods ---
+
+    def task_sent(self, action: SendTask) -> None:
+        self.tasks[action.task_id] = TaskPlace(action.request_id, action.attempt, action.pod_id)
+        record = self.running.get(action.request_id)
+        if record is not None:
+            record.pod_id = action.pod_id
+
+    def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
+        """Answers of an older attempt, or of another pod, count for nothing."""
+        place = self.tasks.get(task_id)
+        return place is not None and place.attempt == attempt and place.pod_id == pod_id
+
+    def root_links_on(self, pod_id: str) -> tuple[str, ...]:
+        """The clients whose tasks run on this pod."""
+        running = (self.running.get(place.request_id) for place in self.tasks.values() if place.pod_id == pod_id)
+        return tuple(dict.fromkeys(record.root_link_id for record in running if record is not None))
+
+    def root_links_for(self, function_id: str) -> tuple[str, ...]:
+        """The clients who wait for a function."""
+        waiting = (record for record in self.running.values() if record.function_id == function_id)
+        return tuple(dict.fromkeys(record.root_link_id for record in waiting))
+
+    def task_ended(self, task_id: str) -> None:
+        self.tasks.pop(task_id, None)
+
+    def pod_ended(self, pod_id: str) -> None:
+        for task_id in [task_id for task_id, place in self.tasks.items() if place.pod_id == pod_id]:
+            del self.tasks[task_id]
+
+    def produced(self, message: TaskOutput, data: bytes) -> None:
+        """Relays one stream item; the core hears only that there was one."""
+        place = self.tasks[message.task_id]
+        record = self.running.get(place.request_id)
+        if record is not None:
+            item = StreamItem(record.request_id, message.offset, message.value)
+            self._deliver_item(record, Delivery(message.offset, item, data))
+        self._cores.give(events.TaskProduced(message.task_id, message.attempt, message.offset))
+
+    # --- from the job executor ---
+
+    def finish_item(self, action: FinishItem) -> None:
+        record = self.running.get(action.request_id)
+        if record is None:
+            return
+        self._segments.remove(record.segments.pop(action.index, ""))
+        item = ItemFinished(
+            action.request_id, action.index, action.outcome, action.timings, action.payload.value
+        )
+        self._deliver_item(record, Delivery(action.index, item, action.payload.data))
+
+    def finish(self, action: FinishRequest) -> None:
+        record = self.running.pop(action.request_id, None)
+        finished = RequestFinished(
+            request_id=action.request_id,
+            outcome=action.outcome,
+            timings=action.timings,
+            value=action.payload.value,
+            count=action.count,
+        )
+        if record is None:
+            return self._send(action.link_id, finished, action.payload.data, is_last_reader=True)
+        self._remember(record, action)
+        for name in record.segments.values():
+            self._segments.remove(name)
+        if record.keep:
+            self._kept.put(action.request_id, list(record.held), finished, action.payload.data)
+        self._deliver(record, finished, action.payload.data, is_kept=record.keep)
+
+    # --- inside ---
+
+    def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
+        if record.keep:
+            record.held.append(delivery)
+            record.held_bytes += delivery.size_bytes
+        self._deliver(record, delivery.message, delivery.data, is_kept=record.keep)
+
+    def _deliver(self, record: RequestRecord, message: Message, data: bytes, is_kept: bool) -> None:
+        if record.listeners:
+            for link_id in record.listeners:
+                self._send(link_id, message, data, is_last_reader=False)
+        self._send(record.link_id, message, data, is_last_reader=not is_kept)
+
+    def _send(self, link_id: str, message: Message, data: bytes, is_last_reader: bool) -> None:
+        """A reader unlinks the segment it has read, so each gets a name of its own; without one it is removed."""
+        link = self._recipients.get(link_id)
+        value: Value | None = getattr(message, "value", None)
+        if value is not None and value.segment:
+            if link is None:
+                if is_last_reader:
+                    self._segments.remove(value.segment)
+            elif not is_last_reader:
+                message = _with_value(message, self._segments.double(value))
+        if link is not None:
+            link.send(message, data)
+
+    def _drop_held(self, record: RequestRecord) -> None:
+        delivery = record.held.popleft()
+        record.held_bytes -= delivery.size_bytes
+        self._segments.remove(delivery.message.value.segment)
+
+    def _refuse(self, link_id: str, request_id: str, text: str) -> None:
+        link = self._recipients.get(link_id)
+        if link is not None:
+            link.send(RequestFinished(request_id, Outcome("refused", text), Timings()))
+
+    def _remember(self, record: RequestRecord, action: FinishRequest) -> None:
+        timings = action.timings
+        self.recent.append(
+            {
+                "request_id": record.request_id,
+                "job_id": timings.job_id,
+                "task_id": timings.task_id,
+                "pod_id": timings.pod_id,
+                "function_id": record.function_id,
+                "label": record.label,
+                "kind": record.kind,
+                "state": action.outcome.kind,
+                "detail": action.outcome.detail,
+                "parent_task_id": record.parent_task_id,
+                "arrived_at": record.arrived_at,
+                "attempts": timings.attempts,
+                "queued_ms": timings.queued_ms,
+                "run_ms": timings.run_ms,
+                "total_ms": timings.total_ms,
+                "count": action.count,
+            }
+        )
+
+
+def _with_value(message: Any, value: Value) -> Message:
+    import msgspec
+
+    replaced: Message = msgspec.structs.replace(message, value=value)
+    return replaced

@@ -1,0 +1,83 @@
+"""Results of requests whose caller may come back for them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
+
+from deepserve_controller.service.segments import Segments
+
+
+class Delivery(NamedTuple):
+    """One item of a stream or a map, as it is sent. position: its offset or index."""
+
+    position: int
+    message: StreamItem | ItemFinished
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data) or self.message.value.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResult:
+    items: list[Delivery]
+    finished: RequestFinished
+    data: bytes
+    until_s: float
+
+    @property
+    def size_bytes(self) -> int:
+        own = len(self.data) or self.finished.value.size_bytes
+        return own + sum(item.size_bytes for item in self.items)
+
+
+class KeptResults:
+    """In memory, for `ttl_s` and within `max_bytes`: the oldest are dropped first."""
+
+    def __init__(self, segments: Segments, ttl_s: float, max_bytes: int) -> None:
+        self._segments = segments
+        self._ttl_s = ttl_s
+        self._max_bytes = max_bytes
+        self._results: OrderedDict[str, KeptResult] = OrderedDict()
+        self.total_bytes = 0
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._results
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def put(self, request_id: str, items: list[Delivery], finished: RequestFinished, data: bytes) -> None:
+        now_s = time.monotonic()
+        result = KeptResult(items, finished, data, now_s + self._ttl_s)
+        self._results[request_id] = result
+        self.total_bytes += result.size_bytes
+        self.expire(now_s)
+        while self.total_bytes > self._max_bytes and len(self._results) > 1:
+            self.forget(next(iter(self._results)))
+
+    def get(self, request_id: str) -> KeptResult | None:
+        self.expire(time.monotonic())
+        return self._results.get(request_id)
+
+    def forget(self, request_id: str) -> None:
+        result = self._results.pop(request_id, None)
+        if result is None:
+            return
+        self.total_bytes -= result.size_bytes
+        self._segments.remove(result.finished.value.segment)
+        for item in result.items:
+            self._segments.remove(item.message.value.segment)
+
+    def expire(self, now_s: float) -> None:
+        while self._results:
+            request_id, result = next(iter(self._results.items()))
+            if result.until_s > now_s:
+                return
+            self.forget(request_id)

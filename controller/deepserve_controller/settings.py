@@ -1,0 +1,36 @@
+"""What the controller was started with; the only place that reads its arguments' defaults from the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, NamedTuple
+
+Mode = Literal["embedded", "up"]
+
+
+class Settings(NamedTuple):
+    mode: Mode
+    client_fd: int = -1
+    """Embedded: this end of the socket pair is the owner's link and lifeline."""
+    state_folder: str = ""
+    """Empty: nothing is kept."""
+    http_port: int = 0
+    """Up: 0 lets the system choose."""
+    hello_timeout_s: float = 10.0
+    shutdown_grace_s: float = 3.0
+    """For the exit hooks of pods, when the controller ends."""
+    kept_ttl_s: float = 3600.0
+    kept_bytes: int = 1 << 30
+    bundle_bytes: int = 1 << 30
+    """Bundles held in memory; deployed ones lie in the state folder."""
+
+
+def runtime_folder() -> str:
+    """Where this user's sockets lie."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(base, "deepserve") if base else f"/tmp/deepserve-{os.getuid()}"
+
+
+def default_state_folder() -> str:
+    base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "deepserve")
