@@ -36,6 +36,9 @@ class OutputType(Generic[T]):
         except UnsupportedHint as error:
             raise InvalidOption(f"output_type={_spell(hint)}: {error}") from None
 
+    def __reduce__(self) -> Any:  # what it reads answers with cannot be pickled, and is made again in no time
+        return OutputType, (self.hint,)
+
     def parse(self, text: str, finish_reason: str = "stop") -> T:
         """The value that `text` spells.
 

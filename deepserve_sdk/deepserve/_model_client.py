@@ -1,0 +1,145 @@
+"""Requests to hosted models over the process's client; in pods they are children of the running task's request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+
+from deepserve._client import Client, Definition, current_client
+from deepserve._event_loop import refuse_on_loop
+from deepserve._inbox import Inbox
+from deepserve._model_request import ModelInput, method_of
+from deepserve.errors import ModelError, StartupFailed
+from deepserve.protocol.messages import RequestKind, Value
+from deepserve.protocol.model_io import Generated, GeneratedDelta
+
+WINDOW_ITEMS = 64
+"""Deltas on their way to a reader; a slower one gets several tokens in each."""
+
+
+class ClientRequests:
+    """ModelRequests to one model: it and its tokenizer are made known to the controller before the first."""
+
+    def __init__(self, model: Definition, tokenizer: Definition) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def ask(self, value: ModelInput, verb: str) -> Generated:
+        refuse_on_loop(verb)
+        request = self._open(value, "call")
+        try:
+            while not request.inbox.is_over:
+                request.client.wait(request.inbox)
+            return request.result()
+        finally:
+            request.end()
+
+    async def ask_aio(self, value: ModelInput, verb: str) -> Generated:
+        request = self._open(value, "call")
+        try:
+            while not request.inbox.is_over:
+                await request.client.wait_async(request.inbox)
+            return request.result()
+        finally:
+            request.end()
+
+    def stream(self, value: ModelInput, verb: str) -> Deltas:
+        refuse_on_loop(verb)
+        return Deltas(self._open(value, "stream"))
+
+    def stream_aio(self, value: ModelInput, verb: str) -> Deltas:
+        return Deltas(self._open(value, "stream"))
+
+    def _open(self, value: ModelInput, kind: RequestKind) -> _Request:
+        client = current_client()
+        client.define(self._tokenizer)
+        payload = msgspec.msgpack.encode(value)
+        described = Value("msgpack", len(payload))
+        inbox = client.open_request(self._model, kind, described, payload, method=method_of(value))
+        if kind == "stream":
+            client.grant(inbox.request_id, WINDOW_ITEMS)
+        return _Request(client, inbox, self._model.label)
+
+
+class _Request:
+    """A request that was opened; `end` cancels it unless it is over."""
+
+    def __init__(self, client: Client, inbox: Inbox, label: str) -> None:
+        self.client = client
+        self.inbox = inbox
+        self._label = label
+        self._ended = False
+
+    def result(self) -> Generated:
+        """The whole. Raises the request's error; for a model that cannot be loaded the reason itself."""
+        try:
+            decoded: Any = self.client.result(self.inbox, self._label)
+        except StartupFailed as error:
+            if isinstance(error.__cause__, ModelError):
+                raise error.__cause__ from None
+            raise
+        return msgspec.convert(decoded, Generated)
+
+    def end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if not self.inbox.is_over and self.client.closed is None:
+            self.client.cancel(self.inbox.request_id)
+        self.client.drop(self.inbox)
+
+
+class Deltas:
+    """A stream's pieces; the same object serves `for` and `async for`."""
+
+    def __init__(self, request: _Request) -> None:
+        self.generated: Generated | None = None
+        self._request = request
+        self._taken = 0
+
+    def __iter__(self) -> Iterator[GeneratedDelta]:
+        request = self._request
+        try:
+            while self._wants_more():
+                request.client.wait(request.inbox)
+                yield from self._arrived()
+            self.generated = request.result()
+        finally:
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[GeneratedDelta]:
+        request = self._request
+        try:
+            while self._wants_more():
+                await request.client.wait_async(request.inbox)
+                for delta in self._arrived():
+                    yield delta
+            self.generated = request.result()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancels the request unless it is over."""
+        self._request.end()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _wants_more(self) -> bool:
+        inbox = self._request.inbox
+        return bool(inbox.items) or not inbox.is_over
+
+    def _arrived(self) -> Iterator[GeneratedDelta]:
+        inbox = self._request.inbox
+        while inbox.items:
+            item = inbox.items.popleft()
+            self._taken += 1
+            if self._taken * 2 >= WINDOW_ITEMS and not inbox.is_over:
+                self._request.client.grant(inbox.request_id, self._taken)
+                self._taken = 0
+            yield msgspec.msgpack.decode(item.payload, type=GeneratedDelta)

@@ -1,0 +1,49 @@
+"""Where a hosted model's files are: a hub id, or a folder, found from the place that the user's code names it from."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from deepserve import _context
+from deepserve.errors import ModelLoadError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+class ModelSource(NamedTuple):
+    """`given` as the user wrote it; `file` is the one that says so, `folder` the current one at that time."""
+
+    given: str
+    file: str
+    folder: str
+
+    def resolve(self) -> str:
+        """An absolute folder, or the hub id.
+
+        A relative folder is looked for from the current folder, then from the user's file. In a pod that file is a
+        copy in a bundle, without the model: it is looked for from where the bundle came from.
+        Raises ModelLoadError where there is no such folder and the source cannot be a hub id.
+        """
+        given = os.path.expanduser(self.given)
+        bases = [self.folder, os.path.dirname(self.file)]
+        tried = [os.path.normpath(os.path.join(base, given)) for base in bases]
+        for path in tried:
+            for place in (path, _original(path)):
+                if os.path.isdir(place):
+                    return place
+        if _HUB_ID.fullmatch(self.given):
+            return self.given
+        places = " or ".join(dict.fromkeys(tried))
+        what = "is a file, not a model folder" if any(map(os.path.isfile, tried)) else "is no folder"
+        raise ModelLoadError(f"model source {self.given!r}: {places} {what}")
+
+
+def _original(path: str) -> str:
+    """Where a path inside the pod's copy of the user's files came from; `path` itself elsewhere."""
+    code = _context.context().code
+    if code is None or not code.root or not code.digest:
+        return path
+    _, found, rest = path.partition(f"{os.sep}{code.digest}{os.sep}")
+    return os.path.join(code.root, rest) if found else path
