@@ -42,7 +42,8 @@ def _load_dump(code: CodeRef, store: BundleStore) -> sdk.Entry:
         entries: dict[str, Any] = pickle.loads(store.dump(code.digest))
     if code.qualname not in entries:
         raise AttributeError(f"the pickled code holds no {code.qualname!r}")
-    return sdk.entry_of(entries[code.qualname])
+    found = entries[code.qualname]
+    return found if isinstance(found, sdk.Entry) else sdk.entry_of(found)
 
 
 def _import_bundled(code: CodeRef, folder: Path) -> types.ModuleType:

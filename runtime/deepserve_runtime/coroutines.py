@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from deepserve_runtime import sdk
@@ -44,7 +45,7 @@ class CoroutineThread:
             context.run(sdk.current_task.set, task.context)
             coroutine = loop.create_task(run(task), context=context)
             try:
-                task.open_to_interrupts(lambda: loop.call_soon_threadsafe(coroutine.cancel) and None)
+                task.open_to_interrupts(partial(loop.call_soon_threadsafe, coroutine.cancel))
             except sdk.errors.InputCancelled:
                 coroutine.cancel()
 
@@ -56,9 +57,8 @@ class CreditGate:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        task.watch(lambda: self._loop.call_soon_threadsafe(self._changed.set) and None)
+        task.watch(partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set))
 
     async def wait(self) -> None:
         while not self._task.may_send:

@@ -58,7 +58,7 @@ def encode_result(result: Any, label: str) -> tuple[Value, bytes]:
     """Raises UnpicklableResult for what has no plain form."""
     try:
         data = msgspec.msgpack.encode(result, enc_hook=_plain)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # also what the object's own conversion raises
         raise sdk.errors.UnpicklableResult(
             f"the result of {label} ({type(result).__name__}) has no plain form for a caller outside Python: {error}"
         ) from error
@@ -71,4 +71,4 @@ def _plain(obj: Any) -> Any:
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(obj, numpy.generic | numpy.ndarray):
         return obj.tolist()
-    raise NotImplementedError(f"{type(obj).__name__} is not plain data")
+    raise TypeError(f"{type(obj).__name__} is not plain data")

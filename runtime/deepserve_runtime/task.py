@@ -37,8 +37,8 @@ class Task:
         self._on_finished = on_finished
         self._credit = assignment.credit
         self._changed = threading.Condition()
-        self._interrupt: Callable[[], None] | None = None
-        self._on_change: Callable[[], None] | None = None
+        self._interrupt: Callable[[], object] | None = None
+        self._on_change: Callable[[], object] | None = None
         self._started_s = time.perf_counter()
 
     @property
@@ -77,7 +77,7 @@ class Task:
 
     # --- around user code --------------------------------------------------------------------------------
 
-    def open_to_interrupts(self, interrupt: Callable[[], None]) -> None:
+    def open_to_interrupts(self, interrupt: Callable[[], object]) -> None:
         """From here `interrupt` is called once if the task is cancelled. Raises InputCancelled if it already is."""
         with self._changed:
             self._interrupt = interrupt
@@ -90,7 +90,7 @@ class Task:
         with self._changed:
             self._interrupt = None
 
-    def watch(self, on_change: Callable[[], None]) -> None:
+    def watch(self, on_change: Callable[[], object]) -> None:
         """Calls `on_change` on the reader thread at every credit and cancel (for coroutines)."""
         with self._changed:
             self._on_change = on_change
@@ -114,9 +114,10 @@ class Task:
         check_size(value, payload, "a stream item")
         with self._changed:
             self._credit -= 1
+            offset = self.num_outputs
+            self.num_outputs += 1  # before the send, behind which a cancel may raise
         task_id, attempt = self.key
-        self.pod.link.send(TaskOutput(task_id, attempt, self.num_outputs, value), payload)
-        self.num_outputs += 1
+        self.pod.link.send(TaskOutput(task_id, attempt, offset, value), payload)
 
     def finish(self, value: Value = Value(), payload: Buffer = b"") -> None:  # noqa: B008  (frozen)
         try:

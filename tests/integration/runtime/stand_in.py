@@ -20,6 +20,7 @@ from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
     BundleContent,
+    ExecutorFailed,
     ExecutorReady,
     FetchBundle,
     ForkPod,
@@ -34,7 +35,7 @@ from deepserve.protocol.messages import (
 )
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 10.0
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 M = TypeVar("M", bound=Message)
 
@@ -51,20 +52,23 @@ class Peer:
     def send(self, message: Message, payload: bytes = b"") -> None:
         self.connection.sendall(encode_frame(message, payload))
 
-    def receive(self, kind: type[M]) -> tuple[M, bytes]:
-        """The next message of `kind`; others are kept in their order."""
+    def receive(self, *kinds: type[M]) -> tuple[M, bytes]:
+        """The next message of one of `kinds`; others are kept in their order."""
         for index, frame in enumerate(self.kept):
-            if isinstance(frame.message, kind):
+            if isinstance(frame.message, kinds):
                 del self.kept[index]
                 return frame.message, frame.payload
         while True:
             while (found := self.reader.next_frame()) is not None:
-                if isinstance(found.message, kind):
+                if isinstance(found.message, kinds):
                     return found.message, found.payload
                 self.kept.append(found)
-            data = self.connection.recv(1 << 20)
+            try:
+                data = self.connection.recv(1 << 20)
+            except TimeoutError:
+                raise TimeoutError(f"nothing came while waiting for {kinds}; kept {self.kept}") from None
             if not data:
-                raise EOFError(f"closed while waiting for {kind.__name__}; kept {self.kept}")
+                raise EOFError(f"closed while waiting for {kinds}; kept {self.kept}")
             self.reader.feed(data)
 
 
@@ -153,7 +157,9 @@ class StandInPod:
     def bind(self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, **spec: Any) -> None:
         """Binds the pod to `qualname` of app.py in a bundle of `files`; answers the fetch of the bundle."""
         self.ask_bind(qualname, kind=kind, files=files, **spec)
-        self.link.receive(ExecutorReady)
+        answer, payload = self.link.receive(ExecutorReady, ExecutorFailed)
+        if isinstance(answer, ExecutorFailed):
+            raise decode_exception(answer.value, payload)
 
     def ask_bind(
         self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, max_inputs: int = 1,
