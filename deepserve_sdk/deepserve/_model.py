@@ -17,7 +17,7 @@ from deepserve._model_source import ModelSource
 from deepserve._options import Options, merge_options
 from deepserve._output import OutputType
 from deepserve._tool import as_tool
-from deepserve.errors import InvalidOption
+from deepserve.errors import InvalidOption, ModelLoadError
 from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling, function_id
 
@@ -90,9 +90,12 @@ class Model:
         return f"<deepserve.Model {self.name}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Elsewhere the current folder is another one.
-        found = ModelSource(self.source, self._source.file, self._source.folder)
-        return {"name": self.name, "_options": self._options, "_engine": self._engine, "_source": found}
+        state = {"name": self.name, "_options": self._options, "_engine": self._engine, "_source": self._source}
+        try:
+            state["source"] = self.source  # elsewhere the current folder is another one
+        except ModelLoadError:  # said where the model is used
+            pass
+        return state
 
     @cached_property
     def source(self) -> str:

@@ -42,7 +42,7 @@ class ModelSource(NamedTuple):
 
 def _original(path: str) -> str:
     """Where a path inside the pod's copy of the user's files came from; `path` itself elsewhere."""
-    code = _context.context().code
+    code = _context.bound_code()
     if code is None or not code.root or not code.digest:
         return path
     _, found, rest = path.partition(f"{os.sep}{code.digest}{os.sep}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import cached_property, update_wrapper
@@ -12,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from deepserve._entry import Entry
 from deepserve._output_schema import Schema, SchemaWriter, UnsupportedHint, as_pydantic_takes_it
+from deepserve._pickling import look_up
 from deepserve._tool_docstring import description_of, parameter_descriptions
 from deepserve.errors import InvalidOption, ToolError
 
@@ -66,11 +66,13 @@ class Tool(Generic[P, R]):
         return f"<deepserve.Tool {self.name}>"
 
     def __reduce__(self) -> Any:
-        # The module's own name for this tool finds it again in a pod; a function that was replaced by the tool
-        # under its own name cannot be pickled by reference. Without such a name (a local one) it travels whole.
-        module = sys.modules.get(self.function.__module__)
-        if getattr(module, "__file__", None) and getattr(module, self.function.__qualname__, None) is self:
-            return self.function.__qualname__
+        # Its module's name for it finds it again in a pod: the function alone could not be pickled, because its own
+        # name leads to the tool.
+        name: str = vars(self).get("__qualname__", "")
+        return name if look_up(self.__module__, name) is self else self.__deepserve_reduce__()
+
+    def __deepserve_reduce__(self) -> Any:
+        """As `__reduce__`, where the module does not exist on the other side."""
         return _rebuild, (self.function, self.name, self.description, self.remote_function)
 
     @cached_property

@@ -1,0 +1,267 @@
+"""A Model's specification, and its requests over a client whose controller is the test."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from deepserve import _client, _context
+from deepserve._client import Client
+from deepserve._model import Model
+from deepserve._tool import tool
+from deepserve._values import encode_exception
+from deepserve.errors import AsyncUsageError, InvalidOption, ModelLoadError, OutputTruncated, PromptTooLongError
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import (
+    CancelRequest,
+    DefineFunction,
+    GrantCredit,
+    Message,
+    OpenRequest,
+    Outcome,
+    RequestFinished,
+    StreamItem,
+    Timings,
+    Value,
+    Welcome,
+)
+from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GeneratedDelta, ToolCall
+from deepserve.protocol.specs import CodeRef, function_id
+
+
+class Controller:
+    """Answers each request with the next of `answers`, from another thread: a Generated, or an exception."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.inputs: list[Any] = []
+        self.answers: list[Any] = []
+        self.pieces: list[str] = []
+        self.outcome = "error"
+        self.client = Client(
+            self._take, welcome=Welcome(1, "c", "embedded"), client_id="t", is_pod=False
+        )
+
+    def _take(self, message: Message, payload: Buffer) -> None:
+        self.sent.append(message)
+        if isinstance(message, OpenRequest):
+            kind = ChatInput if message.method == "chat" else CompletionInput
+            self.inputs.append(msgspec.msgpack.decode(payload, type=kind))
+            if self.answers:
+                threading.Thread(target=self._answer, args=(message.request_id, self.answers.pop(0))).start()
+
+    def _answer(self, request_id: str, answer: Any) -> None:
+        for offset, piece in enumerate(self.pieces):
+            item = msgspec.msgpack.encode(GeneratedDelta(piece))
+            self.client.deliver(StreamItem(request_id, offset, Value("msgpack", len(item))), item)
+        if isinstance(answer, Exception):
+            value, payload = encode_exception(answer)
+            outcome = Outcome(self.outcome, "went wrong")  # type: ignore[arg-type]
+        else:
+            payload = msgspec.msgpack.encode(answer)
+            value, outcome = Value("msgpack", len(payload)), Outcome("ok")
+        self.client.deliver(RequestFinished(request_id, outcome, Timings(), value, len(self.pieces)), payload)
+
+    def sent_of(self, kind: type[Message]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+
+@pytest.fixture
+def controller() -> Iterator[Controller]:
+    made, before = Controller(), _client.installed_client()
+    _client.install(made.client)
+    yield made
+    _client.install(before)
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> Model:
+    return Model("tiny", source=tmp_path)
+
+
+def test_spec_names_its_tokenizer_and_its_options(tmp_path: Path) -> None:
+    model = Model("tiny", str(tmp_path), accelerator="gpu:h100:2", dtype="float32", min_pods=1, max_model_len=64)
+    spec = model.spec
+    assert (spec.kind, spec.environment, spec.code) == ("model", "flowserve", CodeRef("builtin", "", ""))
+    assert (spec.resources.accelerators, spec.scaling.min_pods, spec.scaling.max_pods) == (("gpu:h100:2",), 1, 8)
+    assert spec.model is not None
+    assert (spec.model.source, spec.model.dtype, spec.model.max_model_len) == (str(tmp_path), "float32", 64)
+    tokenizer = model.tokenizer_spec
+    assert spec.tokenizer == function_id(tokenizer)
+    assert (tokenizer.kind, tokenizer.environment, tokenizer.scaling.min_pods) == ("tokenizer", "tokenizer", 1)
+    assert Model("tiny", str(tmp_path), dtype="auto").spec.tokenizer == Model("tiny", str(tmp_path)).spec.tokenizer
+
+
+def test_relative_source_from_the_current_folder_or_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Model("tiny", "m").source == str(tmp_path / "m")
+    monkeypatch.undo()
+    beside_this_file = Model("tiny", "../deepserve_models")
+    assert beside_this_file.source == str(Path(__file__).parent)
+    assert Model("qwen", "Qwen/Qwen3-0.6B").source == "Qwen/Qwen3-0.6B"
+
+
+def test_missing_folder_shows_at_first_use() -> None:
+    for source in ("./none", "/none/at/all", __file__):
+        model = Model("tiny", source)
+        with pytest.raises(ModelLoadError, match="is no folder|is a file"):
+            model.chat("hi")
+        pickle.loads(pickle.dumps(model))
+
+
+def test_in_a_pod_the_source_is_where_the_bundle_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home" / "models" / "m").mkdir(parents=True)
+    unpacked = tmp_path / "bundles" / "d1gest" / "app.py"
+    code = CodeRef("bundle", "app", "f", "d1gest", root=str(tmp_path / "home"))
+    monkeypatch.setattr(_context, "bound_code", lambda: code)
+    for source in ("models/m", str(unpacked.parent / "models" / "m")):
+        made: dict[str, Any] = {"__file__": str(unpacked), "Model": Model, "source": source}
+        exec("llm = Model('tiny', source)", made)
+        assert made["llm"].source == str(tmp_path / "home" / "models" / "m")
+
+
+def test_wrong_options_name_the_model_and_the_option(tmp_path: Path) -> None:
+    for option in (
+        {"dtype": "int3"},
+        {"tensor_parallel": 0},
+        {"max_pods": 0},
+        {"min_pods": 9},
+        {"max_model_len": 0},
+        {"accelerator": "tpu"},
+        {"scaledown_window": -1},
+        {"quantization": 4},
+    ):
+        with pytest.raises(InvalidOption, match=f"Model 'tiny': {next(iter(option))}"):
+            Model("tiny", tmp_path, **option)  # type: ignore[arg-type]
+
+
+def test_generate_defines_both_pools_once(controller: Controller, llm: Model) -> None:
+    controller.answers = [Generated("a time", "stop", 3, 2)] * 2
+    assert llm.generate("Once upon", max_tokens=8, temperature=0.5, stop="\n") == "a time"
+    llm.generate("Once upon")
+    assert [d.spec.kind for d in controller.sent_of(DefineFunction)] == ["tokenizer", "model"]
+    request = controller.sent_of(OpenRequest)[0]
+    assert (request.function_id, request.kind, request.method) == (function_id(llm.spec), "call", "generate")
+    assert request.value.format == "msgpack"
+    params = controller.inputs[0].params
+    assert (controller.inputs[0].prompt, params.max_tokens, params.stop) == ("Once upon", 8, ["\n"])
+
+
+def test_chat_result(controller: Controller, llm: Model) -> None:
+    @tool
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    made = Generated("Well.", "tool_calls", 3, 2, [ToolCall("c1", "add", {"a": 1, "b": 2})], ["{"])
+    controller.answers = [made]
+    result = llm.chat("1 + 2?", tools=[add, {"type": "function", "function": {"name": "raw"}}], temperature=0)
+    assert (result.text, result.output, result.finish_reason) == ("Well.", "Well.", "tool_calls")
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.total_tokens) == (3, 2, 5)
+    call = result.tool_calls[0]
+    assert add(**add.checked_arguments(call.arguments)) == 3
+    assert result.message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}
+    assert controller.inputs[0].messages == [{"role": "user", "content": "1 + 2?"}]
+    assert [each["function"]["name"] for each in controller.inputs[0].tools] == ["add", "raw"]
+
+
+def test_output_type(controller: Controller, llm: Model) -> None:
+    controller.answers = [Generated('["a"]', "stop", 3, 2), Generated('["a', "length", 3, 2)]
+    assert llm.chat("list", output_type=list[str]).output == ["a"]
+    assert controller.inputs[0].params.json_schema == {"type": "array", "items": {"type": "string"}}
+    with pytest.raises(OutputTruncated) as caught:
+        llm.chat("list", output_type=list[str], max_tokens=2)
+    assert caught.value.text == '["a'
+
+
+def test_stream_and_its_credit(controller: Controller, llm: Model) -> None:
+    controller.pieces = [f"{n} " for n in range(100)]
+    controller.answers = [Generated("".join(controller.pieces), "stop", 3, 100)]
+    assert "".join(llm.stream("count")) == "".join(controller.pieces)
+    assert controller.sent_of(GrantCredit)[0].items == 64
+    assert not controller.sent_of(CancelRequest)
+
+
+def test_leaving_a_stream_early_cancels(controller: Controller, llm: Model) -> None:
+    stream = llm.stream("count")
+    request_id = controller.sent_of(OpenRequest)[0].request_id
+    item = msgspec.msgpack.encode(GeneratedDelta("1"))
+    controller.client.deliver(StreamItem(request_id, 0, Value("msgpack", len(item))), item)
+    for piece in stream:
+        assert piece == "1"
+        break
+    stream.close()
+    assert [message.request_id for message in controller.sent_of(CancelRequest)] == [request_id]
+    never_read = llm.stream("count")
+    del never_read
+    assert len(controller.sent_of(CancelRequest)) == 2
+    assert controller.client.inbox_of(request_id) is None
+
+
+def test_async_twins(controller: Controller, llm: Model) -> None:
+    controller.pieces = ["a", "b"]
+    controller.answers = [Generated("x", "stop", 1, 1), Generated("7", "stop", 1, 1), Generated("ab", "stop", 1, 2)]
+
+    async def main() -> None:
+        assert await llm.generate.aio("p") == "x"
+        assert (await llm.chat.aio("p", output_type=int)).output == 7
+        assert [piece async for piece in llm.stream.aio("p")] == ["a", "b"]
+        waiting = asyncio.ensure_future(llm.chat.aio("never answered"))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        for verb in (llm.chat, llm.generate, llm.stream):
+            with pytest.raises(AsyncUsageError, match="llm..*aio"):
+                verb("p")
+
+    asyncio.run(main())
+    assert len(controller.sent_of(CancelRequest)) == 1
+
+
+def test_errors_arrive_as_their_own_types(controller: Controller, llm: Model) -> None:
+    controller.answers = [PromptTooLongError("600 tokens, the context has 512")]
+    with pytest.raises(PromptTooLongError, match="600 tokens"):
+        llm.chat("long")
+    controller.answers = [ModelLoadError("model.safetensors is truncated")]
+    controller.outcome = "startup_failed"
+    with pytest.raises(ModelLoadError, match="truncated"):
+        llm.chat("hi")
+    assert controller.client.inbox_of(controller.sent_of(OpenRequest)[0].request_id) is None
+
+
+def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: Model) -> None:
+    for wrong in (
+        {"max_tokens": 0},
+        {"temperature": -1},
+        {"top_p": 2},
+        {"max_tokens": "many"},
+        {"stop": [""]},
+        {"max_token": 1},
+        {"json_schema": {}},
+        {"output_type": object},
+        {"output_type": int, "tools": [len]},
+    ):
+        with pytest.raises(InvalidOption):
+            llm.chat("hi", **wrong)  # type: ignore[call-overload]
+    for messages in ([], [1], 3, [{"content": "x"}]):
+        with pytest.raises(TypeError):
+            llm.chat(messages)  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        llm.generate([1])  # type: ignore[arg-type]
+    assert not controller.sent
+
+
+def test_pickles_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(Model("tiny", "m", max_pods=3))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).spec.model.source == str(tmp_path / "m")
+    assert pickle.loads(data).spec.scaling.max_pods == 3
