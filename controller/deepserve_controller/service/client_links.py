@@ -31,7 +31,7 @@ from deepserve_controller.service.requests import Requests
 
 
 class QueryDesk(Protocol):
-    def answer(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, link_id: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """Raises QueryError."""
 
 
@@ -70,7 +70,7 @@ class ClientMessages:
 
     def _answer(self, link_id: str, link: Recipient, query: Query, data: bytes) -> None:
         try:
-            answer = Answer(query.query_id, self._queries.answer(query.name, query.body))
+            answer = Answer(query.query_id, self._queries.answer(link_id, query.name, query.body))
         except QueryError as error:
             answer = Answer(query.query_id, error=error.code, text=error.text)
         try:

@@ -21,10 +21,12 @@ from deepserve_controller.pod_providers.local import LocalPodProvider
 from deepserve_controller.pod_providers.template_process import TemplateProcess
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
+from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.folders import ControllerFolders, make_folders
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.handshake import Doorkeeper, python_version
 from deepserve_controller.service.links import Link
+from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_links import PodLinks
@@ -34,6 +36,8 @@ from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.store import MemoryStore, SqlStore, Store
+from deepserve_controller.service.up import Claim, UpPort
 from deepserve_controller.settings import Settings, runtime_folder
 
 BACKLOG = 512
@@ -45,7 +49,9 @@ def default_max_pods() -> int:
 
 
 class Controller:
-    def __init__(self, settings: Settings, folders: ControllerFolders, started: dict[str, TemplateProcess]) -> None:
+    def __init__(
+        self, settings: Settings, folders: ControllerFolders, store: Store, started: dict[str, TemplateProcess]
+    ) -> None:
         self.settings = settings
         self.folders = folders
         self._started = started
@@ -57,20 +63,31 @@ class Controller:
         ids = IdAllocator(suffix=f"{secrets.token_hex(2)}-" if settings.mode == "up" else "")
         self.cores = CoreLoop(Cores(build_job_executor(ids, Random()), build_cluster_manager(ids, default_max_pods())))
         self.functions = Functions(self.cores)
-        self.bundles = Bundles(settings.bundle_bytes)
+        self.bundles = Bundles(settings.bundle_bytes, store.bundle)
+        self.deployments = Deployments(store, self.functions, self.bundles)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.bundles, self.recipients)
-        self.logs = Logs(self.pods.label_of, self.pods.root_links)
-        self.queries = Queries(settings.mode, self.functions, self.pods, self.requests, self.logs)
-        self.queries.on_shutdown = self.end
+        self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
+        self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files)
+        self.queries = Queries(
+            {"mode": settings.mode, "controller_id": os.path.basename(folders.private), "socket": folders.socket},
+            self.cores,
+            self.functions,
+            self.deployments,
+            self.pods,
+            self.requests,
+            self.kept,
+            self.logs,
+            on_shutdown=self.end,
+        )
         self.messages = ClientMessages(self.requests, self.functions, self.bundles, self.queries)
         self.pods.messages = self.messages
         self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.logs, self._client)
 
-    async def run(self) -> None:
+    async def run(self, up: UpPort | None) -> None:
         """Until the owner leaves, a signal comes, or somebody asks for the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +101,13 @@ class Controller:
         await self.listen(self.folders.socket)
         if self.settings.client_fd >= 0:
             await self._take_owner(self.settings.client_fd)
+        self.deployments.restore()
+        if up is not None:
+            self.queries.about |= {"http_url": up.url, "socket": up.socket_path}
+            await up.open(self)
         await self._ended.wait()
+        if up is not None:
+            await up.close()
         await self._shut_down(provider)
 
     def end(self) -> None:
@@ -131,20 +154,38 @@ class Controller:
                 await asyncio.wait_for(all_gone.wait(), self.settings.shutdown_grace_s)
         self.reaper.stop()
         await provider.close()
+        if self.log_files is not None:
+            self.log_files.close()
 
 
 def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> None:
     """Raises ControllerError where it cannot start."""
     become_subreaper()
-    folders = None
-    try:
-        folders = make_folders(runtime_folder())
-        asyncio.run(_run(settings, folders, started))
-    finally:
-        kill_all_descendants()
-        if folders is not None:
-            folders.remove()
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(kill_all_descendants)
+        runtime = runtime_folder()
+        store: Store = MemoryStore()
+        up = None
+        if settings.state_folder:
+            claim = Claim(settings.state_folder, "{folder} is in use by another controller (process {pid})")
+            leaving.callback(claim.release)
+            store = SqlStore(settings.state_folder)
+            leaving.callback(store.close)
+        if settings.mode == "up":
+            up = UpPort(runtime, settings.state_folder, settings.http_port)
+            leaving.callback(up.release)
+        folders = make_folders(runtime)
+        leaving.callback(folders.remove)
+        # Last in, first out: processes end before their folders go.
+        leaving.callback(kill_all_descendants)
+        asyncio.run(_run(settings, folders, store, started, up))
 
 
-async def _run(settings: Settings, folders: ControllerFolders, started: dict[str, TemplateProcess]) -> None:
-    await Controller(settings, folders, started).run()
+async def _run(
+    settings: Settings,
+    folders: ControllerFolders,
+    store: Store,
+    started: dict[str, TemplateProcess],
+    up: UpPort | None,
+) -> None:
+    await Controller(settings, folders, store, started).run(up)

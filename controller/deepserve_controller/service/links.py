@@ -8,7 +8,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from deepserve.protocol.framing import Buffer, FrameError, FrameReader, encode_frame, encode_prefix
 from deepserve.protocol.messages import Hello, Message, Refused
@@ -35,6 +35,7 @@ class Handler(Protocol):
     def link_closed(self) -> None: ...
 
 
+@runtime_checkable
 class RawHandler(Protocol):
     """A log connection: bytes without frames after its Hello."""
 
@@ -164,12 +165,12 @@ class Link(asyncio.BufferedProtocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         handler = self._greet(self, message)
-        if hasattr(handler, "bytes_received"):
-            self._raw = cast(RawHandler, handler)
+        if isinstance(handler, RawHandler):
+            self._raw = handler
             if rest := self._reader.take_rest():
-                self._raw.bytes_received(memoryview(rest))
+                handler.bytes_received(memoryview(rest))
         else:
-            self._handler = cast(Handler, handler)
+            self._handler = handler
 
     def peer_uid(self) -> int | None:
         """Who is at the other end of a unix socket, as the kernel says; None where it is gone."""

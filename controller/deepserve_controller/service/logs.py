@@ -10,6 +10,7 @@ from typing import Literal
 from deepserve.protocol.messages import LogOutput
 
 from deepserve_controller.service.links import Link
+from deepserve_controller.service.log_files import LogFiles
 
 RING_BYTES = 1 << 20
 PARTIAL_LINE_S = 0.05
@@ -68,28 +69,38 @@ class Logs:
         self,
         label_of: Callable[[str], str],
         readers_of: Callable[[str], Iterable[str]],
-        to_file: Callable[[str, bytes], None] | None = None,
+        files: LogFiles | None = None,
     ) -> None:
         """`label_of` and `readers_of` take a pod id: what it is bound to, and the links that its work is for."""
         self._label_of = label_of
         self._readers_of = readers_of
-        self._to_file = to_file
+        self._files = files
         self._rings: dict[str, Ring] = {}
         self._readers: dict[str, LogReader] = {}
+        self._followers: dict[str, set[str]] = {}
+        """Link id to the apps and functions whose output it asked for."""
 
     def add_reader(self, link_id: str, link: Link) -> None:
         self._readers[link_id] = LogReader(link)
 
     def remove_reader(self, link_id: str) -> None:
         self._readers.pop(link_id, None)
+        self._followers.pop(link_id, None)
 
-    def labels(self) -> list[str]:
-        return sorted(self._rings)
+    def follow(self, link_id: str, target: str) -> None:
+        """From now on this link gets all output of a function (`app/name`) or an app."""
+        self._followers.setdefault(link_id, set()).add(target)
 
-    def tail(self, label: str, lines: int) -> bytes:
-        """`label` names a function (`app/name`) or an app."""
-        found = [name for name in self.labels() if name == label or name.split("/")[0] == label]
-        return b"".join(self._rings[name].tail(lines) for name in found)
+    def labels_of(self, target: str) -> list[str]:
+        """What has printed, of this function or app; all with an empty `target`."""
+        return sorted(label for label in self._rings if not target or _is_part(label, target))
+
+    def tail(self, target: str, lines: int) -> bytes:
+        """The last `lines` of every function meant (all that is held where 0)."""
+        labels = self.labels_of(target)
+        if not labels and self._files is not None:
+            return self._files.tail(target, RING_BYTES)
+        return b"".join(self._rings[label].tail(lines) for label in labels)
 
     def written(self, pod_id: str, stream: StreamName, data: bytes) -> None:
         label = self._label_of(pod_id)
@@ -97,13 +108,18 @@ class Logs:
         if ring is None:
             ring = self._rings[label] = Ring()
         ring.append(data)
-        if self._to_file is not None:
-            self._to_file(label, data)
+        if self._files is not None:
+            self._files.write(label, data)
         message = LogOutput(pod_id, label, stream)
-        for link_id in self._readers_of(pod_id):
+        followers = [link for link, targets in self._followers.items() if any(_is_part(label, t) for t in targets)]
+        for link_id in dict.fromkeys([*self._readers_of(pod_id), *followers]):
             reader = self._readers.get(link_id)
             if reader is not None:
                 reader.send(message, data)
+
+
+def _is_part(label: str, target: str) -> bool:
+    return label == target or label.startswith(target + "/")
 
 
 class LogLink:

@@ -1,40 +1,249 @@
-"""Questions and orders outside the call path."""
+"""Questions and orders outside the call path: one method per query name, plain dicts in and out."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from deepserve_controller.core import events
 from deepserve_controller.errors import QueryError
+from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
-from deepserve_controller.service.pod_links import PodLinks
-from deepserve_controller.service.requests import Requests
+from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.pod_links import PodLinks, PodRecord
+from deepserve_controller.service.requests import RequestRecord, Requests
+from deepserve_controller.service.results import KeptResults
+from deepserve_controller.service.store import App
 
 VERSION = "0.1.0"
+MAX_LOG_BYTES = 512 << 10
+NUM_STATUS_REQUESTS = 20
+
+Body = dict[str, Any]
 
 
 class Queries:
-    """One method per query name; bodies are plain dicts."""
-
-    def __init__(self, mode: str, functions: Functions, pods: PodLinks, requests: Requests, logs: Logs) -> None:
-        self._mode = mode
+    def __init__(
+        self,
+        about: Body,
+        cores: CoreLoop,
+        functions: Functions,
+        deployments: Deployments,
+        pods: PodLinks,
+        requests: Requests,
+        kept: KeptResults,
+        logs: Logs,
+        on_shutdown: Callable[[], None],
+    ) -> None:
+        """`about`: what `status` says of the controller itself."""
+        self.about = about
+        self._cores = cores
         self._functions = functions
+        self._deployments = deployments
         self._pods = pods
         self._requests = requests
+        self._kept = kept
         self._logs = logs
+        self._on_shutdown = on_shutdown
         self._started_at = time.time()
-        self.on_shutdown: Callable[[], None] | None = None
-        self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"status": self._status}
+        self._answers: dict[str, Callable[[str, Body], Body]] = {
+            "status": self._status,
+            "requests": self._list_requests,
+            "apps": self._list_apps,
+            "functions": self._list_functions,
+            "lookup": self._lookup,
+            "deploy": self._deploy,
+            "stop_app": self._stop_app,
+            "logs": self._read_logs,
+            "shutdown": self._shutdown,
+            "scale": self._scale,
+            "result_info": self._result_info,
+        }
 
-    def answer(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, link_id: str, name: str, body: Body) -> Body:
         """Raises QueryError."""
         found = self._answers.get(name)
         if found is None:
             raise QueryError("invalid", f"unknown query {name!r}")
-        return found(body)
+        return found(link_id, body)
 
-    def _status(self, body: dict[str, Any]) -> dict[str, Any]:
-        return {"mode": self._mode, "pid": os.getpid(), "version": VERSION, "uptime_s": time.time() - self._started_at}
+    # --- questions ---
+
+    def _status(self, link_id: str, body: Body) -> Body:
+        return {
+            **self.about,
+            "pid": os.getpid(),
+            "version": VERSION,
+            "uptime_s": time.time() - self._started_at,
+            "pods": [self._describe_pod(pod) for pod in self._pods.pods.values()],
+            "apps": [describe_app(app) for app in self._deployments.apps.values()],
+            "num_running": len(self._requests.running),
+            "requests": self._recent(NUM_STATUS_REQUESTS),
+        }
+
+    def _list_requests(self, link_id: str, body: Body) -> Body:
+        limit = optional(body, "limit", int, 100)
+        label = optional(body, "label", str, "")
+        running = [describe_running(record) for record in self._requests.running.values()]
+        found = [record for record in running + self._recent(limit) if not label or record["label"] == label]
+        return {"requests": found}
+
+    def _list_apps(self, link_id: str, body: Body) -> Body:
+        return {"apps": [describe_app(app) for app in self._deployments.apps.values()]}
+
+    def _list_functions(self, link_id: str, body: Body) -> Body:
+        wanted = optional(body, "app", str, "")
+        if wanted and wanted not in self._deployments.apps:
+            raise QueryError("not_found", f"no app {wanted!r} is deployed")
+        functions = []
+        for app in self._deployments.apps.values():
+            if wanted in ("", app.name):
+                functions += [self._describe_function(app, name) for name in sorted(app.functions)]
+        return {"functions": functions}
+
+    def _lookup(self, link_id: str, body: Body) -> Body:
+        function_id, spec = self._deployments.lookup(required(body, "app", str), required(body, "name", str))
+        return {"function_id": function_id, "spec": msgspec.to_builtins(spec, builtin_types=(bytes,))}
+
+    def _read_logs(self, link_id: str, body: Body) -> Body:
+        target = required(body, "target", str)
+        pod = self._pods.pods.get(target)
+        label = pod.label if pod else target
+        labels = self._logs.labels_of(label)
+        if not labels and label not in self._known_labels():
+            there = ", ".join(sorted({*self._logs.labels_of(""), *self._known_labels()})) or "none"
+            raise QueryError("not_found", f"no output of {target!r} (there is: {there})")
+        if optional(body, "follow", bool, False):
+            self._logs.follow(link_id, label)
+        text = self._logs.tail(label, optional(body, "tail", int, 0))[-MAX_LOG_BYTES:]
+        return {"text": text.decode("utf-8", "replace"), "labels": labels}
+
+    def _result_info(self, link_id: str, body: Body) -> Body:
+        request_id = required(body, "request_id", str)
+        running = self._requests.running.get(request_id)
+        if running is not None:
+            return describe_running(running)
+        kept = self._kept.get(request_id)
+        known = next((record for record in reversed(self._requests.recent) if record["request_id"] == request_id), None)
+        if kept is None and known is None:
+            raise QueryError("not_found", f"unknown request {request_id!r}")
+        return {
+            "request_id": request_id,
+            "state": kept.finished.outcome.kind if kept else known["state"] if known else "",
+            **(known or {}),
+            "is_kept": kept is not None,
+            "size_bytes": kept.size_bytes if kept else 0,
+        }
+
+    # --- orders ---
+
+    def _deploy(self, link_id: str, body: Body) -> Body:
+        functions = required(body, "functions", dict)
+        if not all(isinstance(key, str) and isinstance(value, str) for key, value in functions.items()):
+            raise QueryError("invalid", "functions must map names to function ids")
+        name = required(body, "app", str)
+        before = self._deployments.apps.get(name)
+        app = self._deployments.deploy(name, functions, optional(body, "entrypoints", dict, {}))
+        removed = sorted(set(before.functions) - set(app.functions)) if before else []
+        return {**describe_app(app), "is_replaced": before is not None, "removed": removed}
+
+    def _stop_app(self, link_id: str, body: Body) -> Body:
+        return describe_app(self._deployments.stop(required(body, "app", str)))
+
+    def _scale(self, link_id: str, body: Body) -> Body:
+        if "function_id" in body:
+            function_id = required(body, "function_id", str)
+        else:
+            function_id, _ = self._deployments.lookup(required(body, "app", str), required(body, "name", str))
+        if function_id not in self._functions.specs:
+            raise QueryError("not_found", f"unknown function {function_id!r}")
+        least, most = required(body, "min_pods", int), required(body, "max_pods", int)
+        if least < 0 or most < 0 or (most and least > most):
+            raise QueryError("invalid", f"min_pods {least} and max_pods {most} do not go together")
+        self._cores.give(events.ScalingChanged(function_id, least, most))
+        return {"function_id": function_id, "min_pods": least, "max_pods": most}
+
+    def _shutdown(self, link_id: str, body: Body) -> Body:
+        # After the answer is on its way.
+        asyncio.get_running_loop().call_later(0.01, self._on_shutdown)
+        return {"pid": os.getpid()}
+
+    # --- inside ---
+
+    def _recent(self, limit: int) -> list[Body]:
+        return list(self._requests.recent)[-limit:] if limit > 0 else []
+
+    def _known_labels(self) -> set[str]:
+        labels = {spec.label for spec in self._functions.specs.values()}
+        return labels | {app for label in labels for app in [label.split("/")[0]]}
+
+    def _describe_pod(self, pod: PodRecord) -> Body:
+        running = [place.request_id for place in self._requests.tasks.values() if place.pod_id == pod.pod_id]
+        return {
+            "pod_id": pod.pod_id,
+            "state": pod.state,
+            "environment": pod.environment,
+            "label": pod.label if pod.function_id else "",
+            "function_id": pod.function_id,
+            "pid": pod.pid,
+            "age_s": time.time() - pod.started_at,
+            "requests": running,
+        }
+
+    def _describe_function(self, app: App, name: str) -> Body:
+        function_id = app.functions[name]
+        spec = app.specs[function_id]
+        return {
+            "app": app.name,
+            "name": name,
+            "label": spec.label,
+            "kind": spec.kind,
+            "function_id": function_id,
+            "min_pods": spec.scaling.min_pods,
+            "max_pods": spec.scaling.max_pods,
+            "num_pods": sum(pod.function_id == function_id for pod in self._pods.pods.values()),
+            "num_running": sum(record.function_id == function_id for record in self._requests.running.values()),
+        }
+
+
+def describe_app(app: App) -> Body:
+    return {
+        "app": app.name,
+        "revision": app.revision,
+        "deployed_at": app.deployed_at,
+        "functions": dict(sorted(app.functions.items())),
+        "entrypoints": app.entrypoints,
+    }
+
+
+def describe_running(record: RequestRecord) -> Body:
+    return {
+        "request_id": record.request_id,
+        "pod_id": record.pod_id,
+        "function_id": record.function_id,
+        "label": record.label,
+        "kind": record.kind,
+        "state": "running" if record.pod_id else "queued",
+        "parent_task_id": record.parent_task_id,
+        "arrived_at": record.arrived_at,
+        "is_kept": record.keep,
+    }
+
+
+def required(body: Body, key: str, kind: type[Any]) -> Any:
+    if key not in body:
+        raise QueryError("invalid", f"{key} is missing")
+    return optional(body, key, kind, None)
+
+
+def optional(body: Body, key: str, kind: type[Any], default: Any) -> Any:
+    value = body.get(key, default)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise QueryError("invalid", f"{key} must be of type {kind.__name__}, not {type(value).__name__}")
+    return value

@@ -1,0 +1,100 @@
+"""Deployed apps: functions that anyone may call by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepserve.protocol.specs import FunctionSpec
+
+from deepserve_controller.errors import QueryError
+from deepserve_controller.service.bundles import Bundle, Bundles
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.store import App, Store
+
+
+class Deployments:
+    """What is in the store is defined in the cores, and nothing else is deployed."""
+
+    def __init__(self, store: Store, functions: Functions, bundles: Bundles) -> None:
+        self._store = store
+        self._functions = functions
+        self._bundles = bundles
+        self.apps: dict[str, App] = {}
+
+    def restore(self) -> None:
+        """After a start: everything that was deployed can be called again."""
+        for app in self._store.apps():
+            self.apps[app.name] = app
+            self._define(app)
+
+    def deploy(self, name: str, functions: dict[str, str], entrypoints: dict[str, Any]) -> App:
+        """Replaces the app: names defined again change, names that are gone stop.
+
+        Raises QueryError, changing nothing.
+        """
+        if not name or not functions:
+            raise QueryError("invalid", "an app needs a name and at least one function")
+        specs = self._specs_of(functions)
+        app = App(name, functions, specs, entrypoints)
+        bundles = {digest: self._bundle(name, digest) for digest in app.digests()}
+        before = self.apps.get(name)
+        try:
+            app = self._store.put_app(app, bundles)
+        except OSError as error:
+            raise QueryError("failed", f"app {name!r} could not be stored: {error}") from None
+        self.apps[name] = app
+        self._define(app)
+        if before is not None:
+            self._release(name, set(before.specs) - set(app.specs))
+        return app
+
+    def stop(self, name: str) -> App:
+        app = self.apps.get(name)
+        if app is None:
+            raise QueryError("not_found", f"no app {name!r} is deployed")
+        self._store.remove_app(name)
+        del self.apps[name]
+        self._release(name, set(app.specs))
+        return app
+
+    def lookup(self, app_name: str, name: str) -> tuple[str, FunctionSpec]:
+        """Raises QueryError(not_found), naming what there is."""
+        app = self.apps.get(app_name)
+        if app is None:
+            there = ", ".join(sorted(self.apps)) or "none"
+            raise QueryError("not_found", f"no app {app_name!r} is deployed (deployed: {there})")
+        function_id = app.functions.get(name)
+        if function_id is None:
+            there = ", ".join(sorted(app.functions))
+            raise QueryError("not_found", f"app {app_name!r} has no function {name!r} (it has: {there})")
+        return function_id, app.specs[function_id]
+
+    def _specs_of(self, functions: dict[str, str]) -> dict[str, FunctionSpec]:
+        """Of the named functions and of what they need besides."""
+        specs: dict[str, FunctionSpec] = {}
+        pending = list(functions.values())
+        while pending:
+            function_id = pending.pop()
+            spec = self._functions.specs.get(function_id)
+            if spec is None:
+                raise QueryError("not_found", f"function {function_id} was not defined before it was deployed")
+            if function_id not in specs:
+                specs[function_id] = spec
+                if spec.tokenizer:
+                    pending.append(spec.tokenizer)
+        return specs
+
+    def _bundle(self, name: str, digest: str) -> Bundle:
+        bundle = self._bundles.get(digest)
+        if bundle is None:
+            raise QueryError("not_found", f"bundle {digest} of app {name!r} was not put before it was deployed")
+        return bundle
+
+    def _define(self, app: App) -> None:
+        for function_id, spec in app.specs.items():
+            self._functions.define(f"app:{app.name}", function_id, spec)
+
+    def _release(self, name: str, function_ids: set[str]) -> None:
+        for function_id in sorted(function_ids):
+            self._functions.release(f"app:{name}", function_id)
+            self._functions.remove(function_id)

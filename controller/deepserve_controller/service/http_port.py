@@ -1,0 +1,252 @@
+"""The HTTP port of `deepserve up`: deployed functions for callers that speak JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import uvicorn
+from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
+from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from deepserve_controller.errors import QueryError
+from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.queries import Queries
+from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.requests import Requests
+from deepserve_controller.service.segments import Segments
+
+HOST = "127.0.0.1"
+MAX_BODY_BYTES = 1 << 20
+LINK_ID = "http"
+STATUS_OF_OUTCOME = {
+    "ok": 200,
+    "refused": 422,
+    "error": 500,
+    "startup_failed": 500,
+    "pod_lost": 502,
+    "cancelled": 499,
+    "timeout": 504,
+}
+STATUS_OF_QUERY = {"not_found": 404, "invalid": 400, "failed": 500}
+
+
+class HttpError(Exception):
+    def __init__(self, status: int, code: str, text: str) -> None:
+        super().__init__(text)
+        self.status, self.code, self.text = status, code, text
+
+
+class HttpCaller:
+    """The link of all HTTP calls: an outcome that comes back resolves the waiting call."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._waiting: dict[str, asyncio.Future[tuple[RequestFinished, bytes]]] = {}
+
+    def send(self, message: Message, payload: Buffer = b"") -> None:
+        if isinstance(message, RequestFinished):
+            future = self._waiting.get(message.request_id)
+            if future is not None and not future.done():
+                future.set_result((message, bytes(payload)))
+
+    async def call(self, function_id: str, arguments: dict[str, Any]) -> tuple[RequestFinished, bytes]:
+        """A caller that goes away cancels its request."""
+        data = msgspec.msgpack.encode(arguments)
+        request_id = f"rq-http-{secrets.token_hex(6)}"
+        future: asyncio.Future[tuple[RequestFinished, bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = future
+        try:
+            value = Value("msgpack", len(data))
+            self._requests.open(LINK_ID, OpenRequest(request_id, function_id, value=value), data)
+            return await future
+        finally:
+            del self._waiting[request_id]
+            if not future.done() or future.cancelled():
+                self._requests.cancel(request_id, force=False)
+
+
+class HttpApp:
+    def __init__(
+        self,
+        key: str,
+        queries: Queries,
+        deployments: Deployments,
+        requests: Requests,
+        recipients: Recipients,
+        segments: Segments,
+    ) -> None:
+        self._key = key.encode()
+        self._queries = queries
+        self._deployments = deployments
+        self._segments = segments
+        self._caller = HttpCaller(requests)
+        recipients.add(LINK_ID, self._caller)
+        routes = [
+            Route("/health", self._health),
+            Route("/api/status", self._guarded(self._status)),
+            Route("/api/apps", self._guarded(self._apps)),
+            Route("/api/call/{app}/{function:path}", self._guarded(self._call), methods=["POST"]),
+        ]
+        self.asgi = Starlette(routes=routes)
+
+    async def _health(self, request: HttpRequest) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def _status(self, request: HttpRequest) -> Response:
+        return JSONResponse(self._queries.answer(LINK_ID, "status", {}))
+
+    async def _apps(self, request: HttpRequest) -> Response:
+        return JSONResponse(self._queries.answer(LINK_ID, "apps", {}))
+
+    async def _call(self, request: HttpRequest) -> Response:
+        function_id, _ = self._deployments.lookup(request.path_params["app"], request.path_params["function"])
+        arguments = parse_arguments(await read_body(request))
+        finished, data = await self._call_while_connected(request, function_id, arguments)
+        if finished.outcome.is_ok:
+            result = decode_result(finished.value, data or self._segments.take(finished.value))
+            return Response(msgspec.json.encode({"result": result, **_where(finished)}), media_type="application/json")
+        status = STATUS_OF_OUTCOME.get(finished.outcome.kind, 500)
+        return error_response(status, finished.outcome.kind, finished.outcome.detail, **_where(finished))
+
+    async def _call_while_connected(
+        self, request: HttpRequest, function_id: str, arguments: dict[str, Any]
+    ) -> tuple[RequestFinished, bytes]:
+        call = asyncio.ensure_future(self._caller.call(function_id, arguments))
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise ClientDisconnect
+            return call.result()
+        finally:
+            call.cancel()
+            gone.cancel()
+
+    def _guarded(self, answer: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+        """The key is checked before a byte of the body is read."""
+
+        async def guarded(request: HttpRequest) -> Response:
+            try:
+                self._check_key(request)
+                response: Response = await answer(request)
+                return response
+            except HttpError as error:
+                return error_response(error.status, error.code, error.text)
+            except QueryError as error:
+                return error_response(STATUS_OF_QUERY[error.code], error.code, error.text)
+            except ClientDisconnect:
+                return Response(status_code=499)
+
+        return guarded
+
+    def _check_key(self, request: HttpRequest) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+            raise HttpError(401, "unauthorized", "send the key of the state folder as `Authorization: Bearer <key>`")
+
+
+async def read_body(request: HttpRequest) -> bytes:
+    """Bounded while it streams in: the announced length proves nothing."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise HttpError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def parse_arguments(body: bytes) -> dict[str, Any]:
+    """`{"args": [...], "kwargs": {...}}`, or the keyword arguments themselves."""
+    try:
+        found = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise HttpError(400, "invalid", f"the body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise HttpError(400, "invalid", "the body must be a JSON object")
+    if nesting(found) > MAX_NESTING:
+        raise HttpError(400, "invalid", f"the body is nested deeper than {MAX_NESTING}")
+    if not found or not set(found) <= {"args", "kwargs"}:
+        return {"args": [], "kwargs": found}
+    args, kwargs = found.get("args", []), found.get("kwargs", {})
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise HttpError(400, "invalid", "args must be a list and kwargs an object")
+    return {"args": args, "kwargs": kwargs}
+
+
+def decode_result(value: Value, data: bytes) -> Any:
+    if value.format == "none":
+        return None
+    if value.format != "msgpack":
+        raise HttpError(500, "failed", f"the result came as {value.format}, not as plain values")
+    try:
+        return msgspec.msgpack.decode(data)
+    except msgspec.DecodeError as error:
+        raise HttpError(500, "failed", f"the result cannot be read: {error}") from None
+
+
+def error_response(status: int, code: str, text: str, **more: Any) -> Response:
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"error": {"code": code, "text": text}, **more}, status_code=status, headers=headers)
+
+
+class HttpServer(uvicorn.Server):
+    """Runs in the controller's loop; signals are the controller's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen_http(port: int) -> socket.socket:
+    """Loopback only. Raises OSError."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def make_server(app: HttpApp) -> HttpServer:
+    config = uvicorn.Config(
+        app.asgi,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        ws="none",
+    )
+    return HttpServer(config)
+
+
+async def _disconnected(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _where(finished: RequestFinished) -> dict[str, Any]:
+    timings = finished.timings
+    return {
+        "request_id": finished.request_id,
+        "pod_id": timings.pod_id,
+        "run_ms": timings.run_ms,
+        "total_ms": timings.total_ms,
+    }
