@@ -85,6 +85,10 @@ class GrammarMatcher:
         self._matcher.consume_token(token_id)
 
 
+# At most one blank after a separator: with free white space a weak model can emit blanks until it is cut off.
+_JSON_OPTIONS: Any = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+
+
 def _grammar_text(params: StructuredOutputsParams) -> str:
     from llguidance import LLMatcher
 
@@ -108,5 +112,4 @@ def _json_grammar(schema: dict[str, Any] | str) -> str:
         raise InvalidGrammarError(f"structured_outputs.json is not a JSON schema: {error}") from error
     if not isinstance(parsed, dict | bool):
         raise InvalidGrammarError(f"structured_outputs.json must be a schema object, got {type(parsed).__name__}")
-    # Compact output without free whitespace: a weak model could otherwise emit blanks until it is cut off.
-    return str(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False}))
+    return str(LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS))

@@ -1,0 +1,232 @@
+"""Engine and LLM: ends, seeds, stop strings, streams, aborts, and one bad sequence among good ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flowserve.errors import (
+    InvalidGrammarError,
+    InvalidPromptError,
+    InvalidRequestError,
+    PromptTooLongError,
+    UnknownSequenceError,
+)
+
+from flowserve import SamplingParams, StructuredOutputsParams
+from tests.unit.flowserve.running import run_to_end
+
+PROMPT = [301, 48, 182, 7]
+Build = Callable[..., Any]
+
+
+def greedy(**params: Any) -> SamplingParams:
+    return SamplingParams(temperature=0.0, **{"ignore_eos": True, **params})
+
+
+def with_eos(models: Build, folder: Path, token_ids: list[int]) -> Path:
+    """The tiny Llama, saying that these tokens end a sequence."""
+    shutil.copytree(models(), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": token_ids}))
+    return folder
+
+
+def complete(llm: Any, params: SamplingParams, prompt: Any = None) -> Any:
+    return llm.generate([prompt or PROMPT], params)[0].outputs[0]
+
+
+def test_same_seed_same_tokens_in_any_batch(engine: Build) -> None:
+    """Alone, among others, in small chunks and after preemption."""
+    params = SamplingParams(seed=11, max_tokens=30, ignore_eos=True)
+    alone = engine()
+    alone.add("a", PROMPT, params)
+    expected = run_to_end(alone)["a"]["tokens"]
+    for options in ({}, {"max_num_batched_tokens": 3}, {"num_kv_blocks": 30, "block_size": 4, "max_model_len": 100}):
+        each = engine(**options)
+        for i in range(4):
+            each.add(f"other{i}", [9 + i] * (5 + 7 * i), SamplingParams(seed=i, max_tokens=25, ignore_eos=True))
+        each.add("a", PROMPT, params)
+        assert run_to_end(each)["a"]["tokens"] == expected
+    other = engine()
+    other.add("a", PROMPT, SamplingParams(seed=12, max_tokens=30, ignore_eos=True))
+    assert run_to_end(other)["a"]["tokens"] != expected
+
+
+def test_without_a_seed_outputs_differ_unless_the_engine_has_one(engine: Build) -> None:
+    def outputs(**options: Any) -> list[list[int]]:
+        each = engine(**options)
+        for i in range(3):
+            each.add(str(i), PROMPT, SamplingParams(max_tokens=12, ignore_eos=True))
+        return [result["tokens"] for result in run_to_end(each).values()]
+
+    assert len({tuple(tokens) for tokens in outputs() + outputs()}) == 6
+    assert outputs(seed=5) == outputs(seed=5)
+
+
+def test_end_of_sequence(models: Build, llm: Build, tmp_path: Path) -> None:
+    tokens = complete(llm(), greedy(max_tokens=20)).token_ids
+    each = llm(with_eos(models, tmp_path / "m", [tokens[7], tokens[5]]))
+    ended = complete(each, greedy(ignore_eos=False))
+    end = min(tokens.index(tokens[7]), tokens.index(tokens[5]))
+    assert ended.token_ids == tokens[: end + 1] and ended.finish_reason == "stop"
+    assert ended.text == each.engine.tokenizer.decode(tokens[:end])
+    assert complete(each, greedy(max_tokens=20)).token_ids == tokens
+    later = complete(each, greedy(ignore_eos=False, min_tokens=10, max_tokens=30))
+    assert len(later.token_ids) >= 10 and later.token_ids[:end] == tokens[:end]
+    assert not {tokens[7], tokens[5]} & set(later.token_ids[:10])
+
+
+def test_stop_token_ids(llm: Build) -> None:
+    each = llm()
+    tokens = complete(each, greedy(max_tokens=20)).token_ids
+    ended = complete(each, greedy(stop_token_ids=[tokens[3]]))
+    assert ended.token_ids == tokens[: tokens.index(tokens[3]) + 1] and ended.finish_reason == "stop"
+
+
+def test_stop_strings_are_cut_out_wherever_they_fall(llm: Build) -> None:
+    each = llm()
+    text = complete(each, greedy(max_tokens=60)).text
+    tested = 0
+    for start in range(2, len(text) - 4):
+        stop = text[start : start + 3]
+        if "\ufffd" in stop:
+            continue
+        ended = complete(each, greedy(max_tokens=60, stop=["never there", stop]))
+        assert ended.text == text[: text.index(stop)] and ended.finish_reason == "stop"
+        assert len(ended.token_ids) < 60 or text.endswith(stop)
+        tested += 1
+    assert tested > 10
+
+
+def test_text_that_only_begins_like_a_stop_string_is_shown(llm: Build) -> None:
+    each = llm()
+    whole = complete(each, greedy(max_tokens=40))
+    assert complete(each, greedy(max_tokens=40, stop=[whole.text[-3:] + "x"])).text == whole.text
+
+
+def test_length(llm: Build) -> None:
+    each = llm(max_model_len=64)
+    assert len(complete(each, greedy(max_tokens=1)).token_ids) == 1
+    for max_tokens in (None, 1000):
+        output = complete(each, greedy(max_tokens=max_tokens))
+        assert len(output.token_ids) == 64 - len(PROMPT) and output.finish_reason == "length"
+    assert len(complete(each, greedy(), list(range(3, 66))).token_ids) == 1
+
+
+def test_stream_gives_the_same_text_in_pieces(llm: Build) -> None:
+    each, params = llm(), greedy(max_tokens=80)
+    pieces = list(each.stream(PROMPT, params))
+    assert "".join(pieces) == complete(each, params).text and len(pieces) > 20
+    assert all(pieces)
+
+
+def test_leaving_a_stream_frees_everything(llm: Build) -> None:
+    each = llm()
+    for _ in each.stream("Once upon", greedy()):
+        break
+    assert not each.engine.has_work
+
+
+def test_chat_renders_and_completes(llm: Build) -> None:
+    each = llm()
+    messages = [{"role": "user", "content": "hi"}]
+    (one,) = each.chat(messages, greedy(max_tokens=5))
+    assert one.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert one.prompt_token_ids == each.engine.tokenizer.encode(one.prompt, add_special_tokens=False)
+    several = each.chat([messages, messages], greedy(max_tokens=5))
+    assert [output.outputs[0].token_ids for output in several] == [one.outputs[0].token_ids] * 2
+    assert "".join(each.stream(messages, greedy(max_tokens=5))) == one.outputs[0].text
+
+
+def test_prompts_and_params_pair_up(llm: Build) -> None:
+    each = llm()
+    outputs = each.generate(["Once upon", PROMPT], [greedy(max_tokens=2), greedy(max_tokens=4, logprobs=1)])
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [2, 4]
+    assert [output.prompt for output in outputs] == ["Once upon", None]
+    assert outputs[0].outputs[0].logprobs is None and len(outputs[1].outputs[0].logprobs) == 4
+    with pytest.raises(InvalidRequestError, match="2 prompts but 1"):
+        each.generate(["a", "b"], [greedy()])
+
+
+def test_abort(engine: Build) -> None:
+    each = engine(max_num_sequences=1)
+    for sequence_id in ("running", "waiting", "kept"):
+        each.add(sequence_id, PROMPT, greedy(max_tokens=5))
+    each.step()
+    each.abort("running")
+    each.abort("waiting")
+    with pytest.raises(UnknownSequenceError, match="waiting"):
+        each.abort("waiting")
+    assert run_to_end(each).keys() == {"kept"}
+    assert each.stats().free_blocks == each.stats().total_blocks
+    assert each.step() == []
+
+
+def test_bad_sequences_leave_the_others_alone(engine: Build) -> None:
+    each = engine(max_model_len=50)
+    each.add("good", PROMPT, greedy(max_tokens=20))
+    each.step()
+    for prompt, params, error, words in [
+        (list(range(3, 53)), None, PromptTooLongError, "prompt of 50 tokens.* context of 50"),
+        (list(range(3, 90)), None, PromptTooLongError, "prompt of 87 tokens.* context of 50"),
+        ([], None, InvalidPromptError, "empty"),
+        ([3, 400], None, InvalidPromptError, "400.*vocabulary of 400"),
+        ([-1], None, InvalidPromptError, "-1"),
+        (["3"], None, InvalidPromptError, "'3'"),
+        (PROMPT, {"json": {"type": "nonsense"}}, InvalidGrammarError, "nonsense"),
+        (PROMPT, {"regex": "(["}, InvalidGrammarError, "regex"),
+    ]:
+        structured = StructuredOutputsParams(**params) if params else None
+        with pytest.raises(error, match=words):
+            each.add("bad", prompt, greedy(structured_outputs=structured))
+        each.check_invariants()
+    with pytest.raises(UnknownSequenceError, match="already"):
+        each.add("good", PROMPT, greedy())
+    assert len(run_to_end_from_now(each, "good")) == 19
+
+
+def run_to_end_from_now(engine: Any, sequence_id: str) -> list[int]:
+    tokens = []
+    while engine.has_work:
+        for output in engine.step():
+            assert output.sequence_id == sequence_id
+            tokens += output.token_ids
+    return tokens
+
+
+def test_one_bad_prompt_runs_none(llm: Build) -> None:
+    each = llm(max_model_len=50)
+    with pytest.raises(PromptTooLongError):
+        each.generate([PROMPT, list(range(3, 90))], greedy())
+    assert not each.engine.has_work and each.engine.stats().num_steps == 0
+
+
+def test_a_grammar_that_fails_midway_ends_its_sequence_only(engine: Build) -> None:
+    each = engine()
+    each.add("bad", PROMPT, greedy(structured_outputs=StructuredOutputsParams(regex="[a-z]+")))
+    each.add("good", PROMPT, greedy(max_tokens=10))
+    grammar = each._worker._states["bad"].grammar
+    each.step()
+    grammar.accept(300)  # what is no continuation puts the matcher into its error state
+    outputs = {output.sequence_id: output for output in each.step()}
+    assert (outputs["bad"].finish_reason, outputs["bad"].finished) == ("abort", True)
+    assert outputs["bad"].error
+    assert len(run_to_end_from_now(each, "good")) == 8
+
+
+def test_stats(engine: Build) -> None:
+    each = engine(max_num_sequences=2, block_size=8, num_kv_blocks=20, max_model_len=100)
+    for index in range(3):
+        each.add(str(index), [index + 3] * 17, greedy(max_tokens=3))
+    each.step()
+    stats = each.stats()
+    assert (stats.running, stats.waiting, stats.total_blocks, stats.free_blocks) == (2, 1, 20, 14)
+    while each.has_work:
+        each.step()
+    stats = each.stats()
+    assert (stats.running, stats.waiting, stats.free_blocks, stats.num_preemptions) == (0, 0, 20, 0)
+    assert stats.cached_blocks == 6 and stats.num_steps == 6
