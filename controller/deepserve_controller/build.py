@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
-
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.policies.autoscaler import fit_demand

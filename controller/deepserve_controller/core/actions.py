@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core.events import Event, Payload
 
 

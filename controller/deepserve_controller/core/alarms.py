@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Any
 
 from deepserve_controller.core.actions import Action, WakeAt
@@ -60,21 +61,22 @@ class Alarms:
             self._heap = [entry for entry in self._heap if entry[2].kind]
             heapq.heapify(self._heap)
 
-    def take_due(self, key: tuple[Any, ...], now_s: float) -> list[tuple[str, Any]]:
-        """(kind, subject) of the alarms due at `now_s`, earliest first, if the timer `key` is the latest one."""
+    def due(self, key: tuple[Any, ...], now_s: float) -> Iterator[tuple[str, Any]]:
+        """(kind, subject) of each alarm due at `now_s`, earliest first, if the timer `key` is the latest one.
+
+        What is done about one may cancel the next, and an alarm that it sets for this instant still comes up.
+        """
         if key != (self._owner, self._armed_s):
-            return []
-        due: list[tuple[str, Any]] = []
+            return
         while self._heap and (self._heap[0][0] <= now_s or not self._heap[0][2].kind):
             alarm = heapq.heappop(self._heap)[2]
             if alarm.kind:
-                due.append((alarm.kind, alarm.subject))
-                alarm.kind = ""
+                kind, alarm.kind = alarm.kind, ""
                 self._num_live -= 1
+                yield kind, alarm.subject
         self._armed_s = NEVER_S
         if self._heap:
             self._arm(self._heap[0][0])
-        return due
 
     def check_invariants(self) -> None:
         live = sum(1 for entry in self._heap if entry[2].kind)

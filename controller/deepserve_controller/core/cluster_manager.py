@@ -6,16 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, StartPod, StopPod
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.endings import exit_text
 from deepserve_controller.core.events import Event
 from deepserve_controller.core.function_pool import FunctionPool
-from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.pod_record import PodRecord, PodState
 from deepserve_controller.core.views import Autoscaler, FunctionView, PodView, Prewarm
+from deepserve_controller.core.warm_pool import WarmPool
 
 OWNER = "cluster_manager"
 MAX_START_FAILURES = 3
@@ -44,7 +43,6 @@ class ClusterManager:
     ) -> None:
         self._ids = ids
         self._autoscale = autoscaler
-        self._prewarm = prewarm
         self._default_max_pods = default_max_pods
         self._stop_grace_s = stop_grace_s
         self._prewarmed = prewarmed
@@ -52,8 +50,7 @@ class ClusterManager:
         self._alarms = Alarms(OWNER, self._out)
         self._pods: dict[str, PodRecord] = {}
         self._pools: dict[str, FunctionPool] = {}
-        self._warm_failures: dict[str, int] = {}
-        """Failed starts in a row of an environment's warm pool."""
+        self._warm = WarmPool(self._pods, prewarm)
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.ControllerStarted: self._on_controller_started,
             events.FunctionDefined: self._on_function_defined,
@@ -76,8 +73,6 @@ class ClusterManager:
         if handler is None:
             return []
         handler(event, now_s)
-        if not self._out:
-            return []
         actions = self._out.copy()
         self._out.clear()
         return actions
@@ -102,9 +97,6 @@ class ClusterManager:
             slots = max(1, scaling.max_inputs)
             pool = FunctionPool(event.function_id, event.spec, scaling.min_pods, max_pods, slots)
             self._pools[event.function_id] = pool
-        elif pool.is_removed:
-            pool.is_removed = pool.is_broken = False
-            pool.num_failures = 0
         self._scale(pool, now_s)
 
     def _max_pods(self, min_pods: int, max_pods: int) -> int:
@@ -112,17 +104,11 @@ class ClusterManager:
 
     def _on_function_removed(self, event: events.FunctionRemoved, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
-        if pool is None:
-            return
-        pool.is_removed = True
-        pool.queued = 0
-        for pod in list(pool.pods.values()):
-            self._give_up(pod, f"{pool.spec.label} was removed", now_s)
-        self._drop_if_empty(pool)
-
-    def _drop_if_empty(self, pool: FunctionPool) -> None:
-        if pool.is_removed and not pool.pods:
-            self._pools.pop(pool.function_id, None)
+        if pool is not None:
+            for pod in list(pool.pods.values()):
+                self._give_up(pod, f"{pool.spec.label} was removed", now_s)
+            pool.is_removed = True
+            del self._pools[pool.function_id]
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
@@ -131,16 +117,9 @@ class ClusterManager:
         pool.min_pods = event.min_pods
         pool.max_pods = self._max_pods(event.min_pods, event.max_pods)
         pool.is_broken = False
-        for pod in self._excess(pool):
+        for pod in pool.excess_pods():
             self._give_up(pod, f"at most {pool.max_pods} pods since the bounds changed", now_s)
         self._scale(pool, now_s)
-
-    def _excess(self, pool: FunctionPool) -> list[PodRecord]:
-        """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""
-        num_excess = max(0, len(pool.pods) - pool.max_pods)
-        newest_first = list(reversed(pool.pods.values()))
-        by_value = sorted(newest_first, key=lambda pod: 0 if pod.state != "bound" else 2 if pod.is_busy else 1)
-        return by_value[:num_excess]
 
     def _on_demand_changed(self, event: events.DemandChanged, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
@@ -163,22 +142,14 @@ class ClusterManager:
 
     def _add_pod(self, pool: FunctionPool, now_s: float) -> None:
         """Bind a warm pod, or start one that is bound when it connects."""
-        spec, reason = pool.spec, pool.wanted.reason
-        pod = self._find_warm(spec)
-        if pod is not None:
+        spec = pool.spec
+        pod = self._warm.find(spec)
+        if pod is None:
+            pod = self._start(spec.environment, spec.resources.memory_mib, pool.wanted.reason, now_s)
+            self._claim(pod, pool, now_s)
+        else:
             self._bind(pod, pool, now_s)
             self._refill(spec.environment, now_s)
-        else:
-            pod = self._start(spec.environment, spec.resources.memory_mib, reason, now_s)
-            self._claim(pod, pool, now_s)
-
-    def _find_warm(self, spec: FunctionSpec) -> PodRecord | None:
-        """The first warm pod that fits. A memory limit is set when a pod starts, so it must be the same."""
-        for pod in self._pods.values():
-            is_fit = pod.environment == spec.environment and pod.memory_mib == spec.resources.memory_mib
-            if pod.state == "warm" and is_fit:
-                return pod
-        return None
 
     def _start(self, environment: str, memory_mib: int, reason: str, now_s: float) -> PodRecord:
         pod_id = self._ids.new("pod")
@@ -204,15 +175,9 @@ class ClusterManager:
 
     def _refill(self, environment: str, now_s: float) -> None:
         """Bring the warm pool of `environment` to what the prewarm policy wants."""
-        wanted = self._prewarm(environment)
-        unbound = [
-            pod for pod in self._pods.values()
-            if pod.environment == environment and not pod.function_id and pod.state in ("starting", "warm")
-        ]  # fmt: skip
-        if self._warm_failures.get(environment, 0) >= MAX_START_FAILURES:
-            return
-        for _ in range(wanted.pods - len(unbound)):
-            self._must_be_ready(self._start(environment, 0, wanted.reason, now_s), now_s + WARM_START_TIMEOUT_S)
+        missing = self._warm.missing(environment)
+        for _ in range(missing.pods):
+            self._must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
 
     # --- pods come up ---------------------------------------------------------------------------------
 
@@ -221,37 +186,29 @@ class ClusterManager:
         if pod is None or pod.state != "starting":
             return
         pod.pid = event.pid
-        self._warm_failures.pop(pod.environment, None)
+        self._warm.note_success(pod.environment)
         if not pod.function_id:
             self._swap_with_claimed(pod, now_s)
-        pod.move("warm", now_s)
         pool = self._pools.get(pod.function_id)
+        has_room = self._warm.has_room(pod)
+        pod.move("warm", now_s)
         if pool is not None:
             self._bind(pod, pool, now_s)
-        elif self._is_pool_full(pod):
+        elif not has_room:
             self._stop(pod, "the warm pool is full", now_s)
 
     def _swap_with_claimed(self, pod: PodRecord, now_s: float) -> None:
         """The first pod to connect goes to who waits; the one started for that takes its place in the pool."""
-        for other in self._pods.values():
-            is_alike = other.environment == pod.environment and other.memory_mib == pod.memory_mib
-            if other.state == "starting" and other.function_id and is_alike:
-                pool = self._pools[other.function_id]
-                self._unclaim(other, pod.reason)
-                self._must_be_ready(other, other.started_s + WARM_START_TIMEOUT_S)
-                self._claim(pod, pool, now_s)
-                return
+        other = self._warm.find_claimed_like(pod)
+        if other is not None:
+            pool = self._pools[other.function_id]
+            self._unclaim(other, pod.reason)
+            self._claim(pod, pool, now_s)
 
     def _unclaim(self, pod: PodRecord, reason: str) -> None:
         del self._pools[pod.function_id].pods[pod.pod_id]
         pod.function_id, pod.label, pod.reason = "", "", reason
-
-    def _is_pool_full(self, pod: PodRecord) -> bool:
-        if pod.memory_mib:
-            return True
-        warm = [other for other in self._pods.values() if other.state == "warm"]
-        num_alike = sum(1 for other in warm if other.environment == pod.environment)
-        return num_alike > self._prewarm(pod.environment).pods
+        self._must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
 
     def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
         pod = self._pods.get(event.pod_id)
@@ -277,25 +234,25 @@ class ClusterManager:
             self._remove(pod, exit_text(event.exit_code, event.reason), now_s)
 
     def _remove(self, pod: PodRecord, text: str, now_s: float) -> None:
-        """The pod is gone: forget it, and replace it where it is still needed."""
-        state = pod.state
         del self._pods[pod.pod_id]
+        self._replace(pod, pod.state, pod.since_s, f"{pod.pod_id} ended while {pod.doing}: {text}", now_s)
+
+    def _replace(self, pod: PodRecord, state: PodState, began_s: float, text: str, now_s: float) -> None:
+        """`pod`, in `state` since `began_s`, is gone or given up: start another where one is still needed."""
         pool = self._pools.get(pod.function_id)
         if pool is None:
             if state == "starting" or state == "warm":
-                self._warm_failures[pod.environment] = self._warm_failures.get(pod.environment, 0) + 1
+                self._warm.note_failure(pod.environment)
                 self._refill(pod.environment, now_s)
             return
         pool.pods.pop(pod.pod_id, None)
         if state == "starting" or state == "binding":
-            doing = "starting" if state == "starting" else f"loading {pool.spec.label}"
-            self._note_failure(pool, pod, f"{pod.pod_id} ended while {doing}: {text}", now_s)
-        self._drop_if_empty(pool)
+            self._note_failure(pool, pod, began_s, text, now_s)
         self._scale(pool, now_s)
 
-    def _note_failure(self, pool: FunctionPool, pod: PodRecord, text: str, now_s: float) -> None:
+    def _note_failure(self, pool: FunctionPool, pod: PodRecord, began_s: float, text: str, now_s: float) -> None:
         """Try again a bounded number of times. Pods started together that fail together count once."""
-        if pod.started_s < pool.failed_s or pool.is_removed:
+        if began_s < pool.failed_s or pool.is_removed:
             return
         pool.failed_s = now_s
         pool.num_failures += 1
@@ -381,7 +338,6 @@ class ClusterManager:
             self._out.append(KillPod(pod.pod_id, reason))
         elif pod.state == "starting":
             self._unclaim(pod, reason)
-            self._must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
 
     def _drain(self, pod: PodRecord, reason: str, now_s: float) -> None:
         del self._pools[pod.function_id].pods[pod.pod_id]
@@ -400,7 +356,7 @@ class ClusterManager:
     # --- timers ---------------------------------------------------------------------------------------
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:
-        for kind, subject in self._alarms.take_due(event.key, now_s):
+        for kind, subject in self._alarms.due(event.key, now_s):
             if kind == "retry":
                 self._scale(subject, now_s)
                 continue
@@ -413,38 +369,23 @@ class ClusterManager:
                 self._end_slow_start(pod, now_s)
 
     def _end_slow_start(self, pod: PodRecord, now_s: float) -> None:
-        doing = "starting" if pod.state == "starting" else f"loading {pod.label}"
-        text = f"{pod.pod_id} was still {doing} after {now_s - pod.since_s:.3g} s"
-        pool = self._pools.get(pod.function_id)
+        state, began_s = pod.state, pod.since_s
+        text = f"{pod.pod_id} was still {pod.doing} after {now_s - began_s:.3g} s"
         pod.move("stopped", now_s, text)
         self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
         self._out.append(KillPod(pod.pod_id, text))
-        if pool is None:
-            self._warm_failures[pod.environment] = self._warm_failures.get(pod.environment, 0) + 1
-            self._refill(pod.environment, now_s)
-        else:
-            del pool.pods[pod.pod_id]
-            self._note_failure(pool, pod, text, now_s)
-            self._scale(pool, now_s)
+        self._replace(pod, state, began_s, text, now_s)
 
     # --- checks ---------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
         self._alarms.check_invariants()
-        for pod_id, pod in self._pods.items():
-            pool = self._pools.get(pod.function_id)
+        for pod in self._pods.values():
+            pod.check_invariants()
             if pod.state in ("binding", "bound"):
-                assert pool is not None and pod_id in pool.pods, f"{pod_id} is {pod.state} but in no function's pool"
-            if pod.state == "warm":
-                assert not pod.function_id, f"{pod_id} is warm but belongs to {pod.label}"
-            if pod.state in ("starting", "binding"):
-                assert pod.ready_by_s > 0.0, f"{pod_id} may be {pod.state} for ever"
-            if pod.state == "bound" and not pod.is_busy:
-                assert pod.has_idle_alarm, f"{pod_id} is idle and no window runs"
+                pool = self._pools.get(pod.function_id)
+                assert pool and pod.pod_id in pool.pods, f"{pod.pod_id} is {pod.state} but in no function's pool"
         for pool in self._pools.values():
-            num_pods = len(pool.pods)
-            assert num_pods <= pool.max_pods, f"{pool.spec.label}: {num_pods} pods of at most {pool.max_pods}"
+            pool.check_invariants()
             for pod_id, pod in pool.pods.items():
                 assert self._pods.get(pod_id) is pod, f"{pool.spec.label} keeps the lost {pod_id}"
-                assert pod.function_id == pool.function_id, f"{pod_id} is in two pools"
-                assert pod.state in ("starting", "binding", "bound"), f"{pod_id} is {pod.state} and counted as a pod"

@@ -6,13 +6,10 @@ It does not know what a task is for: that is the job executor's half.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle
+from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import Routing
@@ -21,31 +18,17 @@ from deepserve_controller.core.views import Routing
 class Dispatcher:
     """Queue -> pod. Actions are appended to `out`, which the job executor returns."""
 
-    def __init__(self, routing: Routing, alarms: Alarms, out: list[Action]) -> None:
+    def __init__(self, functions: FunctionBook, routing: Routing, alarms: Alarms, out: list[Action]) -> None:
         self._route = routing
         self._alarms = alarms
         self._out = out
-        self._functions: dict[str, FunctionQueue] = {}
+        self._functions = functions
         self._executors: dict[str, ExecutorRecord] = {}
         self._unwanted: set[str] = set()
         """Pods that were drained before their executor was ready; forgotten when they are lost."""
         self._touched: dict[str, FunctionQueue] = {}
 
-    # --- functions ------------------------------------------------------------------------------------
-
-    def define(self, function_id: str, spec: FunctionSpec) -> None:
-        function = self._functions.get(function_id)
-        if function is None:
-            slots = max(1, spec.scaling.max_inputs)
-            self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots)
-        else:
-            function.is_removed = False
-
-    def function(self, function_id: str) -> FunctionQueue | None:
-        return self._functions.get(function_id)
-
-    def functions(self) -> Iterator[FunctionQueue]:
-        return iter(self._functions.values())
+    # --- tasks ----------------------------------------------------------------------------------------
 
     def expect(self, function: FunctionQueue, task: Task) -> None:
         """`task`'s result will become a task of `function`: start its pods now rather than then (DeepServe 2.12)."""
@@ -55,8 +38,6 @@ class Dispatcher:
     def stop_expecting(self, function: FunctionQueue, task: Task) -> None:
         if function.expected.pop(task.task_id, None) is not None and function.reported_queued:
             self._touched[function.function_id] = function
-
-    # --- tasks ----------------------------------------------------------------------------------------
 
     def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
         """Assign `task` now if a pod has room and nobody waits before it, else let it wait."""
@@ -121,11 +102,12 @@ class Dispatcher:
         executor.tasks[task.task_id] = task
         task.move("running")
         task.executor = executor
+        task.pod_id = executor.pod_id
         task.attempt += 1
         task.assigned_s = now_s
         task.reason = routed.reason
         job = task.job
-        limit_s = job.timeout_s if job.timeout_s > 0.0 else function.spec.timeout_s
+        limit_s = task.limit_s
         time_left_s = NEVER_S
         if limit_s > 0.0:
             time_left_s = limit_s
@@ -187,8 +169,8 @@ class Dispatcher:
             self._out.append(Notify(PodDrained(pod_id)))
             return
         executor.is_draining = True
-        self._touched[executor.function.function_id] = executor.function
         executor.function.routable.pop(pod_id, None)
+        self._note_pod_gone(executor.function)
         if not executor.tasks:
             self._out.append(Notify(PodDrained(pod_id)))
 
@@ -207,7 +189,6 @@ class Dispatcher:
         if executor is None:
             return []
         function = executor.function
-        self._touched[function.function_id] = function
         function.routable.pop(pod_id, None)
         function.running -= executor.load
         executor.load = 0
@@ -216,7 +197,7 @@ class Dispatcher:
         for task in tasks:
             task.executor = None
             task.is_blocked = False
-            task.job.last_pod_id = pod_id
+        self._note_pod_gone(function)
         return tasks
 
     def _tell_empty(self, executor: ExecutorRecord) -> None:
@@ -227,6 +208,17 @@ class Dispatcher:
             self._out.append(Notify(PodIdle(executor.pod_id)))
 
     # --- demand ---------------------------------------------------------------------------------------
+
+    def repeat_demand(self, function: FunctionQueue) -> None:
+        """Report what is queued even if it is what was reported last: the cluster manager has given up on that."""
+        function.reported_queued = function.reported_pods = -1
+        self._touched[function.function_id] = function
+
+    def _note_pod_gone(self, function: FunctionQueue) -> None:
+        """With the last pod goes what kept the queue alive of a function whose other pods fail to load: ask anew."""
+        self._touched[function.function_id] = function
+        if not function.routable and function.waiting:
+            self.repeat_demand(function)
 
     def report_demand(self) -> None:
         """Tell the cluster manager what changed materially: any growth in pods needed, an eighth less, an empty queue.
@@ -250,7 +242,7 @@ class Dispatcher:
     # --- checks ---------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
-        for function in self._functions.values():
+        for function in self._functions:
             running = 0
             for pod_id, executor in self._executors.items():
                 if executor.function is function:

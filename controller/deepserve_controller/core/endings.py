@@ -6,11 +6,6 @@ import signal
 
 from deepserve.protocol.messages import Outcome
 
-from deepserve_controller.core.events import Payload
-from deepserve_controller.core.function_queue import FunctionQueue
-
-NO_PAYLOAD = Payload()
-
 
 def cancelled_outcome(why: str) -> Outcome:
     return Outcome("cancelled", f"cancelled: {why}")
@@ -25,12 +20,16 @@ def with_manner(outcome: Outcome, manner: str) -> Outcome:
     return Outcome(outcome.kind, f"{outcome.detail}; {manner}") if manner else outcome
 
 
-def refused_outcome(function_id: str, function: FunctionQueue | None, missing: str = "") -> Outcome:
-    if function is None:
-        return Outcome("refused", f"unknown function {function_id}")
-    if function.is_removed:
-        return Outcome("refused", f"{function.label} was removed")
-    return Outcome("refused", f"{function.label} needs the tokenizer {missing}, which is not defined")
+def unknown_outcome(function_id: str) -> Outcome:
+    return Outcome("refused", f"unknown function {function_id}")
+
+
+def removed_outcome(label: str) -> Outcome:
+    return Outcome("refused", f"{label} was removed")
+
+
+def missing_tokenizer_outcome(label: str, tokenizer_id: str) -> Outcome:
+    return Outcome("refused", f"{label} needs the tokenizer {tokenizer_id}, which is not defined")
 
 
 def pod_lost_outcome(pod_id: str, reason: str, exit_code: int | None) -> Outcome:

@@ -1,4 +1,8 @@
-"""Facts given to the two cores. Both take the same events; each ignores what does not concern it."""
+"""Facts given to the two cores. Both take the same events; each ignores what does not concern it.
+
+An event meant for both may be given to either first. `ControllerStarted` was added to the first contract: it lets the
+warm pool start before any function is known. What drivers have to keep is written in `core/cores.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ class Payload:
 
     value: Value = Value()
     data: bytes = b""
+
+
+NO_PAYLOAD = Payload()
 
 
 class Event:

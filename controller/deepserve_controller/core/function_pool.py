@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import FunctionLoad, FunctionView, PodsWanted
 
@@ -25,6 +23,7 @@ class FunctionPool:
     running: int = 0
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
     is_removed: bool = False
+    """Its pods are given up; only a late timer can still hold it."""
     is_broken: bool = False
     """Its executor failed to bind in a way that repeats: nothing is started before new demand."""
     num_failures: int = 0
@@ -40,11 +39,21 @@ class FunctionPool:
             self.min_pods, self.max_pods, self.spec.scaling.buffer_pods,
         )  # fmt: skip
 
-    def idle_pods(self) -> Iterator[PodRecord]:
-        """Bound pods without a task, newest first."""
-        return (pod for pod in reversed(self.pods.values()) if pod.state == "bound" and not pod.is_busy)
+    def excess_pods(self) -> list[PodRecord]:
+        """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""
+        num_excess = max(0, len(self.pods) - self.max_pods)
+        newest_first = list(reversed(self.pods.values()))
+        by_value = sorted(newest_first, key=lambda pod: 0 if pod.state != "bound" else 2 if pod.is_busy else 1)
+        return by_value[:num_excess]
 
     def view(self) -> FunctionView:
         return FunctionView(
             self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, self.wanted.reason
         )
+
+    def check_invariants(self) -> None:
+        num_pods, label = len(self.pods), self.spec.label
+        assert num_pods <= self.max_pods, f"{label}: {num_pods} pods of at most {self.max_pods}"
+        for pod_id, pod in self.pods.items():
+            assert pod.function_id == self.function_id, f"{pod_id} of {label} belongs to {pod.label}"
+            assert pod.state in ("starting", "binding", "bound"), f"{pod_id} is {pod.state} and counted for {label}"

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import pod_order
 

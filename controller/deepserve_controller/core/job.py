@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deepserve.protocol.messages import Outcome, RequestKind
-
 from deepserve_controller.core.alarms import Alarm
-from deepserve_controller.core.events import Payload
+from deepserve_controller.core.events import NO_PAYLOAD, Payload
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RequestView
 
@@ -46,7 +45,7 @@ class Job:
     """The inherited deadline."""
     ending: Outcome | None = None
     """Set while the job's running tasks are being stopped; what it will end with."""
-    ending_payload: Payload = Payload()
+    ending_payload: Payload = NO_PAYLOAD
     manner: str = ""
     """How its running tasks were stopped."""
     outcome: Outcome | None = None
@@ -64,9 +63,15 @@ class Job:
         """Remember where `task` was, for status after it is gone."""
         self.last_task_id = task.task_id
         self.last_attempt = task.attempt
-        if task.executor is not None:
-            self.last_pod_id = task.executor.pod_id
+        if task.attempt:
+            self.last_pod_id = task.pod_id
             self.last_assigned_s = task.assigned_s
+
+    def shed(self) -> None:
+        """Let go of what only an unfinished job needs: its caller, its payload."""
+        self.parent = None
+        self.ending_payload = NO_PAYLOAD
+        self.seen_inputs.clear()
 
     def view(self) -> RequestView:
         for task in self.tasks.values():

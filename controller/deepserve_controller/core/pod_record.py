@@ -47,6 +47,10 @@ class PodRecord:
         self.since_s = now_s
         self.reason = reason or self.reason
 
+    @property
+    def doing(self) -> str:
+        return f"loading {self.label}" if self.state == "binding" else self.state
+
     def view(self) -> PodView:
         return PodView(
             pod_id=self.pod_id,
@@ -61,3 +65,11 @@ class PodRecord:
             since_s=self.since_s,
             reason=self.reason,
         )
+
+    def check_invariants(self) -> None:
+        if self.state == "warm":
+            assert not self.function_id, f"{self.pod_id} is warm but belongs to {self.label}"
+        if self.state in ("starting", "binding"):
+            assert self.ready_by_s > 0.0, f"{self.pod_id} may be {self.state} for ever"
+        if self.state == "bound" and not self.is_busy:
+            assert self.has_idle_alarm, f"{self.pod_id} is idle and no window runs"

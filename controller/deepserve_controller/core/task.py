@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from deepserve.protocol.messages import Outcome, RequestKind
-
+from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.events import Payload
 
@@ -42,11 +41,15 @@ class Task:
     state: TaskState = "queued"
     attempt: int = 0
     executor: ExecutorRecord | None = None
+    """Where it is now."""
+    pod_id: str = ""
+    """Where it is or was last."""
     assigned_s: float = 0.0
     reason: str = ""
     """Why it runs where it runs."""
     is_blocked: bool = False
-    has_delivered: bool = False
+    num_produced: int = 0
+    """Stream items passed on: after the first it is never started again."""
     user_retries: int = 0
     system_retries: int = 0
     alarm: Alarm | None = None
@@ -54,15 +57,30 @@ class Task:
     stop_outcome: Outcome | None = None
     """What it will end with, once it was told to stop."""
     children: dict[str, Job] = field(default_factory=dict)
-    """Unfinished requests made inside the current attempt, by request id."""
+    """Unfinished requests made inside it, by request id."""
 
     @property
     def is_on_pod(self) -> bool:
         return self.state == "running" or self.state == "stopping"
 
     @property
-    def pod_id(self) -> str:
-        return self.executor.pod_id if self.executor else ""
+    def deadline_s(self) -> float:
+        """For the calls made inside it: what is left to the caller is all that its call gets."""
+        if self.state != "running" or self.alarm is None:
+            return self.job.deadline_s
+        return min(self.job.deadline_s, self.alarm.at_s)
+
+    @property
+    def limit_s(self) -> float:
+        """Of each attempt, from its assignment; not positive: none."""
+        return self.job.timeout_s if self.job.timeout_s > 0.0 else self.function.spec.timeout_s
+
+    def timings(self, run_ms: float, now_s: float) -> Timings:
+        """A map's items count from their own arrival, everything else from the request's."""
+        arrived_s = self.arrived_s if self.job.kind == "map" else self.job.arrived_s
+        queued_ms = ((self.assigned_s if self.attempt else now_s) - arrived_s) * 1e3
+        total_ms = (now_s - arrived_s) * 1e3
+        return Timings(self.job.job_id, self.task_id, self.pod_id, self.attempt, queued_ms, run_ms, total_ms)
 
     def move(self, state: TaskState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.task_id}: {self.state} -> {state} is no transition"

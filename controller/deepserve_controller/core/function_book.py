@@ -1,0 +1,59 @@
+"""FunctionBook: the functions that are defined, and which of them a request needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from deepserve.protocol.messages import Outcome, RequestKind
+from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.endings import missing_tokenizer_outcome, removed_outcome, unknown_outcome
+from deepserve_controller.core.function_queue import FunctionQueue
+
+
+class FirstStep(NamedTuple):
+    """Where a request's first task goes, and whose task takes its result."""
+
+    function: FunctionQueue
+    then: FunctionQueue | None
+    kind: RequestKind
+
+
+class FunctionBook:
+    """A removed function stays known, so that a late request hears what happened to it."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, FunctionQueue] = {}
+
+    def __iter__(self) -> Iterator[FunctionQueue]:
+        return iter(self._functions.values())
+
+    def define(self, function_id: str, spec: FunctionSpec) -> None:
+        function = self._functions.get(function_id)
+        if function is None:
+            slots = max(1, spec.scaling.max_inputs)
+            self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots)
+        else:
+            function.is_removed = False
+
+    def get(self, function_id: str) -> FunctionQueue | None:
+        return self._functions.get(function_id)
+
+    def label(self, function_id: str) -> str:
+        function = self._functions.get(function_id)
+        return function.label if function else function_id
+
+    def first_step(self, function_id: str, kind: RequestKind) -> FirstStep | Outcome:
+        """A model with a tokenizer takes two tasks, everything else one. The outcome `refused` where it cannot run."""
+        function = self._functions.get(function_id)
+        if function is None:
+            return unknown_outcome(function_id)
+        if function.is_removed:
+            return removed_outcome(function.label)
+        tokenizer_id = function.spec.tokenizer
+        if not tokenizer_id or function.spec.kind != "model":
+            return FirstStep(function, None, kind)
+        tokenizer = self._functions.get(tokenizer_id)
+        if tokenizer is None or tokenizer.is_removed:
+            return missing_tokenizer_outcome(function.label, tokenizer_id)
+        return FirstStep(tokenizer, function, "call")

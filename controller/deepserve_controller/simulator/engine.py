@@ -1,0 +1,76 @@
+"""Simulation: the agenda, and the loop that drives the very same cores as the service."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from deepserve_controller.core.actions import Action, WakeAt
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.events import Event, TimerFired
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """`event` happens at `at_s`, unless `needs_pod` names a pod that is gone by then."""
+
+    at_s: float
+    event: Event
+    needs_pod: str = ""
+
+
+class Simulation:
+    """Gives events to the cores in the order of their times, equal times in the order in which they were set.
+
+    `consequences` says what an action leads to; `is_alive` whether a pod still is. Invariants of both cores are
+    checked after every event. `digest` names the whole history: equal seeds must give equal digests.
+    """
+
+    def __init__(
+        self,
+        cores: Cores,
+        consequences: Callable[[Action, float], Iterable[Occurrence]],
+        before: Callable[[Event, float], None],
+        is_alive: Callable[[str], bool],
+    ) -> None:
+        self._cores = cores
+        self._consequences = consequences
+        self._before = before
+        self._is_alive = is_alive
+        self._agenda: list[tuple[float, int, Occurrence]] = []
+        self._number = 0
+        self._history = hashlib.sha256()
+        self.num_events = 0
+        self.now_s = 0.0
+
+    @property
+    def digest(self) -> str:
+        return self._history.hexdigest()[:16]
+
+    def add(self, occurrences: Iterable[Occurrence]) -> None:
+        for occurrence in occurrences:
+            self._number += 1
+            heapq.heappush(self._agenda, (occurrence.at_s, self._number, occurrence))
+
+    def run(self, until_s: float) -> None:
+        """Until nothing is left or simulated time passes `until_s`. AssertionError where an invariant breaks."""
+        while self._agenda and self._agenda[0][0] <= until_s:
+            self.now_s, _, occurrence = heapq.heappop(self._agenda)
+            if not occurrence.needs_pod or self._is_alive(occurrence.needs_pod):
+                self._step(occurrence.event)
+        self.now_s = until_s
+
+    def _step(self, event: Event) -> None:
+        self.num_events += 1
+        self._history.update(f"{self.now_s!r} {event!r}\n".encode())
+        self._before(event, self.now_s)
+        actions = self._cores.handle(event, self.now_s)
+        self._cores.check_invariants()
+        for action in actions:
+            self._history.update(f"{action!r}\n".encode())
+            if isinstance(action, WakeAt):
+                self.add([Occurrence(action.at_s, TimerFired(action.key))])
+            else:
+                self.add(self._consequences(action, self.now_s))
