@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from deepserve.protocol import PROTOCOL_VERSION, framing
 from deepserve.protocol.framing import PREFIX, FrameError, FrameReader, encode_frame
-from deepserve.protocol.messages import Message, OpenRequest, Query, RequestFinished, Value
-from deepserve.protocol.messages import Outcome, Timings
+from deepserve.protocol.messages import Message, OpenRequest, Outcome, Query, RequestFinished, Timings, Value
 from deepserve.protocol.specs import CodeRef, FunctionSpec, function_id
 
 

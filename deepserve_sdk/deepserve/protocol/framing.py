@@ -92,12 +92,14 @@ class FrameReader:
         """The next whole frame, or None while more bytes are needed. Raises FrameError."""
         available = len(self._buffer) - self._start
         if available < PREFIX.size:
-            return self._compact()
+            self._compact()
+            return None
         magic, version, header_len, payload_len = PREFIX.unpack_from(self._buffer, self._start)
         check_prefix(magic, version, header_len, payload_len)
         end = PREFIX.size + header_len + payload_len
         if available < end:
-            return self._compact()
+            self._compact()
+            return None
         header_at = self._start + PREFIX.size
         with memoryview(self._buffer) as view:
             message = decode_header(view[header_at : header_at + header_len])

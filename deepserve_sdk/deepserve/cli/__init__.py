@@ -1,0 +1,55 @@
+"""The command `deepserve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from deepserve.cli.exit_codes import INTERRUPTED, OK, UserCodeFailed, exit_code_of
+from deepserve.cli.output import complain
+from deepserve.errors import DeepServeError
+
+
+def main() -> None:
+    """Entry point of the console script: runs one command and exits with its code."""
+    sys.exit(run_command_line(sys.argv[1:]))
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Run one command and return its exit code (api page, section 6). Never raises."""
+    import click
+
+    from deepserve.cli.commands import command_group
+
+    try:
+        outcome = command_group().main(args=arguments, prog_name="deepserve", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else OK
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        complain("interrupted")
+        return exit_code_of(error)
+    except BrokenPipeError:
+        # The reader of stdout left (`| head`): silence the interpreter's own last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else OK if error.code is None else 1
+    except UserCodeFailed as error:
+        complain(str(error))
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        return exit_code_of(error)
+    except DeepServeError as error:
+        complain(f"{type(error).__name__}: {error}")
+        return exit_code_of(error)
+    except TimeoutError as error:
+        complain(f"timed out: {error}")
+        return exit_code_of(error)
+    except BaseException as error:
+        traceback.print_exception(error)
+        return exit_code_of(error)

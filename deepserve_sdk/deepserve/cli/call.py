@@ -1,0 +1,99 @@
+"""`deepserve call`: a deployed function with JSON arguments, without the function's code at hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from deepserve._client import Client, Definition
+from deepserve._inbox import Deadline, Inbox
+from deepserve.cli.connection import connected, query
+from deepserve.cli.exit_codes import OK, UsageError
+from deepserve.cli.output import print_json
+from deepserve.protocol.messages import StreamItem, Value
+
+CREDIT_ITEMS = 1
+
+
+def call_function(
+    target: str, arguments: str, *, stream: bool, detach: bool, timeout_s: float | None, as_json: bool
+) -> int:
+    """Values travel as MessagePack: what the function returns must have a JSON shape."""
+    app, separator, name = target.partition("/")
+    if not (separator and app and name):
+        raise UsageError(f"{target!r} names no function: write APP/FUNCTION")
+    payload = msgspec.msgpack.encode(named_arguments(arguments))
+    with connected() as client:
+        found = query(client, "lookup", app=app, name=name)
+        definition = Definition(found["function_id"], None, None, target)
+        value = Value("msgpack", len(payload))
+        inbox = client.open_request(definition, "stream" if stream else "call", value, payload, keep=detach)
+        if detach:
+            print_call_id(client, inbox, as_json)
+        elif stream:
+            print_items(client, inbox, target, timeout_s, as_json)
+        else:
+            print_result(finished_value(client, inbox, target, timeout_s), as_json)
+    return OK
+
+
+def named_arguments(text: str) -> dict[str, Any]:
+    """{"args": [...], "kwargs": {...}} from a JSON object (named) or list (in order). Raises UsageError."""
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"the arguments are no JSON: {error}") from None
+    match given:
+        case dict():
+            return {"args": [], "kwargs": given}
+        case list():
+            return {"args": given, "kwargs": {}}
+        case _:
+            raise UsageError(f"the arguments must be a JSON object or list, not {text}")
+
+
+def print_call_id(client: Client, inbox: Inbox, as_json: bool) -> None:
+    query(client, "result_info", request_id=inbox.request_id)  # it has arrived before this process ends
+    if as_json:
+        print_json({"call_id": inbox.request_id})
+    else:
+        print(inbox.request_id)
+
+
+def wait_for_news(client: Client, inbox: Inbox, label: str, deadline: Deadline) -> None:
+    """Raises TimeoutError, with the request cancelled."""
+    if not client.wait(inbox, deadline.left_s):
+        client.cancel(inbox.request_id)
+        raise TimeoutError(f"{label} gave no result in time; the call was cancelled")
+
+
+def finished_value(client: Client, inbox: Inbox, label: str, timeout_s: float | None) -> Any:
+    deadline = Deadline.after(timeout_s)
+    while not inbox.is_over:
+        wait_for_news(client, inbox, label, deadline)
+    return client.result(inbox, label)
+
+
+def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | None, as_json: bool) -> None:
+    """One line per item; with --json each line is a JSON document."""
+    deadline = Deadline.after(timeout_s)
+    while inbox.items or not inbox.is_over:
+        if not inbox.items:
+            wait_for_news(client, inbox, label, deadline)
+            continue
+        item = inbox.items.popleft()
+        assert isinstance(item.message, StreamItem), item.message
+        print_result(client.decode_item(item.message, item.payload), as_json)
+        if not inbox.is_over:
+            client.grant(inbox.request_id, CREDIT_ITEMS)
+    client.result(inbox, label)
+
+
+def print_result(value: Any, as_json: bool) -> None:
+    """Text as it is, everything else as JSON."""
+    if as_json or not isinstance(value, str):
+        print_json(value)
+    else:
+        print(value, flush=True)

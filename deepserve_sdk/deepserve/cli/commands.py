@@ -1,0 +1,135 @@
+"""The tree of commands; each command's work stands in its own file, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Rest = Annotated[list[str] | None, typer.Argument(help="Arguments of the function or entry point.")]
+
+root = typer.Typer(
+    name="deepserve",
+    help="Serverless functions, agents and language models on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app_commands = typer.Typer(help="Deployed apps.", no_args_is_help=True)
+root.add_typer(app_commands, name="app")
+
+FORWARD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def command_group() -> Any:
+    """The click command that the console script runs."""
+    return typer.main.get_command(root)
+
+
+@root.command(context_settings=FORWARD)
+def run(
+    target: Annotated[str, typer.Argument(help="app.py, or app.py::function")],
+    arguments: Rest = None,
+) -> int:
+    """Run an entry point or a function of a file; its own --options follow the target."""
+    from deepserve.cli.run import run_target
+
+    return run_target(target, arguments or [])
+
+
+@root.command()
+def deploy(
+    file: Annotated[str, typer.Argument(help="app.py")],
+    name: Annotated[str | None, typer.Option(help="Deploy under this name (only for a file with one app).")] = None,
+    json: Json = False,
+) -> int:
+    """Put every app of a file on this user's controller, starting it when none runs."""
+    from deepserve.cli.deploy import deploy_file
+
+    return deploy_file(file, name=name, as_json=json)
+
+
+@root.command()
+def up(
+    http_port: Annotated[int, typer.Option(help="Loopback port of the HTTP API; 0 chooses a free one.")] = 0,
+    state: Annotated[Path | None, typer.Option(help="Folder that keeps deployed apps.")] = None,
+    foreground: Annotated[bool, typer.Option(help="Stay attached and print the controller's log.")] = False,
+    json: Json = False,
+) -> int:
+    """Start this user's controller, which outlives scripts."""
+    from deepserve.cli.controller import start
+
+    return start(http_port=http_port, state=state, foreground=foreground, as_json=json)
+
+
+@root.command()
+def down(json: Json = False) -> int:
+    """Stop this user's controller and everything that runs on it; deployed apps are kept for the next `up`."""
+    from deepserve.cli.controller import stop
+
+    return stop(as_json=json)
+
+
+@root.command()
+def status(json: Json = False) -> int:
+    """What runs: the controller, its pods, its apps, the latest requests."""
+    from deepserve.cli.status import show_status
+
+    return show_status(as_json=json)
+
+
+@root.command()
+def call(
+    target: Annotated[str, typer.Argument(help="APP/FUNCTION")],
+    arguments: Annotated[str, typer.Argument(help="JSON: an object of named arguments, or a list.")] = "{}",
+    stream: Annotated[bool, typer.Option("--stream", help="Print items of a generator as they come.")] = False,
+    detach: Annotated[bool, typer.Option("--async", help="Print the call's id and return at once.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the result.")] = None,
+    json: Json = False,
+) -> int:
+    """Call a deployed function with JSON arguments."""
+    from deepserve.cli.call import call_function
+
+    return call_function(target, arguments, stream=stream, detach=detach, timeout_s=timeout, as_json=json)
+
+
+@root.command()
+def logs(
+    target: Annotated[str, typer.Argument(help="APP, APP/FUNCTION or a pod's id")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes.")] = False,
+    tail: Annotated[int, typer.Option(help="How many of the latest lines.")] = 200,
+    json: Json = False,
+) -> int:
+    """What functions printed."""
+    from deepserve.cli.logs import show_logs
+
+    return show_logs(target, follow=follow, tail=tail, as_json=json)
+
+
+@app_commands.command("list")
+def app_list(json: Json = False) -> int:
+    """Deployed apps and their functions."""
+    from deepserve.cli.apps import list_apps
+
+    return list_apps(as_json=json)
+
+
+@app_commands.command("stop")
+def app_stop(app: Annotated[str, typer.Argument(help="Name of the app")], json: Json = False) -> int:
+    """Remove an app: its functions are no longer found, its pods end."""
+    from deepserve.cli.apps import stop_app
+
+    return stop_app(app, as_json=json)
+
+
+@root.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="calls")] = "calls",
+    json: Json = False,
+) -> int:
+    """Measure this machine: the limit, a peer and DeepServe in one run."""
+    from deepserve.cli.bench import run_bench
+
+    return run_bench(what, as_json=json)

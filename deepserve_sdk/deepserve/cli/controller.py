@@ -1,0 +1,107 @@
+"""`deepserve up` and `deepserve down`: the user's controller as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deepserve.cli.connection import connected, is_up, query
+from deepserve.cli.exit_codes import OK
+from deepserve.cli.output import print_json
+from deepserve.errors import ControllerUnreachable
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
+LOOK_AGAIN_S = 0.02
+
+
+def start(*, http_port: int, state: Path | None, foreground: bool, as_json: bool) -> int:
+    if is_up():
+        return report(already=True, as_json=as_json)
+    command = controller_command(http_port, state)
+    if foreground:
+        return subprocess.run(command, check=False).returncode
+    start_in_background(command, state)
+    return report(already=False, as_json=as_json)
+
+
+def controller_command(http_port: int = 0, state: Path | None = None) -> list[str]:
+    """-P: files of the folder that the command is given in shadow nothing."""
+    command = [sys.executable, "-P", "-m", "deepserve_controller", "--up", "--http-port", str(http_port)]
+    return [*command, "--state", str(state.resolve())] if state is not None else command
+
+
+def start_in_background(command: list[str], state: Path | None = None) -> None:
+    """Returns when it answers. Raises ControllerUnreachable with the end of its log."""
+    log = (state or default_state_folder()) / "controller.log"
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        begins_at = output.tell()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+        )
+    gives_up_at_s = time.monotonic() + START_TIMEOUT_S
+    while not is_up():
+        if process.poll() is not None or time.monotonic() > gives_up_at_s:
+            process.kill()
+            said = log.read_bytes()[begins_at:].decode(errors="replace").strip()
+            raise ControllerUnreachable(f"the controller did not start: {said or f'see {log}'}")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def default_state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "deepserve"
+
+
+def report(*, already: bool, as_json: bool) -> int:
+    with connected() as client:
+        status = query(client, "status")
+    if as_json:
+        print_json({"already_running": already, **status})
+    else:
+        verb = "runs already" if already else "started"
+        print(f"Controller {verb} (pid {status['pid']}, HTTP at {status.get('url') or 'no port'}).")
+    return OK
+
+
+def stop(*, as_json: bool) -> int:
+    """Returns when the controller's process is gone, with all that ran on it."""
+    if not is_up():
+        if as_json:
+            print_json({"stopped": False})
+        else:
+            print("No controller runs.")
+        return OK
+    with connected() as client:
+        pid = query(client, "status")["pid"]
+        query(client, "shutdown")
+    wait_for_end(pid)
+    if as_json:
+        print_json({"stopped": True, "pid": pid})
+    else:
+        print(f"Controller stopped (pid {pid}). Deployed apps are kept for the next `deepserve up`.")
+    return OK
+
+
+def wait_for_end(pid: int) -> None:
+    """Raises TimeoutError, after SIGKILL, where the controller does not end by itself."""
+    gives_up_at_s = time.monotonic() + STOP_TIMEOUT_S
+    while is_running(pid):
+        if time.monotonic() > gives_up_at_s:
+            os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"the controller (pid {pid}) had to be killed")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def is_running(pid: int) -> bool:
+    """A zombie has ended: whoever started it has not looked yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,35 @@
+"""How commands print: tables and plain lines for people, one JSON document with `--json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=None, default=str, ensure_ascii=False)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table as wide as its content; `empty` is printed where there are no rows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    body = [[str(cell) for cell in row] for row in rows]
+    if not body:
+        print(empty)
+        return
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in body:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def complain(text: str) -> None:
+    """One line (or several) on stderr, so that stdout stays parseable."""
+    print(f"deepserve: {text}", file=sys.stderr)

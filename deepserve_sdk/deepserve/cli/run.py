@@ -1,0 +1,73 @@
+"""`deepserve run`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from deepserve._function import Function
+from deepserve.cli.arguments import parse_arguments, usage_of
+from deepserve.cli.exit_codes import OK, UsageError
+from deepserve.cli.user_file import UserFile, load_user_file, split_target
+
+
+def run_target(target: str, arguments: list[str]) -> int:
+    """Run an entry point here, or a function in a pod, and print what a function returned."""
+    path, name = split_target(target)
+    user = load_user_file(path)
+    runnable = choose(user, name)
+    label = f"{path.name}::{runnable.__name__}"
+    signature_of = runnable.local if isinstance(runnable, Function) else runnable
+    if "--help" in arguments:
+        print(f"usage: deepserve run {usage_of(label, inspect.signature(signature_of))}")
+        return OK
+    keywords = parse_arguments(label, signature_of, arguments)
+    if isinstance(runnable, Function):
+        run_function(runnable, keywords)
+    else:
+        run_entrypoint(runnable, keywords)
+    return OK
+
+
+def run_entrypoint(entrypoint: Callable[..., Any], keywords: dict[str, Any]) -> None:
+    """In this process; a coroutine function gets an event loop."""
+    result = entrypoint(**keywords)
+    if inspect.iscoroutine(result):
+        import asyncio
+
+        asyncio.run(result)
+
+
+def run_function(function: Function[..., Any], keywords: dict[str, Any]) -> None:
+    """Items of a generator are printed as they come."""
+    result = function.remote(**keywords)
+    if inspect.isgenerator(result):
+        for item in result:
+            print(item, flush=True)
+    elif result is not None:
+        print(result)
+
+
+def choose(user: UserFile, name: str) -> Callable[..., Any]:
+    """What `app.py` or `app.py::name` means. Raises UsageError listing what there is."""
+    entrypoints: dict[str, Callable[..., Any]] = {}
+    functions: dict[str, Function[..., Any]] = {}
+    for app in user.apps:
+        entrypoints.update(app.entrypoints)
+        functions.update({key: member for key, member in app.functions.items() if isinstance(member, Function)})
+    if name:
+        found = entrypoints.get(name) or functions.get(name)
+        if found is None:
+            raise UsageError(f"{user.path.name} has no {name!r}; it has: {listing(entrypoints, functions)}")
+        return found
+    choices: dict[str, Callable[..., Any]] = {**(entrypoints or functions)}
+    if len(choices) == 1:
+        return next(iter(choices.values()))
+    if not entrypoints and not functions:
+        raise UsageError(f"{user.path.name} has neither an entry point nor a function of DeepServe")
+    raise UsageError(f"name one, as {user.path.name}::NAME; there are: {listing(entrypoints, functions)}")
+
+
+def listing(*groups: dict[str, Any]) -> str:
+    return ", ".join(sorted(name for group in groups for name in group)) or "nothing"

@@ -1,0 +1,53 @@
+"""`deepserve status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepserve.cli.connection import connected, query
+from deepserve.cli.exit_codes import OK
+from deepserve.cli.output import print_json, print_table
+
+LATEST_REQUESTS = 10
+
+
+def show_status(*, as_json: bool) -> int:
+    with connected() as client:
+        status = query(client, "status")
+    if as_json:
+        print_json(status)
+        return OK
+    print(f"Controller {status['version']} (pid {status['pid']}), up for {span(status['uptime_s'])}")
+    if status.get("url"):
+        print(f"HTTP at {status['url']}")
+    apps = [(app["app"], ", ".join(app["functions"])) for app in status["apps"]]
+    print_table(("app", "functions"), apps, empty="no apps")
+    print_table(("pod", "pid", "state", "function"), [pod_row(pod) for pod in status["pods"]], empty="no pods")
+    latest = status["requests"][-LATEST_REQUESTS:]
+    columns = ("request", "job", "task", "pod", "function", "state", "ms")
+    print_table(columns, [request_row(record) for record in latest], empty="no requests yet")
+    return OK
+
+
+def pod_row(pod: dict[str, Any]) -> tuple[object, ...]:
+    return pod["pod_id"], pod.get("pid", ""), pod["state"], pod.get("label") or "-"
+
+
+def request_row(record: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        record["request_id"],
+        record["job_id"],
+        record["task_id"],
+        record["pod_id"],
+        record["label"],
+        record["state"],
+        f"{record['total_ms']:.1f}",
+    )
+
+
+def span(seconds: float) -> str:
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
