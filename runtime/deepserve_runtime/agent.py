@@ -26,7 +26,6 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_runtime import sdk
 from deepserve_runtime.bundle_store import BundleError, BundleStore
 from deepserve_runtime.core import lifecycle as life

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from deepserve.protocol.specs import CodeRef
-
 from deepserve_runtime import sdk
 from deepserve_runtime.bundle_store import BundleStore
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 
-ONE_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
+ONE_THREAD_VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 PYTHON_MODULES = (
     "asyncio",
@@ -50,11 +50,20 @@ ENVIRONMENTS = {
 }
 
 
+_given: dict[str, str] = {}
+
+
 def use_one_thread() -> None:
     """Before numpy or torch is imported: their native threads would not survive a fork."""
-    for name in ONE_THREAD_VARIABLES:
-        os.environ[name] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for name, value in ONE_THREAD_VARIABLES.items():
+        if name in os.environ:
+            _given[name] = os.environ[name]
+        os.environ[name] = value
+
+
+def use_given_threads() -> None:
+    """In a pod: back to what the user asked for, where they did. Else pods keep one thread each, as there are many."""
+    os.environ.update(_given)
 
 
 def load_environment(name: str) -> None:

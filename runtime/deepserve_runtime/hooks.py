@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from deepserve.protocol.messages import Value
-
 from deepserve_runtime import sdk
 from deepserve_runtime.coroutines import CoroutineThread
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from deepserve.protocol.messages import Value
 
+from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
 from deepserve_runtime.task import Task
 

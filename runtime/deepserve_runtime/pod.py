@@ -7,7 +7,6 @@ from pathlib import Path
 
 from deepserve.protocol.messages import Welcome
 from deepserve.protocol.specs import CodeRef
-
 from deepserve_runtime.link import Link
 
 

@@ -16,9 +16,9 @@ from typing import Any, NoReturn, TextIO
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.messages import ForkPod, Hello, Welcome
-
 from deepserve_runtime import sdk
 from deepserve_runtime.agent import PodAgent
+from deepserve_runtime.environments import use_given_threads
 from deepserve_runtime.link import Link, LinkClosed, dial, dial_log
 from deepserve_runtime.task import flush_prints
 
@@ -33,6 +33,7 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
     try:
         _leave_template(template_pid)
         _reseed()
+        use_given_threads()
         os.environ[POD_ID_VARIABLE] = order.pod_id
         PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
         atexit._run_exitfuncs()

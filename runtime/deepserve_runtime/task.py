@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutput, Value
-
 from deepserve_runtime import sdk
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from contextlib import suppress
 
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import ForkPod, Message, PodExited, PodForked, TemplateFailed, TemplateReady
-
 from deepserve_runtime.environments import load_environment, use_one_thread
 
 READ_BYTES = 64 << 10

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
+
 from deepserve.protocol.specs import FunctionSpec
 
 PodState = Literal["cold", "warming", "warm", "bound", "draining", "stopped"]

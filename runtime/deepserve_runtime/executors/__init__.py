@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_runtime.bundle_store import BundleStore
 from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.pod import Pod
@@ -15,11 +14,11 @@ def make_executor(pod: Pod, spec: FunctionSpec, store: BundleStore, threads: Tas
     if spec.kind == "tokenizer":
         from deepserve_runtime.executors.tokenizer import TokenizerExecutor
 
-        return TokenizerExecutor(pod, spec, threads)
+        return TokenizerExecutor(spec, threads)
     if spec.kind == "model":
         from deepserve_runtime.executors.engine import EngineExecutor
 
-        return EngineExecutor(pod, spec, threads)
+        return EngineExecutor(spec, threads)
     from deepserve_runtime.executors.function import FunctionExecutor
 
     return FunctionExecutor(pod, spec, store, threads)

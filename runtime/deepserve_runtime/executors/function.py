@@ -14,7 +14,6 @@ from typing import Any
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import Value
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_runtime import plain_values, sdk
 from deepserve_runtime.bundle_store import BundleStore
 from deepserve_runtime.code_loader import load_entry

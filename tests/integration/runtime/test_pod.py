@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from deepserve._values import encode_value
 from deepserve.errors import PythonVersionMismatch, RemoteError, UnguardedCallError, UnpicklableResult
 from deepserve.protocol.messages import (
@@ -18,7 +19,6 @@ from deepserve.protocol.messages import (
     Value,
 )
 from deepserve.protocol.specs import CodeRef
-
 from tests.integration.runtime.stand_in import Peer, StandIn, StandInPod, decode_exception, is_alive
 
 FILES = {"app.py": Path(__file__).with_name("app.py").read_text()}

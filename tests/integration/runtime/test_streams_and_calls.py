@@ -9,6 +9,7 @@ from pathlib import Path
 import cloudpickle
 import msgspec
 import pytest
+
 from deepserve._entry import Entry
 from deepserve._values import decode_value
 from deepserve.errors import UnpicklableResult
@@ -26,7 +27,6 @@ from deepserve.protocol.messages import (
     Value,
 )
 from deepserve.protocol.specs import CodeRef
-
 from tests.integration.runtime.stand_in import PYTHON, StandInPod
 
 FILES = {"app.py": Path(__file__).with_name("app.py").read_text()}

@@ -1,0 +1,201 @@
+"""Hosts a FlowServe engine: many tasks at once, each a sequence of the engine."""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
+from deepserve.protocol.specs import FunctionSpec, ModelSpec
+from deepserve_runtime import sdk
+from deepserve_runtime.executors.generation import Generation, Piece
+from deepserve_runtime.executors.tokenizer import convert, load_error
+from deepserve_runtime.task import Task
+from deepserve_runtime.task_threads import TaskThreads
+from flowserve.config import EngineConfig
+from flowserve.engine import Engine
+from flowserve.errors import FlowServeError, PromptTooLongError
+from flowserve.hub import resolve_model
+from flowserve.outputs import SequenceOutput
+from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
+from flowserve.tool_calls import ContentDelta, MalformedToolCall, ToolCallEvent, ToolCallStream
+
+
+class EngineExecutor:
+    """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
+
+    slots = 32
+
+    def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
+        assert spec.model is not None
+        self._model = spec.model
+        self._main = threads.main
+        self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._generations: dict[str, Generation] = {}
+        """By sequence id, until the outcome is sent: also those whose reader has no room for the last words."""
+        self._lock = threading.Lock()
+        self._is_stepping = False
+        self._has_news = False
+
+    def load(self) -> dict[str, float]:
+        started_s = time.perf_counter()
+        try:
+            folder = resolve_model(self._model.source)
+            self._defaults = sampling_defaults(folder)
+            self._engine = Engine.from_folder(folder, engine_config(self._model, self.slots))
+        except (FlowServeError, OSError, MemoryError, RuntimeError) as error:
+            raise load_error(self._model.name, self._model.source, error) from error
+        return {"load": (time.perf_counter() - started_s) * 1e3}
+
+    def unload(self) -> None:
+        pass
+
+    # --- from the reader thread ------------------------------------------------------------------------
+
+    def assign(self, task: Task) -> None:
+        self._arrived.put(task)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Something changed: a task, a cancel, credit."""
+        with self._lock:
+            self._has_news = True
+            if self._is_stepping:
+                return
+            self._is_stepping = True
+        self._main.inbox.put(self._step_while_busy)
+
+    def _may_rest(self) -> bool:
+        with self._lock:
+            if self._has_news or self._engine.has_work:
+                self._has_news = False
+                return False
+            self._is_stepping = False
+            return True
+
+    # --- on the main thread ----------------------------------------------------------------------------
+
+    def _step_while_busy(self) -> None:
+        while not self._may_rest():
+            while not self._arrived.empty():
+                self._add(self._arrived.get())
+            for sequence_id in [i for i, generation in self._generations.items() if generation.task.cancel_reason]:
+                self._abort(sequence_id)
+            for output in self._step():
+                self._receive(output)
+            for sequence_id in [i for i, generation in self._generations.items() if generation.flush()]:
+                del self._generations[sequence_id]
+
+    def _add(self, task: Task) -> None:
+        sequence_id = f"{task.key[0]}/{task.key[1]}"
+        try:
+            prompt = convert(task.start(), TokenizedPrompt)
+            params = sampling_params(prompt.params, self._defaults)
+            task.open_to_interrupts(self._wake)
+            self._engine.add(sequence_id, prompt.token_ids, params)
+        except sdk.errors.InputCancelled:
+            task.finish_cancelled()
+        except Exception as error:
+            task.fail(self._as_model_error(error))
+        else:
+            task.watch(self._wake)
+            self._generations[sequence_id] = Generation(task, ToolCallParser() if prompt.parse_tools else None)
+
+    def _abort(self, sequence_id: str) -> None:
+        generation = self._generations.pop(sequence_id)
+        if not generation.is_complete:
+            self._engine.abort(sequence_id)
+        generation.task.finish_cancelled()
+
+    def _step(self) -> list[SequenceOutput]:
+        try:
+            return self._engine.step()
+        except Exception as error:  # one broken step must not leave its sequences without an answer
+            traceback.print_exc()
+            for sequence_id, generation in list(self._generations.items()):
+                if not generation.is_complete:
+                    self._engine.abort(sequence_id)
+                    self._fail(sequence_id, sdk.errors.ModelError(f"a step of the engine failed: {error}"))
+            return []
+
+    def _receive(self, output: SequenceOutput) -> None:
+        if output.error is not None:
+            self._fail(output.sequence_id, sdk.errors.ModelError(f"{self._model.name}: {output.error}"))
+            return
+        generation = self._generations[output.sequence_id]
+        generation.add(output.text)
+        if output.finished:
+            reason = output.finish_reason or "stop"
+            generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
+
+    def _fail(self, sequence_id: str, error: Exception) -> None:
+        self._generations.pop(sequence_id).task.fail(error)
+
+    def _as_model_error(self, error: Exception) -> Exception:
+        if isinstance(error, PromptTooLongError):
+            return sdk.errors.PromptTooLongError(f"{self._model.name}: {error}")
+        if isinstance(error, FlowServeError):
+            return sdk.errors.ModelError(f"{self._model.name}: {error}")
+        return error
+
+
+class ToolCallParser:
+    """flowserve's parser, its calls numbered as OpenAI's clients expect."""
+
+    def __init__(self) -> None:
+        self._stream = ToolCallStream()
+
+    def feed(self, text: str) -> Piece:
+        return self._piece(self._stream.feed(text))
+
+    def finish(self) -> Piece:
+        return self._piece(self._stream.finish())
+
+    def _piece(self, events: list[ToolCallEvent]) -> Piece:
+        text, calls, malformed = "", [], []
+        for event in events:
+            if isinstance(event, ContentDelta):
+                text += event.text
+            elif isinstance(event, MalformedToolCall):
+                malformed.append(event.text)
+            else:
+                calls.append(ToolCall(f"call_{secrets.token_hex(8)}", event.name, event.arguments))
+        return Piece(text, tuple(calls), tuple(malformed))
+
+
+def engine_config(model: ModelSpec, slots: int) -> EngineConfig:
+    return EngineConfig(
+        dtype=model.dtype,
+        quantization=model.quantization,
+        tensor_parallel_size=model.tensor_parallel,
+        max_model_len=model.max_model_len,
+        max_num_sequences=slots,
+    )
+
+
+def sampling_defaults(folder: Path) -> dict[str, Any]:
+    """What the model's own generation_config.json says of sampling."""
+    path = folder / "generation_config.json"
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    defaults = {name: found[name] for name in names if found.get(name) is not None}
+    return {"temperature": 0.0} if found.get("do_sample") is False else defaults
+
+
+def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:
+    """What was asked for, over the model's defaults. Raises flowserve's InvalidRequestError."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    structured = StructuredOutputsParams(json=asked.json_schema) if asked.json_schema is not None else None
+    return SamplingParams(**{**defaults, **given}, stop=asked.stop, structured_outputs=structured)

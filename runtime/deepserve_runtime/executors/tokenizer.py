@@ -1,0 +1,91 @@
+"""Chats and prompts to token ids; needs tokenizers and jinja2, no torch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import msgspec
+
+from deepserve.protocol.messages import Value
+from deepserve.protocol.model_io import ChatInput, CompletionInput, TokenizedPrompt
+from deepserve.protocol.specs import FunctionSpec
+from deepserve_runtime import sdk
+from deepserve_runtime.task import Task
+from deepserve_runtime.task_threads import TaskThreads
+from flowserve.chat_template import ChatTemplate
+from flowserve.errors import FlowServeError
+from flowserve.hub import resolve_model
+from flowserve.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+class TokenizerExecutor:
+    """Answers one after the other on the main thread: a prompt takes less time than a hand-over between threads."""
+
+    slots = 32
+
+    def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
+        assert spec.model is not None
+        self._model = spec.model
+        self._threads = threads
+        self._template: ChatTemplate | None = None
+
+    def load(self) -> dict[str, float]:
+        started_s = time.perf_counter()
+        try:
+            self._folder = resolve_model(self._model.source)
+            self._tokenizer = Tokenizer.from_folder(self._folder)
+        except FlowServeError as error:
+            raise load_error(self._model.name, self._model.source, error) from error
+        return {"load": (time.perf_counter() - started_s) * 1e3}
+
+    def unload(self) -> None:
+        pass
+
+    def assign(self, task: Task) -> None:
+        self._threads.main.inbox.put(lambda: self._answer(task))
+
+    def _answer(self, task: Task) -> None:
+        if task.cancel_reason:
+            task.finish_cancelled()
+            return
+        try:
+            prompt = self._tokenize(task.assignment.method, task.start())
+        except FlowServeError as error:
+            task.fail(sdk.errors.ModelError(f"{self._model.name}: {error}"))
+        except Exception as error:
+            task.fail(error)
+        else:
+            task.finish(*encode(prompt))
+
+    def _tokenize(self, method: str, given: Any) -> TokenizedPrompt:
+        if method == "chat":
+            chat = convert(given, ChatInput)
+            if self._template is None:  # a model without one can still complete prompts
+                self._template = ChatTemplate.from_folder(self._folder)
+            text = self._template.render(chat.messages, tools=chat.tools or None)
+            token_ids = self._tokenizer.encode(text, add_special_tokens=False)
+            return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
+        if method == "generate":
+            completion = convert(given, CompletionInput)
+            return TokenizedPrompt(self._tokenizer.encode(completion.prompt), completion.params)
+        raise AttributeError(f"a tokenizer has the methods chat and generate, not {method!r}")
+
+
+def load_error(name: str, source: str, error: Exception) -> sdk.errors.ModelLoadError:
+    return sdk.errors.ModelLoadError(f"model {name!r} cannot be loaded from {source}: {error}")
+
+
+def convert(given: Any, kind: type[T]) -> T:
+    """A decoded MessagePack value as one of the model messages. Raises ModelError."""
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise sdk.errors.ModelError(f"not a {kind.__name__}: {error}") from None
+
+
+def encode(message: msgspec.Struct) -> tuple[Value, bytes]:
+    data = msgspec.msgpack.encode(message)
+    return Value("msgpack", len(data)), data
