@@ -1,0 +1,50 @@
+"""What a type checker sees of models, tools and agents; checked by mypy --strict, never run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, assert_type
+
+import deepserve
+
+
+@dataclass
+class Person:
+    name: str
+
+
+@deepserve.tool
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@deepserve.tool(name="times")
+def mul(a: int, b: int) -> int:
+    return a * b
+
+
+async def check(llm: deepserve.Model) -> None:
+    assert_type(llm.generate("x", max_tokens=3, temperature=0.5, stop=["\n"]), str)
+    assert_type(await llm.generate.aio("x"), str)
+    assert_type(llm.chat("x").output, str)
+    assert_type(llm.chat([{"role": "user", "content": "x"}], tools=[add, mul]).text, str)
+    assert_type(llm.chat("x", output_type=Person).output, Person)
+    assert_type(llm.chat("x", output_type=list[str]).output, list[str])
+    assert_type((await llm.chat.aio("x", output_type=Person)).output, Person)
+    choice: Literal["a", "b"] | None = llm.chat("x", output_type=Literal["a", "b"] | None).output
+    print(choice)
+    for piece in llm.stream("x", seed=1):
+        assert_type(piece, str)
+    async for piece in llm.stream.aio("x"):
+        assert_type(piece, str)
+    assert_type(add(1, b=2), int)
+    assert_type(mul(1, 2), int)
+    free = deepserve.Agent("free", model=llm, tools=[add, mul])
+    assert_type(free.run("x").output, str)
+    held = deepserve.Agent("held", model=llm, output_type=Person)
+    assert_type(held.run("x").output, Person)
+    assert_type((await held.run.aio("x")).output, Person)
+    choosing = deepserve.Agent("choosing", model=llm, output_type=Literal["a", "b"])
+    assert_type(choosing.run("x").output, Any)
+    async for event in held.stream.aio("x"):
+        print(event)
