@@ -15,7 +15,6 @@ from deepserve.protocol.messages import (
     TemplateFailed,
     TemplateReady,
 )
-
 from deepserve_controller.pod_providers.base import PodExit
 from deepserve_controller.pod_providers.template_process import TemplateProcess, start_template
 from deepserve_controller.service.links import Link

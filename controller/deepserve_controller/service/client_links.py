@@ -20,7 +20,6 @@ from deepserve.protocol.messages import (
     PutBundle,
     Query,
 )
-
 from deepserve_controller.errors import QueryError, Refusal
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.functions import Functions

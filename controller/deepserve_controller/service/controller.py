@@ -9,11 +9,11 @@ import secrets
 import signal
 import socket
 from random import Random
+from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Welcome
-
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions
 from deepserve_controller.core.cores import Cores
@@ -36,9 +36,11 @@ from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
-from deepserve_controller.service.store import MemoryStore, SqlStore, Store
-from deepserve_controller.service.up import Claim, UpPort
+from deepserve_controller.service.store import MemoryStore, Store
 from deepserve_controller.settings import Settings, runtime_folder
+
+if TYPE_CHECKING:
+    from deepserve_controller.service.up import UpPort
 
 BACKLOG = 512
 
@@ -166,12 +168,18 @@ def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> N
         runtime = runtime_folder()
         store: Store = MemoryStore()
         up = None
+        # Imported where needed: an embedded controller has neither a database nor an HTTP server to wait for.
         if settings.state_folder:
+            from deepserve_controller.service.sql_store import SqlStore
+            from deepserve_controller.service.state_folder import Claim
+
             claim = Claim(settings.state_folder, "{folder} is in use by another controller (process {pid})")
             leaving.callback(claim.release)
             store = SqlStore(settings.state_folder)
             leaving.callback(store.close)
         if settings.mode == "up":
+            from deepserve_controller.service.up import UpPort
+
             up = UpPort(runtime, settings.state_folder, settings.http_port)
             leaving.callback(up.release)
         folders = make_folders(runtime)

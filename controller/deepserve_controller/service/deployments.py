@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.functions import Functions

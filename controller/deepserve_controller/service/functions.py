@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from deepserve.protocol.specs import FunctionSpec
-
 from deepserve_controller.core import events
 from deepserve_controller.service.loop import CoreLoop
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Hello, Welcome
-
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.client_links import ClientLink
 from deepserve_controller.service.links import Handler, Link, RawHandler

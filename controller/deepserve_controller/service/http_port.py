@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
-from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
+from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.queries import Queries

@@ -12,7 +12,6 @@ from typing import Protocol, cast, runtime_checkable
 
 from deepserve.protocol.framing import Buffer, FrameError, FrameReader, encode_frame, encode_prefix
 from deepserve.protocol.messages import Hello, Message, Refused
-
 from deepserve_controller.errors import Refusal
 
 READ_BYTES = 256 << 10

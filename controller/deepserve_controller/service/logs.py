@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from deepserve.protocol.messages import LogOutput
-
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.log_files import LogFiles
 

@@ -8,8 +8,9 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from deepserve.protocol.messages import (
     AssignTask,
@@ -28,7 +29,6 @@ from deepserve.protocol.messages import (
     TaskResumed,
 )
 from deepserve.protocol.messages import StopPod as StopPodMessage
-
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
@@ -47,8 +47,7 @@ LAST_WORDS_S = 0.05
 NUM_ENDED = 64
 
 
-@dataclass(slots=True)
-class PodRecord:
+class PodRecord(msgspec.Struct):
     pod_id: str
     environment: str
     token: str
@@ -66,8 +65,8 @@ class PodRecord:
     exit_code: int | None = None
     is_exit_known: bool = False
     is_killed: bool = False
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    steps_ms: dict[str, float] = field(default_factory=dict)
+    timers: list[asyncio.TimerHandle] = []
+    steps_ms: dict[str, float] = {}
     last_root_links: tuple[str, ...] = ()
 
 

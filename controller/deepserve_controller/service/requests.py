@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from deepserve.protocol.messages import (
     GrantCredit,
@@ -21,7 +22,6 @@ from deepserve.protocol.messages import (
     Timings,
     Value,
 )
-
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import FinishItem, FinishRequest, SendTask
 from deepserve_controller.core.events import Payload
@@ -42,8 +42,7 @@ class TaskPlace(NamedTuple):
     pod_id: str
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct):
     request_id: str
     link_id: str
     root_link_id: str
@@ -54,10 +53,10 @@ class RequestRecord:
     parent_task_id: str
     keep: bool
     arrived_at: float
-    segments: dict[int, str] = field(default_factory=dict)
+    segments: dict[int, str] = {}
     """Of the arguments (-1) and of map inputs, by index."""
-    listeners: list[str] = field(default_factory=list)
-    held: deque[Delivery] = field(default_factory=deque)
+    listeners: list[str] = []
+    held: deque[Delivery] = msgspec.field(default_factory=deque)
     """Items of a kept request, until the reader has acknowledged them."""
     held_bytes: int = 0
     owed_credit: int = 0
@@ -307,7 +306,5 @@ class Requests:
 
 
 def _with_value(message: Any, value: Value) -> Message:
-    import msgspec
-
     replaced: Message = msgspec.structs.replace(message, value=value)
     return replaced

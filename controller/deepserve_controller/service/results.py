@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
+import msgspec
 
+from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
 from deepserve_controller.service.segments import Segments
 
 
@@ -24,8 +24,7 @@ class Delivery(NamedTuple):
         return len(self.data) or self.message.value.size_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class KeptResult:
+class KeptResult(msgspec.Struct, frozen=True):
     items: list[Delivery]
     finished: RequestFinished
     data: bytes

@@ -8,6 +8,7 @@ import re
 import secrets
 
 import msgspec
+
 from deepserve.protocol.messages import Value
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")

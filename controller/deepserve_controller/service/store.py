@@ -1,35 +1,23 @@
-"""Deployed apps on disk (or in memory): what a restarted controller still knows."""
+"""Deployed apps: what a store must keep of them, and the store of a controller without a state folder."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
+
 from deepserve.protocol.specs import FunctionSpec
-
-from deepserve_controller.errors import StoreUnreadable
-from deepserve_controller.service.bundles import Bundle, BundleKind
-
-if TYPE_CHECKING:
-    import sqlalchemy
-
-SCHEMA_VERSION = 1
+from deepserve_controller.service.bundles import Bundle
 
 
-@dataclass(frozen=True, slots=True)
-class App:
+class App(msgspec.Struct, frozen=True):
     """One deployed app: its functions by name, and what they need besides (a model's tokenizer), by id."""
 
     name: str
     functions: dict[str, str]
     specs: dict[str, FunctionSpec]
-    entrypoints: dict[str, Any] = field(default_factory=dict)
+    entrypoints: dict[str, Any] = {}
     revision: int = 1
     deployed_at: float = 0.0
 
@@ -51,7 +39,7 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """For a controller without a state folder."""
+    """Ends with its controller."""
 
     def __init__(self) -> None:
         self._apps: dict[str, App] = {}
@@ -82,125 +70,6 @@ class MemoryStore:
         self._bundles = {digest: bundle for digest, bundle in self._bundles.items() if digest in used}
 
 
-class SqlStore:
-    """SQLite for the names, one file per bundle beside it. Opened by one controller at a time."""
-
-    def __init__(self, folder: str) -> None:
-        """Raises StoreUnreadable."""
-        import sqlite3
-
-        import sqlalchemy
-
-        from deepserve_controller.service import store_tables
-
-        self._bundle_folder = os.path.join(folder, "bundles")
-        os.makedirs(self._bundle_folder, mode=0o700, exist_ok=True)
-        self._tables = store_tables
-        self._engine: sqlalchemy.Engine = store_tables.open_engine(os.path.join(folder, "state.db"))
-        try:
-            with self._engine.begin() as connection:
-                found = store_tables.prepare(connection, SCHEMA_VERSION)
-        except (sqlalchemy.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            raise StoreUnreadable(f"{folder}/state.db cannot be read: {getattr(error, 'orig', error)}") from None
-        if found != SCHEMA_VERSION:
-            raise StoreUnreadable(
-                f"{folder}/state.db has format {found}, this version of DeepServe reads {SCHEMA_VERSION}: "
-                f"start the version that wrote it, or move the folder away"
-            )
-
-    def apps(self) -> list[App]:
-        with self._engine.connect() as connection:
-            return [self._app(connection, row) for row in self._tables.all_apps(connection)]
-
-    def put_app(self, app: App, bundles: dict[str, Bundle]) -> App:
-        # Files first: the committed rows never name a file that is not whole.
-        kept: dict[str, tuple[str, str]] = {
-            digest: (bundle.kind, self._write_bundle(bundle)) for digest, bundle in bundles.items()
-        }
-        with self._engine.begin() as connection:
-            row = self._tables.one_app(connection, app.name)
-            app = next_revision(app, self._app(connection, row) if row else None)
-            self._tables.replace_app(
-                connection,
-                name=app.name,
-                revision=app.revision,
-                deployed_at=app.deployed_at,
-                entrypoints=msgspec.msgpack.encode(app.entrypoints),
-                functions=app.functions,
-                specs={function_id: msgspec.msgpack.encode(spec) for function_id, spec in app.specs.items()},
-                contents_by_digest=kept,
-            )
-            unused = self._tables.drop_unused(connection)
-        self._remove_files(unused)
-        return app
-
-    def remove_app(self, name: str) -> None:
-        with self._engine.begin() as connection:
-            self._tables.delete_app(connection, name)
-            unused = self._tables.drop_unused(connection)
-        self._remove_files(unused)
-
-    def bundle(self, digest: str) -> Bundle | None:
-        """None where it is unknown or the file is not what was written."""
-        with self._engine.connect() as connection:
-            found = self._tables.one_bundle(connection, digest)
-        if found is None:
-            return None
-        kind, checksum = found
-        try:
-            with open(os.path.join(self._bundle_folder, checksum), "rb") as file:
-                data = file.read()
-        except OSError:
-            return None
-        return Bundle(_kind(kind), data) if hashlib.sha256(data).hexdigest() == checksum else None
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    def _app(self, connection: sqlalchemy.Connection, row: Any) -> App:
-        functions, specs = self._tables.contents(connection, row.name)
-        try:
-            return App(
-                name=row.name,
-                functions=functions,
-                specs={key: msgspec.msgpack.decode(data, type=FunctionSpec) for key, data in specs.items()},
-                entrypoints=msgspec.msgpack.decode(row.entrypoints),
-                revision=row.revision,
-                deployed_at=row.deployed_at,
-            )
-        except msgspec.DecodeError as error:
-            raise StoreUnreadable(f"the stored app {row.name!r} cannot be read: {error}") from None
-
-    def _write_bundle(self, bundle: Bundle) -> str:
-        """Named by its checksum; whole or not at all."""
-        checksum = hashlib.sha256(bundle.data).hexdigest()
-        path = os.path.join(self._bundle_folder, checksum)
-        if os.path.exists(path) and os.path.getsize(path) == len(bundle.data):
-            return checksum
-        unfinished = f"{path}.{os.getpid()}"
-        with open(unfinished, "wb") as file:
-            file.write(bundle.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        return checksum
-
-    def _remove_files(self, checksums: Iterable[str]) -> None:
-        for checksum in checksums:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._bundle_folder, checksum))
-
-
 def next_revision(app: App, before: App | None) -> App:
-    return App(
-        name=app.name,
-        functions=app.functions,
-        specs=app.specs,
-        entrypoints=app.entrypoints,
-        revision=before.revision + 1 if before else 1,
-        deployed_at=time.time(),
-    )
-
-
-def _kind(kind: str) -> BundleKind:
-    return "pickle" if kind == "pickle" else "files"
+    revision = before.revision + 1 if before else 1
+    return msgspec.structs.replace(app, revision=revision, deployed_at=time.time())

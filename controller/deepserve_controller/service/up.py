@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from deepserve_controller.errors import AlreadyRunning, ControllerError
-from deepserve_controller.service.folders import make_private
+from deepserve_controller.errors import ControllerError
+from deepserve_controller.service.http_port import HttpApp, HttpServer, listen_http, make_server
 from deepserve_controller.service.keys import load_key
+from deepserve_controller.service.state_folder import Claim
 
 if TYPE_CHECKING:
     from deepserve_controller.service.controller import Controller
-    from deepserve_controller.service.http_port import HttpServer
 
 SOCKET = "up.sock"
 ANNOUNCEMENT = "up.json"
-
-
-class Claim:
-    """A folder that one controller holds at a time; the system lets go when its process ends, however it ends."""
-
-    def __init__(self, folder: str, text: str) -> None:
-        """Raises AlreadyRunning with `text`, UnsafeFolder."""
-        make_private(folder)
-        self._fd = os.open(os.path.join(folder, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(self._fd, 20).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise AlreadyRunning(text.format(folder=folder, pid=holder or "unknown")) from None
-        os.truncate(self._fd, 0)
-        os.write(self._fd, str(os.getpid()).encode())
-
-    def release(self) -> None:
-        os.close(self._fd)
 
 
 class UpPort:
@@ -47,8 +26,6 @@ class UpPort:
 
     def __init__(self, runtime: str, state_folder: str, http_port: int) -> None:
         """Raises ControllerError where this user's controller runs already or the port is taken."""
-        from deepserve_controller.service.http_port import listen_http
-
         self._claim = Claim(runtime, "a controller of this user runs already (process {pid}, {folder})")
         self.socket_path = os.path.join(runtime, SOCKET)
         self._announcement = os.path.join(runtime, ANNOUNCEMENT)
@@ -65,8 +42,6 @@ class UpPort:
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self, controller: Controller) -> None:
-        from deepserve_controller.service.http_port import HttpApp, make_server
-
         await controller.listen(self.socket_path)
         app = HttpApp(
             self._key,
