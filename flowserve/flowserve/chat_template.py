@@ -62,12 +62,15 @@ class ChatTemplate:
         tools: JSON schemas as the model sees them.  variables: more names for the template (enable_thinking=False).
         Raises ChatTemplateError with the template's own words where it refuses the messages.
         """
+        plain_messages = [_plain_message(message) for message in messages]
+        if not plain_messages:
+            raise ChatTemplateError("there are no messages")
         template = self._templates["tool_use" if tools and "tool_use" in self._templates else "default"]
         names: dict[str, Any] = {**self._special_tokens, **variables}
         try:
             return template.render(
-                messages=list(messages),
-                tools=list(tools) if tools else None,
+                messages=plain_messages,
+                tools=_plain(list(tools)) if tools else None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **names,
@@ -134,6 +137,28 @@ def _raise_exception(message: str) -> NoReturn:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
+
+
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As templates expect messages: without keys that are None, reasoning under both of its names."""
+    if not isinstance(message, Mapping):
+        raise ChatTemplateError(f"a message must be a dict with role and content, got {message!r}")
+    plain: dict[str, Any] = _plain({key: value for key, value in message.items() if value is not None})
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        if name in plain:
+            return {"thinking": plain[name], **plain, "reasoning_content": plain[name]}
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """A copy of JSON types only: an object of any other kind could carry methods that a template must not reach."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise ChatTemplateError(f"messages and tools must be plain JSON data, found a {type(value).__name__}")
 
 
 def _templates_in_files(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+
 from flowserve.attention.base import AttentionLengths, KVLayout
 from flowserve.attention.torch_paged import TorchPagedAttention
 from flowserve.device.cpu import CpuDevice

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from flowserve import SamplingParams, StructuredOutputsParams
 from flowserve.errors import (
     InvalidGrammarError,
     InvalidPromptError,
@@ -16,8 +18,6 @@ from flowserve.errors import (
     PromptTooLongError,
     UnknownSequenceError,
 )
-
-from flowserve import SamplingParams, StructuredOutputsParams
 from tests.unit.flowserve.running import run_to_end
 
 PROMPT = [301, 48, 182, 7]

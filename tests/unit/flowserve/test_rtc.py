@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from flowserve.errors import InvalidConfigError
 from flowserve.rtc.blocks import BlockPool
 from flowserve.rtc.cache import Match, RelationalTensorCache

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from flowserve.worker.sampler import SamplerState, sample, uniform
 
 from flowserve import SamplingParams
+from flowserve.worker.sampler import SamplerState, sample, uniform
 
 LOGITS = [math.log(p) for p in (0.4, 0.3, 0.2, 0.06, 0.04)]
 

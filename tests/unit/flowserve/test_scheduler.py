@@ -6,11 +6,12 @@ from collections import deque
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from flowserve.errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.rtc.cache import RelationalTensorCache
 from flowserve.scheduling import Batch, Scheduler, SchedulerConfig, TokenResult
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 STOP_TOKEN = 0
 

@@ -1,0 +1,220 @@
+"""Bad input: each kind has its own error, and the message names the culprit."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flowserve import LLM, Engine, EngineConfig, SamplingParams, StructuredOutputsParams, errors
+from flowserve.errors import (
+    CheckpointError,
+    FlowServeError,
+    InvalidConfigError,
+    InvalidSamplingParamsError,
+    ModelNotFoundError,
+    TokenizerError,
+    UnsupportedArchitectureError,
+    UnsupportedModelError,
+)
+
+Models = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(models: Models, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama to damage."""
+    return Path(shutil.copytree(models(), tmp_path / "model"))
+
+
+def refuses(folder: Path | str, error: type[FlowServeError], words: str, **options: Any) -> None:
+    with pytest.raises(error, match=words):
+        Engine.from_folder(folder, EngineConfig(num_threads=1, **options))
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config.update(fields)
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    refuses(tmp_path / "nowhere", ModelNotFoundError, "nowhere' is no folder")
+    refuses("./nowhere", ModelNotFoundError, "./nowhere' is no folder")
+    refuses("a/b/c", ModelNotFoundError, "a/b/c' is no folder")
+    (tmp_path / "file.gguf").write_text("")
+    refuses(str(tmp_path / "file.gguf"), ModelNotFoundError, "is a file, not a model folder")
+    refuses(tmp_path, ModelNotFoundError, "has no config.json")
+
+
+def test_a_hub_id_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def unreachable(model: str, **options: Any) -> str:
+        asked.append(model)
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    refuses("Qwen/Qwen3-0.6B", ModelNotFoundError, "'Qwen/Qwen3-0.6B' is no folder.*hub: no route to host$")
+    assert asked == ["Qwen/Qwen3-0.6B"]
+
+
+def test_a_hub_id_is_downloaded(monkeypatch: pytest.MonkeyPatch, models: Models) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, allow_patterns: str(models()))
+    assert Engine.from_folder("tiny/llama", EngineConfig(num_threads=1)).max_model_len == 512
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1, -50000])
+def test_truncated_weights(folder: Path, size: int) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:size])
+    refuses(folder, CheckpointError, "model.safetensors")
+
+
+def test_weights_that_are_a_pointer_file(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refuses(folder, CheckpointError, "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_missing_tensor(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors")
+    refuses(folder, CheckpointError, f"tensor '{name}' is missing")
+
+
+def test_tensor_of_another_shape(folder: Path) -> None:
+    change_config(folder, intermediate_size=100)
+    refuses(folder, CheckpointError, r"gate_proj.weight' has shape \(96, 64\), config.json asks for \(100, 64\)")
+
+
+def test_no_weights_and_broken_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    refuses(folder, CheckpointError, "no model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text("{}")
+    refuses(folder, CheckpointError, "no weight_map")
+    index.write_text('{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}')
+    refuses(folder, CheckpointError, "model-00001-of-00002.safetensors")
+
+
+@pytest.mark.parametrize(
+    "fields, error, words",
+    [
+        ({"architectures": ["MambaForCausalLM"]}, UnsupportedArchitectureError, "MambaForCausalLM.*LlamaForCausalLM"),
+        ({"architectures": "gone"}, CheckpointError, "architectures"),
+        ({"hidden_size": "gone"}, CheckpointError, "'hidden_size'"),
+        ({"num_hidden_layers": -1}, CheckpointError, "'num_hidden_layers'"),
+        ({"num_hidden_layers": 2.5}, CheckpointError, "'num_hidden_layers'"),
+        ({"vocab_size": "400"}, CheckpointError, "'vocab_size'"),
+        ({"num_key_value_heads": 3}, CheckpointError, "4 heads do not share 3"),
+        ({"hidden_act": "gelu"}, UnsupportedModelError, "gelu"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModelError, "quantised"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, UnsupportedModelError, "yarn"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, CheckpointError, "low_freq_factor"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "partial"),
+        ({"use_sliding_window": True}, UnsupportedModelError, "sliding"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, UnsupportedModelError, "sliding"),
+    ],
+)
+def test_config_json(folder: Path, fields: dict[str, Any], error: type[FlowServeError], words: str) -> None:
+    change_config(folder, **fields)
+    refuses(folder, error, words)
+
+
+def test_config_json_that_is_no_json(folder: Path) -> None:
+    for text in ("{", "[]", ""):
+        (folder / "config.json").write_text(text)
+        refuses(folder, CheckpointError, "config.json")
+
+
+def test_no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    refuses(folder, TokenizerError, "no tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"quantization": "awq"}, "'awq' is not supported; supported: None"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size 2 is not supported; supported: 1"),
+        ({"dtype": "float16"}, "'float16'.*float32"),
+        ({"device": "npu"}, "'npu'.*cpu"),
+        ({"max_num_sequences": 0}, "max_num_sequences"),
+        ({"num_threads": 0}, "num_threads"),
+        ({"max_model_len": 513}, "513 is more than the model's 512"),
+        ({"max_model_len": 100, "num_kv_blocks": 2, "block_size": 32}, "needs 4 KV blocks.*holds 2"),
+        ({"max_model_len": 100, "kv_cache_bytes": 1000}, "needs 4 KV blocks.*holds 0"),
+        ({"kv_cache_bytes": 1000}, "hold no sequence"),
+    ],
+)
+def test_engine_options(options: dict[str, Any], words: str, models: Models) -> None:
+    with pytest.raises(InvalidConfigError, match=words):
+        LLM(models(), **options)
+
+
+def test_an_option_that_does_not_exist(models: Models) -> None:
+    with pytest.raises(TypeError, match="max_modle_len"):
+        LLM(models(), max_modle_len=3)
+
+
+def test_context_follows_the_cache(models: Models) -> None:
+    assert LLM(models(), num_threads=1, num_kv_blocks=3, block_size=16).engine.max_model_len == 48
+    assert LLM(models(), num_threads=1, max_model_len=40).engine.max_model_len == 40
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": -0.1}, {"temperature": float("nan")}, {"temperature": "hot"}, {"temperature": True},
+        {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -2}, {"top_k": 1.5}, {"min_p": -0.1}, {"min_p": 2},
+        {"max_tokens": 0}, {"max_tokens": 1.0}, {"min_tokens": -1}, {"seed": "x"}, {"seed": 1.5},
+        {"stop": [""]}, {"stop": [1]}, {"stop_token_ids": [-1]}, {"stop_token_ids": ["a"]},
+        {"logprobs": -1}, {"logprobs": 101}, {"repetition_penalty": 0.0}, {"presence_penalty": 3.0},
+        {"frequency_penalty": float("inf")},
+    ],
+)  # fmt: skip
+def test_sampling_params(params: dict[str, Any]) -> None:
+    ((name, _),) = params.items()
+    with pytest.raises(InvalidSamplingParamsError, match=name):
+        SamplingParams(**params)
+
+
+def test_sampling_params_that_contradict_each_other() -> None:
+    with pytest.raises(InvalidSamplingParamsError, match="min_tokens 5 is more than max_tokens 3"):
+        SamplingParams(min_tokens=5, max_tokens=3)
+    with pytest.raises(InvalidSamplingParamsError, match="min_tokens.*structured_outputs"):
+        SamplingParams(min_tokens=5, structured_outputs=StructuredOutputsParams(regex="a"))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"json": {}, "regex": "a"}, {"choice": []}, {"choice": [""]}, {"choice": [1]}, {"regex": 1}, {"json": 1}],
+)
+def test_structured_outputs_params(params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSamplingParamsError, match="structured_outputs"):
+        StructuredOutputsParams(**params)
+
+
+def test_stop_may_be_one_string_or_many() -> None:
+    assert SamplingParams(stop="a").stop == ("a",) and SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+    assert hash(SamplingParams(stop=["a"])) == hash(SamplingParams(stop="a"))
+
+
+@pytest.mark.parametrize("name", [n for n, v in vars(errors).items() if isinstance(v, type)])
+def test_errors_cross_processes(name: str) -> None:
+    error = getattr(errors, name)("what went wrong")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error) and str(copy) == "what went wrong" and isinstance(copy, FlowServeError)
+    assert type(error).__doc__
