@@ -1,1 +1,118 @@
+"""DeepServe: embedded serverless for Python functions, agents and language models.
 
+Public names are loaded when they are first used, so that `import deepserve` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepserve._agent import Agent as Agent
+    from deepserve._app import App as App
+    from deepserve._call import Call as Call
+    from deepserve._cls import cls as cls
+    from deepserve._cls import enter as enter
+    from deepserve._cls import exit as exit
+    from deepserve._cls import method as method
+    from deepserve._cls import parameter as parameter
+    from deepserve._context import context as context
+    from deepserve._controller_process import init as init
+    from deepserve._decorators import function as function
+    from deepserve._function import Function as Function
+    from deepserve._model import Model as Model
+    from deepserve._options import Retries as Retries
+    from deepserve._options import concurrent as concurrent
+    from deepserve._ref import Ref as Ref
+    from deepserve._ref import put as put
+    from deepserve._tool import tool as tool
+    from deepserve.errors import AgentError as AgentError
+    from deepserve.errors import AsyncUsageError as AsyncUsageError
+    from deepserve.errors import CallCancelled as CallCancelled
+    from deepserve.errors import ControllerLost as ControllerLost
+    from deepserve.errors import ControllerUnreachable as ControllerUnreachable
+    from deepserve.errors import DeepServeError as DeepServeError
+    from deepserve.errors import FunctionTimeout as FunctionTimeout
+    from deepserve.errors import InputCancelled as InputCancelled
+    from deepserve.errors import InvalidOption as InvalidOption
+    from deepserve.errors import MaxTurnsExceeded as MaxTurnsExceeded
+    from deepserve.errors import ModelError as ModelError
+    from deepserve.errors import ModelLoadError as ModelLoadError
+    from deepserve.errors import NotFound as NotFound
+    from deepserve.errors import OutputTruncated as OutputTruncated
+    from deepserve.errors import PodLost as PodLost
+    from deepserve.errors import PromptTooLongError as PromptTooLongError
+    from deepserve.errors import ProtocolError as ProtocolError
+    from deepserve.errors import PythonVersionMismatch as PythonVersionMismatch
+    from deepserve.errors import Refused as Refused
+    from deepserve.errors import RemoteError as RemoteError
+    from deepserve.errors import SerializationError as SerializationError
+    from deepserve.errors import StartupFailed as StartupFailed
+    from deepserve.errors import ToolError as ToolError
+    from deepserve.errors import UnguardedCallError as UnguardedCallError
+    from deepserve.errors import UnpicklableArgument as UnpicklableArgument
+    from deepserve.errors import UnpicklableFunction as UnpicklableFunction
+    from deepserve.errors import UnpicklableResult as UnpicklableResult
+    from deepserve.errors import ValueTooLarge as ValueTooLarge
+
+_HOMES = {
+    "_agent": ("Agent",),
+    "_app": ("App",),
+    "_call": ("Call",),
+    "_cls": ("cls", "enter", "exit", "method", "parameter"),
+    "_context": ("context",),
+    "_controller_process": ("init",),
+    "_decorators": ("function",),
+    "_function": ("Function",),
+    "_model": ("Model",),
+    "_options": ("Retries", "concurrent"),
+    "_ref": ("Ref", "put"),
+    "_tool": ("tool",),
+    "errors": (
+        "AgentError",
+        "AsyncUsageError",
+        "CallCancelled",
+        "ControllerLost",
+        "ControllerUnreachable",
+        "DeepServeError",
+        "FunctionTimeout",
+        "InputCancelled",
+        "InvalidOption",
+        "MaxTurnsExceeded",
+        "ModelError",
+        "ModelLoadError",
+        "NotFound",
+        "OutputTruncated",
+        "PodLost",
+        "PromptTooLongError",
+        "ProtocolError",
+        "PythonVersionMismatch",
+        "Refused",
+        "RemoteError",
+        "SerializationError",
+        "StartupFailed",
+        "ToolError",
+        "UnguardedCallError",
+        "UnpicklableArgument",
+        "UnpicklableFunction",
+        "UnpicklableResult",
+        "ValueTooLarge",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'deepserve' has no attribute {name!r}")
+    value = getattr(import_module(f"deepserve.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -37,3 +37,15 @@ def context() -> TaskContext:
     `current_function_call_id`, `current_input_id`.)
     """
     return current_task.get() or _outside
+
+
+_bound_code: CodeRef | None = None
+
+
+def bound_code() -> CodeRef | None:
+    """The code that this pod is bound to, also in threads that user code started; None outside pods."""
+    global _bound_code
+    task = current_task.get()
+    if task is not None and task.code is not None:
+        _bound_code = task.code
+    return _bound_code

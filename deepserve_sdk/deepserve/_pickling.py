@@ -1,7 +1,7 @@
 """Objects to pickle bytes: the C pickler where it can, cloudpickle where code must travel by value.
 
 What `__main__` holds under its own name travels by name where the other side has the same file as `__main__`
-(`main_by_name`), because a class that is rebuilt by value is another class.
+(`Reach`), because a class that is rebuilt by value is another class.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from deepserve._installed import is_installed
 
 BufferCallback = Callable[[pickle.PickleBuffer], Any]
 
@@ -31,35 +34,90 @@ class CannotPickle(Exception):
     """Neither pickler takes the object; `__cause__` is what the last one said."""
 
 
-def dump(obj: Any, *, by_value_ok: bool = True, main_by_name: bool = True) -> Pickled:
+class Reach(NamedTuple):
+    """What the reader can import by name of this process's own files (installed packages it always can)."""
+
+    main: bool = True
+    modules: bool = True
+
+
+EVERYTHING = Reach()
+NOTHING = Reach(False, False)
+
+
+def dump(obj: Any, *, by_value_ok: bool = True, reach: Reach = EVERYTHING) -> Pickled:
     """Protocol 5 with out-of-band buffers. Raises CannotPickle."""
-    main_by_name = main_by_name and main_has_file()
+    if reach.main and not main_has_file():
+        reach = reach._replace(main=False)
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-        if main_by_name or b"__main__" not in data:
+        if not _mentions_unreachable(data, reach):
             return Pickled(data, buffers, False)
     except Exception as error:  # a C pickler's refusal has many types; cloudpickle may still take the object
         if not by_value_ok:
             raise CannotPickle(str(error)) from error
     try:
         buffers = []
-        return Pickled(dump_by_value(obj, main_by_name=main_by_name, buffer_callback=buffers.append), buffers, True)
+        return Pickled(dump_by_value(obj, reach=reach, buffer_callback=buffers.append), buffers, True)
     except (Exception, RecursionError) as error:
         raise CannotPickle(str(error)) from error
 
 
-def dump_by_value(obj: Any, *, main_by_name: bool = False, buffer_callback: BufferCallback | None = None) -> bytes:
+def dump_by_value(obj: Any, *, reach: Reach = NOTHING, buffer_callback: BufferCallback | None = None) -> bytes:
     """Cloudpickle, which takes lambdas, closures and local classes. Raises whatever it raises."""
     target = io.BytesIO()
-    _by_value_pickler()(target, buffer_callback, main_by_name).dump(obj)
+    with _by_value_modules([] if reach.modules else own_modules()):
+        _by_value_pickler()(target, buffer_callback, reach.main).dump(obj)
     return target.getvalue()
+
+
+def _mentions_unreachable(data: bytes, reach: Reach) -> bool:
+    if not reach.main and b"__main__" in data:
+        return True
+    return not reach.modules and any(module.__name__.encode() in data for module in own_modules())
+
+
+_own_modules: tuple[int, list[types.ModuleType]] = (0, [])
+
+
+def own_modules() -> list[types.ModuleType]:
+    """Loaded modules of the user's own files, without `__main__`."""
+    global _own_modules
+    if _own_modules[0] != len(sys.modules):
+        loaded = [module for name, module in list(sys.modules.items()) if _is_own(name, module)]
+        _own_modules = (len(sys.modules), loaded)
+    return _own_modules[1]
+
+
+def _is_own(name: str, module: types.ModuleType) -> bool:
+    if name in ("__main__", "__mp_main__") or module is sys.modules.get("__main__") or is_installed(name):
+        return False
+    return isinstance(module, types.ModuleType) and module.__name__ == name
+
+
+@contextmanager
+def _by_value_modules(modules: list[types.ModuleType]) -> Iterator[None]:
+    """Cloudpickle takes what these modules hold by value meanwhile."""
+    if not modules:
+        yield
+        return
+    import cloudpickle
+
+    added = [module for module in modules if module.__name__ not in cloudpickle.list_registry_pickle_by_value()]
+    for module in added:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in added:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 @lru_cache(maxsize=1)
 def _by_value_pickler() -> Callable[[io.BytesIO, BufferCallback | None, bool], Any]:
     """The pickler class; made on first use, for cloudpickle is slow to import and rarely needed."""
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, buffer_callback: BufferCallback | None, main_by_name: bool) -> None:
@@ -68,7 +126,7 @@ def _by_value_pickler() -> Callable[[io.BytesIO, BufferCallback | None, bool], A
 
         def reducer_override(self, obj: Any) -> Any:
             by_value = getattr(type(obj), "__deepserve_reduce__", None)
-            if by_value is not None and not (self._main_by_name and is_name_in_main(obj)) and not _has_module_name(obj):
+            if by_value is not None and not (self._main_by_name and is_name_in_main(obj)) and not _is_importable(obj):
                 return by_value(obj)
             if self._main_by_name and isinstance(obj, type | types.FunctionType) and is_name_in_main(obj):
                 return NotImplemented  # the C pickler then writes module and qualified name
@@ -88,9 +146,13 @@ def is_name_in_main(obj: Any) -> bool:
     return getattr(obj, "__module__", None) == "__main__" and look_up("__main__", _qualname(obj)) is obj
 
 
-def _has_module_name(obj: Any) -> bool:
+def _is_importable(obj: Any) -> bool:
     module = getattr(obj, "__module__", None)
-    return module not in (None, "__main__") and look_up(module, _qualname(obj)) is obj
+    if not isinstance(module, str) or module == "__main__" or look_up(module, _qualname(obj)) is not obj:
+        return False
+    import cloudpickle
+
+    return module.partition(".")[0] not in cloudpickle.list_registry_pickle_by_value()
 
 
 def look_up(module: str, qualname: str) -> Any:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from deepserve import _pickling
 from deepserve._exceptions import decode_exception, encode_exception
-from deepserve._pickling import PYTHON, CannotPickle, Pickled
+from deepserve._pickling import EVERYTHING, PYTHON, CannotPickle, Pickled, Reach
 from deepserve._segments import map_segment, write_segment
 from deepserve.errors import (
     PythonVersionMismatch,
@@ -44,19 +44,20 @@ _ALIGNMENT = 64
 def encode_value(
     obj: Any,
     *,
-    segments: str = "",
+    segments: str | Callable[[], str] = "",
     by_value_ok: bool = True,
-    main_by_name: bool = True,
+    reach: Reach = EVERYTHING,
     error: type[SerializationError] = UnpicklableArgument,
 ) -> tuple[Value, bytes]:
     """Pickle `obj`; the bytes are empty where they went into a segment of the folder `segments`.
 
+    segments: the folder, or how to learn it (asked for large values only); empty where there is none.
     by_value_ok: code without an importable name (lambdas, closures) may travel inside.
-    main_by_name: the reader has this process's `__main__` file under that name too.
+    reach: which of this process's own modules the reader can import; the rest travels by value.
     error: raised, naming the culprit, where `obj` cannot be pickled. Raises ValueTooLarge above the size limit.
     """
     try:
-        pickled = _pickling.dump(obj, by_value_ok=by_value_ok, main_by_name=main_by_name)
+        pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach)
     except CannotPickle as refusal:
         from deepserve._culprit import explain
 
@@ -67,13 +68,30 @@ def encode_value(
         return Value("pickle", len(data), python), data
     parts = list(_parts(pickled))
     size_bytes = sum(len(part) for part in parts)
+    if size_bytes > INLINE_BYTES and callable(segments):
+        segments = segments()
     check_size(size_bytes, bool(segments))
-    if segments and size_bytes > INLINE_BYTES:
+    if size_bytes > INLINE_BYTES and segments:
+        assert isinstance(segments, str)
         return Value("pickle", size_bytes, python, write_segment(segments, parts)), b""
     return Value("pickle", size_bytes, python), b"".join(parts)
 
 
-def decode_value(value: Value, payload: Buffer, *, segments: str = "", unlink: bool = False) -> Any:
+def store_value(obj: Any, segments: str) -> Value:
+    """Pickle `obj` into a segment of its own, however small. Raises UnpicklableArgument, ValueTooLarge."""
+    try:
+        pickled = _pickling.dump(obj)
+    except CannotPickle as refusal:
+        from deepserve._culprit import explain
+
+        raise UnpicklableArgument(explain(obj, refusal)) from refusal.__cause__
+    parts = list(_parts(pickled))
+    size_bytes = sum(len(part) for part in parts)
+    check_size(size_bytes, True)
+    return Value("pickle", size_bytes, PYTHON if pickled.by_value else "", write_segment(segments, parts))
+
+
+def decode_value(value: Value, payload: Buffer, *, segments: str | Callable[[], str] = "", unlink: bool = False) -> Any:
     """The object behind `value`. `segments`: folder of segments; `unlink`: remove the one that was read.
 
     Raises PythonVersionMismatch before a byte of another Python's code is loaded, and SerializationError where the
@@ -87,7 +105,10 @@ def decode_value(value: Value, payload: Buffer, *, segments: str = "", unlink: b
         raise SerializationError(f"a value of format {value.format!r} where an object was expected")
     if value.python and value.python != PYTHON:
         raise PythonVersionMismatch(f"the value holds code of Python {value.python}, this is Python {PYTHON}")
-    data = payload if not value.segment else map_segment(segments, value.segment, value.size_bytes, unlink=unlink)
+    data = payload
+    if value.segment:
+        folder = segments() if callable(segments) else segments
+        data = map_segment(folder, value.segment, value.size_bytes, unlink=unlink)
     try:
         return _load(data)
     except SerializationError:

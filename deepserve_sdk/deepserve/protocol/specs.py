@@ -96,6 +96,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     params: bytes = b""
     model: ModelSpec | None = None
     tokenizer: str = ""
+    is_generator: bool = False
+    """Of a function: its calls are streams. (A class may have methods of both sorts.)"""
 
     @property
     def label(self) -> str:

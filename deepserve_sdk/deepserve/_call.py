@@ -1,0 +1,165 @@
+"""Call: what the user holds for a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from deepserve._client import Client, current_client
+from deepserve._event_loop import refuse_on_loop
+from deepserve._inbox import Deadline, Inbox
+from deepserve._stream import StreamReader
+from deepserve.errors import DeepServeError
+from deepserve.protocol.messages import Timings
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Call(Generic[R]):
+    """A spawned call. (Modal: `FunctionCall`.)
+
+    id: to quote, and to find it again with `Call.from_id`. Under `deepserve up` it goes on when the script ends.
+    """
+
+    __slots__ = ("_client", "_has_value", "_inbox", "_label", "_value", "get", "stream")
+
+    def __init__(self, client: Client, inbox: Inbox, label: str) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._label = label
+        self._has_value = False
+        self._value: Any = None
+        inbox.holders += 1
+        self.get: GetVerb[R] = GetVerb(self)
+        self.stream: StreamVerb = StreamVerb(self)
+
+    @classmethod
+    def from_id(cls, call_id: str) -> Call[Any]:
+        """A call by its id; under `deepserve up` also one of another process, while its result is kept.
+
+        What is unknown shows at `get()`, as Refused.
+        """
+        client = current_client()
+        inbox = client.inbox_of(call_id)
+        return Call(client, inbox if inbox is not None else client.attach(call_id), call_id)
+
+    @property
+    def id(self) -> str:
+        return self._inbox.request_id
+
+    @property
+    def arg(self) -> R:
+        """This very Call, typed as its result: `square.remote(call.arg)` satisfies a type checker."""
+        return cast(R, self)
+
+    @property
+    def timings(self) -> Timings | None:
+        """Where it ran (job, task, pod) and milliseconds; None until it is done."""
+        return self._inbox.finished.timings if self._inbox.finished is not None else None
+
+    def done(self) -> bool:
+        """It has finished, well or not. Never blocks."""
+        return self._inbox.is_over
+
+    def status(self) -> str:
+        """`pending`, or how it ended: ok, error, timeout, cancelled, pod_lost, startup_failed, refused, lost."""
+        if self._inbox.finished is not None:
+            return self._inbox.finished.outcome.kind
+        return "pending" if self._inbox.error is None else "lost"
+
+    def cancel(self, force: bool = False) -> None:
+        """Stop it, and the calls that it made. `force`: its pod is killed without a grace. A finished call stays."""
+        if not self._inbox.is_over:
+            self._client.cancel(self.id, force=force)
+
+    def __repr__(self) -> str:
+        return f"<deepserve.Call {self.id} of {self._label}: {self.status()}>"
+
+    def __reduce__(self) -> Any:
+        return Call.from_id, (self.id,)
+
+    def __del__(self) -> None:
+        try:
+            inbox, client = self._inbox, self._client
+        except AttributeError:  # its construction failed
+            return
+        inbox.holders -= 1
+        if inbox.holders == 0:
+            client.drop(inbox)
+            if inbox.finished is not None and client.is_embedded and not client.is_pod:
+                client.forget_later(inbox.request_id)
+
+    def _take(self) -> Any:
+        """The value of a finished call; kept, because a large one can be read from its segment only once."""
+        if not self._has_value:
+            self._value = self._client.result(self._inbox, self._label)
+            self._has_value = True
+        return self._value
+
+
+class GetVerb(Generic[R]):
+    """`call.get(timeout=)` and `await call.get.aio(timeout=)`."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call[R]) -> None:
+        self._call = call
+
+    def __call__(self, timeout: float | None = None) -> R:
+        """Wait at most `timeout` seconds for the result. Raises TimeoutError while the call goes on, or its error."""
+        refuse_on_loop("Call.get")
+        call, deadline = self._call, Deadline.after(timeout)
+        _refuse_stream(call)
+        while not call._inbox.is_over:
+            if not call._client.wait(call._inbox, deadline.left_s) and deadline.left_s == 0:
+                raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
+        return cast(R, call._take())
+
+    async def aio(self, timeout: float | None = None) -> R:
+        call, deadline = self._call, Deadline.after(timeout)
+        _refuse_stream(call)
+        while not call._inbox.is_over:
+            if not await call._client.wait_async(call._inbox, deadline.left_s) and deadline.left_s == 0:
+                raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
+        return cast(R, call._take())
+
+
+def _refuse_stream(call: Call[Any]) -> None:
+    if call._inbox.items:
+        raise DeepServeError(f"call {call.id} is a stream: iterate over call.stream()")
+
+
+class StreamVerb:
+    """`call.stream(...)` and `call.stream.aio(...)`: the items of a generator's call."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
+
+    @overload
+    def __call__(self, from_offset: int | None = None, with_offset: Literal[False] = False) -> Iterator[Any]: ...
+    @overload
+    def __call__(self, from_offset: int | None = None, *, with_offset: Literal[True]) -> Iterator[tuple[int, Any]]: ...
+    def __call__(self, from_offset: int | None = None, with_offset: bool = False) -> Iterator[Any]:
+        """Items as they come, from where the last reader of this process stopped, or from `from_offset`.
+
+        Leaving the loop leaves the call as it is; it waits when its reader is behind. with_offset: (offset, item).
+        """
+        refuse_on_loop("Call.stream")
+        reader = self._reader(from_offset)
+        return ((offset, item) if with_offset else item for offset, item in reader.items())
+
+    async def aio(self, from_offset: int | None = None, with_offset: bool = False) -> AsyncIterator[Any]:
+        async for offset, item in self._reader(from_offset).items_async():
+            yield (offset, item) if with_offset else item
+
+    def _reader(self, from_offset: int | None) -> StreamReader:
+        call = self._call
+        inbox = call._inbox
+        next_unread = inbox.next_offset - len(inbox.items)
+        if from_offset is not None and from_offset != next_unread:
+            inbox.restart_at(from_offset)
+            call._client.attach(call.id, from_offset)
+        return StreamReader(call._client, inbox, call._label)

@@ -1,0 +1,88 @@
+"""What a remote verb needs to know of its function or method, and how its arguments travel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deepserve import _timeline
+from deepserve._call import Call
+from deepserve._client import Client, Definition, current_client
+from deepserve._event_loop import refuse_on_loop
+from deepserve._inbox import Inbox
+from deepserve._ref import ByReference, Ref
+from deepserve._values import encode_value
+from deepserve.errors import UnpicklableArgument
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import RequestKind, Value
+
+STREAM_CREDIT = 64
+"""Items that a generator may be ahead of its reader."""
+
+
+class Callee:
+    """name: what the user writes before the verb. target: the plain function, for its parameters' names."""
+
+    __slots__ = ("define", "is_stream", "method", "name", "target")
+
+    def __init__(
+        self,
+        name: str,
+        target: Callable[..., Any],
+        define: Callable[[], Definition],
+        *,
+        is_stream: bool,
+        method: str = "",
+    ) -> None:
+        self.name = name
+        self.target = target
+        self.define = define
+        self.is_stream = is_stream
+        self.method = method
+
+    def blocking_client(self, verb: str) -> Client:
+        """The client for a verb that blocks. Raises AsyncUsageError, UnguardedCallError, ControllerUnreachable."""
+        refuse_on_loop(f"{self.name}.{verb}")
+        return current_client()
+
+    def open(self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool = False) -> Inbox:
+        """Start a call or a stream, whichever the function is."""
+        definition = self.define()
+        _timeline.mark("code collected")
+        value, payload = self.encode(client, definition, args, kwargs)
+        kind: RequestKind = "stream" if self.is_stream else "call"
+        inbox = client.open_request(definition, kind, value, payload, method=self.method, keep=keep)
+        if self.is_stream:
+            client.grant(inbox.request_id, STREAM_CREDIT)
+        _timeline.mark("call sent")
+        return inbox
+
+    def open_map(self, client: Client) -> Inbox:
+        return client.open_request(self.define(), "map", Value(), method=self.method)
+
+    def encode(
+        self, client: Client, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Value, Buffer]:
+        """Raises UnpicklableArgument naming the argument, ValueTooLarge."""
+        if any(type(argument) in _STANDING_FOR_A_VALUE for argument in (*args, *kwargs.values())):
+            args = tuple(_stand_in(argument) for argument in args)
+            kwargs = {name: _stand_in(argument) for name, argument in kwargs.items()}
+        try:
+            return encode_value((args, kwargs), segments=client.segments, reach=definition.reach)
+        except UnpicklableArgument as error:
+            from deepserve._culprit import Arguments, explain
+
+            cause = error.__cause__ or error
+            raise UnpicklableArgument(explain(Arguments(self.target, args, kwargs), cause)) from cause
+
+
+def _stand_in(argument: Any) -> Any:
+    """A top-level Ref arrives as its value; so does the result of a call, which is awaited here."""
+    if type(argument) is Ref:
+        return ByReference(argument)
+    if type(argument) is Call:
+        return argument.get()
+    return argument
+
+
+_STANDING_FOR_A_VALUE = (Ref, Call)

@@ -1,0 +1,418 @@
+"""The SDK's requests as messages, and what comes back sorted to those who wait; in scripts and in pods alike.
+
+A pod has a Client over its own link: it passes what arrives to `deliver`, and `install`s the client before user
+code runs. A script's client is made by `_controller_process` at the first remote call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple
+
+from deepserve import _context
+from deepserve._inbox import Inbox, Item
+from deepserve._outcome import error_of
+from deepserve._pickling import EVERYTHING, Reach
+from deepserve._segments import segment_path
+from deepserve._values import decode_value
+from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import (
+    Answer,
+    AttachRequest,
+    CancelRequest,
+    DefineFunction,
+    ForgetRequest,
+    GrantCredit,
+    ItemFinished,
+    LogOutput,
+    MapEnd,
+    MapInput,
+    Message,
+    OpenRequest,
+    PutBundle,
+    Query,
+    RequestFinished,
+    RequestKind,
+    StreamItem,
+    TaskBlocked,
+    TaskResumed,
+    Value,
+    Welcome,
+)
+from deepserve.protocol.specs import FunctionSpec
+
+WELCOME_TIMEOUT_S = 30.0
+QUERY_TIMEOUT_S = 30.0
+
+
+class Bundle(NamedTuple):
+    """Shipped code. root: the folder here that its files come from, empty for a dump."""
+
+    digest: str
+    kind: Any
+    content: bytes
+    root: str = ""
+
+
+class Definition(NamedTuple):
+    """A function as the controller knows it. bundle: None where the controller has the code already."""
+
+    function_id: str
+    spec: FunctionSpec | None
+    bundle: Bundle | None
+    label: str
+    reach: Reach = EVERYTHING
+
+
+class Client:
+    """Thread-safe. `send` writes one frame and may block; `is_pod`: calls are children of the running task."""
+
+    def __init__(
+        self,
+        send: Callable[[Message, Buffer], None],
+        *,
+        welcome: Welcome | None,
+        client_id: str,
+        is_pod: bool,
+    ) -> None:
+        self.client_id = client_id
+        self.is_pod = is_pod
+        self.pid = os.getpid()
+        self._roots: dict[str, str] = {}
+        self._send_frame = send
+        self._welcome = welcome
+        self._welcomed = threading.Event()
+        if welcome is not None:
+            self._welcomed.set()
+        self._numbers = count(1)
+        self._inboxes: dict[str, Inbox] = {}
+        self._open: set[str] = set()
+        self._answers: dict[int, tuple[threading.Event, list[Answer]]] = {}
+        self._defined: set[str] = set()
+        self._bundles: set[str] = set()
+        self._define_lock = threading.Lock()
+        self._blocked: dict[str, int] = {}
+        self._blocked_lock = threading.Lock()
+        self._forgotten: deque[str] = deque()
+        self._closed: DeepServeError | None = None
+
+    # --- what is known of the controller ---
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the controller said first; waits for it. Raises ControllerLost."""
+        if not self._welcomed.wait(WELCOME_TIMEOUT_S) or self._welcome is None:
+            raise self._closed or ControllerLost(f"the controller said nothing for {WELCOME_TIMEOUT_S:.0f} s")
+        return self._welcome
+
+    @property
+    def is_embedded(self) -> bool:
+        return self._welcome is None or self._welcome.mode == "embedded"
+
+    @property
+    def pending_calls(self) -> int:
+        """Requests that were opened here and have not finished."""
+        return len(self._open)
+
+    @property
+    def closed(self) -> DeepServeError | None:
+        return self._closed
+
+    def segments(self) -> str:
+        """Folder for large values."""
+        return self.welcome.segments
+
+    # --- requests ---
+
+    def define(self, definition: Definition) -> None:
+        """Tell the controller of a function once."""
+        if definition.function_id in self._defined:
+            return
+        with self._define_lock:
+            if definition.function_id in self._defined or definition.spec is None:
+                return
+            bundle = definition.bundle
+            if bundle is not None and bundle.digest not in self._bundles:
+                self.send(PutBundle(bundle.digest, bundle.kind), bundle.content)
+                self._bundles.add(bundle.digest)
+                if bundle.root:
+                    self._roots[bundle.digest] = bundle.root
+            self.send(DefineFunction(definition.function_id, definition.spec))
+            self._defined.add(definition.function_id)
+
+    def open_request(
+        self,
+        definition: Definition,
+        kind: RequestKind,
+        value: Value,
+        payload: Buffer = b"",
+        *,
+        method: str = "",
+        keep: bool = False,
+    ) -> Inbox:
+        """Start a request; returns without a round trip."""
+        if definition.function_id not in self._defined:
+            self.define(definition)
+        request_id = f"rq-{self.client_id}-{next(self._numbers)}"
+        task = _context.current_task.get() if self.is_pod else None
+        inbox = self._inboxes[request_id] = Inbox(request_id)
+        self._open.add(request_id)
+        try:
+            self.send(
+                OpenRequest(
+                    request_id,
+                    definition.function_id,
+                    kind,
+                    method,
+                    task.task_id if task is not None else "",
+                    0.0,
+                    keep,
+                    value,
+                ),
+                payload,
+            )
+        except BaseException:
+            self.drop(inbox)
+            self._open.discard(request_id)
+            raise
+        return inbox
+
+    def send_input(self, inbox: Inbox, index: int, value: Value, payload: Buffer) -> None:
+        self.send(MapInput(inbox.request_id, index, value), payload)
+
+    def end_inputs(self, inbox: Inbox, inputs: int) -> None:
+        self.send(MapEnd(inbox.request_id, inputs))
+
+    def cancel(self, request_id: str, *, force: bool = False) -> None:
+        self.send(CancelRequest(request_id, force))
+
+    def grant(self, request_id: str, items: int) -> None:
+        self.send(GrantCredit(request_id, items))
+
+    def attach(self, request_id: str, from_offset: int = 0) -> Inbox:
+        """Ask for the outcome of a request that may have been opened elsewhere."""
+        inbox = self._inboxes.get(request_id)
+        if inbox is None:
+            inbox = self._inboxes[request_id] = Inbox(request_id)
+            inbox.next_offset = from_offset
+        self.send(AttachRequest(request_id, from_offset))
+        return inbox
+
+    def inbox_of(self, request_id: str) -> Inbox | None:
+        return self._inboxes.get(request_id)
+
+    def drop(self, inbox: Inbox) -> None:
+        """Nobody waits for this request any more."""
+        if self._inboxes.get(inbox.request_id) is inbox:
+            del self._inboxes[inbox.request_id]
+
+    def forget_later(self, request_id: str) -> None:
+        """Safe in a finaliser: the message goes with the next frame."""
+        self._forgotten.append(request_id)
+
+    def result(self, inbox: Inbox, label: str) -> Any:
+        """The finished request's value. Raises its error."""
+        if inbox.finished is None:
+            raise inbox.error or ControllerLost("the link to the controller ended")
+        return self.decode(inbox.finished, inbox.payload, label)
+
+    def decode(self, message: RequestFinished | ItemFinished, payload: bytes, label: str) -> Any:
+        """The value of a finished request or input. Raises its error."""
+        if message.outcome.kind == "ok":
+            return decode_value(message.value, payload, segments=self.segments, unlink=True)
+        raise error_of(message, payload, roots=self._pod_roots(), label=label)
+
+    def decode_item(self, message: StreamItem, payload: bytes) -> Any:
+        return decode_value(message.value, payload, segments=self.segments, unlink=True)
+
+    def _pod_roots(self) -> dict[str, str]:
+        """Folders of the pods' files and what they are called here, for tracebacks."""
+        folder = self._welcome.folder if self._welcome is not None else ""
+        return {os.path.join(folder, "bundles", digest): root for digest, root in self._roots.items()}
+
+    def query(
+        self, name: str, body: dict[str, Any] | None = None, timeout_s: float = QUERY_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Ask the controller. Raises NotFound, Refused, ControllerLost."""
+        arrived, answers = threading.Event(), list[Answer]()
+        query_id = next(self._numbers)
+        self._answers[query_id] = (arrived, answers)
+        try:
+            self.send(Query(query_id, name, body or {}))
+            arrived.wait(timeout_s)
+        finally:
+            del self._answers[query_id]
+        if not answers:
+            raise self._closed or ControllerLost(f"no answer to {name!r} for {timeout_s:.0f} s")
+        if answers[0].error:
+            raise (NotFound if answers[0].error == "not_found" else Refused)(answers[0].text)
+        return answers[0].body
+
+    # --- waiting; a task that waits gives its slot back ---
+
+    def wait(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
+        """Block until `inbox` has news. Returns False after the timeout."""
+        if inbox.has_news:
+            return True
+        with self.blocking():
+            return inbox.wait(timeout_s)
+
+    async def wait_async(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
+        if inbox.has_news:
+            return True
+        with self.blocking():
+            return await inbox.wait_async(timeout_s)
+
+    @contextmanager
+    def blocking(self) -> Iterator[None]:
+        task = _context.current_task.get() if self.is_pod else None
+        if task is None:
+            yield
+            return
+        self._change_blocked(task.task_id, +1)
+        try:
+            yield
+        finally:
+            self._change_blocked(task.task_id, -1)
+
+    def _change_blocked(self, task_id: str, by: int) -> None:
+        """Coroutines of one task may wait side by side: only the first and the last one speak."""
+        with self._blocked_lock:
+            waiting = self._blocked.get(task_id, 0) + by
+            if waiting:
+                self._blocked[task_id] = waiting
+            else:
+                self._blocked.pop(task_id, None)
+            if by > 0 and waiting == 1:
+                self.send(TaskBlocked(task_id))
+            elif by < 0 and waiting == 0 and self._closed is None:
+                self.send(TaskResumed(task_id))
+
+    # --- the link ---
+
+    def send(self, message: Message, payload: Buffer = b"") -> None:
+        if self._closed is not None:
+            raise self._closed
+        while self._forgotten:
+            try:
+                request_id = self._forgotten.popleft()
+            except IndexError:  # another thread took the last one
+                break
+            self._send_frame(ForgetRequest(request_id), b"")
+        self._send_frame(message, payload)
+
+    def deliver(self, message: Message, payload: bytes) -> bool:
+        """Take what arrived on the link; False where the message is not for a client."""
+        match message:
+            case RequestFinished():
+                self._open.discard(message.request_id)
+                inbox = self._inboxes.get(message.request_id)
+                if inbox is not None:
+                    inbox.put_finished(message, payload)
+                else:
+                    self._discard(message.value)
+            case ItemFinished() | StreamItem():
+                inbox = self._inboxes.get(message.request_id)
+                if inbox is not None:
+                    inbox.put_item(Item(message, payload))
+                else:
+                    self._discard(message.value)
+            case Answer():
+                arrived, answers = self._answers.get(message.query_id, (None, []))
+                answers.append(message)
+                if arrived is not None:
+                    arrived.set()
+            case LogOutput():
+                _print_output(message, payload)
+            case Welcome():
+                self._welcome = message
+                self._welcomed.set()
+            case _:
+                return False
+        return True
+
+    def on_closed(self, error: Exception | None = None) -> None:
+        """The link ended: whoever waits gets `error`."""
+        closed = error if isinstance(error, DeepServeError) else ControllerLost(str(error or "the controller ended"))
+        self._closed = self._closed or closed
+        self._welcomed.set()
+        for inbox in list(self._inboxes.values()):
+            inbox.close(closed)
+        for arrived, _ in list(self._answers.values()):
+            arrived.set()
+
+    def _discard(self, value: Value) -> None:
+        """A result that nobody will read must not stay in shared memory."""
+        if value.segment and self._welcome is not None:
+            try:
+                os.unlink(segment_path(self._welcome.segments, value.segment))
+            except OSError:
+                pass
+
+
+def _print_output(message: LogOutput, payload: bytes) -> None:
+    """What user code printed in a pod, on the same stream here."""
+    stream = sys.stdout if message.stream == "stdout" else sys.stderr
+    try:
+        stream.write(payload.decode(errors="replace"))
+        stream.flush()
+    except (OSError, ValueError, AttributeError):  # closed, or there is none
+        pass
+
+
+_client: Client | None = None
+_client_lock = threading.Lock()
+
+
+def install(client: Client | None) -> None:
+    """Make `client` the one that this process's calls use."""
+    global _client
+    _client = client
+
+
+def installed_client() -> Client | None:
+    return _client
+
+
+def current_client() -> Client:
+    """The process's client; finds or starts a controller where there is none yet.
+
+    Raises UnguardedCallError while a pod imports the user's module, ControllerUnreachable where none can be had.
+    """
+    client = _client
+    if client is not None and client.closed is None and not _context.importing:
+        return client
+    if _context.importing:
+        raise UnguardedCallError(
+            f"a remote call stands at the top level of {_context.importing}, which a pod is importing now: "
+            "guard it with `if __name__ == '__main__':`"
+        )
+    if client is not None and client.is_pod:
+        raise client.closed or ControllerLost("this pod's link ended")
+    with _client_lock:
+        if _client is None or _client.closed is not None:
+            from deepserve._controller_process import connect
+
+            install(connect())
+        assert _client is not None
+        return _client
+
+
+def _after_fork_in_child() -> None:
+    """A forked child has no reader thread: it must not use its parent's link."""
+    global _client, _client_lock
+    _client_lock = threading.Lock()
+    inherited, _client = _client, None
+    if inherited is not None and inherited.is_pod:
+        inherited._closed = ControllerLost("a process forked by user code in a pod cannot make remote calls")
+        _client = inherited
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,183 @@
+"""`@deepserve.cls`: classes whose instances live in pods, loaded once by `enter` and called by `method`s."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, dataclass_transform, overload
+
+from deepserve._decorators import OptionArguments
+from deepserve._entry import HOOK_ATTRIBUTE, Entry
+from deepserve._function import Definer
+from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
+from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, merge_options
+from deepserve.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from deepserve._app import App
+
+__all__ = ["Parameter", "cls", "enter", "exit", "method", "parameter"]
+
+C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Parameter:
+    """A constructor argument of a class; `UNSET` default where it must be given."""
+
+    __slots__ = ("default",)
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+
+def parameter(*, default: Any = UNSET) -> Any:
+    """A constructor argument, given by keyword: other values mean other pods. (Modal: `modal.parameter`.)"""
+    return Parameter(default)
+
+
+def enter(*, snap: bool = False) -> Callable[[F], F]:
+    """Run the method once in every pod before its first call; its time counts as startup. (Modal: `@modal.enter`.)
+
+    snap: what it leaves may be shared by all pods (a template keeps it, where the host's controller can).
+    """
+
+    def decorate(target: F) -> F:
+        return cast(F, _hook(target, "enter"))
+
+    return decorate
+
+
+def exit() -> Callable[[F], F]:
+    """Run the method when a pod is stopped; not when it is killed. (Modal: `@modal.exit`.)"""
+
+    def decorate(target: F) -> F:
+        return cast(F, _hook(target, "exit"))
+
+    return decorate
+
+
+def _hook(target: Any, kind: str) -> Any:
+    """The method, noting on its instance that it ran, so that a local call does not run it again."""
+    if inspect.iscoroutinefunction(target):
+
+        @functools.wraps(target)
+        async def run_async(self: Any) -> Any:
+            self.__dict__[ENTERED_ATTRIBUTE] = kind == "enter"
+            return await target(self)
+
+        hook: Any = run_async
+    else:
+
+        @functools.wraps(target)
+        def run(self: Any) -> Any:
+            self.__dict__[ENTERED_ATTRIBUTE] = kind == "enter"
+            return target(self)
+
+        hook = run
+    setattr(hook, HOOK_ATTRIBUTE, kind)
+    return hook
+
+
+@overload
+@dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+def cls(target: type[C], /) -> type[C]: ...
+@overload
+@dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+def cls(*, app: App | None = None, **options: Unpack[OptionArguments]) -> Callable[[type[C]], type[C]]: ...
+@dataclass_transform(kw_only_default=True, field_specifiers=(parameter,))
+def cls(target: Any = None, /, *, app: App | None = None, **options: Any) -> Any:
+    """Make a class whose methods also run in pods: `Ranker(model="x").score.remote(...)`. (Modal: `@app.cls`.)
+
+    The options are those of `deepserve.function`. A pod holds one instance, made with the same arguments; arguments
+    are the class's `parameter`s, or those of its own `__init__`. Locally the first call runs the `enter` methods.
+    Raises InvalidOption.
+    """
+    if target is None:
+        return lambda decorated: _decorate(decorated, options, app)
+    return _decorate(target, options, app)
+
+
+def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
+    if not isinstance(target, type):
+        raise InvalidOption(f"@deepserve.cls takes a class, not {target!r}")
+    qualname = target.__qualname__
+    if not any(isinstance(member, MethodDescriptor) for member in _members(target).values()):
+        raise InvalidOption(f"{qualname} has no @deepserve.method(): nothing of it could be called")
+    options = merge_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
+    max_inputs = getattr(target, CONCURRENCY_ATTRIBUTE, UNSET)
+    options = merge_options(options, qualname, {"max_inputs": max_inputs})
+    _install_init(target)
+    if app is None:
+        from deepserve._app import default_app
+
+        app = default_app(target.__module__)
+    entry = Entry(target, options.retry_on)
+    attributes: Any = target
+    attributes.__deepserve_entry__ = entry
+    attributes.__deepserve_definer__ = Definer(app, entry, options, "class")
+    app.add(options.name, target, entry)
+    return target
+
+
+def _members(target: type) -> dict[str, Any]:
+    """Class attributes, base classes first."""
+    return {name: value for base in reversed(target.__mro__) for name, value in vars(base).items()}
+
+
+def _install_init(target: type) -> None:
+    """Let every instance know the keyword arguments that it was made with."""
+    parameters = {name: value for name, value in _members(target).items() if isinstance(value, Parameter)}
+    own_init: Any = target.__init__  # type: ignore[misc]
+    if getattr(own_init, "__deepserve_init__", False):
+        own_init = object.__init__
+    if parameters and own_init is not object.__init__:
+        raise InvalidOption(f"{target.__qualname__} has both deepserve.parameter()s and an __init__: keep one of them")
+    init = _init_of_parameters(target.__qualname__, parameters) if parameters else _recording_init(own_init)
+    init.__deepserve_init__ = True  # type: ignore[attr-defined]
+    target.__init__ = init  # type: ignore[misc]
+
+
+def _init_of_parameters(class_name: str, parameters: dict[str, Parameter]) -> Callable[..., None]:
+    def __init__(self: Any, **kwargs: Any) -> None:
+        unknown = kwargs.keys() - parameters.keys()
+        if unknown:
+            raise TypeError(f"{class_name}() has no parameter {', '.join(sorted(unknown))}")
+        for name, declared in parameters.items():
+            value = kwargs.get(name, declared.default)
+            if value is UNSET:
+                raise TypeError(f"{class_name}() needs the parameter {name}")
+            setattr(self, name, value)
+        self.__dict__[KWARGS_ATTRIBUTE] = {name: kwargs[name] for name in parameters if name in kwargs}
+
+    return __init__
+
+
+_BY_POSITION_ONLY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _recording_init(own_init: Any) -> Callable[..., None]:
+    if own_init is object.__init__:
+        return _init_of_parameters("this class", {})
+    signature = inspect.signature(own_init)
+
+    @functools.wraps(own_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs).arguments
+        names = list(signature.parameters)
+        kinds = {name: signature.parameters[name].kind for name in names}
+        if any(
+            kinds[name] in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY) for name in names[1:]
+        ):
+            raise InvalidOption(f"{type(self).__qualname__}.__init__ must take its arguments by name")
+        recorded: dict[str, Any] = {}
+        for name in list(bound)[1:]:
+            if kinds[name] is inspect.Parameter.VAR_KEYWORD:
+                recorded.update(bound[name])
+            else:
+                recorded[name] = bound[name]
+        self.__dict__[KWARGS_ATTRIBUTE] = recorded
+        own_init(self, *args, **kwargs)
+
+    return __init__

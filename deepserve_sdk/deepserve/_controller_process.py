@@ -1,0 +1,230 @@
+"""Finds the controller that this process's calls go to, or starts one that ends with it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from typing import NamedTuple
+
+from deepserve import _timeline, settings
+from deepserve._client import Client
+from deepserve._link import Link
+from deepserve._pickling import PYTHON
+from deepserve.errors import ControllerUnreachable, InvalidOption, ProtocolError
+from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.messages import Hello, Refused, Welcome
+
+CONNECT_TIMEOUT_S = 3.0
+EXIT_TIMEOUT_S = 5.0
+LINK_FD = 3
+"""Where the embedded controller finds its end of the socket pair."""
+
+
+class Choice(NamedTuple):
+    """kind: embedded, up, url. path: the socket, empty for embedded."""
+
+    kind: str
+    path: str = ""
+
+
+_engine = ""
+
+
+def init(engine: str | None = None) -> None:
+    """Choose the controller before the first remote call.
+
+    engine: "embedded", "up", or "unix:///path"; None for the usual order (DEEPSERVE_URL, a running `deepserve up`,
+    embedded). Raises InvalidOption for anything else, or after the first remote call. (Ray: `ray.init(address=)`.)
+    """
+    from deepserve._client import installed_client
+
+    global _engine
+    if installed_client() is not None:
+        raise InvalidOption("init(engine=...): a controller is in use already; call init before the first remote call")
+    _parse_engine(engine or "")
+    _engine = engine or ""
+
+
+def connect() -> Client:
+    """A connected client. Raises ControllerUnreachable, InvalidOption, ProtocolError."""
+    if sys.platform != "linux":
+        raise ControllerUnreachable(f"remote calls need Linux (this is {sys.platform}); local calls work everywhere")
+    _timeline.mark("controller")
+    choice = _choose()
+    if choice.kind == "embedded":
+        return _start_embedded()
+    return _connect_socket(choice)
+
+
+def _choose() -> Choice:
+    if _engine:
+        return _parse_engine(_engine)
+    if url := settings.current_settings().url:
+        return _parse_engine(url)
+    up = up_socket()
+    return Choice("up", up) if is_listening(up) else Choice("embedded")
+
+
+def _parse_engine(engine: str) -> Choice:
+    if engine in ("", "embedded"):
+        return Choice("embedded")
+    if engine == "up":
+        return Choice("up", up_socket())
+    scheme, separator, path = engine.partition("://")
+    if scheme == "unix" and path.startswith("/"):
+        return Choice("url", path)
+    named = f"{scheme}://" if separator else repr(engine)
+    raise InvalidOption(f"{named} is no controller that this version reaches: use unix:///path, 'up' or 'embedded'")
+
+
+# --- a running controller ---------------------------------------------------------------------------
+
+
+def up_socket() -> str:
+    """Where this user's `deepserve up` listens."""
+    return os.path.join(settings.runtime_folder(), "up.sock")
+
+
+def is_listening(path: str) -> bool:
+    """A socket of this user lies there and somebody accepts on it."""
+    try:
+        check_owner(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(CONNECT_TIMEOUT_S)
+            probe.connect(path)
+    except (OSError, ControllerUnreachable):
+        return False
+    return True
+
+
+def check_owner(path: str) -> None:
+    """Raises ControllerUnreachable unless `path` is a socket of this user in a folder of this user, OSError if gone."""
+    for name, is_right in ((os.path.dirname(path), stat.S_ISDIR), (path, stat.S_ISSOCK)):
+        found = os.lstat(name)
+        if not is_right(found.st_mode) or found.st_uid != os.getuid():
+            raise ControllerUnreachable(f"{name} does not belong to this user; not connecting to it")
+
+
+def _connect_socket(choice: Choice) -> Client:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        check_owner(choice.path)
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        connection.connect(choice.path)
+        link = Link(connection)
+        client_id = secrets.token_hex(3)
+        link.send(_hello(client_id))
+        answer = link.read_one(CONNECT_TIMEOUT_S).message
+    except (OSError, ProtocolError) as error:
+        connection.close()
+        raise ControllerUnreachable(f"no DeepServe controller answers at {choice.path}: {error}") from None
+    if isinstance(answer, Refused):
+        raise ProtocolError(f"the controller at {choice.path} refused this connection: {answer.text}")
+    if not isinstance(answer, Welcome):
+        raise ProtocolError(f"what answers at {choice.path} is no DeepServe controller of this version")
+    _say(f"using the controller at {choice.path}")
+    return _client_over(link, answer, client_id, controller_pid=0)
+
+
+# --- the embedded controller ------------------------------------------------------------------------
+
+
+def _start_embedded() -> Client:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        pid = _spawn_controller(theirs.fileno())
+    except OSError as error:
+        ours.close()
+        raise ControllerUnreachable(f"the embedded controller could not be started: {error}") from error
+    finally:
+        theirs.close()
+    link = Link(ours)
+    client_id = secrets.token_hex(3)
+    link.send(_hello(client_id))
+    _say("using an embedded controller, which ends with this process")
+    _timeline.mark("controller started")
+    return _client_over(link, None, client_id, controller_pid=pid)
+
+
+def _spawn_controller(fd: int) -> int:
+    """In a session of its own, so that Ctrl-C reaches the script only. -P: files of the user's folder shadow nothing.
+
+    Its standard output goes to our standard error: what the script prints stays its own.
+    """
+    arguments = ["-P", "-m", "deepserve_controller", "--embedded", "--client-fd", str(LINK_FD)]
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *arguments],
+        os.environ,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGINT, signal.SIGPIPE),
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, fd, LINK_FD),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 2, 1),
+        ],
+    )
+
+
+def _hello(client_id: str) -> Hello:
+    return Hello(PROTOCOL_VERSION, "client", client_id, "", PYTHON, os.getpid())
+
+
+def _client_over(link: Link, welcome: Welcome | None, client_id: str, controller_pid: int) -> Client:
+    client = Client(link.send, welcome=welcome, client_id=client_id, is_pod=False)
+    link.start_reader(client.deliver, client.on_closed)
+    owner_pid = os.getpid()
+
+    def leave() -> None:
+        if os.getpid() == owner_pid:
+            _leave(client, link, controller_pid)
+
+    atexit.register(leave)
+    os.register_at_fork(after_in_child=link.abandon)
+    return client
+
+
+def _leave(client: Client, link: Link, controller_pid: int) -> None:
+    """Close the link, which is an embedded controller's lifeline, and wait until it has cleaned up."""
+    pending = client.pending_calls
+    if pending and client.is_embedded and client.closed is None:
+        calls = "call was" if pending == 1 else "calls were"
+        _say(
+            f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled"
+        )
+    link.close()
+    if controller_pid:
+        _wait_for_exit(controller_pid, EXIT_TIMEOUT_S)
+
+
+def _wait_for_exit(pid: int, timeout_s: float) -> None:
+    """Reap the child; kill it after `timeout_s`."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # reaped already
+        return
+    try:
+        ends_at_s = time.monotonic() + timeout_s
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        if not poller.poll(max(0.0, ends_at_s - time.monotonic()) * 1e3):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poller.poll(1000)
+        os.waitpid(pid, 0)
+    except ChildProcessError:  # the script reaps its children itself
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _say(text: str) -> None:
+    if not settings.current_settings().quiet and sys.stderr is not None:
+        print(f"deepserve: {text}", file=sys.stderr)

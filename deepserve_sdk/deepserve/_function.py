@@ -1,0 +1,271 @@
+"""Function: a decorated function, called here or in pods."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from deepserve._callee import Callee
+from deepserve._client import Definition
+from deepserve._code import Code, Named, code_of
+from deepserve._entry import Entry
+from deepserve._options import Options, merge_options
+from deepserve._pickling import look_up
+from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
+from deepserve.protocol.specs import ExecutorKind, FunctionSpec, function_id
+
+if TYPE_CHECKING:
+    from typing import Self, Unpack
+
+    from deepserve._app import App
+    from deepserve._decorators import OptionArguments
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Definer:
+    """Makes the Definition that the controller gets: code and options, found at the first remote call."""
+
+    def __init__(
+        self, app: App, entry: Entry, options: Options, kind: ExecutorKind = "function", key: str = ""
+    ) -> None:
+        self.app = app
+        self.entry = entry
+        self.options = options
+        self.key = key
+        """The entry's name in the dump out of which this very object came, in a pod."""
+        self._kind = kind
+        self._made: dict[bytes, tuple[Code, Definition]] = {}
+
+    @property
+    def label(self) -> str:
+        return f"{self.app.name}/{self.options.name}"
+
+    def define(self, params: bytes = b"") -> Definition:
+        """Raises UnpicklableFunction, ValueTooLarge."""
+        made = self._made.get(params)
+        if made is not None and not self._is_stale(made[0]):
+            return made[1]
+        target = self.entry.target
+        code = code_of(Named(self.entry, self.app, target.__module__, target.__qualname__, self.key))
+        spec = FunctionSpec(
+            app=self.app.name,
+            name=self.options.name,
+            kind=self._kind,
+            code=code.ref,
+            resources=self.options.resources,
+            scaling=self.options.scaling,
+            timeout_s=self.options.timeout_s,
+            startup_timeout_s=self.options.startup_timeout_s,
+            retries=self.options.retries,
+            params=params,
+            is_generator=is_generator(target),
+        )
+        definition = Definition(function_id(spec), spec, code.bundle, self.label, code.reach)
+        self._made[params] = (code, definition)
+        return definition
+
+    def _is_stale(self, code: Code) -> bool:
+        """Functions were added to the app since its dump was taken."""
+        if code.ref.transport != "pickle" or code.bundle is None:
+            return False
+        return self.app.dump_with(self.entry)[0] is not code.bundle
+
+
+class Function(Generic[P, R]):
+    """A function that also runs in pods. Made by `@deepserve.function` or `@app.function`.
+
+    `f(...)` runs it here; `remote`, `spawn`, `map`, `starmap` and `for_each` run it in pods, each with an `.aio` twin.
+    (Modal: `modal.Function`.)
+    """
+
+    remote: RemoteVerb[P, R]
+    spawn: SpawnVerb[P, R]
+    map: MapVerb[R]
+    starmap: StarMapVerb[R]
+    for_each: ForEachVerb
+
+    def __init__(self, definer: Definer) -> None:
+        target = definer.entry.target
+        functools.update_wrapper(cast("Callable[..., Any]", self), target)
+        self._target = target
+        self._definer = definer
+        self._add_verbs(target, definer.define)
+
+    def _add_verbs(self, target: Callable[..., Any], define: Callable[[], Definition]) -> None:
+        callee = Callee(target.__name__, target, define, is_stream=is_generator(target))
+        remote = RemoteStreamVerb if callee.is_stream else RemoteVerb
+        self.remote = cast(RemoteVerb[P, R], remote(callee))
+        self.spawn = SpawnVerb(callee)
+        self.map = MapVerb(callee)
+        self.starmap = StarMapVerb(callee)
+        self.for_each = ForEachVerb(callee)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, self._target(*args, **kwargs))
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same as calling the object: runs here, starts nothing."""
+        return self(*args, **kwargs)
+
+    def with_options(self, **options: Unpack[OptionArguments]) -> Self:
+        """This function with other options, which means other pods. Raises InvalidOption. (Modal: `with_options`.)"""
+        definer = self._definer
+        merged = merge_options(definer.options, self._target.__qualname__, dict(options))
+        entry = definer.entry
+        if merged.retry_on != entry.retry_on:
+            entry = Entry(entry.target, merged.retry_on)
+        return type(self)(Definer(definer.app, entry, merged, key=definer.key))
+
+    @staticmethod
+    def from_name(app: str, name: str) -> Function[..., Any]:
+        """A deployed function. Raises NotFound. (Modal: `Function.from_name`.)"""
+        from deepserve._app import find_function
+
+        return find_function(app, name)
+
+    @property
+    def app(self) -> App:
+        return self._definer.app
+
+    @property
+    def spec(self) -> FunctionSpec:
+        """What the controller gets. Raises UnpicklableFunction, ValueTooLarge."""
+        spec = self._definer.define().spec
+        assert spec is not None
+        return spec
+
+    @property
+    def definition(self) -> Definition:
+        """The spec with its id and its bundle, for `deepserve deploy`."""
+        return self._definer.define()
+
+    @property
+    def is_generator(self) -> bool:
+        """`remote` gives an iterator."""
+        return is_generator(self._target)
+
+    @property
+    def __deepserve_entry__(self) -> Entry:
+        return self._definer.entry
+
+    @property
+    def __code__(self) -> Any:
+        """With __defaults__ and __kwdefaults__ it lets `inspect` see a coroutine or generator function as one."""
+        return self._target.__code__
+
+    @property
+    def __defaults__(self) -> Any:
+        return getattr(self._target, "__defaults__", None)
+
+    @property
+    def __kwdefaults__(self) -> Any:
+        return getattr(self._target, "__kwdefaults__", None)
+
+    def __repr__(self) -> str:
+        return f"<deepserve.{type(self).__name__} {self._definer.label}>"
+
+    def __reduce__(self) -> str:
+        return self._target.__qualname__
+
+    def __deepserve_reduce__(self) -> Any:
+        """By value: as another function's copy with options where that one has a name, else with its code."""
+        definer = self._definer
+        named = look_up(self.__module__, self._target.__qualname__)
+        if isinstance(named, Function) and named is not self and named.__deepserve_entry__ == definer.entry:
+            return _copy_with_options, (named, definer.options)
+        key = definer.key or definer.app.key_of(definer.entry)
+        return _new_function, (type(self),), (definer.entry, definer.app.name, definer.options, key)
+
+    def __setstate__(self, state: tuple[Entry, str, Options, str]) -> None:
+        from deepserve._app import App
+
+        entry, app, options, key = state
+        Function.__init__(self, Definer(App(app), entry, options, key=key))
+
+
+class AsyncFunction(Function[P, R]):
+    """A Function whose local call is a coroutine."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        return cast(Coroutine[Any, Any, R], self._target(*args, **kwargs))
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """The same as calling the object."""
+        return self(*args, **kwargs)
+
+
+class StreamFunction(Function[P, Iterator[T]]):
+    """A Function that is a generator: `remote` gives an iterator, `remote.aio` an asynchronous one."""
+
+    if TYPE_CHECKING:
+        remote: RemoteStreamVerb[P, T]  # type: ignore[assignment]
+
+
+class AsyncStreamFunction(Function[P, Iterator[T]]):
+    """A Function that is an asynchronous generator; blocking `remote` gives a plain iterator all the same."""
+
+    if TYPE_CHECKING:
+        remote: RemoteStreamVerb[P, T]  # type: ignore[assignment]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:  # type: ignore[override]
+        return cast(AsyncIterator[T], self._target(*args, **kwargs))
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:  # type: ignore[override]
+        """The same as calling the object."""
+        return self(*args, **kwargs)
+
+
+class DeployedFunction(Function[..., Any]):
+    """A Function known by name only: its code is with the controller."""
+
+    def __init__(self, definition: Definition, is_stream: bool) -> None:
+        self.__name__ = self.__qualname__ = definition.label
+        self._definition = definition
+        callee = Callee(definition.label, _unknown_target, lambda: definition, is_stream=is_stream)
+        remote = RemoteStreamVerb if is_stream else RemoteVerb
+        self.remote = cast(RemoteVerb[..., Any], remote(callee))
+        self.spawn = SpawnVerb(callee)
+        self.map = MapVerb(callee)
+        self.starmap = StarMapVerb(callee)
+        self.for_each = ForEachVerb(callee)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.__name__} was found by name: its code is not here, call .remote(...)")
+
+    def __repr__(self) -> str:
+        return f"<deepserve.Function {self.__name__}>"
+
+    def __reduce__(self) -> Any:
+        app, _, name = self.__name__.partition("/")
+        return Function.from_name, (app, name)
+
+    __deepserve_reduce__ = __reduce__
+
+
+def _unknown_target(*args: Any, **kwargs: Any) -> None: ...
+
+
+def is_generator(target: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+
+
+def function_class(target: Callable[..., Any]) -> type[Function[..., Any]]:
+    if inspect.isasyncgenfunction(target):
+        return AsyncStreamFunction
+    if inspect.isgeneratorfunction(target):
+        return StreamFunction
+    return AsyncFunction if inspect.iscoroutinefunction(target) else Function
+
+
+def _new_function(cls: type[Function[..., Any]]) -> Function[..., Any]:
+    return cls.__new__(cls)
+
+
+def _copy_with_options(named: Function[P, R], options: Options) -> Function[P, R]:
+    definer = named._definer
+    return type(named)(Definer(definer.app, definer.entry, options, key=definer.key))

@@ -1,0 +1,134 @@
+"""What has arrived for one request, and who waits for it."""
+
+from __future__ import annotations
+
+import time
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from deepserve._event_loop import wait_for_wake
+from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
+
+
+class Item(NamedTuple):
+    message: StreamItem | ItemFinished
+    payload: bytes
+
+
+class Inbox:
+    """Filled by the reader thread; read by the caller's threads and event loops. Wake-ups fire once."""
+
+    __slots__ = ("_mutex", "_wakers", "error", "finished", "holders", "items", "next_offset", "payload", "request_id")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.finished: RequestFinished | None = None
+        self.payload = b""
+        self.items: deque[Item] = deque()
+        self.next_offset = 0
+        """Of the stream item that is expected next; others are dropped (they follow an attach)."""
+        self.error: Exception | None = None
+        """The link ended: nothing more will come."""
+        self.holders = 0
+        self._mutex = allocate_lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self.finished is not None or self.error is not None
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.items) or self.finished is not None or self.error is not None
+
+    # --- the reader thread ---
+
+    def put_finished(self, message: RequestFinished, payload: bytes) -> None:
+        with self._mutex:
+            self.payload = payload
+            self.finished = message
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    def put_item(self, item: Item) -> None:
+        with self._mutex:
+            if isinstance(item.message, StreamItem):
+                if item.message.offset != self.next_offset:
+                    return
+                self.next_offset += 1
+            self.items.append(item)
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    def close(self, error: Exception) -> None:
+        with self._mutex:
+            if self.finished is None:
+                self.error = error
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
+
+    def restart_at(self, offset: int) -> None:
+        """Expect the stream from `offset` on; what came already is dropped."""
+        with self._mutex:
+            self.items.clear()
+            self.next_offset = offset
+            self.finished = None
+
+    # --- those who wait ---
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until there is news. Returns False after the timeout."""
+        gate = allocate_lock()
+        gate.acquire()
+        if self._register(gate.release):
+            try:
+                gate.acquire(True, -1 if timeout_s is None else max(0.0, min(timeout_s, 1e6)))
+            finally:
+                self._unregister(gate.release)
+        return self.has_news
+
+    async def wait_async(self, timeout_s: float | None = None) -> bool:
+        """The same on an event loop, asyncio's or trio's."""
+        registered: list[Callable[[], None]] = []
+
+        def register(wake: Callable[[], None]) -> bool:
+            registered.append(wake)
+            return self._register(wake)
+
+        try:
+            await wait_for_wake(register, timeout_s)
+        finally:
+            for wake in registered:
+                self._unregister(wake)
+        return self.has_news
+
+    def _register(self, wake: Callable[[], None]) -> bool:
+        with self._mutex:
+            if self.has_news:
+                return False
+            self._wakers.append(wake)
+            return True
+
+    def _unregister(self, wake: Callable[[], None]) -> None:
+        with self._mutex:
+            if wake in self._wakers:
+                self._wakers.remove(wake)
+
+
+class Deadline(NamedTuple):
+    """A point in time that several waits share."""
+
+    at_s: float | None
+
+    @classmethod
+    def after(cls, timeout_s: float | None) -> Deadline:
+        return cls(None if timeout_s is None else time.monotonic() + timeout_s)
+
+    @property
+    def left_s(self) -> float | None:
+        return None if self.at_s is None else max(0.0, self.at_s - time.monotonic())

@@ -1,0 +1,98 @@
+"""The process's connection to its controller: writes from any thread, one reader thread."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
+from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
+from deepserve.protocol.messages import Message, Refused
+
+READ_BYTES = 256 << 10
+
+
+class Link:
+    """`on_frame` and `on_closed` are called on the reader thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._lock = threading.Lock()
+        self._closed: DeepServeError | None = None
+
+    def send(self, message: Message, payload: Buffer = b"") -> None:
+        """Write one frame; blocks while the socket is full. Raises ControllerLost."""
+        prefix = encode_prefix(message, len(payload))
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed
+            try:
+                if len(payload) < 4096:
+                    self._socket.sendall(prefix + bytes(payload) if payload else prefix)
+                else:
+                    self._socket.sendall(prefix)
+                    self._socket.sendall(payload)
+            except OSError as error:
+                raise ControllerLost(f"the controller is gone: {error}") from None
+
+    def start_reader(
+        self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]
+    ) -> None:
+        def read() -> None:
+            error = self._read_all(on_frame)
+            with self._lock:
+                self._closed = error
+            on_closed(error)
+
+        threading.Thread(target=read, name="deepserve-link", daemon=True).start()
+
+    def _read_all(self, on_frame: Callable[[Message, bytes], object]) -> DeepServeError:
+        reader = FrameReader()
+        try:
+            while data := self._socket.recv(READ_BYTES):
+                reader.feed(data)
+                for frame in reader.frames():
+                    if isinstance(frame.message, Refused):
+                        return ProtocolError(f"the controller refused this connection: {frame.message.text}")
+                    on_frame(frame.message, frame.payload)
+        except FrameError as error:
+            return ProtocolError(f"the controller sent what is no frame: {error}")
+        except OSError as error:
+            return ControllerLost(f"the connection to the controller broke: {error}")
+        return ControllerLost("the controller ended")
+
+    def read_one(self, timeout_s: float) -> Frame:
+        """The first frame, before the reader thread runs; nothing follows it unasked.
+
+        Raises ProtocolError, or OSError (TimeoutError).
+        """
+        reader = FrameReader()
+        self._socket.settimeout(timeout_s)
+        try:
+            while (frame := reader.next_frame()) is None:
+                data = self._socket.recv(READ_BYTES)
+                if not data:
+                    raise ProtocolError("the peer closed the connection instead of answering")
+                reader.feed(data)
+        except FrameError as error:
+            raise ProtocolError(str(error)) from None
+        self._socket.settimeout(None)
+        return frame
+
+    def close(self) -> None:
+        """Say goodbye: the other side reads the end of file, and the reader thread ends."""
+        with self._lock:
+            self._closed = self._closed or ControllerLost("this process closed its link")
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def abandon(self) -> None:
+        """In a forked child: drop the inherited descriptor without disturbing the parent's connection."""
+        try:
+            os.close(self._socket.detach())
+        except OSError:
+            pass

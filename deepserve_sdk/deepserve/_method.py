@@ -1,0 +1,225 @@
+"""Methods of a `@deepserve.cls` class: `instance.method(...)` here, `instance.method.remote(...)` in a pod."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from deepserve._callee import Callee
+from deepserve._client import Definition
+from deepserve._entry import HOOK_ATTRIBUTE
+from deepserve._function import Definer, is_generator
+from deepserve._values import encode_value
+from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
+from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+KWARGS_ATTRIBUTE = "_deepserve_kwargs"
+"""On instances: the arguments they were made with."""
+ENTERED_ATTRIBUTE = "_deepserve_entered"
+"""On instances: an `enter` method ran."""
+MAX_PARAMS_BYTES = 512 << 10
+
+
+class BoundMethod(Generic[P, R]):
+    """A method of one instance."""
+
+    def __init__(self, descriptor: MethodDescriptor[P, R], instance: Any) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), descriptor.target)
+        self._target = descriptor.target
+        self._instance = instance
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        enter_locally(self._instance)
+        return cast(R, self._target(self._instance, *args, **kwargs))
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same as calling it: runs here, after the `enter` methods."""
+        return self(*args, **kwargs)
+
+    @property
+    def remote(self) -> RemoteVerb[P, R]:
+        return RemoteVerb(self._callee())
+
+    @property
+    def spawn(self) -> SpawnVerb[P, R]:
+        return SpawnVerb(self._callee())
+
+    @property
+    def map(self) -> MapVerb[R]:
+        return MapVerb(self._callee())
+
+    @property
+    def starmap(self) -> StarMapVerb[R]:
+        return StarMapVerb(self._callee())
+
+    @property
+    def for_each(self) -> ForEachVerb:
+        return ForEachVerb(self._callee())
+
+    @property
+    def __code__(self) -> Any:
+        """With __defaults__ and __kwdefaults__ it lets `inspect` see a coroutine or generator function as one."""
+        return self._target.__code__
+
+    @property
+    def __defaults__(self) -> Any:
+        return getattr(self._target, "__defaults__", None)
+
+    @property
+    def __kwdefaults__(self) -> Any:
+        return getattr(self._target, "__kwdefaults__", None)
+
+    def _callee(self) -> Callee:
+        name = f"{type(self._instance).__name__}.{self._target.__name__}"
+        bound = functools.partial(self._target, self._instance)
+        functools.update_wrapper(bound, self._target)
+        return Callee(name, bound, self._define, is_stream=is_generator(self._target), method=self._target.__name__)
+
+    def _define(self) -> Definition:
+        definer: Definer | None = getattr(type(self._instance), "__deepserve_definer__", None)
+        if definer is None:
+            raise InvalidOption(f"{type(self._instance).__qualname__} lacks @deepserve.cls")
+        kwargs = self._instance.__dict__.get(KWARGS_ATTRIBUTE)
+        if not kwargs:
+            return definer.define()
+        reach = definer.define().reach
+        value, params = encode_value(kwargs, reach=reach)
+        if len(params) > MAX_PARAMS_BYTES:
+            raise ValueTooLarge(
+                f"{definer.label}: its constructor's arguments have {value.size_bytes:,} bytes; pass large values "
+                "to its methods"
+            )
+        if value.python:
+            raise UnpicklableArgument(
+                f"{definer.label}: a constructor argument holds code without an importable name; pass plain values"
+            )
+        return definer.define(params)
+
+
+class AsyncBoundMethod(BoundMethod[P, R]):
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+        def local(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+
+
+class StreamBoundMethod(BoundMethod[P, Iterator[T]]):
+    @property
+    def remote(self) -> RemoteStreamVerb[P, T]:  # type: ignore[override]
+        return RemoteStreamVerb(self._callee())
+
+
+class AsyncStreamBoundMethod(StreamBoundMethod[P, T]):
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[override]
+        def local(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[override]
+
+
+class MethodDescriptor(Generic[P, R]):
+    """What `@deepserve.method()` leaves in the class."""
+
+    bound_class: type[BoundMethod[Any, Any]] = BoundMethod
+
+    def __init__(self, target: Callable[..., Any]) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), target)
+        self.target = target
+        setattr(self, HOOK_ATTRIBUTE, "method")
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> MethodDescriptor[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundMethod[P, R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self if instance is None else self.bound_class(cast(Any, self), instance)
+
+
+class AsyncMethodDescriptor(MethodDescriptor[P, R]):
+    bound_class = AsyncBoundMethod
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> AsyncMethodDescriptor[P, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type) -> AsyncBoundMethod[P, R]: ...
+        def __get__(self, instance: object | None, owner: type) -> Any: ...
+
+
+class StreamMethodDescriptor(MethodDescriptor[P, Iterator[T]]):
+    bound_class = StreamBoundMethod
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> StreamMethodDescriptor[P, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: type) -> StreamBoundMethod[P, T]: ...
+        def __get__(self, instance: object | None, owner: type) -> Any: ...
+
+
+class AsyncStreamMethodDescriptor(MethodDescriptor[P, Iterator[T]]):
+    bound_class = AsyncStreamBoundMethod
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type) -> AsyncStreamMethodDescriptor[P, T]: ...
+        @overload
+        def __get__(self, instance: object, owner: type) -> AsyncStreamBoundMethod[P, T]: ...
+        def __get__(self, instance: object | None, owner: type) -> Any: ...
+
+
+class MethodDecorator(Protocol):
+    """What `deepserve.method()` returns."""
+
+    @overload
+    def __call__(
+        self, target: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+    ) -> AsyncStreamMethodDescriptor[P, T]: ...
+    @overload
+    def __call__(
+        self, target: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncMethodDescriptor[P, R]: ...
+    @overload
+    def __call__(self, target: Callable[Concatenate[Any, P], Iterator[T]], /) -> StreamMethodDescriptor[P, T]: ...
+    @overload
+    def __call__(self, target: Callable[Concatenate[Any, P], R], /) -> MethodDescriptor[P, R]: ...
+
+
+def method() -> MethodDecorator:
+    """Let a method of a `@deepserve.cls` class be called in pods. (Modal: `@modal.method`.)"""
+    return cast(MethodDecorator, _decorate)
+
+
+def _decorate(target: Callable[..., Any]) -> MethodDescriptor[..., Any]:
+    if inspect.isasyncgenfunction(target):
+        return AsyncStreamMethodDescriptor(target)
+    if inspect.isgeneratorfunction(target):
+        return StreamMethodDescriptor(target)
+    return AsyncMethodDescriptor(target) if inspect.iscoroutinefunction(target) else MethodDescriptor(target)
+
+
+def enter_locally(instance: Any) -> None:
+    """Run the `enter` methods of an instance that is used here, once."""
+    if instance.__dict__.get(ENTERED_ATTRIBUTE):
+        return
+    instance.__dict__[ENTERED_ATTRIBUTE] = True
+    names = {
+        name: None
+        for base in reversed(type(instance).__mro__)
+        for name, member in vars(base).items()
+        if getattr(member, HOOK_ATTRIBUTE, "") == "enter"
+    }
+    for name in names:
+        result = getattr(instance, name)()
+        if inspect.iscoroutine(result):
+            import asyncio
+
+            asyncio.run(result)

@@ -1,0 +1,202 @@
+"""What decorators take, checked when they are applied."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deepserve import _context
+from deepserve.errors import InvalidOption
+from deepserve.protocol.specs import Resources, RetrySpec, Scaling
+
+_ACCELERATOR = re.compile(r"(npu|gpu|cpu)(:[A-Za-z0-9_.-]*)?(:[1-9][0-9]*)?")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.<>#-]*")
+OPTION_NAMES = frozenset(
+    "cpu memory timeout startup_timeout min_pods max_pods buffer_pods scaledown_window max_inputs retries accelerator "
+    "npu gpu name".split()
+)
+CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Run a call again after an exception of the types in `on`. (Modal: `modal.Retries`.)
+
+    initial_delay, max_delay: seconds. The n-th retry waits initial_delay * backoff_coefficient ** (n - 1), at most
+    max_delay, shortened by up to half with `jitter`. A lost pod is retried on a budget of its own.
+    """
+
+    max_retries: int
+    initial_delay: float = 0.5
+    backoff_coefficient: float = 2.0
+    max_delay: float = 60.0
+    jitter: bool = True
+    on: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_retries, int) or self.max_retries < 0:
+            raise InvalidOption(f"Retries(max_retries={self.max_retries!r}): give a number of retries, 0 or more")
+        if self.initial_delay < 0 or self.max_delay < 0 or self.backoff_coefficient < 1:
+            raise InvalidOption("Retries: delays are 0 or more seconds, backoff_coefficient is 1 or more")
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.on):
+            raise InvalidOption(f"Retries(on={self.on!r}): give a tuple of exception classes")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A function's or class's options, in the protocol's own shapes."""
+
+    name: str = ""
+    resources: Resources = Resources()
+    scaling: Scaling = Scaling()
+    timeout_s: float = 300.0
+    startup_timeout_s: float = 120.0
+    retries: RetrySpec | None = None
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+
+
+class Unset:
+    """The type of `UNSET`: an option that was not given."""
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+UNSET: Any = Unset()
+
+
+def merge_options(base: Options, function: str, given: dict[str, Any]) -> Options:
+    """`base` with the options in `given` that are not UNSET. Raises InvalidOption naming `function` and the option."""
+    check = _Checker(function)
+    for unknown in given.keys() - OPTION_NAMES:
+        raise check.error(unknown, given[unknown], f"is no option; there are: {', '.join(sorted(OPTION_NAMES))}")
+    given = {name: value for name, value in given.items() if value is not UNSET}
+    resources, scaling = base.resources, base.scaling
+    if "cpu" in given:
+        resources = _with(resources, cpu=check.number("cpu", given["cpu"], above=0.0))
+    if "memory" in given:
+        resources = _with(resources, memory_mib=check.memory(given["memory"]))
+    accelerators = check.accelerators(given)
+    if accelerators is not None:
+        resources = _with(resources, accelerators=accelerators)
+    scaling = _merge_scaling(scaling, check, given)
+    options = replace(base, resources=resources, scaling=scaling)
+    if "name" in given:
+        options = replace(options, name=check.name(given["name"]))
+    if "timeout" in given:
+        options = replace(options, timeout_s=check.number("timeout", given["timeout"], above=0.0))
+    if "startup_timeout" in given:
+        options = replace(
+            options, startup_timeout_s=check.number("startup_timeout", given["startup_timeout"], above=0.0)
+        )
+    if "retries" in given:
+        retries = check.retries(given["retries"])
+        options = replace(options, retries=_retry_spec(retries), retry_on=retries.on if retries else (Exception,))
+    return options
+
+
+def _merge_scaling(scaling: Scaling, check: _Checker, given: dict[str, Any]) -> Scaling:
+    for name in ("min_pods", "max_pods", "buffer_pods"):
+        if name in given:
+            none_is = 0 if name == "max_pods" else None
+            least = 1 if name == "max_pods" else 0
+            scaling = _with(scaling, **{name: check.count(name, given[name], least, none_is)})
+    if "scaledown_window" in given:
+        window_s = check.number("scaledown_window", given["scaledown_window"], above=-1e-9)
+        scaling = _with(scaling, scaledown_window_s=window_s)
+    if "max_inputs" in given:
+        scaling = _with(scaling, max_inputs=check.count("max_inputs", given["max_inputs"], 1, None))
+    if scaling.max_pods and scaling.min_pods > scaling.max_pods:
+        raise check.error("min_pods", scaling.min_pods, f"is more than max_pods={scaling.max_pods}")
+    return scaling
+
+
+class _Checker:
+    def __init__(self, function: str) -> None:
+        self._function = function
+
+    def error(self, option: str, value: Any, why: str) -> InvalidOption:
+        return InvalidOption(f"{self._function}: {option}={value!r} {why}")
+
+    def number(self, option: str, value: Any, above: float) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e12:
+            raise self.error(option, value, f"is not a number above {max(0, round(above))}")
+        return float(value)
+
+    def count(self, option: str, value: Any, least: int, none_is: int | None) -> int:
+        if value is None and none_is is not None:
+            return none_is
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 20:
+            raise self.error(option, value, f"is not a whole number from {least} on")
+        return value
+
+    def memory(self, value: Any) -> int:
+        memory_mib = self.count("memory", value, 1, 0)
+        host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+        if memory_mib > host_mib and not _context.importing:
+            raise self.error("memory", value, f"MiB is more than this host has ({host_mib})")
+        return memory_mib
+
+    def name(self, value: Any) -> str:
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise self.error("name", value, "is no name: use letters, digits, '_', '-' and '.'")
+        return value
+
+    def retries(self, value: Any) -> Retries | None:
+        if value is None or isinstance(value, Retries):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return Retries(value, initial_delay=1.0, backoff_coefficient=1.0)
+        raise self.error("retries", value, "is neither a number of retries nor deepserve.Retries(...)")
+
+    def accelerators(self, given: dict[str, Any]) -> tuple[str, ...] | None:
+        used = [name for name in ("accelerator", "npu", "gpu") if given.get(name) is not None]
+        if len(used) > 1:
+            raise self.error(used[1], given[used[1]], f"and {used[0]}= are both given: give one of them")
+        if not used:
+            return None
+        option, value = used[0], given[used[0]]
+        wanted: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+        return tuple(self._accelerator(option, item) for item in wanted)
+
+    def _accelerator(self, option: str, value: Any) -> str:
+        text = str(value)
+        if option != "accelerator":
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            text = f"{option}::{value}" if is_count else f"{option}:{value}"
+        if not _ACCELERATOR.fullmatch(text):
+            raise self.error(option, value, "is no accelerator: write kind[:model][:count], such as 'npu:910c:2'")
+        return text
+
+
+def _retry_spec(retries: Retries | None) -> RetrySpec | None:
+    if retries is None or retries.max_retries == 0:
+        return None
+    return RetrySpec(
+        retries.max_retries, retries.initial_delay, retries.backoff_coefficient, retries.max_delay, retries.jitter
+    )
+
+
+def _with(struct: Any, **changes: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(struct, **changes)
+
+
+def concurrent(*, max_inputs: int) -> Any:
+    """Let one pod run up to `max_inputs` inputs of the function or class below at the same time.
+
+    Stands below `@function` or `@cls`. Raises InvalidOption. (Modal: `@modal.concurrent`.)
+    """
+
+    def decorate(target: Any) -> Any:
+        name = getattr(target, "__qualname__", repr(target))
+        if hasattr(target, "__deepserve_entry__"):
+            raise InvalidOption(f"{name}: @deepserve.concurrent stands below @deepserve.function or @deepserve.cls")
+        setattr(target, CONCURRENCY_ATTRIBUTE, _Checker(name).count("max_inputs", max_inputs, 1, None))
+        return target
+
+    return decorate

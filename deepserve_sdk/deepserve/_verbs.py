@@ -1,0 +1,213 @@
+"""The remote verbs of functions and methods: `f.remote(...)`, `f.spawn(...)`, `f.map(...)`, and their `.aio` twins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from deepserve import _timeline
+from deepserve._call import Call
+from deepserve._callee import Callee
+from deepserve._client import Client, current_client
+from deepserve._inbox import Inbox
+from deepserve._map import Arguments, MapOptions, run_map, run_map_async
+from deepserve._stream import StreamReader
+from deepserve.errors import DeepServeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class RemoteVerb(Generic[P, R]):
+    """Run in a pod and wait for the result. Raises what the function raises. (Modal: `.remote`, `.remote.aio`.)"""
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        callee = self._callee
+        client = callee.blocking_client("remote")
+        inbox = callee.open(client, args, kwargs)
+        try:
+            while not inbox.is_over:
+                client.wait(inbox)
+            if _timeline.is_wanted():
+                _timeline.finish(client, inbox.request_id)
+            return cast(R, client.result(inbox, callee.name))
+        finally:
+            _leave(client, inbox)
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        callee = self._callee
+        client = current_client()
+        inbox = callee.open(client, args, kwargs)
+        try:
+            while not inbox.is_over:
+                await client.wait_async(inbox)
+            return cast(R, client.result(inbox, callee.name))
+        finally:
+            _leave(client, inbox)
+
+
+def _leave(client: Client, inbox: Inbox) -> None:
+    """A wait that was interrupted (Ctrl-C, a cancelled coroutine) cancels the request."""
+    client.drop(inbox)
+    if not inbox.is_over and client.closed is None:
+        client.cancel(inbox.request_id)
+
+
+class RemoteStreamVerb(Generic[P, T]):
+    """Run a generator in a pod and iterate over its items as they come; leaving the loop early stops it there."""
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        client = self._callee.blocking_client("remote")
+        reader = StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name, cancel_on_leave=True)
+        return (item for _, item in reader.items())
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        client = current_client()
+        reader = StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name, cancel_on_leave=True)
+        async for _, item in reader.items_async():
+            yield item
+
+
+class SpawnVerb(Generic[P, R]):
+    """Start a call and go on; its result is kept for the returned Call. (Modal: `.spawn`.)"""
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        client = current_client()
+        return Call(client, self._callee.open(client, args, kwargs, keep=True), self._callee.name)
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        return self(*args, **kwargs)
+
+
+class MapVerb(Generic[R]):
+    """Run the function on every input, over as many pods as it may have. (Modal: `.map`.)
+
+    Outputs come in the order of the inputs unless order_outputs=False. An exception ends the loop and cancels what is
+    left unless return_exceptions=True; it carries `input_index`. Inputs are read at most `max_in_flight` ahead of
+    the outputs that were taken (64 to 1000, twice what the pods can run). kwargs: given to every call.
+    """
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(
+        self,
+        *inputs: Iterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        max_in_flight: int | None = None,
+    ) -> Iterator[R]:
+        return run_map(
+            _mappable(self._callee),
+            self._arguments(inputs),
+            _options(kwargs, order_outputs, return_exceptions, max_in_flight),
+        )
+
+    def aio(
+        self,
+        *inputs: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        max_in_flight: int | None = None,
+    ) -> AsyncIterator[R]:
+        """An asynchronous iterator; a single asynchronous iterable is taken as input, too."""
+        options = _options(kwargs, order_outputs, return_exceptions, max_in_flight)
+        return run_map_async(_mappable(self._callee), current_client(), self._arguments_async(inputs), options)
+
+    def _arguments(self, inputs: tuple[Iterable[Any], ...]) -> Iterable[Arguments]:
+        return zip(*inputs, strict=False)
+
+    def _arguments_async(self, inputs: tuple[Any, ...]) -> Iterable[Arguments] | AsyncIterable[Arguments]:
+        if len(inputs) == 1 and isinstance(inputs[0], AsyncIterable):
+            return ((item,) async for item in inputs[0])
+        return self._arguments(inputs)
+
+
+class StarMapVerb(MapVerb[R]):
+    """As `map`, but every input is a tuple of arguments. (Modal: `.starmap`.)"""
+
+    __slots__ = ()
+
+    def _arguments(self, inputs: tuple[Iterable[Any], ...]) -> Iterable[Arguments]:
+        if len(inputs) != 1:
+            raise TypeError(f"starmap takes one iterable of argument tuples, not {len(inputs)}")
+        return (tuple(arguments) for arguments in inputs[0])
+
+    def _arguments_async(self, inputs: tuple[Any, ...]) -> Iterable[Arguments] | AsyncIterable[Arguments]:
+        if len(inputs) == 1 and isinstance(inputs[0], AsyncIterable):
+            return (tuple(arguments) async for arguments in inputs[0])
+        return self._arguments(inputs)
+
+
+class ForEachVerb:
+    """Run the function on every input and throw the results away. (Modal: `.for_each`.)"""
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(
+        self,
+        *inputs: Iterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        ignore_exceptions: bool = False,
+        max_in_flight: int | None = None,
+    ) -> None:
+        options = _options(kwargs, False, ignore_exceptions, max_in_flight)
+        for _ in run_map(_mappable(self._callee), zip(*inputs, strict=False), options):
+            pass
+
+    async def aio(
+        self,
+        *inputs: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        ignore_exceptions: bool = False,
+        max_in_flight: int | None = None,
+    ) -> None:
+        outputs = MapVerb[Any](self._callee).aio(
+            *inputs,
+            kwargs=kwargs,
+            order_outputs=False,
+            return_exceptions=ignore_exceptions,
+            max_in_flight=max_in_flight,
+        )
+        async for _ in outputs:
+            pass
+
+
+def _options(
+    kwargs: dict[str, Any] | None, order_outputs: bool, return_exceptions: bool, max_in_flight: int | None
+) -> MapOptions:
+    return MapOptions(
+        kwargs=kwargs,
+        order_outputs=order_outputs,
+        return_exceptions=return_exceptions,
+        max_in_flight=max_in_flight,
+    )
+
+
+def _mappable(callee: Callee) -> Callee:
+    if callee.is_stream:
+        raise DeepServeError(f"{callee.name} is a generator: it can be streamed, not mapped")
+    return callee
