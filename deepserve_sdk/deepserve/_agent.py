@@ -84,7 +84,7 @@ class Agent(Generic[T]):
     ) -> None:
         if not isinstance(max_turns, int) or max_turns < 1:
             raise InvalidOption(f"agent {name!r}: max_turns={max_turns!r} must be a positive whole number")
-        if not hasattr(model, "requests"):
+        if not hasattr(type(model), "requests"):  # of the class: its own value is looked up at first use
             raise InvalidOption(f"agent {name!r}: model={model!r} must be a deepserve.Model")
         self.name = name
         self.model = model
