@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 
+from deepserve_runtime import sdk
+
 ONE_THREAD_VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -35,7 +37,6 @@ PYTHON_MODULES = (
     "traceback",
     "typing",
     "uuid",
-    "deepserve",
     "deepserve_runtime.agent",
     "deepserve_runtime.executors.function",
     "deepserve_runtime.pod_process",
@@ -70,3 +71,4 @@ def load_environment(name: str) -> None:
     """Raises KeyError for an unknown name, ImportError for a missing package."""
     for module in ENVIRONMENTS[name]:
         importlib.import_module(module)
+    sdk.load_decorators()

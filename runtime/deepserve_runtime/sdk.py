@@ -5,6 +5,7 @@ Both ends must pickle alike, and code in a pod makes calls with the SDK's own cl
 
 from __future__ import annotations
 
+import deepserve
 from deepserve import _client as client
 from deepserve import _context as context
 from deepserve import errors
@@ -27,4 +28,11 @@ __all__ = [
     "encode_value",
     "entry_of",
     "errors",
+    "load_decorators",
 ]
+
+
+def load_decorators() -> None:
+    """In a template: what the modules of users import from deepserve, which loads its names at their first use."""
+    for name in ("App", "Call", "Retries", "cls", "enter", "function", "put"):
+        getattr(deepserve, name)

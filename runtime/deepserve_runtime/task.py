@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
@@ -176,5 +175,7 @@ def describe(error: BaseException) -> str:
 def flush_prints() -> None:
     """What the task printed reaches the log before its outcome reaches the caller."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # user code may have closed or replaced them
+        try:
             stream.flush()
+        except Exception:  # user code may have closed or replaced them
+            continue

@@ -9,7 +9,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import Value
@@ -24,6 +24,20 @@ from deepserve_runtime.task import Task, flush_prints
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
 
 
+class Target(NamedTuple):
+    """What a task calls; looked into once, not at every call."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    is_generator: bool
+
+    @classmethod
+    def of(cls, call: Callable[..., Any]) -> Target:
+        is_async_generator = inspect.isasyncgenfunction(call)
+        is_async = is_async_generator or inspect.iscoroutinefunction(call)
+        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call))
+
+
 class FunctionExecutor:
     def __init__(self, pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads) -> None:
         self.slots = max(1, spec.scaling.max_inputs)
@@ -34,7 +48,7 @@ class FunctionExecutor:
         self._coroutines = CoroutineThread()
         self._base_context = contextvars.copy_context()
         self._hooks: ClassHooks | None = None
-        self._targets: dict[str, Callable[..., Any]] = {}
+        self._targets: dict[str, Target] = {}
 
     def load(self) -> dict[str, float]:
         started_s = time.perf_counter()
@@ -44,7 +58,7 @@ class FunctionExecutor:
             self._hooks = ClassHooks(self._entry.target, self._spec.params, self._coroutines)
             self._hooks.enter()
         else:
-            self._targets[""] = self._entry.target
+            self._targets[""] = Target.of(self._entry.target)
         self._base_context = contextvars.copy_context()
         return {"import": (imported_s - started_s) * 1e3, "enter": (time.perf_counter() - imported_s) * 1e3}
 
@@ -58,17 +72,17 @@ class FunctionExecutor:
         except (AttributeError, TypeError) as error:
             task.fail(error)
             return
-        if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        if target.is_async:
             self._coroutines.run(task, lambda task: self._run_async(task, target), self._base_context.copy())
         else:
-            self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target))
+            self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target.call))
 
-    def _target(self, method: str) -> Callable[..., Any]:
+    def _target(self, method: str) -> Target:
         target = self._targets.get(method)
         if target is None:
             if self._hooks is None:
                 raise AttributeError(f"{self._spec.label} is a function, it has no method {method!r}")
-            target = self._targets[method] = self._hooks.method(method)
+            target = self._targets[method] = Target.of(self._hooks.method(method))
         return target
 
     # --- synchronous code, on a task thread ------------------------------------------------------------
@@ -118,14 +132,14 @@ class FunctionExecutor:
 
     # --- asynchronous code, on the loop ----------------------------------------------------------------
 
-    async def _run_async(self, task: Task, target: Callable[..., Any]) -> None:
+    async def _run_async(self, task: Task, target: Target) -> None:
         value, payload = Value(), b""
         try:
-            args, kwargs = plain_values.arguments(task, target)
-            if inspect.isasyncgenfunction(target):
-                await self._stream_async(task, target(*args, **kwargs))
+            args, kwargs = plain_values.arguments(task, target.call)
+            if target.is_generator:
+                await self._stream_async(task, target.call(*args, **kwargs))
             else:
-                value, payload = self._encode(task, await target(*args, **kwargs))
+                value, payload = self._encode(task, await target.call(*args, **kwargs))
         except BaseException as error:
             task.close_to_interrupts()
             self._leave_if_copy(error)

@@ -168,9 +168,9 @@ def test_bad_requests_are_errors_of_their_own_task(tokenizer: StandInPod, engine
     give(engine, TokenizedPrompt(good.token_ids, GenerationParams(temperature=-1.0)))
     with pytest.raises(ModelError, match="temperature"):
         take(engine, Generated)
-    engine.link.send(TaskCredit(waiting, 1))
+    engine.link.send(TaskCredit(waiting, 100))
     take(engine, Generated)
-    engine.link.receive(TaskOutput)
+    engine.link.kept.clear()
 
 
 def test_output_follows_a_json_schema(tokenizer: StandInPod, engine: StandInPod) -> None:
