@@ -24,5 +24,8 @@ class PodProvider(Protocol):
     def kill_pod(self, pod_id: str, reason: str) -> None:
         """End the pod and everything it started, now."""
 
+    def start_steps_ms(self, pod_id: str) -> dict[str, float]:
+        """What starting it took, by step; empty where the provider does not know."""
+
     async def close(self) -> None:
         """End all pods and templates; nothing is left running when it returns."""

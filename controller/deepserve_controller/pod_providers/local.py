@@ -23,6 +23,8 @@ from deepserve_controller.service.processes import ChildReaper, kill_group, kill
 StartTemplate = Callable[[str], TemplateProcess]
 SWEEP_DELAY_S = 0.02
 """Orphans are looked for once after a burst of deaths."""
+NUM_REMEMBERED = 100
+"""Pods whose start is still told."""
 
 
 class Template:
@@ -63,7 +65,7 @@ class Template:
         match message:
             case PodForked():
                 self.waiting.discard(message.pod_id)
-                self._provider.pod_forked(message.pod_id, message.pid)
+                self._provider.pod_forked(self, message)
             case PodExited():
                 self.waiting.discard(message.pod_id)
                 self._provider.pod_exited(message.pod_id, message.pid, message.exit_code)
@@ -104,6 +106,7 @@ class LocalPodProvider:
         self._asked: dict[str, Template] = {}
         self._doomed: set[str] = set()
         """Killed before they were forked."""
+        self._steps_ms: dict[str, dict[str, float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -127,6 +130,9 @@ class LocalPodProvider:
         elif pod_id in self._asked:
             self._doomed.add(pod_id)
 
+    def start_steps_ms(self, pod_id: str) -> dict[str, float]:
+        return self._steps_ms.get(pod_id, {})
+
     async def close(self) -> None:
         self._is_closed = True
         if self._sweep is not None:
@@ -141,9 +147,11 @@ class LocalPodProvider:
 
     # --- what templates report ---
 
-    def pod_forked(self, pod_id: str, pid: int) -> None:
+    def pod_forked(self, template: Template, message: PodForked) -> None:
+        pod_id, pid = message.pod_id, message.pid
         if pod_id not in self._asked:
             return kill_process(pid)
+        self._remember_steps(pod_id, template, message.fork_ms)
         self._pids[pod_id] = pid
         # Where its template dies, this process adopts the pod and sees its exit itself.
         self._reaper.watch(pid, lambda code: self.pod_exited(pod_id, pid, code))
@@ -161,7 +169,7 @@ class LocalPodProvider:
         self._on_exit(pod_id, exit_reason(exit_code), exit_code)
 
     def template_ended(self, template: Template) -> None:
-        """Its starting pods fail; its running pods live on, adopted by this process."""
+        """Its starting pods fail. Its running ones are adopted by this process, which then sees their end itself."""
         if self._templates.get(template.environment) is not template:
             return
         del self._templates[template.environment]
@@ -203,6 +211,12 @@ class LocalPodProvider:
         self._sweep = None
         spared = {template.pid for template in self._templates.values()} | set(self._pids.values())
         kill_orphans(spared, set(self._asked))
+
+    def _remember_steps(self, pod_id: str, template: Template, fork_ms: float) -> None:
+        started = {f"template: {name}": ms for name, ms in template.steps_ms.items()}
+        self._steps_ms[pod_id] = {**started, "fork": fork_ms}
+        while len(self._steps_ms) > NUM_REMEMBERED:
+            del self._steps_ms[next(iter(self._steps_ms))]
 
     def _later(self, callback: Callable[[str, str], None], pod_id: str, text: str) -> None:
         asyncio.get_running_loop().call_soon(callback, pod_id, text)

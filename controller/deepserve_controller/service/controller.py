@@ -105,7 +105,7 @@ class Controller:
             await self._take_owner(self.settings.client_fd)
         self.deployments.restore()
         if up is not None:
-            self.queries.about |= {"http_url": up.url, "socket": up.socket_path}
+            self.queries.about |= {"url": up.url, "socket": up.socket_path}
             await up.open(self)
         await self._ended.wait()
         if up is not None:

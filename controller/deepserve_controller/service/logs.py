@@ -77,7 +77,7 @@ class Logs:
         self._rings: dict[str, Ring] = {}
         self._readers: dict[str, LogReader] = {}
         self._followers: dict[str, set[str]] = {}
-        """Link id to the apps and functions whose output it asked for."""
+        """Link id to the functions whose output it asked for."""
 
     def add_reader(self, link_id: str, link: Link) -> None:
         self._readers[link_id] = LogReader(link)
@@ -86,20 +86,22 @@ class Logs:
         self._readers.pop(link_id, None)
         self._followers.pop(link_id, None)
 
-    def follow(self, link_id: str, target: str) -> None:
-        """From now on this link gets all output of a function (`app/name`) or an app."""
-        self._followers.setdefault(link_id, set()).add(target)
+    def follow(self, link_id: str, label: str) -> None:
+        """From now on this link gets all output of a function (`app/name`)."""
+        self._followers.setdefault(link_id, set()).add(label)
 
-    def labels_of(self, target: str) -> list[str]:
-        """What has printed, of this function or app; all with an empty `target`."""
-        return sorted(label for label in self._rings if not target or _is_part(label, target))
+    def labels(self) -> list[str]:
+        """What has printed."""
+        return sorted(self._rings)
 
-    def tail(self, target: str, lines: int) -> bytes:
-        """The last `lines` of every function meant (all that is held where 0)."""
-        labels = self.labels_of(target)
-        if not labels and self._files is not None:
-            return self._files.tail(target, RING_BYTES)
-        return b"".join(self._rings[label].tail(lines) for label in labels)
+    def tail(self, label: str, lines: int) -> bytes:
+        """The last `lines` of one function (all that is held where 0); an earlier controller's where this has none."""
+        ring = self._rings.get(label)
+        if ring is None:
+            earlier = self._files.tail(label, RING_BYTES) if self._files is not None else b""
+            ring = Ring()
+            ring.append(earlier)
+        return ring.tail(lines)
 
     def written(self, pod_id: str, stream: StreamName, data: bytes) -> None:
         label = self._label_of(pod_id)
@@ -110,15 +112,11 @@ class Logs:
         if self._files is not None:
             self._files.write(label, data)
         message = LogOutput(pod_id, label, stream)
-        followers = [link for link, targets in self._followers.items() if any(_is_part(label, t) for t in targets)]
+        followers = [link_id for link_id, labels in self._followers.items() if label in labels]
         for link_id in dict.fromkeys([*self._readers_of(pod_id), *followers]):
             reader = self._readers.get(link_id)
             if reader is not None:
                 reader.send(message, data)
-
-
-def _is_part(label: str, target: str) -> bool:
-    return label == target or label.startswith(target + "/")
 
 
 class LogLink:

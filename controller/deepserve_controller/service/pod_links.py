@@ -224,7 +224,7 @@ class PodLinks:
 
     def root_links(self, pod_id: str) -> tuple[str, ...]:
         """The clients whose work this pod does, or did last."""
-        pod = self.pods.get(pod_id) or self._ended.get(pod_id)
+        pod = self.find(pod_id)
         if pod is None:
             return ()
         running = self._requests.root_links_on(pod_id) or self._requests.root_links_for(pod.function_id)
@@ -232,8 +232,17 @@ class PodLinks:
             pod.last_root_links = running
         return pod.last_root_links
 
+    def find(self, pod_id: str) -> PodRecord | None:
+        """Also one that ended lately."""
+        return self.pods.get(pod_id) or self._ended.get(pod_id)
+
+    def start_steps_ms(self, pod: PodRecord) -> dict[str, float]:
+        """How this pod came to be bound."""
+        assert self.provider is not None
+        return {**self.provider.start_steps_ms(pod.pod_id), **{f"bind: {k}": ms for k, ms in pod.steps_ms.items()}}
+
     def label_of(self, pod_id: str) -> str:
-        pod = self.pods.get(pod_id) or self._ended.get(pod_id)
+        pod = self.find(pod_id)
         return pod.label if pod else pod_id
 
     # --- inside ---

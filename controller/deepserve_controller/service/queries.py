@@ -64,6 +64,7 @@ class Queries:
             "shutdown": self._shutdown,
             "scale": self._scale,
             "result_info": self._result_info,
+            "timeline": self._timeline,
         }
 
     def answer(self, link_id: str, name: str, body: Body) -> Body:
@@ -114,14 +115,15 @@ class Queries:
     def _read_logs(self, link_id: str, body: Body) -> Body:
         target = required(body, "target", str)
         pod = self._pods.pods.get(target)
-        label = pod.label if pod else target
-        labels = self._logs.labels_of(label)
-        if not labels and label not in self._known_labels():
-            there = ", ".join(sorted({*self._logs.labels_of(""), *self._known_labels()})) or "none"
-            raise QueryError("not_found", f"no output of {target!r} (there is: {there})")
+        labels = [pod.label] if pod else self._labels_meant(target)
+        if not labels:
+            there = ", ".join(self._known_labels()) or "none"
+            raise QueryError("not_found", f"no function or app {target!r} (there is: {there})")
         if optional(body, "follow", bool, False):
-            self._logs.follow(link_id, label)
-        text = self._logs.tail(label, optional(body, "tail", int, 0))[-MAX_LOG_BYTES:]
+            for label in labels:
+                self._logs.follow(link_id, label)
+        lines = optional(body, "tail", int, 0)
+        text = b"".join(self._logs.tail(label, lines) for label in labels)[-MAX_LOG_BYTES:]
         return {"text": text.decode("utf-8", "replace"), "labels": labels}
 
     def _result_info(self, link_id: str, body: Body) -> Body:
@@ -140,6 +142,17 @@ class Queries:
             "is_kept": kept is not None,
             "size_bytes": kept.size_bytes if kept else 0,
         }
+
+    def _timeline(self, link_id: str, body: Body) -> Body:
+        """What the controller and the pod did for a finished request, in milliseconds."""
+        request_id = required(body, "request_id", str)
+        record = next((found for found in self._requests.recent if found["request_id"] == request_id), None)
+        if record is None:
+            raise QueryError("not_found", f"unknown request {request_id!r}")
+        pod = self._pods.find(record["pod_id"])
+        steps = dict(self._pods.start_steps_ms(pod)) if pod else {}
+        steps |= {"queued": record["queued_ms"], "run": record["run_ms"], "total in the controller": record["total_ms"]}
+        return {"steps_ms": steps}
 
     # --- orders ---
 
@@ -179,9 +192,16 @@ class Queries:
     def _recent(self, limit: int) -> list[Body]:
         return list(self._requests.recent)[-limit:] if limit > 0 else []
 
-    def _known_labels(self) -> set[str]:
-        labels = {spec.label for spec in self._functions.specs.values()}
-        return labels | {app for label in labels for app in [label.split("/")[0]]}
+    def _known_labels(self) -> list[str]:
+        return sorted({*self._logs.labels(), *(spec.label for spec in self._functions.specs.values())})
+
+    def _labels_meant(self, target: str) -> list[str]:
+        """Of an app or a function. A deployed one may have another name than its file gave it."""
+        app = self._deployments.apps.get(target.split("/")[0])
+        if app is not None:
+            wanted = sorted(name for name in app.functions if target in (app.name, f"{app.name}/{name}"))
+            return [app.specs[app.functions[name]].label for name in wanted]
+        return [label for label in self._known_labels() if label == target or label.startswith(target + "/")]
 
     def _describe_pod(self, pod: PodRecord) -> Body:
         running = [place.request_id for place in self._requests.tasks.values() if place.pod_id == pod.pod_id]
