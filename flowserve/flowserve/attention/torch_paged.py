@@ -88,8 +88,8 @@ class TorchPagedAttention:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv: torch.Tensor, plan: _Plan, scale: float
     ) -> torch.Tensor:
         keys, values = kv[0], kv[1]
-        keys.flatten(1, 2)[:, plan.slots] = key.transpose(0, 1)
-        values.flatten(1, 2)[:, plan.slots] = value.transpose(0, 1)
+        keys.flatten(1, 2).index_copy_(1, plan.slots, key.transpose(0, 1))
+        values.flatten(1, 2).index_copy_(1, plan.slots, value.transpose(0, 1))
         if len(plan.decode) == 1 and not plan.chunks:
             return _decode(query, keys, values, plan.decode[0], scale)
         output = torch.empty_like(query)

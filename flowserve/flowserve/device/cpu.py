@@ -58,13 +58,14 @@ class CpuDevice:
         return TorchPagedAttention()
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return weight * (wide * scale).to(x.dtype)
+        # For small models the number of operations is the cost: in place, and no casts where there is nothing to cast.
+        wide = x if x.dtype is torch.float32 else x.float()
+        scale = (wide * wide).mean(-1, keepdim=True).add_(eps).rsqrt_()
+        return (wide * scale).to(x.dtype).mul_(weight)
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, dim=-1)
-        return x * cos + torch.cat((-second, first), dim=-1) * sin
+        return (x * cos).addcmul_(torch.cat((-second, first), dim=-1), sin)
 
     def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = x.chunk(2, dim=-1)

@@ -38,8 +38,7 @@ class SelfAttention:
     head_dim: int
     qkv: Linear
     output: Linear
-    query_norm: RMSNorm | None
-    key_norm: RMSNorm | None
+    qk_norm: RMSNorm | None
     device: DeviceAdapter
 
     @classmethod
@@ -56,25 +55,32 @@ class SelfAttention:
             head_dim=config.head_dim,
             qkv=weights.fused_linear(sizes, config.hidden_size, bias=qkv_bias),
             output=weights.linear("o_proj", q_size, config.hidden_size, bias=output_bias),
-            query_norm=weights.norm("q_norm", config.head_dim) if qk_norm else None,
-            key_norm=weights.norm("k_norm", config.head_dim) if qk_norm else None,
+            qk_norm=_joined_norm(weights) if qk_norm else None,
             device=weights.device,
         )
 
     def __call__(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """[T, d] -> [T, d]."""
         heads = self.qkv(x).view(x.shape[0], -1, self.head_dim)
-        query, key, value = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query = self.device.rotate(query, context.cos, context.sin)
-        key = self.device.rotate(key, context.cos, context.sin)
+        num_rotated = self.num_heads + self.num_kv_heads
+        query_key, value = heads[:, :num_rotated], heads[:, num_rotated:]
+        if self.qk_norm is not None:
+            query_key = self.qk_norm(query_key)
+        query_key = self.device.rotate(query_key, context.cos, context.sin)
         attended = context.attention.attend(
-            query,
-            key,
+            query_key[:, : self.num_heads],
+            query_key[:, self.num_heads :],
             value,
             context.storage.layer(self.layer_index),
             context.attention_plan,
             scale=self.head_dim**-0.5,
         )
         return self.output(attended.flatten(1))
+
+
+def _joined_norm(weights: Weights) -> RMSNorm:
+    """The norms of queries and keys as one over all their heads, weight [H + K, D]."""
+    config = weights.config
+    query = weights.tensor("q_norm.weight", config.head_dim).expand(config.num_heads, -1)
+    key = weights.tensor("k_norm.weight", config.head_dim).expand(config.num_kv_heads, -1)
+    return RMSNorm(torch.cat((query, key)), config.rms_norm_eps, weights.device)

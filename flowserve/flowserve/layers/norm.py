@@ -1,4 +1,4 @@
-"""RMSNorm over the last axis."""
+"""RMSNorm over the last axis; the weight may be one vector or one per head."""
 
 from __future__ import annotations
 
