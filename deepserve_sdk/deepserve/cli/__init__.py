@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-from deepserve.cli.exit_codes import INTERRUPTED, OK, UserCodeFailed, exit_code_of
+from deepserve.cli.exit_codes import INTERRUPTED, OK, USAGE, UserCodeFailed, exit_code_of
 from deepserve.cli.output import complain
 from deepserve.errors import DeepServeError
 
@@ -18,21 +18,16 @@ def main() -> None:
 
 def run_command_line(arguments: list[str]) -> int:
     """Run one command and return its exit code (api page, section 6). Never raises."""
-    import click
+    import typer
 
     from deepserve.cli.commands import command_group
 
     try:
         outcome = command_group().main(args=arguments, prog_name="deepserve", standalone_mode=False)
         return outcome if isinstance(outcome, int) else OK
-    except click.exceptions.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Abort:
-        return INTERRUPTED
-    except KeyboardInterrupt as error:
+    except typer.Abort:
         complain("interrupted")
-        return exit_code_of(error)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout left (`| head`): silence the interpreter's own last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,6 +45,10 @@ def run_command_line(arguments: list[str]) -> int:
     except TimeoutError as error:
         complain(f"timed out: {error}")
         return exit_code_of(error)
+    except typer.exceptions.TyperException as error:
+        show = getattr(error, "show", None)  # a usage error knows how to print itself
+        show() if show is not None else complain(str(error))
+        return USAGE
     except BaseException as error:
         traceback.print_exception(error)
         return exit_code_of(error)

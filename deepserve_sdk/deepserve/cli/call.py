@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from contextlib import redirect_stdout
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
@@ -17,6 +19,19 @@ from deepserve.protocol.messages import StreamItem, Value
 CREDIT_ITEMS = 1
 
 
+class Printer(NamedTuple):
+    """Text as it is, everything else (or everything, with --json) as JSON; a line each."""
+
+    out: TextIO
+    as_json: bool
+
+    def write(self, value: Any) -> None:
+        if self.as_json or not isinstance(value, str):
+            print_json(value, self.out)
+        else:
+            print(value, file=self.out, flush=True)
+
+
 def call_function(
     target: str, arguments: str, *, stream: bool, detach: bool, timeout_s: float | None, as_json: bool
 ) -> int:
@@ -25,17 +40,19 @@ def call_function(
     if not (separator and app and name):
         raise UsageError(f"{target!r} names no function: write APP/FUNCTION")
     payload = msgspec.msgpack.encode(named_arguments(arguments))
-    with connected() as client:
+    out = sys.stdout
+    # What the function prints goes to stderr: stdout is the result, for pipes.
+    with redirect_stdout(sys.stderr), connected() as client:
         found = query(client, "lookup", app=app, name=name)
         definition = Definition(found["function_id"], None, None, target)
         value = Value("msgpack", len(payload))
         inbox = client.open_request(definition, "stream" if stream else "call", value, payload, keep=detach)
         if detach:
-            print_call_id(client, inbox, as_json)
+            print_call_id(client, inbox, as_json, out)
         elif stream:
-            print_items(client, inbox, target, timeout_s, as_json)
+            print_items(client, inbox, target, timeout_s, Printer(out, as_json))
         else:
-            print_result(finished_value(client, inbox, target, timeout_s), as_json)
+            Printer(out, as_json).write(finished_value(client, inbox, target, timeout_s))
     return OK
 
 
@@ -54,12 +71,12 @@ def named_arguments(text: str) -> dict[str, Any]:
             raise UsageError(f"the arguments must be a JSON object or list, not {text}")
 
 
-def print_call_id(client: Client, inbox: Inbox, as_json: bool) -> None:
+def print_call_id(client: Client, inbox: Inbox, as_json: bool, out: TextIO) -> None:
     query(client, "result_info", request_id=inbox.request_id)  # it has arrived before this process ends
     if as_json:
-        print_json({"call_id": inbox.request_id})
+        print_json({"call_id": inbox.request_id}, out)
     else:
-        print(inbox.request_id)
+        print(inbox.request_id, file=out)
 
 
 def wait_for_news(client: Client, inbox: Inbox, label: str, deadline: Deadline) -> None:
@@ -76,7 +93,7 @@ def finished_value(client: Client, inbox: Inbox, label: str, timeout_s: float | 
     return client.result(inbox, label)
 
 
-def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | None, as_json: bool) -> None:
+def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | None, printer: Printer) -> None:
     """One line per item; with --json each line is a JSON document."""
     deadline = Deadline.after(timeout_s)
     while inbox.items or not inbox.is_over:
@@ -85,15 +102,7 @@ def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | Non
             continue
         item = inbox.items.popleft()
         assert isinstance(item.message, StreamItem), item.message
-        print_result(client.decode_item(item.message, item.payload), as_json)
+        printer.write(client.decode_item(item.message, item.payload))
         if not inbox.is_over:
             client.grant(inbox.request_id, CREDIT_ITEMS)
     client.result(inbox, label)
-
-
-def print_result(value: Any, as_json: bool) -> None:
-    """Text as it is, everything else as JSON."""
-    if as_json or not isinstance(value, str):
-        print_json(value)
-    else:
-        print(value, flush=True)

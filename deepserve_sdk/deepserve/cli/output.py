@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 
-def print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=None, default=str, ensure_ascii=False)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    print(json.dumps(value, default=str, ensure_ascii=False), file=file, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:

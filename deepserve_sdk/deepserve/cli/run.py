@@ -18,7 +18,7 @@ def run_target(target: str, arguments: list[str]) -> int:
     user = load_user_file(path)
     runnable = choose(user, name)
     label = f"{path.name}::{runnable.__name__}"
-    signature_of = runnable.local if isinstance(runnable, Function) else runnable
+    signature_of = inspect.unwrap(runnable)
     if "--help" in arguments:
         print(f"usage: deepserve run {usage_of(label, inspect.signature(signature_of))}")
         return OK

@@ -1,0 +1,5 @@
+"""`python -m deepserve.cli`."""
+
+from deepserve.cli import main
+
+main()

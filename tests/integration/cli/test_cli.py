@@ -1,0 +1,191 @@
+"""The command line with real controllers and pods: what it prints, and what its exit codes say."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.integration.cli.conftest import APP, Shell
+
+
+def test_run_calls_the_entry_point_with_its_options(shell: Shell) -> None:
+    assert "total 6" in shell.out("run", "app.py")
+    assert "total 15" in shell.out("run", "app.py", "--n", "5")
+
+
+def test_run_calls_a_function_in_a_pod(shell: Shell) -> None:
+    assert "'total': 12" in shell.out("run", "app.py::price", "pear", "--count", "4")
+    assert shell.out("run", "app.py::lines", "3").splitlines() == ["line 0", "line 1", "line 2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["run", "missing.py"], 2, "no such file"),
+        (["run", "app.py::nothing"], 2, "price"),
+        (["run", "app.py", "--wrong", "1"], 2, "no parameter 'wrong'"),
+        (["run", "app.py::fails"], 1, "no such price"),
+        (["run", "app.py::slow"], 4, "FunctionTimeout"),
+        (["run"], 2, "target"),
+        (["call", "shop/price"], 5, "deepserve up"),
+        (["status"], 5, "deepserve up"),
+    ],
+)
+def test_exit_codes_without_a_controller(shell: Shell, words: list[str], code: int, says: str) -> None:
+    done = shell.run(*words)
+    assert (done.returncode, says in done.stderr) == (code, True), done
+
+
+def test_a_file_that_raises_is_the_users_failure(shell: Shell) -> None:
+    (shell.folder / "broken.py").write_text("import deepserve\nraise RuntimeError('at import')\n")
+    done = shell.run("run", "broken.py")
+    assert done.returncode == 1
+    assert "at import" in done.stderr
+
+
+def test_deploy_starts_a_controller_and_other_processes_find_the_functions(shell: Shell) -> None:
+    done = shell.run("deploy", "app.py")
+    assert done.returncode == 0, done.stderr
+    assert "started this user's controller" in done.stderr
+    assert "Deployed shop" in done.stdout and "Deployed stock" in done.stdout
+    assert "started" not in shell.run("deploy", "app.py").stderr
+
+    assert json.loads(shell.out("call", "shop/price", '{"item": "fig", "count": 2}')) == {"item": "fig", "total": 6}
+    assert json.loads(shell.out("call", "shop/price", '["fig", 3]')) == {"item": "fig", "total": 9}
+    assert shell.out("call", "shop/lines", '{"n": 2}', "--stream") == "line 0\nline 1\n"
+    assert shell.out("call", "stock/left") == "7\n"
+    script = shell.folder / "client.py"
+    script.write_text(
+        "import deepserve\n"
+        "f = deepserve.Function.from_name('shop', 'price')\n"
+        "print(f.remote('kiwi')['total'], sum(a['total'] for a in f.map(['x', 'y'])))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, str(script)], env=shell.environment, capture_output=True, text=True, timeout=60
+    )
+    assert output.stdout.split()[-2:] == ["3", "6"], output.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["call", "shop/price", "{"], 2, "no JSON"),
+        (["call", "shop/price", "3"], 2, "object or list"),
+        (["call", "price"], 2, "APP/FUNCTION"),
+        (["call", "shop/none"], 3, "none"),
+        (["call", "none/price"], 3, "none"),
+        (["call", "shop/price", "{}"], 1, "item"),
+        (["call", "shop/fails"], 1, "no such price"),
+        (["call", "shop/slow"], 4, "FunctionTimeout"),
+        (["call", "shop/wait", '{"seconds": 30}', "--timeout", "0.2"], 4, "in time"),
+        (["app", "stop", "none"], 3, "none"),
+        (["logs", "none"], 3, "none"),
+        (["deploy", "app.py", "--name", "x"], 2, "one app"),
+    ],
+)
+def test_exit_codes_with_a_controller(deployed: Shell, words: list[str], code: int, says: str) -> None:
+    done = deployed.run(*words)
+    assert (done.returncode, says in done.stderr) == (code, True), done
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Shell]:
+    with TemporaryDirectory(prefix="ds-") as folder:
+        shell = Shell(Path(folder))
+        try:
+            shell.out("deploy", "app.py")
+            yield shell
+        finally:
+            shell.run("down")
+
+
+def test_async_call_prints_an_id_that_another_process_can_ask_for(deployed: Shell) -> None:
+    call_id = deployed.out("call", "shop/wait", '{"seconds": 0.2}', "--async").strip()
+    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=20))"
+    output = subprocess.run(
+        [sys.executable, "-c", script], env=deployed.environment, capture_output=True, text=True, timeout=60
+    )
+    assert output.stdout.strip() == "waited", output.stderr
+
+
+def test_status_logs_and_lists_as_text_and_json(deployed: Shell) -> None:
+    deployed.out("call", "shop/price", '{"item": "plum"}')
+    status = json.loads(deployed.out("status", "--json"))
+    assert status["mode"] == "up"
+    assert {"shop", "stock"} <= {app["app"] for app in status["apps"]}
+    assert any(record["label"] == "shop/price" for record in status["requests"])
+    assert "shop/price" in deployed.out("status")
+    assert "pricing plum" in deployed.out("logs", "shop/price")
+    assert "pricing plum" in deployed.out("logs", "shop")
+    assert "price" in deployed.out("app", "list")
+    assert {app["app"] for app in json.loads(deployed.out("app", "list", "--json"))} >= {"shop", "stock"}
+
+
+def test_deployed_apps_outlive_the_controller(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    first = json.loads(shell.out("status", "--json"))["pid"]
+    assert "stopped" in shell.out("down")
+    assert shell.run("call", "stock/left").returncode == 5
+    assert "started" in shell.out("up")
+    assert json.loads(shell.out("status", "--json"))["pid"] != first
+    assert shell.out("call", "stock/left") == "7\n"
+    shell.out("app", "stop", "stock")
+    assert shell.run("call", "stock/left").returncode == 3
+    assert json.loads(shell.out("call", "shop/price", '{"item": "fig"}'))["total"] == 3
+
+
+def test_a_name_defined_again_replaces_the_old_one(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    assert shell.out("call", "stock/left") == "7\n"
+    shell.app.write_text(APP.replace("return 7", "return 8").replace("def fails", "def still_fails"))
+    shell.out("deploy", "app.py")
+    assert shell.out("call", "stock/left") == "8\n"
+    assert shell.run("call", "shop/fails").returncode == 3
+    assert shell.run("call", "shop/still_fails").returncode == 1
+
+
+def test_down_leaves_nothing(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    pod = int(shell.out("call", "shop/pid"))
+    controller = json.loads(shell.out("status", "--json"))["pid"]
+    shell.out("down")
+    assert not os.path.exists(f"/proc/{pod}")
+    assert not os.path.exists(f"/proc/{controller}") or "Z" in Path(f"/proc/{controller}/stat").read_text()
+    assert [path.name for path in (shell.runtime / "deepserve").iterdir() if path.name != "lock"] == []
+    assert shell.out("down") == "No controller runs.\n"
+
+
+def test_http_needs_the_key(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    url = json.loads(shell.out("status", "--json"))["url"]
+    assert url.startswith("http://127.0.0.1:")
+    [key_file] = shell.state.rglob("key")
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/api/status", timeout=10)
+    request = urllib.request.Request(
+        f"{url}/api/call/shop/price",
+        data=json.dumps({"item": "fig", "count": 5}).encode(),
+        headers={"Authorization": f"Bearer {key_file.read_text().strip()}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert json.load(answer)["result"] == {"item": "fig", "total": 15}
+
+
+def test_folders_are_private(deployed: Shell) -> None:
+    folder = deployed.runtime / "deepserve"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in folder.rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or path.parent != folder, path
