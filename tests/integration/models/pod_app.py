@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import deepserve
 
-llm = deepserve.Model("beside", source="weights/tiny")
+# A random model ends its free text nowhere but at the end of the context.
+llm = deepserve.Model("beside", source="weights/tiny", max_model_len=360)
 same = deepserve.Model("beside", source=Path(__file__).parent / "weights" / "tiny")
 
 

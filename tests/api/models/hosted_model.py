@@ -1,0 +1,55 @@
+"""api.md, section 2: generate, chat, stream and output_type of a hosted model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import deepserve
+
+llm = deepserve.Model(
+    "tiny",
+    source=os.environ["MODEL"],  # a hub id or a folder in Hugging Face layout
+    accelerator=["npu", "gpu", "cpu"],
+    tensor_parallel=1,
+    dtype="auto",
+    quantization=None,
+    min_pods=0,
+    max_pods=8,
+    scaledown_window=300,
+)
+
+
+@dataclass
+class Person:
+    role: Literal["author", "actor"]
+    alive: bool
+
+
+async def main() -> None:
+    text = await llm.generate.aio("Once upon", max_tokens=8, temperature=0)
+    print("aio", text == llm_text)
+    pieces = [piece async for piece in llm.stream.aio([{"role": "user", "content": "hi"}], max_tokens=4)]
+    print("aio stream", len(pieces) > 0)
+    print("aio chat", (await llm.chat.aio("Is he?", output_type=bool)).output in (True, False))
+
+
+if __name__ == "__main__":
+    llm_text = llm.generate("Once upon", max_tokens=8, temperature=0)  # raw completion of a prompt: str
+    print("generate", isinstance(llm.generate("Once upon", max_tokens=64, temperature=0.7, seed=1), str))
+    print("chat", isinstance(llm.chat([{"role": "user", "content": "hi"}]).text, str))
+    print("chat text", llm.chat("hi", max_tokens=4).usage.completion_tokens <= 4)
+    print("stream", end=" ")
+    for piece in llm.stream([{"role": "user", "content": "hi"}], max_tokens=4, temperature=0):
+        print(len(piece) > 0, end=" ", flush=True)
+    print()
+    person = llm.chat("Who wrote Faust?", output_type=Person).output
+    print("output", type(person).__name__, person.role in ("author", "actor"), person.alive in (True, False))
+    print("union", llm.chat("Well?", output_type=Literal["yes", "no"] | None).output in ("yes", "no", None))
+    try:
+        llm.chat("Who wrote Faust?", output_type=Person, max_tokens=2)
+    except deepserve.OutputTruncated as error:
+        print("truncated", error.text.startswith("{"))
+    asyncio.run(main())
