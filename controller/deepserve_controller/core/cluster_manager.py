@@ -252,7 +252,7 @@ class ClusterManager:
 
     def _note_failure(self, pool: FunctionPool, pod: PodRecord, began_s: float, text: str, now_s: float) -> None:
         """Try again a bounded number of times. Pods started together that fail together count once."""
-        if began_s < pool.failed_s or pool.is_removed:
+        if began_s <= pool.failed_s or pool.is_removed:
             return
         pool.failed_s = now_s
         pool.num_failures += 1
@@ -305,7 +305,8 @@ class ClusterManager:
             return
         pod.is_busy = True
         pool = self._pools.get(pod.function_id)
-        if pool is not None and pool.spec.scaling.buffer_pods and pod.state == "bound":
+        if pool is not None and pool.spec.scaling.buffer_pods and pod.state == "bound" and not pool.queued:
+            # Calls routed at once report no demand, yet they eat the buffer. (Where tasks wait, DemandChanged follows.)
             pool.running = max(pool.running, sum(other.slots for other in pool.pods.values() if other.is_busy))
             self._scale(pool, now_s)
 

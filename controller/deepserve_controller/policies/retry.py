@@ -12,5 +12,6 @@ def backoff_delay_s(spec: RetrySpec, retry: int, random: Random) -> float:
 
     With jitter the delay is uniform between half and all of the exponential value, so it never collapses to zero.
     """
-    delay_s = min(spec.max_delay_s, spec.initial_delay_s * spec.backoff_coefficient ** (retry - 1))
+    growth = spec.backoff_coefficient ** min(retry - 1, 64)  # no overflow, whatever the number of retries
+    delay_s = min(spec.max_delay_s, spec.initial_delay_s * growth)
     return delay_s * random.uniform(0.5, 1.0) if spec.jitter else delay_s

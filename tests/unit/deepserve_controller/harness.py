@@ -1,0 +1,111 @@
+"""Plain drivers for tests: events in, actions out, timers by hand, invariants after every event."""
+
+from __future__ import annotations
+
+import heapq
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import Outcome
+from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
+from deepserve_controller.build import build_cluster_manager, build_job_executor
+from deepserve_controller.core.actions import Action, Notify, WakeAt
+from deepserve_controller.core.cluster_manager import ClusterManager
+from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
+from deepserve_controller.core.job_executor import JobExecutor
+
+T = TypeVar("T")
+CODE = CodeRef("bundle", "m", "f")
+OK = Outcome("ok")
+
+
+class Core(Protocol):
+    def handle(self, event: Event, now_s: float) -> list[Action]: ...
+    def check_invariants(self) -> None: ...
+
+
+def spec(name: str = "f", **options: Any) -> FunctionSpec:
+    options.setdefault("kind", "function")
+    scaling = {
+        key: options.pop(key)
+        for key in ("min_pods", "max_pods", "buffer_pods", "scaledown_window_s", "max_inputs")
+        if key in options
+    }
+    return FunctionSpec(app="app", name=name, code=CODE, scaling=Scaling(**scaling), **options)
+
+
+class Driven:
+    """One core, or both, on a clock that the test moves."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.now_s = 0.0
+        self._timers: list[tuple[float, int, tuple[Any, ...]]] = []
+        self._number = 0
+
+    def __call__(self, event: Event) -> list[Action]:
+        """The actions but WakeAt, which the harness keeps."""
+        actions = self.core.handle(event, self.now_s)
+        self.core.check_invariants()
+        for action in actions:
+            if isinstance(action, WakeAt):
+                self._number += 1
+                heapq.heappush(self._timers, (action.at_s, self._number, action.key))
+        return [action for action in actions if not isinstance(action, WakeAt)]
+
+    def advance(self, seconds: float) -> list[Action]:
+        """Let time pass, with all timers in it."""
+        end_s, actions = self.now_s + seconds, []
+        while self._timers and self._timers[0][0] <= end_s:
+            self.now_s, _, key = heapq.heappop(self._timers)
+            actions += self(TimerFired(key))
+        self.now_s = end_s
+        return actions
+
+
+class Jobs(Driven):
+    """A job executor with functions and pods made by name."""
+
+    core: JobExecutor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(build_job_executor(IdAllocator(), Random(1), **options))
+
+    def define(self, function_id: str = "fn", **options: Any) -> list[Action]:
+        return self(FunctionDefined(function_id, spec(**options)))
+
+    def pod(self, pod_id: str = "pod-1", function_id: str = "fn", slots: int = 1) -> list[Action]:
+        return self(ExecutorReady(pod_id, function_id, slots))
+
+    def finish(self, task_id: str, attempt: int = 1, outcome: Outcome = OK, **options: Any) -> list[Action]:
+        return self(TaskFinished(task_id, attempt, outcome, 5.0, **options))
+
+
+class Cluster(Driven):
+    """A cluster manager."""
+
+    core: ClusterManager
+
+    def __init__(self, default_max_pods: int = 8, warm_pods: dict[str, int] | None = None) -> None:
+        super().__init__(build_cluster_manager(IdAllocator(), default_max_pods, warm_pods or {}))
+
+    def define(self, function_id: str = "fn", **options: Any) -> list[Action]:
+        return self(FunctionDefined(function_id, spec(**options)))
+
+    def states(self) -> dict[str, str]:
+        return {pod.pod_id: pod.state for pod in self.core.pods_view()}
+
+
+def of_type(actions: list[Action], kind: type[T]) -> list[T]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def only(actions: list[Action], kind: type[T]) -> T:
+    [found] = of_type(actions, kind)
+    return found
+
+
+def news(actions: list[Action], kind: type[T]) -> list[T]:
+    """Events of this kind that are for the other core."""
+    return [action.event for action in actions if isinstance(action, Notify) and isinstance(action.event, kind)]

@@ -1,0 +1,368 @@
+"""Time limits, cancellation, losses and retries: how tasks end when something goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepserve.protocol.messages import Outcome
+from deepserve.protocol.specs import RetrySpec
+from deepserve_controller.core.actions import FinishItem, FinishRequest, KillPod, SendCancel, SendTask
+from deepserve_controller.core.events import (
+    DemandChanged,
+    ExecutorFailed,
+    FunctionRemoved,
+    LinkClosed,
+    MapInputArrived,
+    MapInputsEnded,
+    Payload,
+    PodLost,
+    RequestArrived,
+    RequestCancelled,
+    TaskBlocked,
+    TaskProduced,
+)
+
+from tests.unit.deepserve_controller.harness import Jobs, news, of_type, only
+
+ERROR = Outcome("error", "ConnectionError")
+
+
+def running(jobs: Jobs, *request_ids: str, slots: int = 1, **options: object) -> None:
+    """`fn` on pod-1, which runs these requests as task-1, task-2 ..."""
+    jobs.define(**options)
+    jobs.pod(slots=slots)
+    for request_id in request_ids:
+        jobs(RequestArrived(request_id, "link", "fn"))
+
+
+# --- limits ---------------------------------------------------------------------------------------------
+
+
+def test_a_task_over_its_limit_is_stopped_cooperatively(jobs: Jobs) -> None:
+    running(jobs, "a", timeout_s=2.0)
+    assert not jobs.advance(1.9)
+    assert only(jobs.advance(0.2), SendCancel) == SendCancel("pod-1", "task-1", 1, "timeout")
+    finish = only(jobs.finish("task-1", outcome=Outcome("error", "whatever the code made of it")), FinishRequest)
+    assert finish.outcome == Outcome("timeout", "over its time limit of 2 s; stopped cooperatively")
+    assert not jobs.advance(10.0)
+
+
+def test_a_task_that_does_not_stop_costs_its_pod(jobs: Jobs) -> None:
+    running(jobs, "a", timeout_s=2.0)
+    jobs.advance(2.0)
+    actions = jobs.advance(1.0)
+    assert only(actions, KillPod).pod_id == "pod-1"
+    finish = only(actions, FinishRequest)
+    assert finish.outcome == Outcome("timeout", "over its time limit of 2 s; pod killed")
+    assert finish.timings.pod_id == "pod-1"
+    assert jobs(PodLost("pod-1", "killed", -9)) == []
+
+
+def test_the_requests_own_limit_comes_first_and_waiting_does_not_count(jobs: Jobs) -> None:
+    jobs.define(timeout_s=100.0)
+    jobs(RequestArrived("a", "link", "fn", timeout_s=1.0))
+    jobs.advance(5.0)
+    assert only(jobs.pod(), SendTask).time_left_s == 1.0
+    assert of_type(jobs.advance(1.0), SendCancel)
+
+
+def test_other_tasks_of_a_killed_pod_run_again_elsewhere_once(jobs: Jobs) -> None:
+    running(jobs, "bad", slots=2, timeout_s=2.0)
+    jobs.advance(1.5)
+    jobs(RequestArrived("good", "link", "fn"))
+    actions = jobs.advance(1.5)
+    assert only(actions, KillPod) and only(actions, FinishRequest).request_id == "bad"
+    jobs(PodLost("pod-1", "killed", -9))
+    again = only(jobs.pod("pod-2"), SendTask)
+    assert (again.request_id, again.attempt) == ("good", 2)
+    assert jobs.finish("task-2", attempt=1) == []  # late news from the killed pod
+    finish = only(jobs.finish("task-2", attempt=2), FinishRequest)
+    assert finish.outcome.is_ok and finish.timings.attempts == 2
+
+
+def test_what_was_requeued_too_often_is_lost() -> None:
+    jobs = Jobs(system_retries=0)
+    running(jobs, "bad", "good", slots=2)
+    actions = jobs(RequestCancelled("bad", force=True))
+    outcomes = {finish.request_id: finish.outcome.kind for finish in of_type(actions, FinishRequest)}
+    assert outcomes == {"bad": "cancelled", "good": "pod_lost"}
+
+
+def test_a_map_input_over_its_limit_ends_alone(jobs: Jobs) -> None:
+    jobs.define(timeout_s=1.0, max_inputs=2)
+    jobs.pod(slots=2)
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    jobs(MapInputArrived("map", 0, Payload()))
+    jobs.advance(0.5)
+    jobs(MapInputArrived("map", 1, Payload()))
+    jobs(MapInputsEnded("map", 2))
+    jobs.advance(0.5)
+    assert only(jobs.finish("task-1"), FinishItem).outcome.kind == "timeout"
+    actions = jobs.finish("task-2")
+    assert only(actions, FinishItem).outcome.is_ok and only(actions, FinishRequest).count == 2
+
+
+# --- cancellation ---------------------------------------------------------------------------------------
+
+
+def test_a_queued_request_is_cancelled_at_once(jobs: Jobs) -> None:
+    running(jobs, "a", "b")
+    actions = jobs(RequestCancelled("b"))
+    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: by the caller")
+    assert not of_type(actions, SendCancel)
+    assert not of_type(jobs.finish("task-1"), SendTask)
+
+
+@pytest.mark.parametrize("answer", ["ok", "error", "cancelled"])
+def test_a_running_request_is_cancelled_whatever_the_pod_answers(jobs: Jobs, answer: str) -> None:
+    running(jobs, "a", retries=RetrySpec(3))
+    assert only(jobs(RequestCancelled("a")), SendCancel).reason == "cancelled"
+    assert jobs(RequestCancelled("a")) == []
+    actions = jobs.finish("task-1", outcome=Outcome(answer), may_retry=True)
+    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: by the caller; stopped cooperatively")
+
+
+def test_a_cancelled_request_that_goes_on_costs_its_pod(jobs: Jobs) -> None:
+    running(jobs, "a")
+    jobs(RequestCancelled("a"))
+    assert not jobs.advance(0.9)
+    assert only(jobs.advance(0.1), FinishRequest).outcome.detail == "cancelled: by the caller; pod killed"
+
+
+def test_force_kills_at_once_also_after_a_gentle_cancel(jobs: Jobs) -> None:
+    running(jobs, "a")
+    jobs(RequestCancelled("a"))
+    actions = jobs(RequestCancelled("a", force=True))
+    assert only(actions, KillPod) and only(actions, FinishRequest).outcome.kind == "cancelled"
+
+
+def test_a_cancelled_map_ends_when_its_last_running_input_has_stopped(jobs: Jobs) -> None:
+    jobs.define()
+    jobs.pod("pod-1")
+    jobs.pod("pod-2")
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    for index in range(4):
+        jobs(MapInputArrived("map", index, Payload()))
+    jobs.finish("task-1")  # task-3 follows on its pod
+    assert len(of_type(jobs(RequestCancelled("map")), SendCancel)) == 2
+    jobs(MapInputArrived("map", 4, Payload()))
+    assert not of_type(jobs.finish("task-2"), FinishRequest)
+    actions = jobs.finish("task-3")
+    assert not of_type(actions, FinishItem)
+    finish = only(actions, FinishRequest)
+    assert (finish.outcome.kind, finish.count) == ("cancelled", 1)
+
+
+def test_a_closed_link_cancels_what_is_not_kept(jobs: Jobs) -> None:
+    jobs.define()
+    jobs(RequestArrived("a", "link-1", "fn"))
+    jobs(RequestArrived("kept", "link-1", "fn", keep=True))
+    jobs(RequestArrived("b", "link-2", "fn"))
+    actions = jobs(LinkClosed("link-1"))
+    assert only(actions, FinishRequest).request_id == "a"
+    assert only(jobs.pod(), SendTask).request_id == "kept"
+
+
+# --- children -------------------------------------------------------------------------------------------
+
+
+def test_a_child_gets_no_more_time_than_is_left_to_its_caller(jobs: Jobs) -> None:
+    running(jobs, "a", slots=4, timeout_s=10.0)
+    jobs.advance(7.0)
+    child = only(jobs(RequestArrived("child", "pod-1", "fn", parent_task_id="task-1")), SendTask)
+    assert child.time_left_s == 3.0
+    grandchild = only(jobs(RequestArrived("grandchild", "pod-1", "fn", parent_task_id="task-2")), SendTask)
+    assert grandchild.time_left_s == 3.0
+
+
+def test_the_inherited_deadline_counts_in_the_queue(jobs: Jobs) -> None:
+    running(jobs, "a", timeout_s=2.0)
+    jobs.define("fn-other")
+    jobs(RequestArrived("child", "pod-1", "fn-other", parent_task_id="task-1", keep=True))
+    jobs(RequestArrived("free", "link", "fn-other"))
+    finish = only(jobs.advance(2.0), FinishRequest)
+    assert finish.request_id == "child"
+    assert finish.outcome == Outcome("timeout", "over the time left to its caller of 2 s")
+    assert only(jobs.pod("pod-2", "fn-other"), SendTask).request_id == "free"
+
+
+@pytest.mark.parametrize("how", ["ends", "errs", "lost", "cancelled", "over its limit"])
+def test_unfinished_children_end_with_their_caller_down_to_the_last(jobs: Jobs, how: str) -> None:
+    jobs.define(timeout_s=5.0)
+    for number in range(1, 4):
+        jobs.pod(f"pod-{number}")
+    jobs(RequestArrived("a", "link", "fn"))
+    jobs(TaskBlocked("task-1"))
+    jobs(RequestArrived("child", "pod-1", "fn", parent_task_id="task-1", keep=True))
+    pods = {view.request_id: view.pod_id for view in jobs.core.requests_view()}
+    jobs(RequestArrived("grandchild", pods["child"], "fn", parent_task_id="task-2"))
+    jobs(RequestArrived("other", "link", "fn"))
+    if how == "ends":
+        jobs.finish("task-1")
+    elif how == "errs":
+        jobs.finish("task-1", outcome=ERROR)
+    elif how == "lost":
+        jobs(PodLost("pod-1", "", -11))
+    elif how == "cancelled":
+        jobs(RequestCancelled("a"))
+    else:
+        jobs.advance(5.0)
+    states = {view.request_id: view.state for view in jobs.core.requests_view()}
+    assert states["child"] in ("stopping", "cancelled", "pod_lost")
+    assert states["grandchild"] in ("stopping", "cancelled")
+    jobs.advance(1.0)  # nobody obeys
+    states = {view.request_id: view.state for view in jobs.core.requests_view()}
+    assert states["child"] in ("cancelled", "timeout", "pod_lost")
+    assert states["grandchild"] == ("timeout" if how == "over its limit" else "cancelled")
+
+
+def test_a_child_of_a_task_that_has_ended_is_cancelled(jobs: Jobs) -> None:
+    running(jobs, "a")
+    jobs.finish("task-1")
+    actions = jobs(RequestArrived("child", "pod-1", "fn", parent_task_id="task-1"))
+    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: its caller ended")
+
+
+def test_a_chain_of_a_thousand_callers_is_cancelled_without_recursion(jobs: Jobs) -> None:
+    jobs.define()
+    jobs.pod()
+    parent = ""
+    for depth in range(1, 1001):
+        jobs.core.handle(RequestArrived(f"rq-{depth}", "link", "fn", parent_task_id=parent), 0.0)
+        parent = f"task-{depth}"
+        jobs.core.handle(TaskBlocked(parent), 0.0)
+    assert len(of_type(jobs(RequestCancelled("rq-1")), SendCancel)) == 1000
+
+
+# --- retries --------------------------------------------------------------------------------------------
+
+
+def test_the_users_retries_wait_longer_each_time_and_are_finite(jobs: Jobs) -> None:
+    retries = RetrySpec(2, initial_delay_s=1.0, backoff_coefficient=3.0, jitter=False)
+    running(jobs, "a", retries=retries)
+    assert not of_type(jobs.finish("task-1", 1, ERROR, may_retry=True), FinishRequest)
+    assert not jobs.advance(0.9)
+    assert only(jobs.advance(0.1), SendTask).attempt == 2
+    jobs.finish("task-1", 2, ERROR, may_retry=True)
+    assert not jobs.advance(2.9)
+    assert only(jobs.advance(0.1), SendTask).attempt == 3
+    finish = only(jobs.finish("task-1", 3, ERROR, may_retry=True), FinishRequest)
+    assert finish.outcome == ERROR and finish.timings.attempts == 3
+
+
+def test_what_the_pod_judged_as_not_covered_is_not_retried(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(2))
+    assert only(jobs.finish("task-1", 1, ERROR), FinishRequest).outcome == ERROR
+
+
+def test_a_request_that_waits_for_a_retry_can_be_cancelled(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(2))
+    jobs.finish("task-1", 1, ERROR, may_retry=True)
+    assert only(jobs(RequestCancelled("a")), FinishRequest).outcome.kind == "cancelled"
+    assert not jobs.advance(100.0)
+
+
+def test_a_stream_that_delivered_is_not_started_again(jobs: Jobs) -> None:
+    jobs.define(retries=RetrySpec(2, initial_delay_s=0.1))
+    jobs.pod()
+    jobs(RequestArrived("silent", "link", "fn", "stream"))
+    assert not of_type(jobs.finish("task-1", 1, ERROR, may_retry=True), FinishRequest)
+    jobs.advance(1.0)
+    jobs(TaskProduced("task-1", 2, 0))
+    jobs(TaskProduced("task-1", 2, 1))
+    finish = only(jobs.finish("task-1", 2, ERROR, may_retry=True), FinishRequest)
+    assert (finish.outcome, finish.count) == (ERROR, 2)
+
+
+# --- lost pods ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "text"),
+    [(3, "exit code 3"), (-11, "killed by SIGSEGV"), (None, "its connection ended")],
+)
+def test_a_task_whose_pod_died_ends_as_pod_lost(jobs: Jobs, exit_code: int | None, text: str) -> None:
+    running(jobs, "a")
+    finish = only(jobs(PodLost("pod-1", "", exit_code)), FinishRequest)
+    assert finish.outcome == Outcome("pod_lost", f"pod-1 was lost: {text}")
+
+
+def test_the_users_retries_cover_a_lost_pod(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(1, initial_delay_s=0.1))
+    assert not of_type(jobs(PodLost("pod-1", "", -11)), FinishRequest)
+    jobs.advance(1.0)
+    assert only(jobs.pod("pod-2"), SendTask).attempt == 2
+    assert only(jobs(PodLost("pod-2", "", -11)), FinishRequest).outcome.kind == "pod_lost"
+
+
+def test_generation_only_computes_and_is_moved_to_another_pod_once(jobs: Jobs) -> None:
+    running(jobs, "a", kind="model")
+    assert not of_type(jobs(PodLost("pod-1", "", -11)), FinishRequest)
+    assert only(jobs.pod("pod-2"), SendTask).attempt == 2
+    assert only(jobs(PodLost("pod-2", "", -11)), FinishRequest).outcome.kind == "pod_lost"
+
+
+def test_a_pod_lost_while_it_stops_a_task_stops_it(jobs: Jobs) -> None:
+    running(jobs, "a")
+    jobs(RequestCancelled("a"))
+    finish = only(jobs(PodLost("pod-1", "", 1)), FinishRequest)
+    assert finish.outcome == Outcome("cancelled", "cancelled: by the caller; pod lost")
+
+
+def test_late_and_repeated_news_of_a_task_is_ignored(jobs: Jobs) -> None:
+    running(jobs, "a")
+    jobs.finish("task-1")
+    assert jobs.finish("task-1") == []
+    assert jobs(PodLost("pod-9", "", None)) == []
+
+
+# --- pods that cannot be bound ----------------------------------------------------------------------------
+
+
+def test_a_binding_error_ends_all_that_waits_and_the_next_request_tries_anew(jobs: Jobs) -> None:
+    jobs.define()
+    error = Payload(data=b"ImportError")
+    jobs(RequestArrived("a", "link", "fn"))
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    jobs(MapInputArrived("map", 0, Payload()))
+    actions = jobs(ExecutorFailed("pod-1", "fn", "ImportError: no", error))
+    finish = only(actions, FinishRequest)
+    assert (finish.request_id, finish.outcome, finish.payload) == ("a", Outcome("startup_failed", "ImportError: no"), error)
+    item = only(actions, FinishItem)
+    assert (item.outcome.kind, item.payload) == ("startup_failed", error)
+    assert [demand.queued for demand in news(actions, DemandChanged)] == [0]
+    assert [demand.queued for demand in news(jobs(RequestArrived("b", "link", "fn")), DemandChanged)] == [1]
+
+
+def test_a_binding_error_spares_a_function_with_a_pod_that_works(jobs: Jobs) -> None:
+    running(jobs, "a", "b")
+    assert not of_type(jobs(ExecutorFailed("pod-2", "fn", "once")), FinishRequest)
+    assert only(jobs.finish("task-1"), SendTask).request_id == "b"
+
+
+def test_demand_is_repeated_when_the_last_working_pod_goes(jobs: Jobs) -> None:
+    running(jobs, "a", "b")
+    jobs(ExecutorFailed("pod-2", "fn", "once"))
+    [demand] = news(jobs(PodLost("pod-1", "", 1)), DemandChanged)
+    assert demand.queued == 1
+
+
+def test_a_model_that_cannot_be_loaded_ends_requests_that_are_still_tokenised(jobs: Jobs) -> None:
+    jobs.define("fn-tok", kind="tokenizer")
+    jobs.define("fn-model", kind="model", tokenizer="fn-tok")
+    jobs(RequestArrived("queued", "link", "fn-model"))
+    finish = only(jobs(ExecutorFailed("pod-1", "fn-model", "no such folder")), FinishRequest)
+    assert finish.outcome == Outcome("startup_failed", "no such folder")
+    jobs.pod("pod-2", "fn-tok")
+    jobs(RequestArrived("running", "link", "fn-model"))
+    assert of_type(jobs(ExecutorFailed("pod-3", "fn-model", "no such folder")), SendCancel)
+    assert only(jobs.finish("task-2"), FinishRequest).outcome.kind == "startup_failed"
+
+
+def test_a_removed_function_ends_what_waits_for_a_retry_and_lets_running_tasks_end(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(5))
+    jobs.pod("pod-2")
+    jobs(RequestArrived("b", "link", "fn"))
+    jobs.finish("task-2", 1, ERROR, may_retry=True)
+    assert only(jobs(FunctionRemoved("fn")), FinishRequest).request_id == "b"
+    assert only(jobs.finish("task-1", 1, ERROR, may_retry=True), FinishRequest).outcome == ERROR
