@@ -32,26 +32,27 @@ class FileFacts:
     names: Counter[str]
 
 
-def function_lines(tree: ast.AST) -> list[tuple[int, str]]:
-    """(lines, name) of every function, methods and nested ones included."""
-    defs = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return [((node.end_lineno or node.lineno) - node.lineno + 1, node.name) for node in defs]
+Def = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def num_lines(function: Def) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 @app.function(max_pods=2)
 def survey(path: str) -> FileFacts:
     """Read one source file; runs in a pod."""
     source = Path(path).read_bytes()
-    tree = ast.parse(source)
-    functions = function_lines(tree)
-    return FileFacts(
-        path=path,
-        lines=source.count(b"\n"),
-        functions=len(functions),
-        classes=sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)),
-        longest=max(functions, default=(0, "")),
-        names=Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name)),
-    )
+    facts = FileFacts(path, source.count(b"\n"), functions=0, classes=0, longest=(0, ""), names=Counter())
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            facts.names[node.id] += 1
+        elif isinstance(node, Def):
+            facts.functions += 1
+            facts.longest = max(facts.longest, (num_lines(node), node.name))
+        elif isinstance(node, ast.ClassDef):
+            facts.classes += 1
+    return facts
 
 
 def standard_library() -> list[str]:
@@ -64,11 +65,12 @@ def standard_library() -> list[str]:
 # --- (c) tools: decorated functions that the model calls ------------------------------------------------
 
 
-def module_tree(module: str) -> ast.AST:
+def functions_of(module: str) -> list[Def]:
+    """Every function that the module defines, methods and nested ones included."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise ModuleNotFoundError(f"no Python source for module {module!r}")
-    return ast.parse(Path(spec.origin).read_bytes())
+    return [node for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())) if isinstance(node, Def)]
 
 
 @app.function
@@ -78,7 +80,7 @@ def count_functions(module: str) -> int:
     Args:
         module: Name of the module.
     """
-    return len(function_lines(module_tree(module)))
+    return len(functions_of(module))
 
 
 @app.function
@@ -88,8 +90,8 @@ def longest_function(module: str) -> dict[str, object]:
     Args:
         module: Name of the module.
     """
-    lines, name = max(function_lines(module_tree(module)))
-    return {"name": name, "lines": lines}
+    longest = max(functions_of(module), key=num_lines)
+    return {"name": longest.name, "lines": num_lines(longest)}
 
 
 @app.function
