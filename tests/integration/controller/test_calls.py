@@ -1,0 +1,268 @@
+"""Requests from a client to a pod and back, through the real cores, and what is left after each way to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from deepserve.protocol.messages import (
+    AttachRequest,
+    CancelRequest,
+    ForgetRequest,
+    GrantCredit,
+    ItemFinished,
+    LogOutput,
+    MapEnd,
+    MapInput,
+    OpenRequest,
+    PutBundle,
+    RequestFinished,
+    StreamItem,
+    Value,
+    Welcome,
+)
+from deepserve.protocol.specs import Scaling
+from tests.integration.controller.peers import Client, Controller, is_alive, wait_for
+
+
+def test_a_call_comes_back_as_it_went(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-echo", owner.define(), payload=b"\x00\xff" * 10)
+    finished, payload = owner.finished("rq-echo")
+    assert finished.outcome.is_ok and payload == b"\x00\xff" * 10
+    assert finished.timings.pod_id.startswith("pod-") and finished.timings.total_ms > 0
+
+
+def test_a_large_payload_passes_unchanged(shared: Controller) -> None:
+    owner = shared.owner
+    payload = os.urandom(3 << 20)
+    owner.open("rq-large", owner.define(), payload=payload)
+    assert owner.finished("rq-large")[1] == payload
+
+
+def test_an_unknown_function_is_refused(shared: Controller) -> None:
+    shared.owner.open("rq-unknown", "fn-nobody")
+    assert shared.owner.finished("rq-unknown")[0].outcome.kind == "refused"
+
+
+def test_a_request_id_serves_once(shared: Controller) -> None:
+    owner = shared.owner
+    function = owner.define("hanging")
+    owner.open("rq-twice", function, "hang")
+    owner.open("rq-twice", function)
+    assert owner.finished("rq-twice")[0].outcome.kind == "refused"
+    owner.send(CancelRequest("rq-twice", force=True))
+    assert owner.finished("rq-twice")[0].outcome.kind == "cancelled"
+
+
+def test_a_pod_that_exits_or_is_killed_is_told_apart(shared: Controller) -> None:
+    owner = shared.owner
+    function = owner.define("mortal")
+    for method, word in (("exit", "3"), ("kill", "SIGKILL")):
+        owner.open(f"rq-{method}", function, method)
+        outcome = owner.finished(f"rq-{method}")[0].outcome
+        assert outcome.kind == "pod_lost" and word in outcome.detail, outcome
+    owner.open("rq-after", function, payload=b"x")
+    assert owner.finished("rq-after")[1] == b"x"
+
+
+def test_what_a_killed_pod_started_dies_too(shared: Controller) -> None:
+    owner = shared.owner
+    function = owner.define("daemons")
+    owner.open("rq-daemon", function, "daemon")
+    pid = int(owner.finished("rq-daemon")[1])
+    assert is_alive(pid)
+    owner.open("rq-daemon-end", function, "kill")
+    assert owner.finished("rq-daemon-end")[0].outcome.kind == "pod_lost"
+    wait_for(lambda: not is_alive(pid))
+
+
+def test_a_call_inside_a_pod_is_a_child_of_its_caller(shared: Controller) -> None:
+    owner = shared.owner
+    inner = owner.define("inner")
+    owner.open("rq-outer", owner.define("outer"), "call", inner.encode())
+    assert owner.finished("rq-outer")[1] == b"ok:from inside"
+    requests = {record["request_id"]: record for record in owner.query("requests").body["requests"]}
+    assert requests["rq-outer.1"]["parent_task_id"] == requests["rq-outer"]["task_id"]
+
+
+def test_a_stream_waits_for_credit(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-stream", owner.define("streaming"), "stream", b"40", kind="stream")
+    for offset in range(40):
+        item, payload = owner.expect(StreamItem)
+        assert (item.offset, payload) == (offset, b"%d" % offset)
+        owner.send(GrantCredit("rq-stream", 1))
+    finished, _ = owner.finished("rq-stream")
+    assert finished.outcome.is_ok and finished.count == 40
+
+
+def test_a_map_gives_each_input_back(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-map", owner.define("mapped"), kind="map")
+    for index in range(5):
+        owner.send(MapInput("rq-map", index, Value("msgpack", 1)), b"%d" % index)
+    owner.send(MapEnd("rq-map", 5))
+    items = [owner.expect(ItemFinished) for _ in range(5)]
+    assert {item.index: payload for item, payload in items} == {index: b"%d" % index for index in range(5)}
+    assert owner.finished("rq-map")[0].count == 5
+
+
+def test_output_reaches_the_script_in_whole_lines(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-print", owner.define("talking"), "print", b"one\ntwo\nhalf")
+    seen = b""
+    while seen != b"one\ntwo\nhalf":
+        message, payload = owner.expect(LogOutput, lambda message: message.label == "app/talking")
+        assert message.stream == "stdout"
+        seen += payload
+    assert owner.query("logs", target="app/talking", tail=2).body["text"] == "two\nhalf"
+    assert owner.query("logs", target="app/nobody").error == "not_found"
+
+
+def test_a_bundle_is_fetched_by_the_pod(shared: Controller) -> None:
+    owner = shared.owner
+    owner.send(PutBundle("d" * 40, "files"), b"the code")
+    owner.open("rq-bundle", owner.define("bundled", digest="d" * 40))
+    assert owner.finished("rq-bundle")[0].outcome.is_ok
+    wait_for(lambda: "bundle the code" in owner.query("logs", target="app/bundled").body["text"])
+
+
+def test_a_kept_result_can_be_fetched_until_it_is_forgotten(shared: Controller) -> None:
+    owner = shared.owner
+    other = Client.dial(shared.socket).hello()
+    other.open("rq-kept", owner.define(), payload=b"kept", keep=True)
+    other.finished("rq-kept")
+    other.close()
+    for _ in range(2):
+        owner.send(AttachRequest("rq-kept"))
+        assert owner.finished("rq-kept")[1] == b"kept"
+    assert owner.query("result_info", request_id="rq-kept").body["is_kept"]
+    owner.send(ForgetRequest("rq-kept"))
+    owner.send(AttachRequest("rq-kept"))
+    assert owner.finished("rq-kept")[0].outcome.detail == "unknown request"
+
+
+def test_a_client_that_leaves_cancels_what_is_not_kept(shared: Controller) -> None:
+    owner = shared.owner
+    function = owner.define("left behind", scaling=Scaling(max_pods=2))
+    other = Client.dial(shared.socket).hello()
+    other.expect(Welcome)
+    other.open("rq-left", function, "hang")
+    other.open("rq-stays", function, "sleep", b"0.3", keep=True)
+    wait_for(lambda: owner.query("result_info", request_id="rq-stays").body.get("state") == "running")
+    other.close()
+    wait_for(lambda: owner.query("result_info", request_id="rq-left").body["state"] == "cancelled")
+    owner.send(AttachRequest("rq-stays"))
+    assert owner.finished("rq-stays")[0].outcome.is_ok
+
+
+def test_a_kept_stream_is_read_later_by_another(shared: Controller) -> None:
+    owner = shared.owner
+    other = Client.dial(shared.socket).hello()
+    other.open("rq-later", owner.define("streaming"), "stream", b"5", kind="stream", keep=True)
+    other.finished("rq-later")
+    other.close()
+    owner.send(AttachRequest("rq-later", from_offset=2))
+    finished, _ = owner.finished("rq-later")
+    offsets = [message.offset for message, _ in owner.waiting if isinstance(message, StreamItem)]
+    owner.waiting.clear()
+    assert offsets == [2, 3, 4] and finished.count == 5
+
+
+def test_segments_go_when_they_are_not_needed(shared: Controller) -> None:
+    owner = shared.owner
+    folder = Path(shared.welcome.segments)
+    (folder / "v-1-arg").write_bytes(b"x" * 100)
+    value = Value("msgpack", 100, segment="v-1-arg")
+    outside = shared.folder / "precious"
+    outside.write_text("stays")
+    owner.send(OpenRequest("rq-seg", owner.define(), value=value))
+    finished, _ = owner.finished("rq-seg")
+    assert finished.value.segment == "v-1-arg"  # the fake pod hands its argument back
+    wait_for(lambda: not (folder / "v-1-arg").exists())
+    owner.send(OpenRequest("rq-seg2", owner.define(), value=Value("msgpack", 1, segment="../../" + str(outside))))
+    owner.finished("rq-seg2")
+    assert outside.exists()
+
+
+def test_a_broken_template_fails_the_start_in_words(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-broken", owner.define("broken", environment="broken", startup_timeout_s=2.0))
+    finished, _ = owner.finished("rq-broken")
+    assert finished.outcome.kind == "startup_failed"
+    assert "nothing works here" in finished.outcome.detail
+
+
+def test_a_dead_template_is_started_again(folder: Path) -> None:
+    controller = Controller(folder)
+    try:
+        owner = controller.owner
+        function = owner.define()
+        owner.open("rq-1", function, payload=b"1")
+        owner.finished("rq-1")
+        template = child_pids(controller.process.pid)[0]
+        os.kill(template, signal.SIGKILL)
+        owner.open("rq-2", function, "exit")  # whether or not the pod outlived its template
+        assert owner.finished("rq-2")[0].outcome.kind == "pod_lost"
+        owner.open("rq-3", function, payload=b"3")
+        assert owner.finished("rq-3")[1] == b"3"
+        assert controller.stop() == 0
+    finally:
+        controller.kill()
+
+
+def test_nothing_is_left_when_the_script_ends(folder: Path) -> None:
+    controller = Controller(folder)
+    try:
+        owner = controller.owner
+        owner.open("rq-1", owner.define("a"), "daemon")
+        daemon = int(owner.finished("rq-1")[1])
+        owner.open("rq-2", owner.define("b"), "hang")
+        wait_for(lambda: owner.query("result_info", request_id="rq-2").body["state"] == "running")
+        pids = [pod["pid"] for pod in owner.query("status").body["pods"]] + child_pids(controller.process.pid)
+        assert controller.stop() == 0, controller.said()
+        assert not any(is_alive(pid) for pid in [daemon, *pids])
+        assert list(controller.runtime.iterdir()) == []
+        assert not Path(controller.welcome.segments).exists()
+        assert controller.said() == ""
+    finally:
+        controller.kill()
+
+
+def test_a_signal_ends_it_in_order(folder: Path) -> None:
+    controller = Controller(folder)
+    try:
+        controller.process.send_signal(signal.SIGTERM)
+        assert controller.process.wait(10) == 0
+        assert list(controller.runtime.iterdir()) == []
+    finally:
+        controller.kill()
+
+
+def child_pids(parent: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent:
+                found.append(int(name))
+    return found
+
+
+def test_slow_readers_do_not_stop_others(shared: Controller) -> None:
+    """A client that reads nothing while its result is larger than any socket buffer."""
+    owner = shared.owner
+    function = owner.define("slow", scaling=Scaling(max_pods=2))
+    slow = Client.dial(shared.socket).hello()
+    slow.expect(Welcome)
+    slow.open("rq-slow", function, payload=os.urandom(8 << 20))
+    owner.open("rq-fast", function, payload=b"fast")
+    assert owner.finished("rq-fast")[1] == b"fast"
+    finished, payload = slow.expect(RequestFinished)
+    assert finished.outcome.is_ok and len(payload) == 8 << 20
+    slow.close()
