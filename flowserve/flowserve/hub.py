@@ -8,12 +8,13 @@ from pathlib import Path
 from .errors import ModelNotFoundError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_FILES = ["*.json", "*.safetensors", "*.jinja"]
+_TEXT_FILES = ["*.json", "*.jinja"]
 
 
-def resolve_model(model: str | Path) -> Path:
+def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     """A folder as it is; a Hugging Face id ("Qwen/Qwen3-0.6B") downloaded or from the cache.
 
+    with_weights: False fetches only what templating and tokenising need.
     Raises ModelNotFoundError that says which of the two was tried and why it failed.
     """
     folder = Path(model).expanduser()
@@ -26,8 +27,9 @@ def resolve_model(model: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
+    patterns = [*_TEXT_FILES, "*.safetensors"] if with_weights else _TEXT_FILES
     try:
-        return Path(snapshot_download(model, allow_patterns=_FILES))
+        return Path(snapshot_download(model, allow_patterns=patterns))
     except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelNotFoundError(f"{model!r} is no folder and could not be fetched from the hub: {reason}") from error

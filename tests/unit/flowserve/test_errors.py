@@ -23,6 +23,7 @@ from flowserve.errors import (
     UnsupportedArchitectureError,
     UnsupportedModelError,
 )
+from flowserve.hub import resolve_model
 
 Models = Callable[..., Path]
 
@@ -70,8 +71,16 @@ def test_a_hub_id_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hub_id_is_downloaded(monkeypatch: pytest.MonkeyPatch, models: Models) -> None:
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, allow_patterns: str(models()))
+    asked = []
+
+    def download(model: str, allow_patterns: list[str]) -> str:
+        asked.append((model, "*.safetensors" in allow_patterns))
+        return str(models())
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert Engine.from_folder("tiny/llama", EngineConfig(num_threads=1)).max_model_len == 512
+    assert resolve_model("tiny/llama", with_weights=False) == models()
+    assert asked == [("tiny/llama", True), ("tiny/llama", False)]
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1, -50000])
