@@ -5,11 +5,18 @@ Public names are loaded when they are first used, so that `import deepserve` cos
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
+"""Type checkers know the name; importing `typing` would cost more than the rest of this module."""
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from deepserve._agent import Agent as Agent
+    from deepserve._agent_events import AgentFinished as AgentFinished
+    from deepserve._agent_events import AgentResult as AgentResult
+    from deepserve._agent_events import ModelDelta as ModelDelta
+    from deepserve._agent_events import ToolCalled as ToolCalled
+    from deepserve._agent_events import ToolReturned as ToolReturned
     from deepserve._app import App as App
     from deepserve._call import Call as Call
     from deepserve._cls import cls as cls
@@ -22,10 +29,13 @@ if TYPE_CHECKING:
     from deepserve._decorators import function as function
     from deepserve._function import Function as Function
     from deepserve._model import Model as Model
+    from deepserve._model_result import ChatResult as ChatResult
     from deepserve._options import Retries as Retries
     from deepserve._options import concurrent as concurrent
+    from deepserve._progress import progress as progress
     from deepserve._ref import Ref as Ref
     from deepserve._ref import put as put
+    from deepserve._requests import recent_requests as recent_requests
     from deepserve._tool import tool as tool
     from deepserve.errors import AgentError as AgentError
     from deepserve.errors import AsyncUsageError as AsyncUsageError
@@ -58,6 +68,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_agent": ("Agent",),
+    "_agent_events": ("AgentFinished", "AgentResult", "ModelDelta", "ToolCalled", "ToolReturned"),
     "_app": ("App",),
     "_call": ("Call",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
@@ -66,8 +77,11 @@ _HOMES = {
     "_decorators": ("function",),
     "_function": ("Function",),
     "_model": ("Model",),
+    "_model_result": ("ChatResult",),
+    "_progress": ("progress",),
     "_options": ("Retries", "concurrent"),
     "_ref": ("Ref", "put"),
+    "_requests": ("recent_requests",),
     "_tool": ("tool",),
     "errors": (
         "AgentError",
@@ -109,6 +123,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'deepserve' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"deepserve.{home}"), name)
     globals()[name] = value
     return value

@@ -14,8 +14,8 @@ from deepserve._code import dump_entries
 from deepserve._options import Options, merge_options
 
 if TYPE_CHECKING:
-    from deepserve._client import Bundle
     from deepserve._decorators import ClassFactory, FunctionFactory
+    from deepserve._definition import Bundle
     from deepserve._entry import Entry
     from deepserve._function import Function
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
-from deepserve._client import Bundle
+from deepserve._definition import Bundle
 from deepserve._installed import is_installed, is_installed_file
 from deepserve.errors import ValueTooLarge
 from deepserve.settings import current_settings

@@ -86,8 +86,8 @@ class Call(Generic[R]):
             return
         inbox.holders -= 1
         if inbox.holders == 0:
-            client.drop(inbox)
-            if inbox.finished is not None and client.is_embedded and not client.is_pod:
+            client.release(inbox)
+            if self._has_value and client.is_embedded and not client.is_pod:
                 client.forget_later(inbox.request_id)
 
     def _take(self) -> Any:
@@ -110,24 +110,23 @@ class GetVerb(Generic[R]):
         """Wait at most `timeout` seconds for the result. Raises TimeoutError while the call goes on, or its error."""
         refuse_on_loop("Call.get")
         call, deadline = self._call, Deadline.after(timeout)
-        _refuse_stream(call)
-        while not call._inbox.is_over:
+        while not _is_over(call):
             if not call._client.wait(call._inbox, deadline.left_s) and deadline.left_s == 0:
                 raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
         return cast(R, call._take())
 
     async def aio(self, timeout: float | None = None) -> R:
         call, deadline = self._call, Deadline.after(timeout)
-        _refuse_stream(call)
-        while not call._inbox.is_over:
+        while not _is_over(call):
             if not await call._client.wait_async(call._inbox, deadline.left_s) and deadline.left_s == 0:
                 raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
         return cast(R, call._take())
 
 
-def _refuse_stream(call: Call[Any]) -> None:
+def _is_over(call: Call[Any]) -> bool:
     if call._inbox.items:
         raise DeepServeError(f"call {call.id} is a stream: iterate over call.stream()")
+    return call._inbox.is_over
 
 
 class StreamVerb:

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from deepserve import _context
+from deepserve._blocked import BlockedTasks
+from deepserve._definition import Bundle as Bundle
+from deepserve._definition import Definition as Definition
 from deepserve._inbox import Inbox, Item
 from deepserve._outcome import error_of
-from deepserve._pickling import EVERYTHING, Reach
 from deepserve._segments import segment_path
 from deepserve._values import decode_value
 from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
@@ -41,34 +43,12 @@ from deepserve.protocol.messages import (
     RequestFinished,
     RequestKind,
     StreamItem,
-    TaskBlocked,
-    TaskResumed,
     Value,
     Welcome,
 )
-from deepserve.protocol.specs import FunctionSpec
 
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
-
-
-class Bundle(NamedTuple):
-    """Shipped code. root: the folder here that its files come from, empty for a dump."""
-
-    digest: str
-    kind: Any
-    content: bytes
-    root: str = ""
-
-
-class Definition(NamedTuple):
-    """A function as the controller knows it. bundle: None where the controller has the code already."""
-
-    function_id: str
-    spec: FunctionSpec | None
-    bundle: Bundle | None
-    label: str
-    reach: Reach = EVERYTHING
 
 
 class Client:
@@ -98,8 +78,7 @@ class Client:
         self._defined: set[str] = set()
         self._bundles: set[str] = set()
         self._define_lock = threading.Lock()
-        self._blocked: dict[str, int] = {}
-        self._blocked_lock = threading.Lock()
+        self._blocked = BlockedTasks(self.send)
         self._forgotten: deque[str] = deque()
         self._closed: DeepServeError | None = None
 
@@ -208,10 +187,18 @@ class Client:
     def inbox_of(self, request_id: str) -> Inbox | None:
         return self._inboxes.get(request_id)
 
-    def drop(self, inbox: Inbox) -> None:
-        """Nobody waits for this request any more."""
+    def release(self, inbox: Inbox) -> None:
+        """Nobody waits here for this request any more; somebody else may."""
         if self._inboxes.get(inbox.request_id) is inbox:
             del self._inboxes[inbox.request_id]
+
+    def drop(self, inbox: Inbox) -> None:
+        """Nobody waits for this request any more: values that were not taken leave shared memory."""
+        self.release(inbox)
+        while inbox.items:
+            self.discard(inbox.items.popleft().message.value)
+        if inbox.finished is not None and inbox.finished.value.segment:
+            self.discard(inbox.finished.value)
 
     def forget_later(self, request_id: str) -> None:
         """Safe in a finaliser: the message goes with the next frame."""
@@ -272,28 +259,16 @@ class Client:
 
     @contextmanager
     def blocking(self) -> Iterator[None]:
+        """The task that runs here waits meanwhile for something else than its own work."""
         task = _context.current_task.get() if self.is_pod else None
         if task is None:
             yield
             return
-        self._change_blocked(task.task_id, +1)
+        self._blocked.enter(task.task_id)
         try:
             yield
         finally:
-            self._change_blocked(task.task_id, -1)
-
-    def _change_blocked(self, task_id: str, by: int) -> None:
-        """Coroutines of one task may wait side by side: only the first and the last one speak."""
-        with self._blocked_lock:
-            waiting = self._blocked.get(task_id, 0) + by
-            if waiting:
-                self._blocked[task_id] = waiting
-            else:
-                self._blocked.pop(task_id, None)
-            if by > 0 and waiting == 1:
-                self.send(TaskBlocked(task_id))
-            elif by < 0 and waiting == 0 and self._closed is None:
-                self.send(TaskResumed(task_id))
+            self._blocked.leave(task.task_id)
 
     # --- the link ---
 
@@ -317,13 +292,13 @@ class Client:
                 if inbox is not None:
                     inbox.put_finished(message, payload)
                 else:
-                    self._discard(message.value)
+                    self.discard(message.value)
             case ItemFinished() | StreamItem():
                 inbox = self._inboxes.get(message.request_id)
                 if inbox is not None:
                     inbox.put_item(Item(message, payload))
                 else:
-                    self._discard(message.value)
+                    self.discard(message.value)
             case Answer():
                 arrived, answers = self._answers.get(message.query_id, (None, []))
                 answers.append(message)
@@ -348,7 +323,7 @@ class Client:
         for arrived, _ in list(self._answers.values()):
             arrived.set()
 
-    def _discard(self, value: Value) -> None:
+    def discard(self, value: Value) -> None:
         """A result that nobody will read must not stay in shared memory."""
         if value.segment and self._welcome is not None:
             try:
@@ -415,4 +390,5 @@ def _after_fork_in_child() -> None:
         _client = inherited
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

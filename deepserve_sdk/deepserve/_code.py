@@ -10,7 +10,7 @@ import msgspec
 
 from deepserve import _context
 from deepserve._bundle import Home, bundle_of, home_of
-from deepserve._client import Bundle
+from deepserve._definition import Bundle
 from deepserve._installed import is_installed
 from deepserve._pickling import EVERYTHING, NOTHING, PYTHON, Reach, dump_by_value, look_up
 from deepserve.errors import UnpicklableFunction

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
 import select
 import signal
 import socket
@@ -56,7 +55,7 @@ def connect() -> Client:
     """A connected client. Raises ControllerUnreachable, InvalidOption, ProtocolError."""
     if sys.platform != "linux":
         raise ControllerUnreachable(f"remote calls need Linux (this is {sys.platform}); local calls work everywhere")
-    _timeline.mark("controller")
+    _timeline.mark("the script up to its first call")
     choice = _choose()
     if choice.kind == "embedded":
         return _start_embedded()
@@ -119,7 +118,7 @@ def _connect_socket(choice: Choice) -> Client:
         connection.settimeout(CONNECT_TIMEOUT_S)
         connection.connect(choice.path)
         link = Link(connection)
-        client_id = secrets.token_hex(3)
+        client_id = os.urandom(3).hex()
         link.send(_hello(client_id))
         answer = link.read_one(CONNECT_TIMEOUT_S).message
     except (OSError, ProtocolError) as error:
@@ -146,10 +145,10 @@ def _start_embedded() -> Client:
     finally:
         theirs.close()
     link = Link(ours)
-    client_id = secrets.token_hex(3)
+    client_id = os.urandom(3).hex()
     link.send(_hello(client_id))
     _say("using an embedded controller, which ends with this process")
-    _timeline.mark("controller started")
+    _timeline.mark("controller process started")
     return _client_over(link, None, client_id, controller_pid=pid)
 
 
@@ -169,9 +168,18 @@ def _spawn_controller(fd: int) -> int:
         file_actions=[
             (os.POSIX_SPAWN_DUP2, fd, LINK_FD),
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *([] if _is_open(2) else [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]),
             (os.POSIX_SPAWN_DUP2, 2, 1),
         ],
     )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _hello(client_id: str) -> Hello:

@@ -6,10 +6,8 @@ where the code failed in the pod.
 
 from __future__ import annotations
 
-import linecache
 import os
 import pickle
-import traceback
 import types
 from typing import Any
 
@@ -119,6 +117,8 @@ def _pickle_exception(exc: BaseException) -> tuple[bytes, str]:
 
 
 def _frames_of(exc: BaseException) -> list[FrameSummary]:
+    import traceback
+
     frames = traceback.extract_tb(user_part(exc.__traceback__))
     if len(frames) > MAX_FRAMES:
         frames = traceback.StackSummary.from_list([*frames[: MAX_FRAMES // 2], *frames[-MAX_FRAMES // 2 :]])
@@ -134,6 +134,8 @@ def user_part(tb: types.TracebackType | None) -> types.TracebackType | None:
 
 
 def _formatted(exc: BaseException) -> str:
+    import traceback
+
     try:
         lines = traceback.format_exception(type(exc), exc, user_part(exc.__traceback__))
         return "".join(lines)[-MAX_TEXT:]
@@ -203,6 +205,8 @@ def _remember_line(file: str, frame: FrameSummary) -> None:
     """Let tracebacks show a source line of a file that is not here."""
     if not frame.line or os.path.exists(file):
         return
+    import linecache
+
     cached: Any = linecache.cache.get(file)
     lines = cached[2] if cached and len(cached) == 4 and cached[1] is None else []
     lines.extend("\n" for _ in range(frame.line_number - len(lines)))

@@ -36,6 +36,10 @@ class Link:
                     self._socket.sendall(payload)
             except OSError as error:
                 raise ControllerLost(f"the controller is gone: {error}") from None
+            except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
+                self._closed = ControllerLost("a write to the controller was interrupted")
+                self._socket.shutdown(socket.SHUT_RDWR)
+                raise
 
     def start_reader(
         self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]

@@ -121,6 +121,8 @@ class MapRun:
     def leave(self) -> None:
         """Cancel what is left."""
         self._client.drop(self.inbox)
+        for message, _ in self._ready.values():
+            self._client.discard(message.value)
         if not self.inbox.is_over and not self.is_over and self._client.closed is None:
             self._client.cancel(self.inbox.request_id)
 

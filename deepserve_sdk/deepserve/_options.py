@@ -135,9 +135,10 @@ class _Checker:
 
     def memory(self, value: Any) -> int:
         memory_mib = self.count("memory", value, 1, 0)
-        host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-        if memory_mib > host_mib and not _context.importing:
-            raise self.error("memory", value, f"MiB is more than this host has ({host_mib})")
+        if not _context.importing and hasattr(os, "sysconf"):
+            host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+            if memory_mib > host_mib:
+                raise self.error("memory", value, f"MiB is more than this host has ({host_mib})")
         return memory_mib
 
     def name(self, value: Any) -> str:

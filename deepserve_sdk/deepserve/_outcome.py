@@ -14,9 +14,12 @@ from deepserve.errors import (
     PythonVersionMismatch,
     Refused,
     StartupFailed,
+    UnguardedCallError,
 )
 from deepserve.protocol.messages import ItemFinished, RequestFinished
 
+_PLAIN_ENOUGH = (PythonVersionMismatch, UnguardedCallError)
+"""Reasons of a failed start that say all by themselves."""
 _EXIT_CODE = re.compile(r"(?:exit(?:ed)?(?: with)?(?: code| status)?) (-?\d+)")
 _SIGNAL = re.compile(r"\b(SIG[A-Z0-9]+)\b|signal (\d+)")
 
@@ -30,7 +33,7 @@ def error_of(
     remote: BaseException | None = None
     if message.value.format == "exception":
         remote = decode_exception(message.value, payload, note=f"raised in {where}", roots=roots)
-    if kind == "error" and remote is not None:
+    if remote is not None and (kind == "error" or isinstance(remote, _PLAIN_ENOUGH)):
         return remote
     error = _own_error(kind, f"{label}: {detail or kind} ({where})", detail)
     error.__cause__ = remote

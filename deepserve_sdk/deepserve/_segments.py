@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from collections.abc import Iterable
 
 from deepserve.errors import ProtocolError, SerializationError
@@ -13,7 +12,7 @@ from deepserve.protocol.framing import Buffer
 
 def write_segment(folder: str, parts: Iterable[Buffer]) -> str:
     """Write `parts` into a new file of `folder` and return its name. Raises OSError, leaving nothing."""
-    name = f"v-{os.getpid()}-{secrets.token_hex(8)}"
+    name = f"v-{os.getpid()}-{os.urandom(8).hex()}"
     path = os.path.join(folder, name)
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -56,5 +56,7 @@ def print_once(controller_steps: dict[str, float] | None = None) -> None:
     for name, at_s in _marks:
         lines.append(f"  {(at_s - started_s) * 1e3:8.1f} {(at_s - last_s) * 1e3:+8.1f}  {name}")
         last_s = at_s
-    lines.extend(f"           {took_ms:8.1f}  {name}" for name, took_ms in (controller_steps or {}).items())
+    if controller_steps:
+        lines.append("  of which, as the controller and the pod measured it")
+        lines.extend(f"           {took_ms:8.1f}  {name}" for name, took_ms in controller_steps.items())
     print("\n".join(lines), file=sys.stderr)
