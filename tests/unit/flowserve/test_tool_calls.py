@@ -147,3 +147,8 @@ def test_content_leaves_as_soon_as_it_is_certain() -> None:
     assert parser.feed("\n\n") == []
     assert parser.feed("and") == [ContentDelta("and")]
     assert parser.finish() == []
+
+
+def test_a_malformed_call_is_reported_at_its_closing_tag() -> None:
+    (event,) = ToolCallStream().feed("<tool_call>{oops}</tool_call>")
+    assert isinstance(event, MalformedToolCall) and event.text == "{oops}"
