@@ -19,6 +19,7 @@ from contextlib import suppress
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import ForkPod, Message, PodExited, PodForked, TemplateFailed, TemplateReady
 from deepserve_runtime.environments import load_environment, use_one_thread
+from deepserve_runtime.step_clock import StepClock
 
 READ_BYTES = 64 << 10
 
@@ -124,14 +125,15 @@ def running_threads() -> str:
 
 def prepare(environment: str) -> dict[str, float]:
     """Loads everything, checks that a fork is safe, and moves what is loaded out of the collector's sight."""
-    started_s = time.perf_counter()
+    steps = StepClock()
     load_environment(environment)
     if text := running_threads():
         raise RuntimeError(text)
-    imported_s = time.perf_counter()
+    steps.mark("imports")
     gc.collect()
     gc.freeze()  # a collection in a pod would otherwise write to, and so copy, every shared page
-    return {"imports": (imported_s - started_s) * 1e3, "freeze": (time.perf_counter() - imported_s) * 1e3}
+    steps.mark("freeze")
+    return steps.steps_ms
 
 
 def main() -> int:

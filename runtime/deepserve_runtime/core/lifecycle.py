@@ -250,5 +250,6 @@ class PodLifecycle:
         if self.state == "stopped":
             return []
         self._go("stopped")
+        self._is_loading = False
         self.running.clear()
         return [ExitPod(reason, at_once)]

@@ -6,7 +6,6 @@ import json
 import queue
 import secrets
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.generation import Generation, Piece
 from deepserve_runtime.executors.tokenizer import convert, load_error
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
 from flowserve.config import EngineConfig
@@ -44,14 +44,15 @@ class EngineExecutor:
         self._has_news = False
 
     def load(self) -> dict[str, float]:
-        started_s = time.perf_counter()
+        steps = StepClock()
         try:
             folder = resolve_model(self._model.source)
             self._defaults = sampling_defaults(folder)
             self._engine = Engine.from_folder(folder, engine_config(self._model, self.slots))
         except (FlowServeError, OSError, MemoryError, RuntimeError) as error:
             raise load_error(self._model.name, self._model.source, error) from error
-        return {"load": (time.perf_counter() - started_s) * 1e3}
+        steps.mark("load")
+        return steps.steps_ms
 
     def unload(self) -> None:
         pass

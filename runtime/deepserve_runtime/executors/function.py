@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import inspect
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from deepserve_runtime.code_loader import load_entry
 from deepserve_runtime.coroutines import CoroutineThread, CreditGate
 from deepserve_runtime.hooks import ClassHooks
 from deepserve_runtime.pod import Pod
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, flush_prints
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
 
@@ -51,16 +51,20 @@ class FunctionExecutor:
         self._targets: dict[str, Target] = {}
 
     def load(self) -> dict[str, float]:
-        started_s = time.perf_counter()
+        steps = StepClock()
+        if self._spec.code.transport == "bundle":
+            self._store.files(self._spec.code.digest)
+            steps.mark("fetch")
         self._entry = load_entry(self._spec.code, self._store)
-        imported_s = time.perf_counter()
+        steps.mark("import")
         if self._spec.kind == "class":
             self._hooks = ClassHooks(self._entry.target, self._spec.params, self._coroutines)
             self._hooks.enter()
+            steps.mark("enter")
         else:
             self._targets[""] = Target.of(self._entry.target)
         self._base_context = contextvars.copy_context()
-        return {"import": (imported_s - started_s) * 1e3, "enter": (time.perf_counter() - imported_s) * 1e3}
+        return steps.steps_ms
 
     def unload(self) -> None:
         if self._hooks is not None:

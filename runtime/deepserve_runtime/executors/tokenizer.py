@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +10,7 @@ from deepserve.protocol.messages import Value
 from deepserve.protocol.model_io import ChatInput, CompletionInput, TokenizedPrompt
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
 from flowserve.chat_template import ChatTemplate
@@ -33,13 +33,14 @@ class TokenizerExecutor:
         self._template: ChatTemplate | None = None
 
     def load(self) -> dict[str, float]:
-        started_s = time.perf_counter()
+        steps = StepClock()
         try:
             self._folder = resolve_model(self._model.source)
             self._tokenizer = Tokenizer.from_folder(self._folder)
         except FlowServeError as error:
             raise load_error(self._model.name, self._model.source, error) from error
-        return {"load": (time.perf_counter() - started_s) * 1e3}
+        steps.mark("load")
+        return steps.steps_ms
 
     def unload(self) -> None:
         pass

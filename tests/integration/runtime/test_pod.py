@@ -16,6 +16,7 @@ from deepserve.protocol.messages import (
     FetchBundle,
     StopPod,
     TaskFinished,
+    TemplateFailed,
     Value,
 )
 from deepserve.protocol.specs import CodeRef
@@ -254,3 +255,27 @@ def test_a_missing_bundle_fails_the_bind(pod: StandInPod) -> None:
 def test_a_task_that_comes_before_the_bind_is_refused(pod: StandInPod) -> None:
     pod.assign(1)
     assert pod.finished().outcome.kind == "refused"
+
+
+# --- templates -------------------------------------------------------------------------------------
+
+
+def test_a_template_that_is_killed_takes_its_pods_along(controller: StandIn) -> None:
+    template = controller.start_template()
+    pod = controller.fork_pod(template)
+    pod.bind("spin", files=FILES)
+    pod.assign()
+    pod.wait_for_text("spinning")
+    controller.templates[-1][0].kill()
+    with pytest.raises(EOFError):
+        pod.finished()
+
+
+def test_an_environment_that_cannot_be_loaded_says_why(controller: StandIn) -> None:
+    failed, _ = controller.start_template("no-such").receive(TemplateFailed)
+    assert "no-such" in failed.text
+    assert controller.templates[-1][0].wait(10) == 1
+
+
+def test_a_fork_takes_milliseconds(pod: StandInPod) -> None:
+    assert 0.0 < pod.fork_ms < 250.0  # about one on an idle machine; the bound only catches a copy of the world
