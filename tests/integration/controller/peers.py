@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -90,10 +91,10 @@ class Client:
     def finished(self, request_id: str) -> tuple[RequestFinished, bytes]:
         return self.expect(RequestFinished, lambda message: message.request_id == request_id)
 
-    def query(self, name: str, **body: Any) -> Answer:
+    def query(self, what: str, /, **body: Any) -> Answer:
         self.queries += 1
         query_id = self.queries
-        self.send(Query(query_id, name, body))
+        self.send(Query(query_id, what, body))
         return self.expect(Answer, lambda message: message.query_id == query_id)[0]
 
     def close(self) -> None:
@@ -125,9 +126,15 @@ class Controller:
             ours.close()
 
     def wait_until_up(self) -> Controller:
-        wait_for(lambda: (self.runtime / "up.json").exists() or self.process.poll() is not None)
+        wait_for(lambda: self.announced_pid() == self.process.pid or self.process.poll() is not None)
         assert self.process.poll() is None, self.said()
         return self
+
+    def announced_pid(self) -> int:
+        try:
+            return int(json.loads((self.runtime / "up.json").read_text())["pid"])
+        except OSError:
+            return 0
 
     def dial(self) -> Client:
         client = Client.dial(str(self.runtime / "up.sock"))
