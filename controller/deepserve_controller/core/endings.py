@@ -8,7 +8,7 @@ from deepserve.protocol.messages import Outcome
 
 
 def cancelled_outcome(why: str) -> Outcome:
-    return Outcome("cancelled", f"cancelled: {why}")
+    return Outcome("cancelled", f"cancelled {why}")
 
 
 def timeout_outcome(limit_s: float, what: str) -> Outcome:
@@ -16,8 +16,9 @@ def timeout_outcome(limit_s: float, what: str) -> Outcome:
 
 
 def with_manner(outcome: Outcome, manner: str) -> Outcome:
-    """`outcome`, saying how the running code was stopped."""
-    return Outcome(outcome.kind, f"{outcome.detail}; {manner}") if manner else outcome
+    """`outcome`, saying how the running code was stopped, where stopping it is what the outcome is about."""
+    is_about_stopping = outcome.kind in ("timeout", "cancelled")
+    return Outcome(outcome.kind, f"{outcome.detail}; {manner}") if manner and is_about_stopping else outcome
 
 
 def unknown_outcome(function_id: str) -> Outcome:

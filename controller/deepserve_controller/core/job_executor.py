@@ -91,7 +91,7 @@ class JobExecutor:
             return []
         handler(event, now_s)
         while self._orphans:
-            self._stop_job(self._orphans.popleft(), cancelled_outcome("its caller ended"), now_s)
+            self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
         self._dispatcher.report_demand()
         actions = self._out.copy()
         self._out.clear()
@@ -119,7 +119,7 @@ class JobExecutor:
         if isinstance(step, Outcome):
             self._finish_job(job, step, now_s)
         elif event.parent_task_id and (parent is None or parent.state != "running"):
-            self._finish_job(job, cancelled_outcome("its caller ended"), now_s)
+            self._finish_job(job, cancelled_outcome("because its caller ended"), now_s)
         else:
             if deadline_s != NEVER_S:
                 job.alarm = self._alarms.set(deadline_s, "deadline", job)
@@ -169,7 +169,7 @@ class JobExecutor:
     def _on_link_closed(self, event: events.LinkClosed, now_s: float) -> None:
         for job in self._jobs.of_link(event.link_id):
             if not job.keep:
-                self._stop_job(job, cancelled_outcome("its client left"), now_s)
+                self._stop_job(job, cancelled_outcome("because its client left"), now_s)
 
     def _on_credit(self, event: events.CreditGranted, now_s: float) -> None:
         job = self._jobs.get(event.request_id)

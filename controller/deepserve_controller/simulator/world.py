@@ -99,6 +99,7 @@ class World:
             case actions.SendCancel():
                 yield from self._cancel(action, now_s)
             case actions.KillPod():
+                self._pods[action.pod_id].tasks.clear()
                 yield from self._end(action.pod_id, now_s, "killed", -9)
             case actions.StopPod():
                 assert not self._pods[action.pod_id].tasks, f"{action.pod_id} was stopped under its tasks"

@@ -19,7 +19,6 @@ from deepserve_controller.core.events import (
     PodStartFailed,
     ScalingChanged,
 )
-
 from tests.unit.deepserve_controller.harness import Cluster, news, of_type, only
 
 

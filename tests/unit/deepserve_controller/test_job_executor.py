@@ -19,7 +19,6 @@ from deepserve_controller.core.events import (
     TaskBlocked,
     TaskResumed,
 )
-
 from tests.unit.deepserve_controller.harness import Jobs, news, of_type, only
 
 THREE = Payload(Value("pickle", 1), b"3")

@@ -21,7 +21,6 @@ from deepserve_controller.core.events import (
     TaskBlocked,
     TaskProduced,
 )
-
 from tests.unit.deepserve_controller.harness import Jobs, news, of_type, only
 
 ERROR = Outcome("error", "ConnectionError")
@@ -108,7 +107,7 @@ def test_a_map_input_over_its_limit_ends_alone(jobs: Jobs) -> None:
 def test_a_queued_request_is_cancelled_at_once(jobs: Jobs) -> None:
     running(jobs, "a", "b")
     actions = jobs(RequestCancelled("b"))
-    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: by the caller")
+    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled by the caller")
     assert not of_type(actions, SendCancel)
     assert not of_type(jobs.finish("task-1"), SendTask)
 
@@ -119,14 +118,15 @@ def test_a_running_request_is_cancelled_whatever_the_pod_answers(jobs: Jobs, ans
     assert only(jobs(RequestCancelled("a")), SendCancel).reason == "cancelled"
     assert jobs(RequestCancelled("a")) == []
     actions = jobs.finish("task-1", outcome=Outcome(answer), may_retry=True)
-    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: by the caller; stopped cooperatively")
+    stopped = Outcome("cancelled", "cancelled by the caller; stopped cooperatively")
+    assert only(actions, FinishRequest).outcome == stopped
 
 
 def test_a_cancelled_request_that_goes_on_costs_its_pod(jobs: Jobs) -> None:
     running(jobs, "a")
     jobs(RequestCancelled("a"))
     assert not jobs.advance(0.9)
-    assert only(jobs.advance(0.1), FinishRequest).outcome.detail == "cancelled: by the caller; pod killed"
+    assert only(jobs.advance(0.1), FinishRequest).outcome.detail == "cancelled by the caller; pod killed"
 
 
 def test_force_kills_at_once_also_after_a_gentle_cancel(jobs: Jobs) -> None:
@@ -220,7 +220,7 @@ def test_a_child_of_a_task_that_has_ended_is_cancelled(jobs: Jobs) -> None:
     running(jobs, "a")
     jobs.finish("task-1")
     actions = jobs(RequestArrived("child", "pod-1", "fn", parent_task_id="task-1"))
-    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled: its caller ended")
+    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled because its caller ended")
 
 
 def test_a_chain_of_a_thousand_callers_is_cancelled_without_recursion(jobs: Jobs) -> None:
@@ -306,7 +306,7 @@ def test_a_pod_lost_while_it_stops_a_task_stops_it(jobs: Jobs) -> None:
     running(jobs, "a")
     jobs(RequestCancelled("a"))
     finish = only(jobs(PodLost("pod-1", "", 1)), FinishRequest)
-    assert finish.outcome == Outcome("cancelled", "cancelled: by the caller; pod lost")
+    assert finish.outcome == Outcome("cancelled", "cancelled by the caller; pod lost")
 
 
 def test_late_and_repeated_news_of_a_task_is_ignored(jobs: Jobs) -> None:
@@ -327,7 +327,8 @@ def test_a_binding_error_ends_all_that_waits_and_the_next_request_tries_anew(job
     jobs(MapInputArrived("map", 0, Payload()))
     actions = jobs(ExecutorFailed("pod-1", "fn", "ImportError: no", error))
     finish = only(actions, FinishRequest)
-    assert (finish.request_id, finish.outcome, finish.payload) == ("a", Outcome("startup_failed", "ImportError: no"), error)
+    assert (finish.request_id, finish.payload) == ("a", error)
+    assert finish.outcome == Outcome("startup_failed", "ImportError: no")
     item = only(actions, FinishItem)
     assert (item.outcome.kind, item.payload) == ("startup_failed", error)
     assert [demand.queued for demand in news(actions, DemandChanged)] == [0]

@@ -1,0 +1,303 @@
+"""A world that does everything a world may do, at random, and checks what the cores order it to do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import Outcome
+from deepserve.protocol.specs import FunctionSpec, RetrySpec
+from deepserve_controller.build import build_cluster_manager, build_job_executor
+from deepserve_controller.core import actions, events
+from deepserve_controller.core.actions import Action, Notify
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.events import Event, Payload
+from tests.unit.deepserve_controller.harness import OK, Driven, spec
+
+FUNCTIONS: dict[str, FunctionSpec] = {
+    "fn-one": spec("one", max_pods=2, scaledown_window_s=2.0, timeout_s=3.0),
+    "fn-two": spec(
+        "two",
+        max_inputs=2,
+        buffer_pods=1,
+        max_pods=3,
+        scaledown_window_s=1.0,
+        retries=RetrySpec(2, initial_delay_s=0.2),
+    ),
+    "fn-model": spec(
+        "model",
+        kind="model",
+        environment="flowserve",
+        max_inputs=4,
+        max_pods=2,
+        tokenizer="fn-tok",
+        startup_timeout_s=5.0,
+    ),
+    "fn-tok": spec("tok", kind="tokenizer", environment="tokenizer", max_inputs=2, max_pods=1),
+}
+
+
+class JobsFirst(Cores):
+    """Events for both go to the job executor first, as a driver is free to do."""
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        ordered: list[Action] = []
+        inbox = deque([(True, event), (False, event)])
+        while inbox:
+            is_for_jobs, item = inbox.popleft()
+            core = self.job_executor if is_for_jobs else self.cluster_manager
+            for action in core.handle(item, now_s):
+                if isinstance(action, Notify):
+                    inbox.append((not is_for_jobs, action.event))
+                else:
+                    ordered.append(action)
+        return ordered
+
+
+@dataclass
+class ChaosPod:
+    state: str = "starting"
+    function_id: str = ""
+    slots: int = 0
+    tasks: dict[str, actions.SendTask] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
+    resumed: set[str] = field(default_factory=set)
+
+
+class Chaos:
+    def __init__(self, seed: int, are_jobs_first: bool) -> None:
+        self.random = Random(seed)
+        ids = IdAllocator()
+        kind = JobsFirst if are_jobs_first else Cores
+        self.cores = kind(build_job_executor(ids, Random(seed)), build_cluster_manager(ids, 3, {"python": 1}))
+        self.driven = Driven(self.cores)
+        self.pods: dict[str, ChaosPod] = {}
+        self.requests: dict[str, events.RequestArrived] = {}
+        self.finished: dict[str, actions.FinishRequest] = {}
+        self.items: set[tuple[str, int]] = set()
+        self.map_inputs: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self.old: list[events.TaskFinished] = []
+        self.give(events.ControllerStarted())
+        for function_id, function in FUNCTIONS.items():
+            self.give(events.FunctionDefined(function_id, function))
+
+    # --- what the cores order ---------------------------------------------------------------------------
+
+    def give(self, event: Event) -> None:
+        self.carry_out(self.driven(event))
+
+    def carry_out(self, ordered: list[Action]) -> None:
+        for action in ordered:
+            match action:
+                case actions.StartPod():
+                    assert action.pod_id not in self.pods
+                    self.pods[action.pod_id] = ChaosPod()
+                case actions.BindPod():
+                    pod = self.pods[action.pod_id]
+                    assert pod.state == "warm", f"{action.pod_id} is bound while {pod.state}"
+                    pod.state, pod.function_id = "binding", action.function_id
+                case actions.SendTask():
+                    self.start_task(action)
+                case actions.StopPod():
+                    assert not self.pods[action.pod_id].tasks, f"{action.pod_id} was stopped under its tasks"
+                    self.pods[action.pod_id].state = "ending"
+                case actions.KillPod():
+                    self.end_tasks(self.pods[action.pod_id])
+                    self.pods[action.pod_id].state = "ending"
+                case actions.FinishItem():
+                    assert action.request_id not in self.finished
+                    assert (action.request_id, action.index) not in self.items, "an input was finished twice"
+                    self.items.add((action.request_id, action.index))
+                case actions.FinishRequest():
+                    assert action.request_id in self.requests
+                    assert action.request_id not in self.finished, f"{action.request_id} was finished twice"
+                    self.finished[action.request_id] = action
+                case actions.SendCancel() | actions.SendCredit():
+                    assert action.task_id in self.pods[action.pod_id].tasks, f"{action.task_id} is not there"
+
+    def start_task(self, task: actions.SendTask) -> None:
+        pod = self.pods[task.pod_id]
+        assert pod.state == "bound" and pod.function_id == task.function_id, f"{task.task_id} sent to {pod}"
+        assert task.attempt == self.attempts.get(task.task_id, 0) + 1
+        self.attempts[task.task_id] = task.attempt
+        pod.tasks[task.task_id] = task
+        assert len(pod.tasks) - len(pod.blocked) <= pod.slots + len(pod.resumed), f"{task.pod_id} has too much"
+
+    # --- what happens -----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        deeds: list[tuple[int, Callable[[], None]]] = [
+            (12, self.request),
+            (8, self.map_input),
+            (3, self.end_map),
+            (30, self.pod_comes_up),
+            (25, self.task_goes_on),
+            (4, self.repeat_old_news),
+            (4, self.cancel),
+            (2, self.lose_pod),
+            (2, self.grant_credit),
+            (1, self.close_link),
+            (1, self.change_scaling),
+            (1, self.remove_or_define),
+            (10, self.pass_time),
+        ]
+        [deed] = self.random.choices([deed for _, deed in deeds], [weight for weight, _ in deeds])
+        deed()
+
+    def request(self) -> None:
+        number = len(self.requests) + 1
+        running = [task for pod in self.pods.values() for task in pod.tasks.values()]
+        parent = self.random.choice(running) if running and self.random.random() < 0.3 else None
+        request = events.RequestArrived(
+            f"rq-{number}",
+            parent.pod_id if parent else f"link-{self.random.randint(1, 3)}",
+            self.random.choice(["fn-one", "fn-two", "fn-model", "fn-tok" if number % 7 else "fn-unknown"]),
+            self.random.choice(["call", "call", "call", "stream", "map"]),
+            parent_task_id=parent.task_id if parent else "",
+            timeout_s=self.random.choice([0.0, 0.0, 1.5]),
+            keep=self.random.random() < 0.2,
+        )  # fmt: skip
+        self.requests[request.request_id] = request
+        if request.kind == "map":
+            self.map_inputs[request.request_id] = 0
+        self.give(request)
+        if parent is not None and self.random.random() < 0.8:
+            self.block(parent)
+
+    def map_input(self) -> None:
+        if self.map_inputs:
+            request_id = self.random.choice(list(self.map_inputs))
+            self.give(events.MapInputArrived(request_id, self.map_inputs[request_id], Payload()))
+            self.map_inputs[request_id] += 1
+
+    def end_map(self) -> None:
+        if self.map_inputs:
+            request_id = self.random.choice(list(self.map_inputs))
+            self.give(events.MapInputsEnded(request_id, self.map_inputs.pop(request_id)))
+
+    def pod_comes_up(self, only_well: bool = False) -> None:
+        waiting = [pod_id for pod_id, pod in self.pods.items() if pod.state in ("starting", "binding", "ending")]
+        if not waiting:
+            return
+        pod_id = self.random.choice(waiting)
+        pod, luck = self.pods[pod_id], 1.0 if only_well else self.random.random()
+        if pod.state == "ending" or luck < 0.05:
+            self.lose(pod_id)
+        elif pod.state == "starting" and luck < 0.1:
+            del self.pods[pod_id]
+            self.give(events.PodStartFailed(pod_id, "fork failed"))
+        elif pod.state == "starting":
+            pod.state = "warm"
+            self.give(events.PodConnected(pod_id, 1))
+        elif luck < 0.15:
+            self.give(events.ExecutorFailed(pod_id, pod.function_id, "ImportError"))
+        else:
+            pod.state, pod.slots = "bound", max(1, FUNCTIONS[pod.function_id].scaling.max_inputs)
+            self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots))
+
+    def task_goes_on(self, only_well: bool = False) -> None:
+        running = [task for pod in self.pods.values() if pod.state == "bound" for task in pod.tasks.values()]
+        if not running:
+            return
+        task = self.random.choice(running)
+        pod, luck = self.pods[task.pod_id], 1.0 if only_well else self.random.random()
+        if luck < 0.1:
+            self.block(task)
+        elif luck < 0.25 and task.kind == "stream":
+            self.give(events.TaskProduced(task.task_id, task.attempt, self.random.randint(0, 3)))
+        elif task.task_id in pod.blocked and luck < 0.6:
+            pod.blocked.discard(task.task_id)
+            pod.resumed.add(task.task_id)
+            self.give(events.TaskResumed(task.task_id))
+        else:
+            for tasks in (pod.blocked, pod.resumed):
+                tasks.discard(task.task_id)
+            del pod.tasks[task.task_id]
+            raises = luck < 0.35
+            outcome = Outcome("error", "ValueError") if raises else Outcome("ok")
+            finished = events.TaskFinished(task.task_id, task.attempt, outcome, 1.0, may_retry=raises)
+            self.old.append(finished)
+            self.give(finished)
+
+    def block(self, task: actions.SendTask) -> None:
+        pod = self.pods.get(task.pod_id)
+        if pod is not None and task.task_id in pod.tasks:
+            pod.blocked.add(task.task_id)
+            pod.resumed.discard(task.task_id)
+            self.give(events.TaskBlocked(task.task_id))
+
+    def repeat_old_news(self) -> None:
+        if self.old:
+            self.give(self.random.choice(self.old))
+        self.give(events.PodLost("pod-0", "lost before"))
+
+    def cancel(self) -> None:
+        if self.requests:
+            self.give(events.RequestCancelled(self.random.choice(list(self.requests)), self.random.random() < 0.3))
+
+    def lose_pod(self) -> None:
+        if self.pods:
+            self.lose(self.random.choice(list(self.pods)))
+
+    def lose(self, pod_id: str) -> None:
+        self.end_tasks(self.pods.pop(pod_id))
+        lost = events.PodLost(pod_id, "", self.random.choice([None, 1, -9]))
+        self.give(lost)
+        if self.random.random() < 0.2:
+            self.give(lost)
+        self.give(events.LinkClosed(pod_id))
+
+    def end_tasks(self, pod: ChaosPod) -> None:
+        """Its last words may come after its end."""
+        self.old += [events.TaskFinished(task.task_id, task.attempt, OK, 1.0) for task in pod.tasks.values()]
+        pod.tasks.clear()
+
+    def grant_credit(self) -> None:
+        if self.requests:
+            self.give(events.CreditGranted(self.random.choice(list(self.requests)), 5))
+
+    def close_link(self) -> None:
+        self.give(events.LinkClosed(f"link-{self.random.randint(1, 3)}"))
+
+    def change_scaling(self) -> None:
+        min_pods, max_pods = self.random.choice([(0, 1), (1, 2), (0, 3), (0, 0)])
+        self.give(events.ScalingChanged(self.random.choice(list(FUNCTIONS)), min_pods, max_pods))
+
+    def remove_or_define(self) -> None:
+        function_id = self.random.choice(list(FUNCTIONS))
+        if self.random.random() < 0.3:
+            self.give(events.FunctionRemoved(function_id))
+        self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id]))
+
+    def pass_time(self) -> None:
+        self.carry_out(self.driven.advance(self.random.choice([0.01, 0.1, 0.5, 1.2])))
+
+    # --- the end ----------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """From now on all goes well: everything that was begun must come to its end."""
+        for function_id in FUNCTIONS:
+            self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id]))
+            self.give(events.ScalingChanged(function_id, 0, 3))
+        while self.map_inputs:
+            self.end_map()
+        for _ in range(5000):
+            self.pod_comes_up(only_well=True)
+            self.task_goes_on(only_well=True)
+            self.carry_out(self.driven.advance(0.02))
+            if len(self.finished) == len(self.requests):
+                break
+        missing = self.requests.keys() - self.finished.keys()
+        views = {view.request_id: view for view in self.cores.job_executor.requests_view()}
+        assert not missing, f"never finished: {[views[request_id] for request_id in sorted(missing)]}"
+        for _ in range(3000):
+            self.pod_comes_up(only_well=True)
+            self.task_goes_on(only_well=True)
+            self.carry_out(self.driven.advance(0.1))
+            if all(pod.state == "warm" for pod in self.pods.values()):
+                return
+        raise AssertionError(f"pods are left: {self.cores.cluster_manager.pods_view()}")
