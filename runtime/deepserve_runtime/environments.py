@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from deepserve_runtime import sdk
 
@@ -16,31 +19,7 @@ ONE_THREAD_VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-PYTHON_MODULES = (
-    "asyncio",
-    "cloudpickle",
-    "concurrent.futures",
-    "contextvars",
-    "ctypes",
-    "dataclasses",
-    "inspect",
-    "json",
-    "linecache",
-    "logging",
-    "multiprocessing",
-    "pickle",
-    "queue",
-    "random",
-    "subprocess",
-    "tarfile",
-    "tempfile",
-    "traceback",
-    "typing",
-    "uuid",
-    "deepserve_runtime.agent",
-    "deepserve_runtime.executors.function",
-    "deepserve_runtime.pod_process",
-)
+PYTHON_MODULES = ("deepserve_runtime.pod_process", "deepserve_runtime.executors.function")
 TOKENIZER_MODULES = ("tokenizers", "jinja2", "jinja2.sandbox", "deepserve_runtime.executors.tokenizer")
 FLOWSERVE_MODULES = ("torch", "deepserve_runtime.executors.engine")
 
@@ -50,6 +29,18 @@ ENVIRONMENTS = {
     "flowserve": PYTHON_MODULES + TOKENIZER_MODULES + FLOWSERVE_MODULES,
 }
 
+LATER_MODULES = (
+    "deepserve_runtime.executors.async_function",
+    "cloudpickle",
+    "concurrent.futures.process",
+    "concurrent.futures.thread",
+    "multiprocessing.pool",
+    "subprocess",
+    "logging",
+    "json",
+    "uuid",
+)
+"""What many functions import; loaded while the template has nothing to do, so that no first call waits for it."""
 
 _given: dict[str, str] = {}
 
@@ -68,7 +59,15 @@ def use_given_threads() -> None:
 
 
 def load_environment(name: str) -> None:
-    """Raises KeyError for an unknown name, ImportError for a missing package."""
+    """What every pod of it needs. Raises KeyError for an unknown name, ImportError for a missing package."""
     for module in ENVIRONMENTS[name]:
         importlib.import_module(module)
     sdk.load_decorators()
+
+
+def later_steps() -> Iterator[Callable[[], object]]:
+    """Short steps that make the next pods quicker."""
+    for module in LATER_MODULES:
+        yield partial(importlib.import_module, module)
+    yield sdk.load_public_names
+    yield gc.freeze

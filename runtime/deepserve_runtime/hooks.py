@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
-from deepserve_runtime.coroutines import CoroutineThread
+
+WaitFor = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine on the pod's event loop, to its end."""
 
 
 class ClassHooks:
     """Makes the instance; the hooks run in the order of their definition, base classes first."""
 
-    def __init__(self, target: Callable[..., Any], params: bytes, coroutines: CoroutineThread) -> None:
-        self._coroutines = coroutines
+    def __init__(self, target: Callable[..., Any], params: bytes, wait_for: WaitFor) -> None:
+        self._wait_for = wait_for
         kwargs = sdk.decode_value(Value("pickle", len(params)), params) if params else {}
         self._instance = target(**kwargs)
 
@@ -45,6 +47,6 @@ class ClassHooks:
 
     def _run(self, hook: Callable[..., Any]) -> None:
         if inspect.iscoroutinefunction(hook):
-            self._coroutines.wait_for(hook())
+            self._wait_for(hook())
         else:
             hook()

@@ -29,10 +29,16 @@ __all__ = [
     "entry_of",
     "errors",
     "load_decorators",
+    "load_public_names",
 ]
 
 
 def load_decorators() -> None:
-    """In a template: what the modules of users import from deepserve, which loads its names at their first use."""
-    for name in ("App", "Call", "Retries", "cls", "enter", "function", "put"):
+    """In a template: what the modules of most users import from deepserve, which loads its names at their first use."""
+    for name in ("App", "function"):
+        getattr(deepserve, name)
+
+
+def load_public_names() -> None:
+    for name in deepserve.__all__:
         getattr(deepserve, name)

@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import ForkPod, Message, PodExited, PodForked, TemplateFailed, TemplateReady
-from deepserve_runtime.environments import load_environment, use_one_thread
+from deepserve_runtime.environments import later_steps, load_environment, use_one_thread
 from deepserve_runtime.step_clock import StepClock
 
 READ_BYTES = 64 << 10
@@ -39,12 +40,16 @@ class Template:
         self._poll.register(control_fd, select.POLLIN)
         self._pods: dict[int, tuple[str, int]] = {}
         """Pod id and process id by pidfd."""
+        self._later: Iterator[Callable[[], object]] | None = later_steps()
 
     def run(self) -> None:
         """Until the end of file on the control descriptor, which ends all pods too."""
         try:
             while True:
-                for fd, _ in self._poll.poll():
+                ready = self._poll.poll(0 if self._later is not None else None)
+                if not ready:
+                    self._load_more()
+                for fd, _ in ready:
                     if fd != self._control_fd:
                         self._report_exit(fd)
                     elif not self._receive():
@@ -52,6 +57,15 @@ class Template:
         finally:
             if os.getpid() == self._pid:
                 self._kill_all()
+
+    def _load_more(self) -> None:
+        """One step while there is nothing to do."""
+        step = next(self._later, None) if self._later is not None else None
+        if step is None:
+            self._later = None
+            return
+        with suppress(ImportError):
+            step()
 
     def _receive(self) -> bool:
         try:
@@ -129,10 +143,8 @@ def prepare(environment: str) -> dict[str, float]:
     load_environment(environment)
     if text := running_threads():
         raise RuntimeError(text)
-    steps.mark("imports")
-    gc.collect()
     gc.freeze()  # a collection in a pod would otherwise write to, and so copy, every shared page
-    steps.mark("freeze")
+    steps.mark("imports")
     return steps.steps_ms
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
 import os
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import Value
@@ -16,26 +15,15 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import plain_values, sdk
 from deepserve_runtime.bundle_store import BundleStore
 from deepserve_runtime.code_loader import load_entry
-from deepserve_runtime.coroutines import CoroutineThread, CreditGate
 from deepserve_runtime.hooks import ClassHooks
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.step_clock import StepClock
+from deepserve_runtime.target import Target
 from deepserve_runtime.task import Task, flush_prints
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
 
-
-class Target(NamedTuple):
-    """What a task calls; looked into once, not at every call."""
-
-    call: Callable[..., Any]
-    is_async: bool
-    is_generator: bool
-
-    @classmethod
-    def of(cls, call: Callable[..., Any]) -> Target:
-        is_async_generator = inspect.isasyncgenfunction(call)
-        is_async = is_async_generator or inspect.iscoroutinefunction(call)
-        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call))
+if TYPE_CHECKING:
+    from deepserve_runtime.executors.async_function import AsyncFunctions
 
 
 class FunctionExecutor:
@@ -45,7 +33,6 @@ class FunctionExecutor:
         self._spec = spec
         self._store = store
         self._threads = threads
-        self._coroutines = CoroutineThread()
         self._base_context = contextvars.copy_context()
         self._hooks: ClassHooks | None = None
         self._targets: dict[str, Target] = {}
@@ -58,7 +45,7 @@ class FunctionExecutor:
         self._entry = load_entry(self._spec.code, self._store)
         steps.mark("import")
         if self._spec.kind == "class":
-            self._hooks = ClassHooks(self._entry.target, self._spec.params, self._coroutines)
+            self._hooks = ClassHooks(self._entry.target, self._spec.params, self._wait_for)
             self._hooks.enter()
             steps.mark("enter")
         else:
@@ -77,7 +64,7 @@ class FunctionExecutor:
             task.fail(error)
             return
         if target.is_async:
-            self._coroutines.run(task, lambda task: self._run_async(task, target), self._base_context.copy())
+            self._async_functions.run(task, target, self._base_context.copy())
         else:
             self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target.call))
 
@@ -88,6 +75,16 @@ class FunctionExecutor:
                 raise AttributeError(f"{self._spec.label} is a function, it has no method {method!r}")
             target = self._targets[method] = Target.of(self._hooks.method(method))
         return target
+
+    @cached_property
+    def _async_functions(self) -> AsyncFunctions:
+        """At the first asynchronous code: most pods never need an event loop, nor asyncio."""
+        from deepserve_runtime.executors.async_function import AsyncFunctions
+
+        return AsyncFunctions(self._encode, self._fail)
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._async_functions.thread.wait_for(coroutine)
 
     # --- synchronous code, on a task thread ------------------------------------------------------------
 
@@ -134,34 +131,6 @@ class FunctionExecutor:
             if hasattr(items, "close"):
                 items.close()
 
-    # --- asynchronous code, on the loop ----------------------------------------------------------------
-
-    async def _run_async(self, task: Task, target: Target) -> None:
-        value, payload = Value(), b""
-        try:
-            args, kwargs = plain_values.arguments(task, target.call)
-            if target.is_generator:
-                await self._stream_async(task, target.call(*args, **kwargs))
-            else:
-                value, payload = self._encode(task, await target.call(*args, **kwargs))
-        except BaseException as error:
-            task.close_to_interrupts()
-            self._leave_if_copy(error)
-            self._fail(task, error)
-        else:
-            task.close_to_interrupts()
-            task.finish(value, payload)
-
-    async def _stream_async(self, task: Task, items: Any) -> None:
-        gate = CreditGate(task)
-        try:
-            async for item in items:
-                value, payload = self._encode(task, item)
-                await gate.wait()
-                task.emit(value, payload)
-        finally:
-            await items.aclose()
-
     # --- outcomes --------------------------------------------------------------------------------------
 
     def _encode(self, task: Task, result: Any) -> tuple[Value, bytes]:
@@ -170,8 +139,6 @@ class FunctionExecutor:
         return sdk.encode_value(result, segments=self._pod.segments, error=sdk.errors.UnpicklableResult)
 
     def _fail(self, task: Task, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and not task.cancel_reason:
-            error = RuntimeError("the coroutine was cancelled by its own code")
         unsuitable = isinstance(error, sdk.errors.SerializationError)
         task.fail(error, may_retry=not unsuitable and self._entry.may_retry(error))
 

@@ -35,7 +35,7 @@ class TokenizerExecutor:
     def load(self) -> dict[str, float]:
         steps = StepClock()
         try:
-            self._folder = resolve_model(self._model.source)
+            self._folder = resolve_model(self._model.source, with_weights=False)
             self._tokenizer = Tokenizer.from_folder(self._folder)
         except FlowServeError as error:
             raise load_error(self._model.name, self._model.source, error) from error

@@ -57,7 +57,7 @@ class Service(Base):
 def test_hooks_run_in_the_order_of_their_definition_base_first() -> None:
     seen.clear()
     _, params = encode_value({"name": "x"})
-    hooks = ClassHooks(Service, params, CoroutineThread())
+    hooks = ClassHooks(Service, params, CoroutineThread().wait_for)
     hooks.enter()
     assert seen == ["first of base", "replaced", "last, x"]
     assert hooks.method("ask")() == "x"
@@ -68,4 +68,4 @@ def test_hooks_run_in_the_order_of_their_definition_base_first() -> None:
 @pytest.mark.parametrize("name", ["plain", "first", "missing", "__init__", "name"])
 def test_only_methods_can_be_called_from_outside(name: str) -> None:
     with pytest.raises(AttributeError, match=name):
-        ClassHooks(Service, b"", CoroutineThread()).method(name)
+        ClassHooks(Service, b"", CoroutineThread().wait_for).method(name)

@@ -1,0 +1,21 @@
+"""What a task of a function or class calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Target(NamedTuple):
+    """What a task calls; looked into once, not at every call."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    is_generator: bool
+
+    @classmethod
+    def of(cls, call: Callable[..., Any]) -> Target:
+        is_async_generator = inspect.isasyncgenfunction(call)
+        is_async = is_async_generator or inspect.iscoroutinefunction(call)
+        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call))
