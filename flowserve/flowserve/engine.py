@@ -49,7 +49,7 @@ class Engine:
         self.config = config
         self.tokenizer = tokenizer
         self.model_config = loaded.config
-        loaded.device.start(config.num_threads)
+        loaded.device.start(config.num_threads, loaded.config.num_parameters)
         layout, self.max_model_len = _plan_memory(loaded, config)
         self._cache = RelationalTensorCache(layout.num_blocks, layout.block_size, config.enable_prefix_caching)
         self._scheduler = Scheduler(

@@ -22,8 +22,11 @@ class DeviceAdapter(Protocol):
     distributed_backend: str
     default_block_size: int
 
-    def start(self, num_threads: int | None) -> None:
-        """Take hold of the device in this process; the first thing an engine does, never done at import."""
+    def start(self, num_threads: int | None, num_parameters: int) -> None:
+        """Take hold of the device in this process; the first thing an engine does, never done at import.
+
+        num_threads: None lets the device choose, by the size of the model.
+        """
 
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""

@@ -42,6 +42,14 @@ class ModelConfig:
     mlp_bias: bool
     dtype: str
 
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all matrices; biases and norms, below a thousandth of them, are left out."""
+        attention = self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads) * self.hidden_size
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        heads = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return heads + self.num_layers * (attention + mlp)
+
 
 def read_model_config(folder: Path) -> ModelConfig:
     """Read config.json.

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flowserve import SamplingParams
+from flowserve.models.config import read_model_config
+from tests.tiny_models import make_model
 from tests.unit.flowserve.running import ARCHITECTURES, run_to_end
 
 PROMPTS = [
@@ -177,3 +180,10 @@ def test_bfloat16_is_near_float32(models: Models, engine: Callable[..., Any]) ->
     assert len(shared) >= 10
     assert all(abs(first["float32"][t] - first["bfloat16"][t]) < 0.3 for t in shared)
     assert first["float32"] != first["bfloat16"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_number_of_parameters_is_known_from_the_configuration(tmp_path: Path, tied: bool) -> None:
+    folder = make_model(tmp_path / "m", "qwen3", tie_word_embeddings=tied)
+    stored = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert read_model_config(folder).num_parameters == pytest.approx(stored, rel=0.02)
