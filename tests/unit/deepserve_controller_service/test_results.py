@@ -1,0 +1,95 @@
+"""Kept results, output rings and log files stay within their bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepserve.protocol.messages import Outcome, RequestFinished, StreamItem, Timings, Value
+from deepserve_controller.service.bundles import Bundle, Bundles
+from deepserve_controller.service.log_files import LogFiles
+from deepserve_controller.service.logs import Ring
+from deepserve_controller.service.results import Delivery, KeptResults
+from deepserve_controller.service.segments import Segments
+
+
+def finished(request_id: str, segment: str = "") -> RequestFinished:
+    value = Value("msgpack", 10, segment=segment)
+    return RequestFinished(request_id, Outcome("ok"), Timings(), value)
+
+
+def test_the_oldest_results_go_first(tmp_path: Path) -> None:
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=25)
+    for number in range(3):
+        kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"x" * 10)
+    assert [name in kept for name in ("rq-0", "rq-1", "rq-2")] == [False, True, True]
+    assert kept.total_bytes == 20
+
+
+def test_results_end_with_their_time(tmp_path: Path) -> None:
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=0, max_bytes=100)
+    kept.put("rq-1", [], finished("rq-1"), b"x")
+    assert kept.get("rq-1") is None and kept.total_bytes == 0
+
+
+def test_a_forgotten_result_takes_its_segments_along(tmp_path: Path) -> None:
+    for name in ("v-result", "v-item"):
+        (tmp_path / name).touch()
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100)
+    item = StreamItem("rq-1", 0, Value("msgpack", 5, segment="v-item"))
+    kept.put("rq-1", [Delivery(0, item, b"")], finished("rq-1", "v-result"), b"")
+    assert kept.total_bytes == 15
+    kept.forget("rq-1")
+    kept.forget("rq-1")
+    assert kept.total_bytes == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_segments_outside_the_folder_are_left_alone(tmp_path: Path) -> None:
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "precious").touch()
+    segments = Segments(str(inside))
+    for name in ("../precious", "", ".", "..", "/etc/hostname", ".owner", "a\0b", str(tmp_path / "precious")):
+        segments.remove(name)
+        assert segments.double(Value(segment=name)).segment == name
+        assert segments.take(Value(segment=name)) == b""
+    assert (tmp_path / "precious").exists()
+
+
+def test_a_doubled_segment_survives_its_first_reader(tmp_path: Path) -> None:
+    (tmp_path / "v-1").write_bytes(b"value")
+    segments = Segments(str(tmp_path))
+    double = segments.double(Value("msgpack", 5, segment="v-1"))
+    segments.remove("v-1")
+    assert segments.take(double) == b"value" and list(tmp_path.iterdir()) == []
+
+
+def test_bundles_used_lately_stay() -> None:
+    bundles = Bundles(max_bytes=25)
+    bundles.put("a", Bundle("files", b"x" * 10))
+    bundles.put("b", Bundle("files", b"x" * 10))
+    assert bundles.get("a") is not None
+    bundles.put("c", Bundle("files", b"x" * 10))
+    assert bundles.get("b") is None and bundles.get("a") is not None and bundles.total_bytes == 20
+
+
+def test_a_ring_keeps_the_last_bytes() -> None:
+    ring = Ring(max_bytes=10)
+    for line in (b"one\n", b"two\n", b"three\n"):
+        ring.append(line)
+    assert ring.tail(0) == b"two\nthree\n"
+    assert ring.tail(1) == b"three\n"
+    ring.append(b"x" * 100)
+    assert ring.tail(0) == b"x" * 10
+
+
+def test_log_files_are_bounded_and_stay_in_their_folder(tmp_path: Path) -> None:
+    files = LogFiles(str(tmp_path / "logs"), max_bytes=100)
+    for _ in range(5):
+        files.write("app/../../evil", b"x" * 60)
+    files.write("app/f", b"hello\n")
+    files.close()
+    assert files.tail("app/f", 3) == b"lo\n"
+    assert files.tail("app/none", 10) == b""
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert found == ["logs/app/.._.._evil.log", "logs/app/.._.._evil.log.1", "logs/app/f.log"]
+    assert all(path.stat().st_size <= 160 for path in tmp_path.rglob("*.log*"))
