@@ -130,7 +130,7 @@ def default_app(module: str) -> App:
     app = _default_apps.get(module)
     if app is None:
         file = getattr(sys.modules.get(module), "__file__", None)
-        name = os.path.splitext(os.path.basename(file))[0] if file else "interactive"
+        name = os.path.splitext(os.path.basename(file))[0] if file and os.path.isfile(file) else "interactive"
         app = _default_apps[module] = App(_as_name(name))
     return app
 

@@ -22,7 +22,7 @@ class Call(Generic[R]):
     id: to quote, and to find it again with `Call.from_id`. Under `deepserve up` it goes on when the script ends.
     """
 
-    __slots__ = ("_client", "_has_value", "_inbox", "_label", "_value", "get", "stream")
+    __slots__ = ("_client", "_has_value", "_inbox", "_label", "_value")
 
     def __init__(self, client: Client, inbox: Inbox, label: str) -> None:
         self._client = client
@@ -31,8 +31,6 @@ class Call(Generic[R]):
         self._has_value = False
         self._value: Any = None
         inbox.holders += 1
-        self.get: GetVerb[R] = GetVerb(self)
-        self.stream: StreamVerb = StreamVerb(self)
 
     @classmethod
     def from_id(cls, call_id: str) -> Call[Any]:
@@ -43,6 +41,16 @@ class Call(Generic[R]):
         client = current_client()
         inbox = client.inbox_of(call_id)
         return Call(client, inbox if inbox is not None else client.attach(call_id), call_id)
+
+    @property
+    def get(self) -> GetVerb[R]:
+        """`call.get(timeout=)` waits for the result; `await call.get.aio(timeout=)` is its twin."""
+        return GetVerb(self)
+
+    @property
+    def stream(self) -> StreamVerb:
+        """`call.stream(from_offset=, with_offset=)` iterates over a generator's items; `.aio` is its twin."""
+        return StreamVerb(self)
 
     @property
     def id(self) -> str:

@@ -182,10 +182,18 @@ class Function(Generic[P, R]):
         return _new_function, (type(self),), (definer.entry, definer.app.name, definer.options, key)
 
     def __setstate__(self, state: tuple[Entry, str, Options, str]) -> None:
+        self.__dict__["_pending"] = state
+
+    def __getattr__(self, name: str) -> Any:
+        """Completes an unpickled function at its first use: it may be part of a cycle that is still being loaded."""
+        pending = self.__dict__.pop("_pending", None)
+        if pending is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         from deepserve._app import App
 
-        entry, app, options, key = state
+        entry, app, options, key = pending
         Function.__init__(self, Definer(App(app), entry, options, key=key))
+        return getattr(self, name)
 
 
 class AsyncFunction(Function[P, R]):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from deepserve import _context
 from deepserve.errors import InvalidOption
 from deepserve.protocol.specs import Resources, RetrySpec, Scaling
 
+F = TypeVar("F", bound=Callable[..., Any])
 _ACCELERATOR = re.compile(r"(npu|gpu|cpu)(:[A-Za-z0-9_.-]*)?(:[1-9][0-9]*)?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.<>#-]*")
 OPTION_NAMES = frozenset(
@@ -187,13 +188,13 @@ def _with(struct: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(struct, **changes)
 
 
-def concurrent(*, max_inputs: int) -> Any:
+def concurrent(*, max_inputs: int) -> Callable[[F], F]:
     """Let one pod run up to `max_inputs` inputs of the function or class below at the same time.
 
     Stands below `@function` or `@cls`. Raises InvalidOption. (Modal: `@modal.concurrent`.)
     """
 
-    def decorate(target: Any) -> Any:
+    def decorate(target: F) -> F:
         name = getattr(target, "__qualname__", repr(target))
         if hasattr(target, "__deepserve_entry__"):
             raise InvalidOption(f"{name}: @deepserve.concurrent stands below @deepserve.function or @deepserve.cls")

@@ -7,6 +7,7 @@ What `__main__` holds under its own name travels by name where the other side ha
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 import types
@@ -137,8 +138,13 @@ def _by_value_pickler() -> Callable[[io.BytesIO, BufferCallback | None, bool], A
 
 def main_has_file() -> bool:
     """`__main__` is a script that a bundle can carry, not a REPL or notebook."""
-    main = sys.modules.get("__main__")
-    return getattr(main, "__file__", None) is not None
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file is not None and _is_file(file)
+
+
+@lru_cache(maxsize=4)
+def _is_file(file: str) -> bool:
+    return os.path.isfile(file)
 
 
 def is_name_in_main(obj: Any) -> bool:

@@ -1,0 +1,153 @@
+"""A controller in a thread: it speaks frames on a socket pair and does what a test tells it to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from deepserve import _client
+from deepserve._client import Client
+from deepserve._link import Link
+from deepserve._values import decode_value, encode_exception, encode_value
+from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.framing import FrameReader, encode_frame
+from deepserve.protocol.messages import (
+    CancelRequest,
+    DefineFunction,
+    GrantCredit,
+    ItemFinished,
+    MapEnd,
+    MapInput,
+    Message,
+    OpenRequest,
+    Outcome,
+    RequestFinished,
+    StreamItem,
+    Timings,
+    Value,
+    Welcome,
+)
+
+Reply = tuple[Message, bytes]
+
+
+class FakeController:
+    """Keeps every message; `take` answers it. `run` stands for the pod: (args, kwargs) to a value, or it raises."""
+
+    def __init__(self, run: Callable[..., Any] | None = None, segments: str = "") -> None:
+        self.run = run or (lambda *args, **kwargs: None)
+        self.seen: list[Message] = []
+        self.ours, self.theirs = socket.socketpair()
+        self.welcome = Welcome(PROTOCOL_VERSION, "fake", "embedded", folder="/nowhere", segments=segments)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.changed = threading.Condition()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
+        if isinstance(message, OpenRequest) and message.kind == "call":
+            yield self._finish(message.request_id, message.value, payload)
+        elif isinstance(message, MapInput):
+            outcome, value, data = self._outcome(message.value, payload)
+            yield ItemFinished(message.request_id, message.index, outcome, Timings(pod_id="pod-1"), value), data
+        elif isinstance(message, MapEnd):
+            yield RequestFinished(message.request_id, Outcome("ok"), Timings(), count=message.count), b""
+
+    def _finish(self, request_id: str, value: Value, payload: bytes) -> Reply:
+        outcome, result, data = self._outcome(value, payload)
+        return RequestFinished(request_id, outcome, Timings(pod_id="pod-1", attempts=1), result), data
+
+    def _outcome(self, value: Value, payload: bytes) -> tuple[Outcome, Value, bytes]:
+        args, kwargs = decode_value(value, payload, segments=self.welcome.segments)
+        try:
+            result, data = encode_value(self.run(*args, **kwargs), segments=self.welcome.segments)
+        except Exception as error:
+            result, data = encode_exception(error, pod_id="pod-1")
+            return Outcome("error", str(error)), result, data
+        return Outcome("ok"), result, data
+
+    def send(self, message: Message, payload: bytes = b"") -> None:
+        self.theirs.sendall(encode_frame(message, payload))
+
+    def seen_of(self, kind: type[Message]) -> list[Any]:
+        return [message for message in self.seen if isinstance(message, kind)]
+
+    def wait_for(self, kind: type[Message], count: int = 1) -> list[Any]:
+        """Messages of `kind`, once there are `count`."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.seen_of(kind)) >= count, timeout=5), self.seen
+            return self.seen_of(kind)
+
+    def close(self) -> None:
+        self.theirs.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        reader = FrameReader()
+        try:
+            self.send(self.welcome)
+            while data := self.theirs.recv(65536):
+                reader.feed(data)
+                for message, payload in reader.frames():
+                    with self.changed:
+                        self.seen.append(message)
+                        self.changed.notify_all()
+                    for reply in self.take(message, payload):
+                        self.send(*reply)
+        except OSError:
+            pass
+
+
+class StreamingController(FakeController):
+    """Answers every stream with `items`, as far as credit goes."""
+
+    def __init__(self, items: list[Any]) -> None:
+        super().__init__()
+        self.items = items
+        self.credit = 0
+        self.sent = 0
+
+    def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
+        if isinstance(message, GrantCredit):
+            self.credit += message.items
+            while self.credit > 0 and self.sent < len(self.items):
+                value, data = encode_value(self.items[self.sent])
+                yield StreamItem(message.request_id, self.sent, value), data
+                self.credit -= 1
+                self.sent += 1
+            if self.sent == len(self.items):
+                self.sent += 1
+                yield RequestFinished(message.request_id, Outcome("ok"), Timings(), count=len(self.items)), b""
+        elif isinstance(message, CancelRequest):
+            yield RequestFinished(message.request_id, Outcome("cancelled"), Timings()), b""
+
+
+class SilentController(FakeController):
+    """Finishes nothing, but tells of cancellations."""
+
+    def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
+        if isinstance(message, CancelRequest):
+            yield RequestFinished(message.request_id, Outcome("cancelled", "by the caller"), Timings()), b""
+
+
+@contextmanager
+def installed(controller: FakeController, *, is_pod: bool = False) -> Iterator[Client]:
+    """Calls of this process go to `controller` meanwhile."""
+    link = Link(controller.ours)
+    client = Client(link.send, welcome=None, client_id="test", is_pod=is_pod)
+    link.start_reader(client.deliver, client.on_closed)
+    controller.start()
+    before = _client.installed_client()
+    _client.install(client)
+    try:
+        yield client
+    finally:
+        _client.install(before)
+        link.close()
+        controller.close()
+
+
+__all__ = ["DefineFunction", "FakeController", "SilentController", "StreamingController", "installed"]

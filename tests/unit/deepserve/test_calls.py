@@ -1,0 +1,428 @@
+"""Verbs, streams and maps against a controller in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+import deepserve
+from deepserve import _context
+from deepserve._context import TaskContext
+from deepserve._map import LARGEST_WINDOW, SMALLEST_WINDOW, window_of
+from deepserve.errors import (
+    AsyncUsageError,
+    CallCancelled,
+    ControllerLost,
+    DeepServeError,
+    FunctionTimeout,
+    NotFound,
+    PodLost,
+    Refused,
+    StartupFailed,
+    UnguardedCallError,
+    UnpicklableArgument,
+)
+from deepserve.protocol.messages import (
+    Answer,
+    AttachRequest,
+    CancelRequest,
+    DefineFunction,
+    ForgetRequest,
+    GrantCredit,
+    MapInput,
+    Message,
+    OpenRequest,
+    Outcome,
+    PutBundle,
+    Query,
+    RequestFinished,
+    TaskBlocked,
+    TaskResumed,
+    Timings,
+)
+from deepserve.protocol.specs import Scaling
+from tests.unit.deepserve.fake_controller import (
+    FakeController,
+    Reply,
+    SilentController,
+    StreamingController,
+    installed,
+)
+
+app = deepserve.App("fake")
+
+
+@app.function
+def square(x: int) -> int:
+    return x * x
+
+
+@app.function
+def tokens(n: int) -> Iterator[str]:
+    yield from (f"t{i}" for i in range(n))
+
+
+@app.function
+def no_arguments() -> None: ...
+
+
+class OutcomeController(FakeController):
+    """Ends every call with one outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+    def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
+        if isinstance(message, OpenRequest):
+            yield RequestFinished(message.request_id, self.outcome, Timings(pod_id="pod-1")), b""
+        elif isinstance(message, Query):
+            yield Answer(message.query_id, error="not_found", text="no such thing"), b""
+
+
+def test_a_local_call_starts_nothing() -> None:
+    assert square(3) == square.local(3) == 9
+
+
+def test_code_and_function_are_told_once() -> None:
+    with installed(controller := FakeController(lambda x: x * x)):
+        assert [square.remote(3), square.remote(x=4)] == [9, 16]
+    kinds = [type(message) for message in controller.seen]
+    assert kinds == [PutBundle, DefineFunction, OpenRequest, OpenRequest]
+    spec = controller.seen_of(DefineFunction)[0].spec
+    assert (spec.label, spec.code.transport, spec.code.qualname) == ("fake/square", "bundle", "square")
+
+
+def test_the_users_exception_is_raised() -> None:
+    def run(x: int) -> None:
+        raise KeyError(x)
+
+    with installed(FakeController(run)), pytest.raises(KeyError) as caught:
+        square.remote(3)
+    assert "raised in call rq-test-" in caught.value.__notes__[0] and "pod-1" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (Outcome("timeout", "over its time limit of 1 s"), FunctionTimeout),
+        (Outcome("cancelled", "by the caller"), CallCancelled),
+        (Outcome("pod_lost", "pod-1 was lost: killed by SIGKILL"), PodLost),
+        (Outcome("startup_failed", "ImportError: nothing"), StartupFailed),
+        (Outcome("refused", "queue full"), Refused),
+    ],
+)
+def test_every_outcome_has_its_error(outcome: Outcome, kind: type[DeepServeError]) -> None:
+    with installed(OutcomeController(outcome)), pytest.raises(kind, match=outcome.detail) as caught:
+        square.remote(3)
+    assert not isinstance(caught.value, TimeoutError)
+    if isinstance(caught.value, PodLost):
+        assert (caught.value.exit_code, caught.value.signal_name) == (-9, "SIGKILL")
+
+
+def test_the_argument_that_cannot_travel_is_named() -> None:
+    with installed(FakeController()) as client:
+        with pytest.raises(UnpicklableArgument, match=r"argument `x` \(threading.Lock\) of `square`"):
+            square.remote(threading.Lock())  # type: ignore[arg-type]
+        assert client.pending_calls == 0
+
+
+def test_spawn_needs_no_round_trip_and_get_waits() -> None:
+    with installed(controller := SilentController()) as client:
+        call = square.spawn(3)
+        assert (call.done(), call.status(), call.timings) == (False, "pending", None)
+        assert controller.wait_for(OpenRequest)[0].keep
+        with pytest.raises(TimeoutError):
+            call.get(timeout=0.01)
+        assert client.pending_calls == 1
+        call.cancel()
+        with pytest.raises(CallCancelled):
+            call.get()
+        assert (call.done(), call.status(), client.pending_calls) == (True, "cancelled", 0)
+
+
+def test_a_result_can_be_taken_twice_and_found_by_id() -> None:
+    with installed(controller := FakeController(lambda x: [x])):
+        call = square.spawn(3)
+        assert call.get() is call.get()
+        assert call.timings is not None and call.timings.pod_id == "pod-1"
+        assert deepserve.Call.from_id(call.id).get() == [3]
+        assert controller.seen_of(AttachRequest) == []
+        del call
+        square.remote(1)
+        assert len(controller.wait_for(ForgetRequest)) == 1
+
+
+def test_a_call_as_argument_stands_for_its_result() -> None:
+    with installed(FakeController(lambda x: x * x)):
+        assert square.remote(square.spawn(3).arg) == 81
+
+
+def test_an_interrupted_wait_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with installed(controller := SilentController()) as client:
+        monkeypatch.setattr(client, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            square.remote(3)
+        controller.wait_for(CancelRequest)
+
+
+def test_a_lost_controller_wakes_whoever_waits() -> None:
+    with installed(controller := SilentController()):
+        call = square.spawn(3)
+        threading.Timer(0.05, controller.close).start()
+        with pytest.raises(ControllerLost):
+            call.get(timeout=5)
+        assert call.status() == "lost"
+
+
+def test_a_query_is_answered_or_raises() -> None:
+    with installed(OutcomeController(Outcome("ok"))) as client, pytest.raises(NotFound, match="no such thing"):
+        client.query("lookup", {"app": "a", "name": "b"})
+
+
+# --- event loops --------------------------------------------------------------------------------------
+
+
+def test_blocking_verbs_refuse_a_running_loop_and_name_the_twin() -> None:
+    async def main() -> None:
+        for verb, name in ((square.remote, "square.remote"), (call.get, "Call.get")):
+            with pytest.raises(AsyncUsageError, match=rf"await {name}\.aio"):
+                verb()  # type: ignore[call-arg, operator]
+        with pytest.raises(AsyncUsageError, match=r"square\.map\.aio"):
+            list(square.map([1]))
+
+    with installed(FakeController(lambda x: x)):
+        call = square.spawn(1)
+        asyncio.run(main())
+
+
+def test_async_twins() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(5):
+            yield number
+
+    async def main() -> list[Any]:
+        call = await square.spawn.aio(5)
+        return [
+            await asyncio.gather(*(square.remote.aio(n) for n in range(20))),
+            await call.get.aio(timeout=5),
+            [n async for n in square.map.aio(range(5))],
+            [n async for n in square.map.aio(numbers())],
+            await square.for_each.aio(range(3)),
+        ]
+
+    with installed(FakeController(lambda x: x * x)):
+        squares = [n * n for n in range(20)]
+        assert asyncio.run(main()) == [squares, 25, squares[:5], squares[:5], None]
+
+
+def test_a_cancelled_coroutine_cancels_its_call() -> None:
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(square.remote.aio(3), 0.05)
+
+    with installed(controller := SilentController()):
+        asyncio.run(main())
+        controller.wait_for(CancelRequest)
+
+
+def test_an_async_get_gives_up_after_its_timeout() -> None:
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await square.spawn(3).get.aio(timeout=0.02)
+
+    with installed(SilentController()):
+        asyncio.run(main())
+
+
+# --- streams ------------------------------------------------------------------------------------------
+
+
+def test_a_stream_gives_its_items_and_grants_credit_as_they_are_taken() -> None:
+    with installed(controller := StreamingController(list(range(300)))):
+        items = tokens.remote(300)
+        assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
+        time.sleep(0.05)
+        assert controller.sent == 64
+        assert list(items) == list(range(5, 300))
+    assert sum(grant.items for grant in controller.seen_of(GrantCredit)) <= 300 + 64
+
+
+def test_leaving_a_stream_early_cancels_it() -> None:
+    with installed(controller := StreamingController(list(range(300)))):
+        for _ in tokens.remote(300):
+            break
+        controller.wait_for(CancelRequest)
+
+
+def test_a_spawned_stream_is_read_with_offsets_and_left_alone() -> None:
+    with installed(controller := StreamingController(["a", "b", "c"])):
+        call = tokens.spawn(3)
+        for first in call.stream():
+            assert first == "a"
+            break
+        assert list(call.stream(with_offset=True)) == [(1, "b"), (2, "c")]
+        assert controller.seen_of(CancelRequest) == []
+        with pytest.raises(DeepServeError, match="generator"):
+            list(tokens.map([1]))
+
+
+def test_reading_again_from_an_offset_attaches() -> None:
+    with installed(controller := StreamingController(["a", "b", "c"])):
+        call = tokens.spawn(3)
+        assert list(call.stream()) == ["a", "b", "c"]
+        threading.Timer(0.05, lambda: resend(controller, call.id)).start()
+        assert list(call.stream(from_offset=1, with_offset=True)) == [(1, "b"), (2, "c")]
+        assert controller.seen_of(AttachRequest) == [AttachRequest(call.id, 1)]
+
+
+def resend(controller: StreamingController, request_id: str) -> None:
+    controller.sent, controller.credit = 1, 0
+    for reply in controller.take(GrantCredit(request_id, 64), b""):
+        controller.send(*reply)
+
+
+def test_an_async_stream() -> None:
+    async def main() -> list[str]:
+        return [item async for item in tokens.remote.aio(3)]
+
+    with installed(StreamingController(["a", "b"])):
+        assert asyncio.run(main()) == ["a", "b"]
+
+
+# --- maps ---------------------------------------------------------------------------------------------
+
+
+def test_map_yields_in_order_and_starmap_spreads() -> None:
+    with installed(FakeController(lambda x, y=0: x * x + y)):
+        assert list(square.map(range(200))) == [n * n for n in range(200)]
+        assert list(square.starmap([(1, 2), (3, 4)])) == [3, 13]
+        assert list(square.map([1, 2], kwargs={"y": 1})) == [2, 5]
+        assert list(square.map([1, 2], [10, 20, 30])) == [11, 24]
+        assert list(square.map([])) == []
+        assert sorted(square.map(range(5), order_outputs=False)) == [0, 1, 4, 9, 16]
+
+
+class Reversed(FakeController):
+    """Answers a map's inputs in pairs, the later one first."""
+
+    held: Reply | None = None
+
+    def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
+        replies = list(super().take(message, payload))
+        if isinstance(message, MapInput) and self.held is None:
+            self.held = replies[0]
+            return
+        yield from replies
+        if self.held is not None:
+            yield self.held
+            self.held = None
+
+
+def test_outputs_are_put_in_order_unless_that_is_not_wanted() -> None:
+    with installed(Reversed(lambda x: x)):
+        assert list(square.map(range(10))) == list(range(10))
+    with installed(Reversed(lambda x: x)):
+        assert list(square.map(range(4), order_outputs=False)) == [1, 0, 3, 2]
+
+
+def test_inputs_are_read_no_further_than_the_window() -> None:
+    read = []
+
+    def inputs() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    with installed(FakeController(lambda x: x)):
+        outputs = square.map(inputs(), max_in_flight=3)
+        assert read == []
+        for output in outputs:
+            assert len(read) <= output + 3 + 1
+        assert len(read) == 100
+
+
+def test_the_window_is_bounded() -> None:
+    assert window_of(Scaling()) == SMALLEST_WINDOW
+    assert window_of(Scaling(max_pods=100, max_inputs=2)) == 400
+    assert window_of(Scaling(max_pods=4000)) == LARGEST_WINDOW
+
+
+def failing(x: int) -> int:
+    if x % 3 == 2:
+        raise ValueError(x)
+    return x
+
+
+def test_an_exception_names_its_input_and_cancels_the_rest() -> None:
+    with installed(controller := FakeController(failing)):
+        taken = []
+        with pytest.raises(ValueError) as caught:
+            for output in square.map(range(1000), max_in_flight=5):
+                taken.append(output)
+        assert taken == [0, 1]
+        assert caught.value.input_index == 2  # type: ignore[attr-defined]
+        assert "input 2 of the map" in caught.value.__notes__
+        controller.wait_for(CancelRequest)
+
+
+def test_exceptions_may_be_returned() -> None:
+    with installed(FakeController(failing)):
+        outputs = list(square.map(range(6), return_exceptions=True))
+        square.for_each(range(6), ignore_exceptions=True)
+    assert [type(output) for output in outputs] == [int, int, ValueError, int, int, ValueError]
+    assert outputs[5].input_index == 5  # type: ignore[attr-defined]
+
+
+def test_leaving_a_map_or_a_failing_input_iterator_cancels() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("the file ended")
+
+    with installed(controller := FakeController(lambda x: x)):
+        for _ in square.map(range(1000)):
+            break
+        controller.wait_for(CancelRequest)
+        with pytest.raises(OSError, match="the file ended"):
+            list(square.map(broken()))
+        controller.wait_for(CancelRequest, 2)
+        with pytest.raises(UnpicklableArgument) as caught:
+            list(square.map([1, threading.Lock()]))
+        assert caught.value.input_index == 1  # type: ignore[attr-defined]
+        controller.wait_for(CancelRequest, 3)
+
+
+# --- inside a pod -------------------------------------------------------------------------------------
+
+
+def test_a_task_that_waits_says_so_once() -> None:
+    async def main() -> None:
+        await asyncio.gather(*(square.remote.aio(n) for n in range(3)))
+
+    token = _context.current_task.set(TaskContext("rq-1", "task-7"))
+    try:
+        with installed(controller := FakeController(lambda x: x), is_pod=True):
+            asyncio.run(main())
+    finally:
+        _context.current_task.reset(token)
+    assert {message.parent_task_id for message in controller.seen_of(OpenRequest)} == {"task-7"}
+    blocked, resumed = controller.seen_of(TaskBlocked), controller.seen_of(TaskResumed)
+    assert blocked and len(blocked) == len(resumed)
+
+
+def test_a_remote_call_while_a_pod_imports_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_context, "importing", "app")
+    with installed(FakeController()), pytest.raises(UnguardedCallError, match="if __name__ == '__main__':"):
+        square.remote(3)
+
+
+def test_context_outside_pods_is_empty() -> None:
+    assert (deepserve.context().request_id, deepserve.context().attempt) == ("", 1)
