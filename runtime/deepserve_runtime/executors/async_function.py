@@ -16,13 +16,15 @@ from deepserve_runtime.task import Task
 
 Encode = Callable[[Task, Any], tuple[Value, Buffer]]
 Fail = Callable[[Task, BaseException], None]
+LeaveIfCopy = Callable[[BaseException | None], None]
 
 
 class AsyncFunctions:
-    def __init__(self, encode: Encode, fail: Fail) -> None:
+    def __init__(self, encode: Encode, fail: Fail, leave_if_copy: LeaveIfCopy) -> None:
         self.thread = CoroutineThread()
         self._encode = encode
         self._fail = fail
+        self._leave_if_copy = leave_if_copy
 
     def run(self, task: Task, target: Target, context: contextvars.Context) -> None:
         self.thread.run(task, lambda task: self._run(task, target), context)
@@ -35,8 +37,11 @@ class AsyncFunctions:
             if target.is_generator:
                 await self._stream(task, target.call(*args, **kwargs))
             else:
-                value, payload = self._encode(task, await target.call(*args, **kwargs))
+                result = await target.call(*args, **kwargs)
+                self._leave_if_copy(None)
+                value, payload = self._encode(task, result)
         except BaseException as error:
+            self._leave_if_copy(error)
             task.close_to_interrupts()
             if isinstance(error, asyncio.CancelledError) and not task.cancel_reason:
                 error = RuntimeError("the coroutine was cancelled by its own code")
@@ -49,6 +54,7 @@ class AsyncFunctions:
         gate = CreditGate(task)
         try:
             async for item in items:
+                self._leave_if_copy(None)
                 value, payload = self._encode(task, item)
                 await gate.wait()
                 task.emit(value, payload)

@@ -81,7 +81,7 @@ class FunctionExecutor:
         """At the first asynchronous code: most pods never need an event loop, nor asyncio."""
         from deepserve_runtime.executors.async_function import AsyncFunctions
 
-        return AsyncFunctions(self._encode, self._fail)
+        return AsyncFunctions(self._encode, self._fail, self._leave_if_copy)
 
     def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._async_functions.thread.wait_for(coroutine)

@@ -118,6 +118,10 @@ def fork_and_return(_):
     return os.waitstatus_to_exitcode(status)
 
 
+async def fork_and_return_async(_):
+    return fork_and_return(_)
+
+
 def fork_and_raise(_):
     child = os.fork()
     if child == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -157,8 +158,6 @@ def test_the_end_of_the_link_ends_the_pod_and_its_children(pod: StandInPod) -> N
 def test_a_childs_copy_does_not_hold_the_link_open(pod: StandInPod) -> None:
     pod.bind("fork_forever", files=FILES)
     pod.call(1)
-    import os
-
     os.kill(pod.pid, signal.SIGKILL)
     with pytest.raises(EOFError):
         pod.finished()
@@ -197,8 +196,9 @@ def test_megabytes_of_prints_arrive_whole(pod: StandInPod) -> None:
     assert len(pod.wait_for_output("stdout")) == 10_000_000
 
 
-def test_a_forked_child_does_not_answer_for_the_pod(pod: StandInPod) -> None:
-    pod.bind("fork_and_return", files=FILES)
+@pytest.mark.parametrize("function", ["fork_and_return", "fork_and_return_async"])
+def test_a_forked_child_does_not_answer_for_the_pod(pod: StandInPod, function: str) -> None:
+    pod.bind(function, files=FILES)
     assert [pod.call(1), pod.call(1)] == [0, 0]
 
 

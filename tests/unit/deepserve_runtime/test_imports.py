@@ -1,0 +1,74 @@
+"""Who imports what: two files know the engine, one the SDK, and an environment loads no more than its name says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import deepserve_runtime
+from deepserve_runtime.template import running_threads
+
+ROOT = Path(deepserve_runtime.__file__).parent
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def files_that_import(package: str, but: str = "-") -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        for name in imports_of(path)
+        if name.split(".")[0] == package and not f"{name}.".startswith(but)
+    }
+
+
+def test_two_files_know_the_engine() -> None:
+    assert files_that_import("flowserve") == {"executors/engine.py", "executors/tokenizer.py"}
+
+
+def test_one_file_knows_the_sdk() -> None:
+    assert files_that_import("deepserve", but="deepserve.protocol.") == {"sdk.py"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "absent"),
+    [("python", ("numpy", "torch", "flowserve", "tokenizers", "pydantic")), ("tokenizer", ("torch", "transformers"))],
+)
+def test_an_environment_loads_no_more_than_it_says(environment: str, absent: tuple[str, ...]) -> None:
+    code = f"""
+import sys, threading
+from deepserve_runtime.environments import later_steps, load_environment, use_one_thread
+use_one_thread()
+load_environment({environment!r})
+assert "asyncio" not in sys.modules or {environment!r} != "python"
+for step in later_steps():
+    step()
+assert threading.active_count() == 1
+print([name for name in {absent!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_a_template_with_a_thread_does_not_fork() -> None:
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait, name="left-over")
+    thread.start()
+    try:
+        assert "left-over" in running_threads()
+    finally:
+        go_on.set()
+        thread.join()
