@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import deepserve
+from deepserve._agent_loop import CallTool
 
 # A random model ends its free text nowhere but at the end of the context.
 llm = deepserve.Model("beside", source="weights/tiny", max_model_len=360)
@@ -20,6 +21,8 @@ same = deepserve.Model("beside", source=Path(__file__).parent / "weights" / "tin
 @deepserve.function
 def double(number: int) -> int:
     """Double a number."""
+    if number < 0:
+        raise ValueError("only upwards")
     return 2 * number
 
 
@@ -51,9 +54,17 @@ def run_agent(prompt: str) -> str:
     return agent.run(prompt).output
 
 
+def called_as_tools() -> list[list[Any]]:
+    """What an agent does with a turn of three calls, on both drivers."""
+    calls = [CallTool("1", "double", {"number": 4}), CallTool("2", "double", {"number": -1}), CallTool("3", "add", {})]
+    together = [list(agent._runner.run_together(calls)), asyncio.run(agent._runner.run_together_aio(calls))]
+    return [sorted((tool.id, tool.text, tool.where.split("-")[0]) for tool in ran) for ran in together]
+
+
 if __name__ == "__main__":
     captured = llm
     print(json.dumps(ask.remote("hi")))
     print(json.dumps(ask_async.remote("hi")))
     print(json.dumps([run_agent.remote("hi"), agent.run("hi").output]))
     print(json.dumps(deepserve.App("by-value").function(lambda: captured.generate("hi", max_tokens=2)).remote()))
+    print(json.dumps(called_as_tools()))

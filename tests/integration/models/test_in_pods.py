@@ -29,12 +29,18 @@ def test_functions_that_use_a_model(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    asked, asked_async, agents, by_value = map(json.loads, done.stdout.splitlines())
+    asked, asked_async, agents, by_value, tools = map(json.loads, done.stdout.splitlines())
     assert asked["source"] == asked["same"] == str(tmp_path / "weights" / "tiny")
     assert asked["stream"]
     assert set(asked_async) <= {"True", "False"} and len(asked_async) == 3
     assert set(agents) <= {"yes", "no"}
     assert isinstance(by_value, str)
+    for ran in tools:
+        assert ran == [
+            ["1", "8", "pod"],
+            ["2", "error: ValueError: only upwards", "pod"],
+            ["3", "error: add: argument 'a' is missing, argument 'b' is missing (it takes: a, b)", "here"],
+        ]
     assert processes_with(mark) == []
 
 
