@@ -44,6 +44,8 @@ class CoroutineThread:
         def start() -> None:
             context.run(sdk.current_task.set, task.context)
             coroutine = loop.create_task(run(task), context=context)
+            # One that is cancelled before its first step never runs, and so cannot say how it ended.
+            coroutine.add_done_callback(lambda done: task.finish_cancelled() if done.cancelled() else None)
             try:
                 task.open_to_interrupts(partial(loop.call_soon_threadsafe, coroutine.cancel))
             except sdk.errors.InputCancelled:

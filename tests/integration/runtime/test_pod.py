@@ -122,6 +122,15 @@ def test_a_second_task_runs_beside_one_that_waits_and_both_can_be_cancelled(pod:
         assert pod.finished().task_id == task_id
 
 
+@pytest.mark.parametrize("function", ["sleep_long", "sleep_async"])
+def test_a_cancel_that_comes_with_its_task_is_not_lost(pod: StandInPod, function: str) -> None:
+    pod.bind(function, files=FILES)
+    for _ in range(20):
+        task_id = pod.assign()
+        pod.link.send(CancelTask(task_id, 1, "cancelled"))
+        assert pod.finished().outcome.kind == "cancelled"
+
+
 def test_a_cancel_of_another_attempt_is_not_ours(pod: StandInPod) -> None:
     pod.bind("square", files=FILES)
     pod.link.send(CancelTask("t-1", 1, "cancelled"))
