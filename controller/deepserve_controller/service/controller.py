@@ -15,7 +15,7 @@ from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Welcome
 from deepserve_controller.build import build_cluster_manager, build_job_executor
-from deepserve_controller.core import actions
+from deepserve_controller.core import actions, events
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.pod_providers.local import LocalPodProvider
 from deepserve_controller.pod_providers.template_process import TemplateProcess
@@ -101,6 +101,7 @@ class Controller:
         self.pods.provider = provider
         provider.warm_up("python")
         await self.listen(self.folders.socket)
+        self.cores.give(events.ControllerStarted())
         if self.settings.client_fd >= 0:
             await self._take_owner(self.settings.client_fd)
         self.deployments.restore()
@@ -146,16 +147,18 @@ class Controller:
 
     async def _shut_down(self, provider: LocalPodProvider) -> None:
         """Exit hooks get their time; then nothing below this process is left."""
-        for server in self._servers:
-            server.close()
         all_gone = asyncio.Event()
         self.pods.on_empty = all_gone.set
-        if self.pods.pods:
-            self.pods.stop_all("shutdown")
+        has_pods = bool(self.pods.pods)
+        self.pods.stop_all("shutdown")
+        if has_pods:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(all_gone.wait(), self.settings.shutdown_grace_s)
         self.reaper.stop()
         await provider.close()
+        # Last: a pod that was just starting when the end came finds the door open, not a reason to complain.
+        for server in self._servers:
+            server.close()
         if self.log_files is not None:
             self.log_files.close()
 

@@ -83,6 +83,7 @@ class PodLinks:
         self.pods: dict[str, PodRecord] = {}
         self._ended: dict[str, PodRecord] = {}
         """The last few: what they printed may still be on its way."""
+        self._is_ending = False
         self.on_empty: Callable[[], None] | None = None
         """Called when the last pod has ended; for shutdown."""
         cores.carry(actions.StartPod, self.start)
@@ -96,6 +97,8 @@ class PodLinks:
     # --- orders of the cores ---
 
     def start(self, action: actions.StartPod) -> None:
+        if self._is_ending:
+            return
         token = secrets.token_urlsafe(32)
         self.pods[action.pod_id] = PodRecord(
             pod_id=action.pod_id,
@@ -215,7 +218,8 @@ class PodLinks:
         self._after(pod, EXIT_WAIT_S, lambda: self._give_up(pod))
 
     def stop_all(self, reason: str) -> None:
-        """For shutdown: exit hooks run where there may be some."""
+        """For shutdown: exit hooks run where there may be some, and no pod starts any more."""
+        self._is_ending = True
         for pod in list(self.pods.values()):
             if pod.link is not None and pod.state != "warm":
                 self._send(pod, StopPodMessage(reason))
