@@ -257,7 +257,9 @@ class Dispatcher:
             for task in function.waiting.values():
                 assert task.state == "queued" and task.executor is None, f"{task.task_id} waits but is {task.state}"
             for task in function.expected.values():
-                assert task.state != "finished", f"{task.task_id} is finished but still expected"
+                assert task.state not in ("stopping", "finished"), f"{task.task_id} is {task.state} but expected"
+            is_wanted = bool(function.waiting or function.expected)
+            assert not (function.is_removed and is_wanted), f"{function.label} was removed, but tasks wait for it"
             queued, _ = function.demand()
             assert bool(queued) == bool(function.reported_queued), (
                 f"{function.label}: {queued} queued, the cluster manager knows {function.reported_queued}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Outcome, Timings
@@ -200,9 +200,7 @@ class JobExecutor:
             return
         if task.state == "stopping":
             self._end_stopped(task, "stopped cooperatively", now_s, event.run_ms)
-        elif event.outcome.kind == "error" and event.may_retry and self._retry(task, now_s):
-            pass
-        else:
+        elif event.outcome.kind != "error" or not event.may_retry or not self._retry(task, now_s):
             self._end_task(task, event.outcome, now_s, event.run_ms, event.payload, event.count)
 
     def _retry(self, task: Task, now_s: float) -> bool:
@@ -285,12 +283,13 @@ class JobExecutor:
             self._end_task(task, outcome, now_s)
             return
         task.move("stopping")
+        if task.then is not None:
+            self._dispatcher.stop_expecting(task.then, task)
         if task.alarm is not None:
             self._alarms.cancel(task.alarm)
         task.alarm = self._alarms.set(now_s + self._grace_s, "grace", task)
-        self._out.append(
-            SendCancel(task.pod_id, task.task_id, task.attempt, "timeout" if outcome.kind == "timeout" else "cancelled")
-        )
+        reason: Literal["timeout", "cancelled"] = "timeout" if outcome.kind == "timeout" else "cancelled"
+        self._out.append(SendCancel(task.pod_id, task.task_id, task.attempt, reason))
         self._orphans.extend(task.children.values())
 
     def _stop_job(self, job: Job, outcome: Outcome, now_s: float, payload: Payload = NO_PAYLOAD) -> None:

@@ -62,6 +62,8 @@ class ChaosPod:
     state: str = "starting"
     function_id: str = ""
     slots: int = 0
+    may_still_answer: bool = False
+    """Killed while it bound: its last frame may be on the way."""
     tasks: dict[str, actions.SendTask] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     resumed: set[str] = field(default_factory=set)
@@ -81,6 +83,7 @@ class Chaos:
         self.map_inputs: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
         self.old: list[events.TaskFinished] = []
+        self.ended: set[tuple[str, int]] = set()
         self.give(events.ControllerStarted())
         for function_id, function in FUNCTIONS.items():
             self.give(events.FunctionDefined(function_id, function))
@@ -106,8 +109,10 @@ class Chaos:
                     assert not self.pods[action.pod_id].tasks, f"{action.pod_id} was stopped under its tasks"
                     self.pods[action.pod_id].state = "ending"
                 case actions.KillPod():
-                    self.end_tasks(self.pods[action.pod_id])
-                    self.pods[action.pod_id].state = "ending"
+                    pod = self.pods[action.pod_id]
+                    self.end_tasks(pod)
+                    pod.may_still_answer = pod.state == "binding"
+                    pod.state = "ending"
                 case actions.FinishItem():
                     assert action.request_id not in self.finished
                     assert (action.request_id, action.index) not in self.items, "an input was finished twice"
@@ -116,6 +121,9 @@ class Chaos:
                     assert action.request_id in self.requests
                     assert action.request_id not in self.finished, f"{action.request_id} was finished twice"
                     self.finished[action.request_id] = action
+                    attempt = (action.timings.task_id, action.timings.attempts)
+                    is_result = action.outcome.is_ok and self.requests[action.request_id].kind != "map"
+                    assert not is_result or attempt in self.ended, f"{attempt} did not end, but its result is there"
                 case actions.SendCancel() | actions.SendCredit():
                     assert action.task_id in self.pods[action.pod_id].tasks, f"{action.task_id} is not there"
 
@@ -185,7 +193,10 @@ class Chaos:
             return
         pod_id = self.random.choice(waiting)
         pod, luck = self.pods[pod_id], 1.0 if only_well else self.random.random()
-        if pod.state == "ending" or luck < 0.05:
+        if pod.may_still_answer:
+            pod.may_still_answer = False
+            self.give(events.ExecutorReady(pod_id, pod.function_id, 1))
+        elif pod.state == "ending" or luck < 0.05:
             self.lose(pod_id)
         elif pod.state == "starting" and luck < 0.1:
             del self.pods[pod_id]
@@ -221,6 +232,7 @@ class Chaos:
             outcome = Outcome("error", "ValueError") if raises else Outcome("ok")
             finished = events.TaskFinished(task.task_id, task.attempt, outcome, 1.0, may_retry=raises)
             self.old.append(finished)
+            self.ended.add((task.task_id, task.attempt))
             self.give(finished)
 
     def block(self, task: actions.SendTask) -> None:
@@ -232,7 +244,7 @@ class Chaos:
 
     def repeat_old_news(self) -> None:
         if self.old:
-            self.give(self.random.choice(self.old))
+            self.give(self.random.choice(self.old[-6:]))
         self.give(events.PodLost("pod-0", "lost before"))
 
     def cancel(self) -> None:

@@ -367,3 +367,15 @@ def test_a_removed_function_ends_what_waits_for_a_retry_and_lets_running_tasks_e
     jobs.finish("task-2", 1, ERROR, may_retry=True)
     assert only(jobs(FunctionRemoved("fn")), FinishRequest).request_id == "b"
     assert only(jobs.finish("task-1", 1, ERROR, may_retry=True), FinishRequest).outcome == ERROR
+
+
+def test_a_removed_model_is_not_in_demand_for_requests_that_are_being_stopped(jobs: Jobs) -> None:
+    jobs.define("fn-tok", kind="tokenizer")
+    jobs.define("fn-model", kind="model", tokenizer="fn-tok")
+    jobs.pod("pod-1", "fn-tok")
+    jobs(RequestArrived("a", "link", "fn-model"))
+    [demand] = news(jobs(FunctionRemoved("fn-model")), DemandChanged)
+    assert demand.queued == 0
+    jobs.define("fn-model", kind="model", tokenizer="fn-tok")
+    wanted = news(jobs(RequestArrived("b", "link", "fn-model")), DemandChanged)
+    assert {demand.function_id: demand.queued for demand in wanted} == {"fn-tok": 1, "fn-model": 1}
