@@ -222,6 +222,7 @@ def test_in_a_pod_a_dumped_function_comes_from_the_pods_own_dump(in_pod: Callabl
     in_pod(definition.spec.code)
     inner = back.target.__closure__[0].cell_contents
     assert type(inner) is type(fib) and inner is not fib
+    assert inner._definer.define().spec == definition.spec
     assert inner._definer.define().function_id == definition.function_id
     assert inner._definer.define().bundle is None
 
