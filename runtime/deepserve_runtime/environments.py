@@ -69,5 +69,5 @@ def later_steps() -> Iterator[Callable[[], object]]:
     """Short steps that make the next pods quicker."""
     for module in LATER_MODULES:
         yield partial(importlib.import_module, module)
-    yield sdk.load_public_names
+    yield from sdk.public_name_steps()
     yield gc.freeze

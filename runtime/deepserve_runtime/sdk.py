@@ -5,6 +5,9 @@ Both ends must pickle alike, and code in a pod makes calls with the SDK's own cl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import deepserve
 from deepserve import _client as client
 from deepserve import _context as context
@@ -29,7 +32,7 @@ __all__ = [
     "entry_of",
     "errors",
     "load_decorators",
-    "load_public_names",
+    "public_name_steps",
 ]
 
 
@@ -39,6 +42,7 @@ def load_decorators() -> None:
         getattr(deepserve, name)
 
 
-def load_public_names() -> None:
+def public_name_steps() -> Iterator[Callable[[], object]]:
+    """Loads the rest of them, one by one."""
     for name in deepserve.__all__:
-        getattr(deepserve, name)
+        yield partial(getattr, deepserve, name)
