@@ -33,6 +33,7 @@ def export(work: Path, folder: Path) -> None:
     network.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["network"])
     weights = {name: value.to(torch.bfloat16).contiguous() for name, value in network.checkpoint().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     _write_json(folder / "config.json", network.shape.config(turn_end, end))
     _write_json(
         folder / "generation_config.json",
