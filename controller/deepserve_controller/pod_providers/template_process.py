@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from deepserve_controller.service.prctl import die_with_parent
 
 TEMPLATE_MODULE = "deepserve_runtime.template"
 
@@ -23,8 +25,6 @@ def template_command(environment: str, control_fd: int) -> list[str]:
 
 def start_template(environment: str) -> TemplateProcess:
     """In a session of its own, without standard input, printing to standard error. Raises OSError."""
-    from deepserve_controller.service.processes import die_with_parent
-
     ours, theirs = socket.socketpair()
     try:
         control_fd = theirs.fileno()
@@ -32,7 +32,7 @@ def start_template(environment: str) -> TemplateProcess:
         # fork and exec by hand: this process has one thread, and importing subprocess costs more than the start.
         pid = os.fork()
         if pid == 0:
-            _exec_template(command, control_fd, die_with_parent)
+            _exec_template(command, control_fd)
     except OSError:
         ours.close()
         raise
@@ -42,10 +42,9 @@ def start_template(environment: str) -> TemplateProcess:
     return TemplateProcess(pid, ours)
 
 
-def _exec_template(command: list[str], control_fd: int, die_with_parent: object) -> None:
+def _exec_template(command: list[str], control_fd: int) -> NoReturn:
     try:
         os.setsid()
-        assert callable(die_with_parent)
         die_with_parent()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)

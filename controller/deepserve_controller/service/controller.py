@@ -30,7 +30,8 @@ from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_links import PodLinks
-from deepserve_controller.service.processes import ChildReaper, become_subreaper, kill_all_descendants
+from deepserve_controller.service.prctl import become_subreaper
+from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
 from deepserve_controller.service.queries import Queries
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests

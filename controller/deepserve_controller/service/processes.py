@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 POD_VARIABLE = b"DEEPSERVE_POD_ID="
 """Set in every pod, so programs that it starts carry it."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 OnExit = Callable[[int], None]
 """Called with the exit code: negative for a signal, as in subprocess."""
@@ -28,16 +23,6 @@ class ProcessStat(NamedTuple):
     group: int
     start_ticks: int
     is_zombie: bool
-
-
-def become_subreaper() -> None:
-    """Processes whose parent died become this one's children, so none can escape."""
-    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """The kernel kills this process when the one that started it is gone."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def read_stat(pid: int) -> ProcessStat | None:
