@@ -100,6 +100,7 @@ class ToolRunner:
         begin = time.perf_counter()
         try:
             tool, arguments = self._checked(call)
+            begin = time.perf_counter()  # the first check of all imports pydantic, which is not the tool's time
             result = tool.function(**arguments)
             return _returned(call, _run_to_end(result) if inspect.isawaitable(result) else result, begin)
         except _FATAL:
@@ -114,6 +115,7 @@ class ToolRunner:
         spawned: Any = None
         try:
             tool, arguments = self._checked(call)
+            begin = time.perf_counter()
             if tool.remote_function is not None:
                 spawned = await tool.remote_function.spawn.aio(**arguments)
                 result = await spawned.get.aio()
