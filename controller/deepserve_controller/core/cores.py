@@ -1,4 +1,17 @@
-"""Cores: the job executor and the cluster manager as a driver uses them."""
+"""Cores: the job executor and the cluster manager as a driver uses them.
+
+What every driver (the service's loop, the simulator, tests) has to keep:
+
+- Actions are carried out in their order, before the next event is given.
+- An event for both cores may go to either first; what they tell each other by Notify follows at the same instant.
+- `WakeAt(at_s, key)` is answered by `TimerFired(key)` at `at_s` or a little later. A core ignores keys that are not
+  its own or are outdated, so timers are never cancelled.
+- Every StartPod ends in one PodStartFailed or, whatever happens after (StopPod, KillPod, its own death, connected or
+  not), in a PodLost. News of unknown pods, old attempts and finished requests may be repeated; it is ignored.
+- A pod may get a StopPod after a KillPod; there is nothing left to do then.
+- FinishRequest comes once for each RequestArrived, FinishItem once for each input of a map that came to an end by
+  itself; a cancelled map ends without items for the inputs that it stopped. Links may be gone by then.
+"""
 
 from __future__ import annotations
 
