@@ -69,9 +69,7 @@ def test_many_at_once(llm: deepserve.Model) -> None:
         assert list(together) == alone
 
     async def gathered() -> list[str]:
-        return await asyncio.gather(
-            *(llm.generate.aio(f"story {n}", max_tokens=6, temperature=0) for n in range(6))
-        )
+        return await asyncio.gather(*(llm.generate.aio(f"story {n}", max_tokens=6, temperature=0) for n in range(6)))
 
     assert asyncio.run(gathered()) == alone
 

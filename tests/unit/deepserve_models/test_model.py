@@ -44,9 +44,7 @@ class Controller:
         self.answers: list[Any] = []
         self.pieces: list[str] = []
         self.outcome = "error"
-        self.client = Client(
-            self._take, welcome=Welcome(1, "c", "embedded"), client_id="t", is_pod=False
-        )
+        self.client = Client(self._take, welcome=Welcome(1, "c", "embedded"), client_id="t", is_pod=False)
 
     def _take(self, message: Message, payload: Buffer) -> None:
         self.sent.append(message)
