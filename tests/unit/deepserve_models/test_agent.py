@@ -11,12 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from deepserve._agent import Agent
 from deepserve._agent_events import AgentEvent, AgentFinished, AgentResult, ModelDelta, ToolCalled, ToolReturned
 from deepserve._entry import Entry
 from deepserve._tool import tool
 from deepserve.errors import ControllerLost, InvalidOption, MaxTurnsExceeded
-
 from tests.unit.deepserve_models.scripted import ScriptedModel, calls, says
 
 

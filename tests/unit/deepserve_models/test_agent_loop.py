@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from deepserve._agent_events import ToolReturned
 from deepserve._agent_loop import AgentLoop, AskModel, CallTool, FailRun, FinishRun, ModelAnswered
 from deepserve._output import OutputType
 from deepserve.errors import MaxTurnsExceeded, OutputTruncated
 from deepserve.protocol.model_io import Generated
-
 from tests.unit.deepserve_models.scripted import calls, says
 
 USER = {"role": "user", "content": "q"}

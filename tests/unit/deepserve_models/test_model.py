@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from deepserve import _client, _context
 from deepserve._client import Client
 from deepserve._model import Model

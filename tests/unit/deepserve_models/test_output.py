@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
+from pydantic import BaseModel, Field, field_validator
+
 from deepserve._output import InvalidOutput, OutputType
 from deepserve.errors import InvalidOption, OutputTruncated
-from pydantic import BaseModel, Field, field_validator
 
 
 class Person(BaseModel):

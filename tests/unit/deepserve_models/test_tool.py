@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Optional
 
 import pytest
+
 from deepserve._tool import InvalidArguments, Tool, as_tool, tool
 from deepserve.errors import InvalidOption, ToolError
 
