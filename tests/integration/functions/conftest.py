@@ -1,0 +1,109 @@
+"""One embedded controller for all tests of this folder, and scripts that bring their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deepserve import _client, settings
+from deepserve._client import current_client
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded() -> Iterator[None]:
+    before = _client.installed_client()
+    settings.use_settings(settings.Settings(url="embedded", quiet=True))
+    _client.install(None)
+    yield
+    _client.install(before)
+    settings.use_settings(None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No request is open and no segment is left after a test."""
+    yield
+    client = current_client()
+    wait_until(lambda: client.pending_calls == 0)
+    wait_until(lambda: os.listdir(client.welcome.segments) == [])
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    ends_at_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends_at_s, "it never came true"
+        time.sleep(0.02)
+
+
+def processes_with(mark: str) -> list[str]:
+    """Command lines of processes that inherited the environment variable."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                if mark.encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:  # it ended, or belongs to somebody else
+                continue
+    return found
+
+
+class ScriptRunner:
+    """Runs a script with an embedded controller of its own; afterwards no process and no shared memory of it is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = f"mark-{uuid.uuid4().hex}"
+        self._shared_before = set(os.listdir("/dev/shm"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_TEST_MARK": self.mark}
+
+    def write(self, text: str, name: str = "app.py") -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def start(self, text: str, name: str = "app.py") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(self.write(text, name))],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, text: str, name: str = "app.py") -> subprocess.CompletedProcess[str]:
+        script = self.start(text, name)
+        out, err = script.communicate(timeout=60)
+        return subprocess.CompletedProcess(script.args, script.returncode, out, err)
+
+    def check_nothing_left(self) -> None:
+        wait_until(lambda: processes_with(self.mark) == [])
+        mine = {name for name in set(os.listdir("/dev/shm")) - self._shared_before if self._is_orphan(name)}
+        assert mine == set()
+
+    @staticmethod
+    def _is_orphan(name: str) -> bool:
+        """A folder of segments carries its controller's process id; others' controllers may live beside this test."""
+        return not any(
+            part.isdecimal() and os.path.exists(f"/proc/{part}") and int(part) > 1 for part in name.split("-")
+        )
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[ScriptRunner]:
+    runner = ScriptRunner(tmp_path)
+    yield runner
+    runner.check_nothing_left()

@@ -1,0 +1,173 @@
+"""Whole scripts: `__main__`, Ctrl-C, pending calls, and what is left when they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.integration.functions.conftest import ScriptRunner, processes_with, wait_until
+
+BOOM = """
+import deepserve, subprocess, os, time
+
+class Boom(Exception): pass
+
+class Point:
+    def __init__(self, x): self.x = x
+
+@deepserve.function
+def boom(): raise Boom("from the pod")
+
+@deepserve.function
+def move(point): return Point(point.x + 1)
+
+@deepserve.function
+def forks():
+    subprocess.Popen(["sleep", "1000"])
+    if os.fork() == 0:
+        time.sleep(1000)
+    return "forked"
+
+if __name__ == "__main__":
+    try:
+        boom.remote()
+    except Boom as error:
+        print("caught", error)
+    moved = move.remote(Point(1))
+    print(type(moved) is Point, moved.x, forks.remote())
+"""
+
+
+def test_exceptions_and_classes_of_main_are_the_scripts_own(script: ScriptRunner) -> None:
+    done = script.run(BOOM)
+    assert done.stdout == "caught from the pod\nTrue 2 forked\n", done.stderr
+    assert done.returncode == 0
+    assert done.stderr == "deepserve: using an embedded controller, which ends with this process\n"
+
+
+def test_an_unguarded_call_says_how_to_guard_it(script: ScriptRunner) -> None:
+    done = script.run("import deepserve\n@deepserve.function\ndef f(): ...\nf.remote()\n")
+    assert done.returncode == 1
+    assert "UnguardedCallError" in done.stderr
+    assert "guard it with `if __name__ == '__main__':`" in done.stderr
+
+
+PENDING = """
+import deepserve, time
+
+@deepserve.function
+def slow(seconds): time.sleep(seconds)
+
+if __name__ == "__main__":
+    calls = [slow.spawn(100) for _ in range(3)]
+    slow.remote(0)
+    print("ready", flush=True)
+    WAIT
+"""
+
+
+def test_pending_calls_are_cancelled_and_counted(script: ScriptRunner) -> None:
+    done = script.run(PENDING.replace("WAIT", "pass"))
+    assert done.returncode == 0
+    assert "3 calls were still pending" in done.stderr
+
+
+def test_ctrl_c_in_a_script(script: ScriptRunner) -> None:
+    running = script.start(PENDING.replace("WAIT", "slow.remote(100)"))
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == -signal.SIGINT or running.returncode == 130
+    assert err.rstrip().splitlines()[-1].startswith(("KeyboardInterrupt", "deepserve:"))
+    assert "KeyboardInterrupt" in err
+
+
+def test_a_killed_script_leaves_nothing(script: ScriptRunner) -> None:
+    running = script.start(PENDING.replace("WAIT", "slow.remote(100)"))
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    assert len(processes_with(script.mark)) > 2
+    running.kill()
+    running.communicate(timeout=20)
+    wait_until(lambda: processes_with(script.mark) == [], timeout_s=15)
+
+
+FORKING = """
+import deepserve, os
+
+@deepserve.function
+def square(x): return x * x
+
+if __name__ == "__main__":
+    print(square.remote(2), flush=True)
+    child = os.fork()
+    print("child" if child == 0 else "parent", square.remote(3), flush=True)
+    if child:
+        os.waitpid(child, 0)
+        print(square.remote(4))
+"""
+
+
+def test_a_forked_child_starts_its_own_controller(script: ScriptRunner) -> None:
+    done = script.run(FORKING)
+    assert sorted(done.stdout.split("\n")) == sorted(["4", "child 9", "parent 9", "16", ""]), done.stderr
+    assert done.stderr.count("using an embedded controller") == 2
+
+
+def test_sibling_modules_come_along(script: ScriptRunner) -> None:
+    script.write("import lazy_one\nVALUE = 40\n", "sibling.py")
+    script.write("", "lazy_one.py")
+    script.write("def two(): return 2\n", "lazy_two.py")
+    done = script.run(
+        "import deepserve, sibling\n"
+        "@deepserve.function\n"
+        "def f():\n"
+        "    import lazy_two\n"
+        "    return sibling.VALUE + lazy_two.two()\n"
+        "g = deepserve.function(lambda: sibling.VALUE)\n"
+        "if __name__ == '__main__':\n"
+        "    print(f.remote(), g.remote())\n"
+    )
+    assert done.stdout == "42 40\n", done.stderr
+
+
+def test_code_from_standard_input_travels_by_value(script: ScriptRunner) -> None:
+    import subprocess
+    import sys
+
+    text = (
+        "import deepserve\n"
+        "class Point:\n"
+        "    def __init__(self, x): self.x = x\n"
+        "class Boom(Exception): pass\n"
+        "@deepserve.function\n"
+        "def move(p): return Point(p.x + 1)\n"
+        "@deepserve.function\n"
+        "def boom(): raise Boom(move.remote(Point(1)).x)\n"
+        "print(type(move.remote(Point(1))) is Point)\n"
+        "try: boom.remote()\n"
+        "except Boom as error: print('caught', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=text,
+        cwd=script.folder,
+        env=script.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "True\ncaught 2\n", done.stderr
+
+
+def test_a_first_call_tells_its_timeline(script: ScriptRunner, monkeypatch: object) -> None:
+    os.environ["DEEPSERVE_TIMINGS"] = "1"
+    try:
+        done = script.run(
+            "import deepserve\n@deepserve.function\ndef noop(): ...\nif __name__ == '__main__':\n    noop.remote()\n"
+        )
+    finally:
+        del os.environ["DEEPSERVE_TIMINGS"]
+    assert "controller process started" in done.stderr and "result" in done.stderr
+    assert "fork" in done.stderr and "bind" in done.stderr
