@@ -82,9 +82,10 @@ def test_a_warm_call_writes_frames_and_nothing_else(tmp_path: Path) -> None:
     assert report["modules"] == [], "no HTTP on the path"
     for process in calls:
         assert process["write_bytes"] == 0, f"written to disk: {process}"
-        # One write a call in the script and in the pod, two in the relay (sockets written by send count
-        # nothing here): a log line, a file or a wake-up pipe per call would show.
-        assert process["syscw"] <= 2 * CALLS + 20, process
+        # Frames leave by send, which is not counted here: a log line, a file or a wake-up pipe per call would show.
+        assert process["syscw"] <= CALLS // 10, process
+        # Script and pod wake for the frame and hand it between two threads; the controller wakes per frame.
+        assert process["wakes"] <= 5 * CALLS, process
     for process in idle:
         if process["pid"] != report["me"]:
             assert process["wakes"] <= 2, f"wakes up without work: {process}"
