@@ -51,8 +51,9 @@ def test_the_agent_calls_its_tools_and_uses_their_results(output: str) -> None:
     functions = [node for node in ast.walk(decoder) if isinstance(node, ast.FunctionDef)]
     assert "calls count_functions(module='json.decoder')" in dialogue
     assert f"count_functions returned {len(functions)} in" in dialogue
-    wrap = [node for node in ast.walk(ast.parse(Path(textwrap.__file__).read_bytes())) if isinstance(node, ast.FunctionDef)]
-    longest = max(wrap, key=lambda node: (node.end_lineno or 0) - node.lineno)
+    wrapping = ast.parse(Path(textwrap.__file__).read_bytes())
+    functions = [node for node in ast.walk(wrapping) if isinstance(node, ast.FunctionDef)]
+    longest = max(functions, key=lambda node: (node.end_lineno or 0) - node.lineno)
     assert "calls longest_function(module='textwrap')" in dialogue
     assert dialogue.count(longest.name) >= 2, "in the result and in the answer"
     assert "calls multiply(a=17, b=23)" in dialogue
