@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--http-port", type=int, default=0)
     found = parser.parse_args(arguments)
     if found.embedded:
-        if found.client_fd < 0:
-            parser.error("--embedded needs --client-fd")
+        if not is_socket(found.client_fd):
+            parser.error("--embedded needs --client-fd: the number of an inherited socket")
         return Settings("embedded", client_fd=found.client_fd, state_folder=found.state)
     return Settings(
         "up",
@@ -62,6 +63,13 @@ def parse(arguments: list[str]) -> Settings:
         http_port=found.http_port,
         kept_ttl_s=7 * 86400.0,
     )
+
+
+def is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

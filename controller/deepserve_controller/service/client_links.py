@@ -38,9 +38,6 @@ class ClientMessages:
     """Turns clients' messages into events; one object serves all links."""
 
     def __init__(self, requests: Requests, functions: Functions, bundles: Bundles, queries: QueryDesk) -> None:
-        self._requests = requests
-        self._functions = functions
-        self._bundles = bundles
         self._queries = queries
         self._takers: dict[type[Message], Callable[[str, Recipient, Any, bytes], None]] = {
             OpenRequest: lambda link_id, link, message, data: requests.open(link_id, message, data),
@@ -90,7 +87,6 @@ class ClientLink:
         requests: Requests,
         functions: Functions,
         logs: Logs,
-        on_closed: Callable[[], None] | None = None,
     ) -> None:
         self.link_id = link_id
         self._link = link
@@ -99,7 +95,6 @@ class ClientLink:
         self._requests = requests
         self._functions = functions
         self._logs = logs
-        self._on_closed = on_closed
         recipients.add(link_id, link)
         logs.add_reader(link_id, link)
 
@@ -112,5 +107,3 @@ class ClientLink:
         self._recipients.remove(self.link_id)
         self._requests.link_closed(self.link_id)
         self._functions.release_all(self.link_id)
-        if self._on_closed is not None:
-            self._on_closed()

@@ -70,11 +70,13 @@ class Controller:
         self.deployments = Deployments(store, self.functions, self.bundles)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
+        self.functions.is_used = self.requests.is_running
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.bundles, self.recipients)
         self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
-        self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files)
+        is_shared = settings.mode == "up"
+        self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files, is_shared)
         self.queries = Queries(
             {"mode": settings.mode, "controller_id": os.path.basename(folders.private), "socket": folders.socket},
             self.cores,

@@ -14,6 +14,9 @@ from deepserve_controller.errors import UnsafeFolder
 from deepserve_controller.service.processes import read_stat
 
 SHARED_MEMORY = "/dev/shm"
+SOCKET = "controller.sock"
+MAX_SOCKET_PATH = 107
+"""The system's bound."""
 OWNER_FILE = ".owner"
 """Holds `pid start-ticks`: a process id alone may have been given to another process since."""
 
@@ -25,7 +28,7 @@ class ControllerFolders(NamedTuple):
 
     @property
     def socket(self) -> str:
-        return os.path.join(self.private, "controller.sock")
+        return os.path.join(self.private, SOCKET)
 
     def remove(self) -> None:
         for folder in {self.private, self.segments}:
@@ -38,6 +41,8 @@ def make_folders(runtime: str, shared_memory: str = SHARED_MEMORY) -> Controller
     remove_leftovers(runtime, shared_memory)
     pid = os.getpid()
     private = os.path.join(runtime, f"ctl-{pid}-{secrets.token_hex(4)}")
+    if len(os.path.join(private, SOCKET)) > MAX_SOCKET_PATH:
+        raise UnsafeFolder(f"{runtime} is too long a path for a unix socket: set XDG_RUNTIME_DIR to a shorter one")
     make_owned(private)
     os.mkdir(os.path.join(private, "bundles"), 0o700)
     segments = os.path.join(private, "segments")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.service.loop import CoreLoop
+
+FORGET_AFTER_S = 600.0
+"""A script that is run again and again finds its functions where it left them."""
 
 
 class Functions:
     """Tells the cores about a function once, however often it is defined.
 
     A function that nobody holds any more (every link that defined it is closed, and no app names it) keeps its
-    warm pods for their idle time, but no pod is held up for it.
+    warm pods for their idle time, but no pod is held up for it; after a while it is forgotten.
     """
 
-    def __init__(self, cores: CoreLoop) -> None:
+    def __init__(self, cores: CoreLoop, forget_after_s: float = FORGET_AFTER_S) -> None:
         self._cores = cores
+        self._forget_after_s = forget_after_s
+        self.is_used: Callable[[str], bool] = lambda function_id: False
+        """Whether a request of it is still running."""
         self.specs: dict[str, FunctionSpec] = {}
         self._holders: dict[str, set[str]] = {}
 
@@ -40,8 +49,10 @@ class Functions:
             return
         holders.discard(holder)
         spec = self.specs[function_id]
-        if not holders and spec.scaling.min_pods:
-            self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
+        if not holders:
+            if spec.scaling.min_pods:
+                self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
+            self._forget_later(function_id)
 
     def release_all(self, holder: str) -> None:
         for function_id in [name for name, holders in self._holders.items() if holder in holders]:
@@ -53,3 +64,12 @@ class Functions:
             del self.specs[function_id]
             self._holders.pop(function_id, None)
             self._cores.give(events.FunctionRemoved(function_id))
+
+    def _forget_later(self, function_id: str) -> None:
+        asyncio.get_running_loop().call_later(self._forget_after_s, self._forget, function_id)
+
+    def _forget(self, function_id: str) -> None:
+        if self.is_used(function_id):
+            self._forget_later(function_id)
+        else:
+            self.remove(function_id)

@@ -31,7 +31,6 @@ class Doorkeeper:
         self._logs = logs
         self._make_client = make_client
         self._ids = IdAllocator()
-        self.on_first_client: Callable[[], None] | None = None
 
     def greet(self, link: Link, hello: Hello) -> Handler | RawHandler:
         """Of a connection to a listening unix socket. Raises Refusal."""

@@ -69,11 +69,16 @@ class Logs:
         label_of: Callable[[str], str],
         readers_of: Callable[[str], Iterable[str]],
         files: LogFiles | None = None,
+        is_shared: bool = True,
     ) -> None:
-        """`label_of` and `readers_of` take a pod id: what it is bound to, and the links that its work is for."""
+        """`label_of` and `readers_of` take a pod id: what it is bound to, and the links that its work is for.
+
+        `is_shared`: other people's output is not shown; otherwise output without a known reader goes to all.
+        """
         self._label_of = label_of
         self._readers_of = readers_of
         self._files = files
+        self._is_shared = is_shared
         self._rings: dict[str, Ring] = {}
         self._readers: dict[str, LogReader] = {}
         self._followers: dict[str, set[str]] = {}
@@ -113,7 +118,10 @@ class Logs:
             self._files.write(label, data)
         message = LogOutput(pod_id, label, stream)
         followers = [link_id for link_id, labels in self._followers.items() if label in labels]
-        for link_id in dict.fromkeys([*self._readers_of(pod_id), *followers]):
+        concerned = [*self._readers_of(pod_id), *followers]
+        if not concerned and not self._is_shared:
+            concerned = list(self._readers)
+        for link_id in dict.fromkeys(concerned):
             reader = self._readers.get(link_id)
             if reader is not None:
                 reader.send(message, data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -40,9 +42,17 @@ class CoreLoop:
         try:
             while self._inbox:
                 for action in self.cores.handle(self._inbox.popleft(), time.monotonic()):
-                    self._carriers[type(action)](action)
+                    self._carry_out(action)
         finally:
             self._is_handling = False
+
+    def _carry_out(self, action: Action) -> None:
+        try:
+            self._carriers[type(action)](action)
+        except Exception:
+            # The cores count on every action: one that fails must not take the others with it.
+            print(f"deepserve: {type(action).__name__} failed", file=sys.stderr)
+            traceback.print_exc(file=sys.stderr)
 
     def _wake_at(self, action: actions.WakeAt) -> None:
         # The loop's clock is the monotonic clock that the cores are given.

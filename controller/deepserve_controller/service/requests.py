@@ -193,6 +193,9 @@ class Requests:
         running = (self.running.get(place.request_id) for place in self.tasks.values() if place.pod_id == pod_id)
         return tuple(dict.fromkeys(record.root_link_id for record in running if record is not None))
 
+    def is_running(self, function_id: str) -> bool:
+        return any(record.function_id == function_id for record in self.running.values())
+
     def root_links_for(self, function_id: str) -> tuple[str, ...]:
         """The clients who wait for a function."""
         waiting = (record for record in self.running.values() if record.function_id == function_id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import time
 from pathlib import Path
 
 from deepserve.protocol.messages import (
@@ -266,3 +268,42 @@ def test_slow_readers_do_not_stop_others(shared: Controller) -> None:
     finished, payload = slow.expect(RequestFinished)
     assert finished.outcome.is_ok and len(payload) == 8 << 20
     slow.close()
+
+
+def test_a_warm_call_touches_no_file_and_an_idle_controller_sleeps(shared: Controller) -> None:
+    """The kernel's counters: read and write (not the sockets' receive and send), and voluntary waits."""
+    owner, pid = shared.owner, shared.process.pid
+    function = owner.define("warm")
+
+    def call(number: int) -> None:
+        owner.open(f"rq-warm-{number}", function, payload=b"x")
+        owner.finished(f"rq-warm-{number}")
+
+    call(-1)
+    before, waits = counters(pid, "io"), counters(pid, "status")
+    for number in range(100):
+        call(number)
+    after = counters(pid, "io")
+    assert [after[name] - before[name] for name in ("syscr", "syscw", "write_bytes")] == [0, 0, 0]
+    used = counters(pid, "status")["voluntary_ctxt_switches"] - waits["voluntary_ctxt_switches"]
+    assert used <= 220  # two for a call: nothing is handed over or looked at again
+    idle = counters(pid, "status")["voluntary_ctxt_switches"]
+    time.sleep(0.3)
+    assert counters(pid, "status")["voluntary_ctxt_switches"] - idle <= 2
+
+
+def counters(pid: int, name: str) -> dict[str, int]:
+    found = {}
+    for line in Path(f"/proc/{pid}/{name}").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if value.strip().isdecimal():
+            found[key] = int(value)
+    return found
+
+
+def test_calls_work_where_unpickling_is_impossible(shared: Controller) -> None:
+    """`start.py` ends the controller at the first use of pickle; a pickle passes through unseen."""
+    owner = shared.owner
+    owner.open("rq-pickle", owner.define(), payload=pickle.dumps({"x": 1}), value=Value("pickle", 20))
+    assert pickle.loads(owner.finished("rq-pickle")[1]) == {"x": 1}
+    assert shared.process.poll() is None and "UNPICKLED" not in shared.said()

@@ -1,0 +1,62 @@
+"""When a function is known, held and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
+from deepserve_controller.core import events
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.loop import CoreLoop
+
+SPEC = FunctionSpec("app", "f", "function", CodeRef("builtin", "m", "f"), scaling=Scaling(1, 4))
+
+
+class Told:
+    """In place of the core loop: what the cores would be told."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def give(self, event: Any) -> None:
+        self.events.append(event)
+
+
+def make_functions(forget_after_s: float) -> tuple[Functions, Told]:
+    told = Told()
+    return Functions(cast(CoreLoop, told), forget_after_s), told
+
+
+def test_a_function_is_told_once_and_held_by_any_of_its_definers() -> None:
+    async def run() -> None:
+        functions, told = make_functions(60)
+        functions.define("link-1", "fn", SPEC)
+        functions.define("app:x", "fn", SPEC)
+        assert told.events == [events.FunctionDefined("fn", SPEC)]
+        functions.release_all("link-1")
+        functions.remove("fn")
+        assert len(told.events) == 1 and functions.label("fn") == "app/f"
+        functions.release("app:x", "fn")
+        functions.release("app:x", "fn")
+        assert told.events[1:] == [events.ScalingChanged("fn", 0, 4)]
+        functions.define("link-2", "fn", SPEC)
+        assert told.events[2:] == [events.ScalingChanged("fn", 1, 4)]
+
+    asyncio.run(run())
+
+
+def test_a_function_that_nobody_holds_is_forgotten_once_its_requests_are_over() -> None:
+    async def run() -> None:
+        functions, told = make_functions(0.01)
+        is_used = True
+        functions.is_used = lambda function_id: is_used
+        functions.define("link-1", "fn", SPEC)
+        functions.release_all("link-1")
+        await asyncio.sleep(0.05)
+        assert "fn" in functions.specs
+        is_used = False
+        await asyncio.sleep(0.05)
+        assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
+
+    asyncio.run(run())
