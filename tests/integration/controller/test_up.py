@@ -91,6 +91,17 @@ def test_a_new_deployment_replaces_the_old_one(up: Controller) -> None:
     assert client.finished("rq-gone")[0].outcome.kind == "refused"
     assert client.query("stop_app", app="shop").error == ""
     assert client.query("stop_app", app="shop").error == "not_found"
+    client.close()
+
+
+def test_a_stopped_app_can_be_deployed_again(up: Controller) -> None:
+    for number in range(2):
+        client = up.dial()
+        function = deploy(client, ("buy",))["buy"]
+        client.open(f"rq-round-{number}", function, payload=b"x")
+        assert client.finished(f"rq-round-{number}")[1] == b"x"
+        client.close()
+        wait_for(lambda: up.dial().query("stop_app", app="shop").error == "")
 
 
 @pytest.mark.parametrize(
