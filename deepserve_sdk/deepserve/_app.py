@@ -76,7 +76,7 @@ class App:
             self.key_of(entry)
         else:
             self.functions[name] = member
-            self._entries[member.__qualname__] = entry
+            self._entries[f"{self.name}/{member.__qualname__}"] = entry
 
     def key_of(self, entry: Entry) -> str:
         """The entry's name in this app's dump."""
@@ -84,7 +84,7 @@ class App:
         if not key:
             qualname = getattr(entry.target, "__qualname__", "function")
             self._num_unnamed += 1
-            key = f"{qualname}#{self._num_unnamed}"
+            key = f"{self.name}/{qualname}#{self._num_unnamed}"
             self._entries[key] = entry
         return key
 

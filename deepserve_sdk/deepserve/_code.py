@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,7 @@ from deepserve.protocol.specs import CodeRef
 if TYPE_CHECKING:
     from deepserve._app import App
     from deepserve._entry import Entry
+    from deepserve._function import Function
 
 MAIN = ("__main__", "__mp_main__")
 
@@ -96,12 +97,12 @@ def _code_in_dump(named: Named) -> Code:
 
 
 def dump_entries(entries: dict[str, Entry], asked: str) -> Bundle:
-    """One cloudpickle dump of all; without those that cannot be pickled where the asked one can.
+    """One cloudpickle dump of all, and of what they reach in other apps.
 
-    Raises UnpicklableFunction naming the variable.
+    Without those that cannot be pickled, as long as the asked one can. Raises UnpicklableFunction naming the variable.
     """
     try:
-        content = dump_by_value(entries)
+        content = _dump_with_reached(entries)
     except Exception:
         try:
             dump_by_value(entries[asked])
@@ -109,8 +110,24 @@ def dump_entries(entries: dict[str, Entry], asked: str) -> Bundle:
             from deepserve._culprit import explain
 
             raise UnpicklableFunction(explain(entries[asked].target, error)) from error
-        content = dump_by_value({key: entry for key, entry in entries.items() if _can_travel(entry)})
+        content = _dump_with_reached({key: entry for key, entry in entries.items() if _can_travel(entry)})
     return Bundle(hashlib.sha256(content).hexdigest()[:40], "pickle", content)
+
+
+def _dump_with_reached(entries: dict[str, Entry]) -> bytes:
+    """A pod finds what its function calls in the dump that it came out of."""
+    entries = dict(entries)
+    while True:
+        reached: dict[str, Entry] = {}
+
+        def reach(function: Function[..., Any], reached: dict[str, Entry] = reached) -> None:
+            if function.key:
+                reached[function.key] = function.__deepserve_entry__
+
+        content = dump_by_value(entries, on_decorated=reach)
+        if reached.keys() <= entries.keys():
+            return content
+        entries |= reached
 
 
 def _can_travel(entry: Entry) -> bool:

@@ -145,6 +145,11 @@ class Function(Generic[P, R]):
         return self._definer.define()
 
     @property
+    def key(self) -> str:
+        """Its name in its app's dump."""
+        return self._definer.key or self._definer.app.key_of(self._definer.entry)
+
+    @property
     def is_generator(self) -> bool:
         """`remote` gives an iterator."""
         return is_generator(self._target)
@@ -178,8 +183,7 @@ class Function(Generic[P, R]):
         named = look_up(self.__module__, self._target.__qualname__)
         if isinstance(named, Function) and named is not self and named.__deepserve_entry__ == definer.entry:
             return _copy_with_options, (named, definer.options)
-        key = definer.key or definer.app.key_of(definer.entry)
-        return _new_function, (type(self),), (definer.entry, definer.app.name, definer.options, key)
+        return _new_function, (type(self),), (definer.entry, definer.app.name, definer.options, self.key)
 
     def __setstate__(self, state: tuple[Entry, str, Options, str]) -> None:
         self.__dict__["_pending"] = state
@@ -253,6 +257,11 @@ class DeployedFunction(Function[..., Any]):
         return Function.from_name, (app, name)
 
     __deepserve_reduce__ = __reduce__
+
+    @property
+    def key(self) -> str:
+        """It is in nobody's dump."""
+        return ""
 
 
 def _unknown_target(*args: Any, **kwargs: Any) -> None: ...

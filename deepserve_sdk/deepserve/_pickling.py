@@ -65,11 +65,20 @@ def dump(obj: Any, *, by_value_ok: bool = True, reach: Reach = EVERYTHING) -> Pi
         raise CannotPickle(str(error)) from error
 
 
-def dump_by_value(obj: Any, *, reach: Reach = NOTHING, buffer_callback: BufferCallback | None = None) -> bytes:
-    """Cloudpickle, which takes lambdas, closures and local classes. Raises whatever it raises."""
+def dump_by_value(
+    obj: Any,
+    *,
+    reach: Reach = NOTHING,
+    buffer_callback: BufferCallback | None = None,
+    on_decorated: Callable[[Any], None] | None = None,
+) -> bytes:
+    """Cloudpickle, which takes lambdas, closures and local classes. Raises whatever it raises.
+
+    on_decorated: told of every function of ours that is inside, by value.
+    """
     target = io.BytesIO()
     with _by_value_modules([] if reach.modules else own_modules()):
-        _by_value_pickler()(target, buffer_callback, reach.main).dump(obj)
+        _by_value_pickler()(target, buffer_callback, reach.main, on_decorated).dump(obj)
     return target.getvalue()
 
 
@@ -116,18 +125,27 @@ def _by_value_modules(modules: list[types.ModuleType]) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _by_value_pickler() -> Callable[[io.BytesIO, BufferCallback | None, bool], Any]:
+def _by_value_pickler() -> Callable[..., Any]:
     """The pickler class; made on first use, for cloudpickle is slow to import and rarely needed."""
     import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: io.BytesIO, buffer_callback: BufferCallback | None, main_by_name: bool) -> None:
+        def __init__(
+            self,
+            file: io.BytesIO,
+            buffer_callback: BufferCallback | None,
+            main_by_name: bool,
+            on_decorated: Callable[[Any], None] | None,
+        ) -> None:
             super().__init__(file, protocol=5, buffer_callback=buffer_callback)
             self._main_by_name = main_by_name
+            self._on_decorated = on_decorated
 
         def reducer_override(self, obj: Any) -> Any:
             by_value = getattr(type(obj), "__deepserve_reduce__", None)
             if by_value is not None and not (self._main_by_name and is_name_in_main(obj)) and not _is_importable(obj):
+                if self._on_decorated is not None:
+                    self._on_decorated(obj)
                 return by_value(obj)
             if self._main_by_name and isinstance(obj, type | types.FunctionType) and is_name_in_main(obj):
                 return NotImplemented  # the C pickler then writes module and qualified name
@@ -158,7 +176,9 @@ def _is_importable(obj: Any) -> bool:
         return False
     import cloudpickle
 
-    return module.partition(".")[0] not in cloudpickle.list_registry_pickle_by_value()
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    parts = module.split(".")
+    return not any(".".join(parts[:end]) in by_value for end in range(1, len(parts) + 1))
 
 
 def look_up(module: str, qualname: str) -> Any:

@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 | --- | --- | --- |
-| `DEEPSERVE_URL` | controller to use, `unix:///path` | a running `deepserve up`, else embedded |
+| `DEEPSERVE_URL` | controller to use: `unix:///path`, `up`, `embedded` | a running `deepserve up`, else embedded |
 | `DEEPSERVE_QUIET` | `1`: do not say on stderr which controller is used | say it |
 | `DEEPSERVE_TIMINGS` | `1`: print the first call's timeline on stderr | do not |
 | `DEEPSERVE_MAX_VALUE_BYTES` | largest argument, result or bundled value | 1 GiB |

@@ -185,6 +185,14 @@ def test_a_function_that_cannot_travel_names_the_variable_and_spoils_no_other() 
     assert ref_of(fine).transport == "pickle"
 
 
+def test_what_a_dumped_function_calls_in_another_app_is_in_its_dump() -> None:
+    one, other = deepserve.App("one"), deepserve.App("other")
+    called = other.function(lambda: 1)
+    caller = one.function(lambda: called.remote())
+    entries = pickle.loads(caller._definer.define().bundle.content)  # type: ignore[union-attr]
+    assert sorted(key.partition("/")[0] for key in entries) == ["one", "other"]
+
+
 def test_own_retry_classes_are_not_lost_by_name() -> None:
     assert ref_of(named.with_options(retries=deepserve.Retries(1, on=(KeyError,)))).transport == "pickle"
 
