@@ -59,10 +59,11 @@ def encode_frame(message: Message, payload: Buffer = b"") -> bytes:
 def encode_prefix(message: Message, payload_bytes: int) -> bytes:
     """Prefix and header of a frame whose payload is written separately, without a copy."""
     header = _encoder.encode(message)
+    name = type(message).__name__
     if len(header) > MAX_HEADER_BYTES:
-        raise FrameError("too_large", f"{type(message).__name__} header of {len(header)} bytes (limit {MAX_HEADER_BYTES})")
+        raise FrameError("too_large", f"{name} header of {len(header)} bytes (limit {MAX_HEADER_BYTES})")
     if payload_bytes > MAX_PAYLOAD_BYTES:
-        raise FrameError("too_large", f"{type(message).__name__} payload of {payload_bytes} bytes (limit {MAX_PAYLOAD_BYTES})")
+        raise FrameError("too_large", f"{name} payload of {payload_bytes} bytes (limit {MAX_PAYLOAD_BYTES})")
     return PREFIX.pack(MAGIC, PROTOCOL_VERSION, len(header), payload_bytes) + header
 
 
