@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -111,6 +112,7 @@ class Controller:
         if up is not None:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}
             await up.open(self)
+        gc.freeze()  # what is imported and built by now stays: later collections need not look at it
         await self._ended.wait()
         if up is not None:
             await up.close()
