@@ -248,6 +248,8 @@ class Client:
         """Block until `inbox` has news. Returns False after the timeout."""
         if inbox.has_news:
             return True
+        if not self.is_pod:
+            return inbox.wait(timeout_s)
         with self.blocking():
             return inbox.wait(timeout_s)
 

@@ -21,6 +21,7 @@ class Link:
         self._socket = connection
         self._lock = threading.Lock()
         self._closed: DeepServeError | None = None
+        self._reader = FrameReader()
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         """Write one frame; blocks while the socket is full. Raises ControllerLost."""
@@ -53,33 +54,34 @@ class Link:
         threading.Thread(target=read, name="deepserve-link", daemon=True).start()
 
     def _read_all(self, on_frame: Callable[[Message, bytes], object]) -> DeepServeError:
-        reader = FrameReader()
+        buffer = memoryview(bytearray(READ_BYTES))
         try:
-            while data := self._socket.recv(READ_BYTES):
-                reader.feed(data)
-                for frame in reader.frames():
+            while True:
+                for frame in self._reader.frames():
                     if isinstance(frame.message, Refused):
                         return ProtocolError(f"the controller refused this connection: {frame.message.text}")
                     on_frame(frame.message, frame.payload)
+                num_read = self._socket.recv_into(buffer)
+                if not num_read:
+                    return ControllerLost("the controller ended")
+                self._reader.feed(buffer[:num_read])
         except FrameError as error:
             return ProtocolError(f"the controller sent what is no frame: {error}")
         except OSError as error:
             return ControllerLost(f"the connection to the controller broke: {error}")
-        return ControllerLost("the controller ended")
 
     def read_one(self, timeout_s: float) -> Frame:
-        """The first frame, before the reader thread runs; nothing follows it unasked.
+        """The first frame, before the reader thread runs.
 
         Raises ProtocolError, or OSError (TimeoutError).
         """
-        reader = FrameReader()
         self._socket.settimeout(timeout_s)
         try:
-            while (frame := reader.next_frame()) is None:
+            while (frame := self._reader.next_frame()) is None:
                 data = self._socket.recv(READ_BYTES)
                 if not data:
                     raise ProtocolError("the peer closed the connection instead of answering")
-                reader.feed(data)
+                self._reader.feed(data)
         except FrameError as error:
             raise ProtocolError(str(error)) from None
         self._socket.settimeout(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any, Generic, TypeVar, cast
 
 from deepserve._client import current_client
@@ -78,9 +79,15 @@ def _resolve(ref: Ref[T]) -> T:
     return ref.get()
 
 
-def put(value: T) -> Ref[T]:
+def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     """Store `value` once, to pass it to many calls. Starts the controller where none runs.
 
-    Raises UnpicklableArgument, ValueTooLarge. (Ray: `ray.put`.)
+    ttl: seconds until it is deleted, as long as this process lives; None: until `delete()`. Raises
+    UnpicklableArgument, ValueTooLarge. (Ray: `ray.put`.)
     """
-    return Ref(store_value(value, current_client().segments()))
+    ref: Ref[T] = Ref(store_value(value, current_client().segments()))
+    if ttl is not None:
+        expiry = threading.Timer(ttl, ref.delete)
+        expiry.daemon = True
+        expiry.start()
+    return ref

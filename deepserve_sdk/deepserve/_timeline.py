@@ -18,8 +18,8 @@ _is_printed = False
 
 
 def mark(name: str) -> None:
-    """What begins or happens now; only the first remote call's marks count."""
-    if not _is_printed:
+    """What has just been done; only the first remote call's marks count."""
+    if not _is_printed and current_settings().timings:
         _marks.append((name, time.monotonic()))
 
 

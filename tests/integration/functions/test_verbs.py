@@ -151,6 +151,8 @@ def test_large_values_and_refs() -> None:
     assert user_code.echo.remote([ref]) == [ref]
     ref.delete()
     ref.delete()
+    short = deepserve.put("x", ttl=0.05)
+    assert short.get() == "x"
     with pytest.raises(deepserve.SerializationError):
         ref.get()
 
