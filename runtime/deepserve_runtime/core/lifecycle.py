@@ -223,7 +223,9 @@ class PodLifecycle:
         return [InterruptTask(event.key, event.reason)] if event.key in self.running else []
 
     def _on_task_ended(self, event: TaskEnded) -> list[Action]:
-        self.running.pop(event.key, None)
+        if event.key not in self.running:  # it was refused
+            return []
+        del self.running[event.key]
         return [UnloadExecutor()] if self.state == "draining" and not self.running else []
 
     def _on_stop(self, event: StopArrived) -> list[Action]:

@@ -174,3 +174,13 @@ def consequence(action: object, loads: bool) -> Event | None:
         case UnloadExecutor():
             return ExecutorUnloaded()
     return None
+
+
+def test_a_refused_task_does_not_end_the_pod() -> None:
+    stopping = bound()
+    assert stopping.handle(StopArrived("idle"), 0.0) == [UnloadExecutor()]
+    assert isinstance(stopping.handle(TaskArrived(ONE), 0.0)[0], RefuseTask)
+    assert stopping.handle(TaskEnded(ONE), 0.0) == []  # or the exit hooks would run twice
+    failed = lifecycle_after(PodStarted(), ControllerJoined(), BIND, ExecutorLoadFailed("fn-1", ValueError()))
+    assert isinstance(failed.handle(TaskArrived(ONE), 0.0)[0], RefuseTask)
+    assert failed.handle(TaskEnded(ONE), 0.0) == []
