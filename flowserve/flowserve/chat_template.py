@@ -175,7 +175,10 @@ def _templates_in_config(value: Any) -> dict[str, str]:
     if isinstance(value, str):
         return {"default": value}
     if isinstance(value, list):
-        return {entry["name"]: entry["template"] for entry in value}
+        try:
+            return {str(entry["name"]): str(entry["template"]) for entry in value}
+        except (KeyError, TypeError) as error:
+            raise ChatTemplateError("tokenizer_config.json: each chat template needs a name and a template") from error
     return {}
 
 

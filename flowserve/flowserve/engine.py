@@ -88,13 +88,12 @@ class Engine:
         eos = () if params.ignore_eos else self.tokenizer.eos_token_ids
         end_token_ids = (*eos, *params.stop_token_ids)
         grammar = self._grammars.compile(params.structured_outputs) if params.structured_outputs else None
+        text = SequenceText(Detokenizer(self.tokenizer, prompt_ids, params.skip_special_tokens), params.stop)
         sequence = self._scheduler.add(sequence_id, prompt_ids, max_tokens)
         seed = self._seed + sequence.arrival if params.seed is None else params.seed
         in_vocabulary = tuple(sorted({i for i in end_token_ids if i < self.model_config.vocab_size}))
         state = SamplerState(params, seed, list(prompt_ids), len(prompt_ids), in_vocabulary, grammar)
         self._worker.add(sequence_id, state)
-        detokenizer = Detokenizer(self.tokenizer, prompt_ids, params.skip_special_tokens)
-        text = SequenceText(detokenizer, params.stop)
         self._streams[sequence_id] = _Stream(sequence, text, params, frozenset(end_token_ids))
 
     def step(self) -> list[SequenceOutput]:
