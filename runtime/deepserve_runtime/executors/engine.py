@@ -7,20 +7,21 @@ import queue
 import secrets
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
-from deepserve.protocol.specs import FunctionSpec, ModelSpec
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.generation import Generation, Piece
-from deepserve_runtime.executors.tokenizer import convert, load_error
+from deepserve_runtime.executors.tokenizer import convert, encode, load_error
 from deepserve_runtime.step_clock import StepClock
-from deepserve_runtime.task import Task
+from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
-from flowserve.config import EngineConfig
+from flowserve.config import DEVICES, EngineConfig
 from flowserve.engine import Engine
-from flowserve.errors import FlowServeError, PromptTooLongError
+from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.hub import resolve_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -34,6 +35,7 @@ class EngineExecutor:
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
+        self._spec = spec
         self._model = spec.model
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
@@ -48,8 +50,8 @@ class EngineExecutor:
         try:
             folder = resolve_model(self._model.source)
             self._defaults = sampling_defaults(folder)
-            self._engine = Engine.from_folder(folder, engine_config(self._model, self.slots))
-        except (FlowServeError, OSError, MemoryError, RuntimeError) as error:
+            self._engine = Engine.from_folder(folder, engine_config(self._spec, self.slots))
+        except Exception as error:  # a malformed folder may break anything
             raise load_error(self._model.name, self._model.source, error) from error
         steps.mark("load")
         return steps.steps_ms
@@ -90,8 +92,8 @@ class EngineExecutor:
                 self._abort(sequence_id)
             for output in self._step():
                 self._receive(output)
-            for sequence_id in [i for i, generation in self._generations.items() if generation.flush()]:
-                del self._generations[sequence_id]
+            for sequence_id in list(self._generations):
+                self._flush(sequence_id)
 
     def _add(self, task: Task) -> None:
         sequence_id = f"{task.key[0]}/{task.key[1]}"
@@ -121,8 +123,10 @@ class EngineExecutor:
             traceback.print_exc()
             for sequence_id, generation in list(self._generations.items()):
                 if not generation.is_complete:
-                    self._engine.abort(sequence_id)
-                    self._fail(sequence_id, sdk.errors.ModelError(f"a step of the engine failed: {error}"))
+                    with suppress(UnknownSequenceError):  # it ended in this very step
+                        self._engine.abort(sequence_id)
+                    text = f"{self._model.name}: a step of the engine failed: {describe(error)}"
+                    self._fail(sequence_id, sdk.errors.ModelError(text))
             return []
 
     def _receive(self, output: SequenceOutput) -> None:
@@ -134,6 +138,10 @@ class EngineExecutor:
         if output.finished:
             reason = output.finish_reason or "stop"
             generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
+
+    def _flush(self, sequence_id: str) -> None:
+        if self._generations[sequence_id].flush():
+            del self._generations[sequence_id]
 
     def _fail(self, sequence_id: str, error: Exception) -> None:
         self._generations.pop(sequence_id).task.fail(error)
@@ -165,19 +173,43 @@ class ToolCallParser:
                 text += event.text
             elif isinstance(event, MalformedToolCall):
                 malformed.append(event.text)
-            else:
+            elif can_travel(event.arguments):
                 calls.append(ToolCall(f"call_{secrets.token_hex(8)}", event.name, event.arguments))
+            else:
+                malformed.append(json.dumps({"name": event.name, "arguments": event.arguments}))
         return Piece(text, tuple(calls), tuple(malformed))
 
 
-def engine_config(model: ModelSpec, slots: int) -> EngineConfig:
+def can_travel(arguments: dict[str, Any]) -> bool:
+    """JSON that a model wrote may hold what MessagePack cannot: numbers beyond 64 bits, halves of characters."""
+    try:
+        encode(ToolCall("", "", arguments))
+    except (OverflowError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def engine_config(spec: FunctionSpec, slots: int) -> EngineConfig:
+    model = spec.model
+    assert model is not None
     return EngineConfig(
+        device=device_of(spec.resources.accelerators),
         dtype=model.dtype,
         quantization=model.quantization,
         tensor_parallel_size=model.tensor_parallel,
         max_model_len=model.max_model_len,
         max_num_sequences=slots,
     )
+
+
+def device_of(accelerators: tuple[str, ...]) -> str:
+    """The first that the engine has, of `kind[:model][:count]` in order of preference. Raises InvalidConfigError."""
+    for accelerator in accelerators:
+        if (kind := accelerator.partition(":")[0]) in DEVICES:
+            return kind
+    if accelerators:
+        raise InvalidConfigError(f"accelerator {', '.join(accelerators)} is not supported; supported: cpu")
+    return "auto"
 
 
 def sampling_defaults(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class TokenizerExecutor:
         try:
             self._folder = resolve_model(self._model.source, with_weights=False)
             self._tokenizer = Tokenizer.from_folder(self._folder)
-        except FlowServeError as error:
+        except Exception as error:  # a malformed folder may break anything
             raise load_error(self._model.name, self._model.source, error) from error
         steps.mark("load")
         return steps.steps_ms

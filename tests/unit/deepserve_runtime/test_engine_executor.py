@@ -1,0 +1,103 @@
+"""What an engine does wrong, or a model writes wrong, is an error of its own tasks and never of the pod."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+from deepserve._values import decode_exception  # noqa: E402
+from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
+from deepserve.protocol.messages import TaskFinished  # noqa: E402
+from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
+from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor, ToolCallParser  # noqa: E402
+from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from tests.tiny_models import make_model  # noqa: E402
+from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
+
+
+def executor_of(folder: Path, *accelerators: str) -> EngineExecutor:
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox)))
+    resources = Resources(accelerators=accelerators)
+    code = CodeRef("builtin", "", "")
+    spec = FunctionSpec("models", "tiny", "model", code, resources=resources, model=ModelSpec("tiny", str(folder)))
+    return EngineExecutor(spec, threads)
+
+
+def assign(executor: EngineExecutor, *task_ids: str) -> list[FakePod]:
+    pods = []
+    for task_id in task_ids:
+        pods.append(FakePod())
+        prompt = TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=3, temperature=0.0))
+        executor.assign(pods[-1].task(msgspec.to_builtins(prompt), task_id))
+    return pods
+
+
+def run_waiting(executor: EngineExecutor) -> None:
+    """What the pod's main thread would do."""
+    while not executor._main.inbox.empty():
+        work = executor._main.inbox.get()
+        assert work is not None
+        work()
+
+
+def test_a_step_that_raises_fails_its_tasks_and_the_next_ones_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = executor_of(folder)
+    executor.load()
+    with monkeypatch.context() as broken:
+
+        def forward(*arguments: Any) -> Any:
+            raise RuntimeError("no kernel for this")
+
+        broken.setattr(executor._engine._worker._runner, "logits", forward)
+        pods = assign(executor, "t-1", "t-2")
+        run_waiting(executor)
+    for pod in pods:
+        [(finished, payload)] = pod.link.of(TaskFinished)
+        error = decode_exception(finished.value, payload)
+        assert isinstance(error, ModelError) and "tiny" in str(error) and "no kernel for this" in str(error)
+    executor._engine.check_invariants()
+    assert not executor._engine.has_work
+    [after] = assign(executor, "t-3")
+    run_waiting(executor)
+    assert after.finished.outcome.is_ok
+
+
+@pytest.mark.parametrize("value", ["123456789012345678901234567890", '"\\ud83d"', '{"a": ["\\udc00"]}'])
+def test_a_call_whose_arguments_cannot_travel_is_malformed(value: str) -> None:
+    piece = ToolCallParser().feed(f'<tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>')
+    assert piece.calls == ()
+    [text] = piece.malformed
+    assert '"add"' in text and msgspec.msgpack.encode(text)
+
+
+def test_accelerators_in_order_of_preference(folder: Path) -> None:
+    executor = executor_of(folder, "npu:910c:2", "cpu")
+    executor.load()
+    assert executor._engine.config.device == "cpu"
+    with pytest.raises(ModelLoadError, match="'tiny'.*npu::1.*not supported"):
+        executor_of(folder, "npu::1").load()
+
+
+def test_a_malformed_folder_is_a_load_error(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = msgspec.json.decode((tmp_path / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode({**config, "rope_parameters": [1]}))
+    with pytest.raises(ModelLoadError, match="'tiny'"):
+        executor_of(tmp_path).load()
