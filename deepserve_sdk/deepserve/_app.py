@@ -32,15 +32,17 @@ class App:
 
     def __init__(self, name: str) -> None:
         self.name = merge_options(Options(), f"App({name!r})", {"name": name}).name
-        self.functions: dict[str, Any] = {}
-        """Functions and classes by name; a name that is defined again is replaced."""
+        self.functions: dict[str, Function[..., Any]] = {}
+        """By name; a name that is defined again is replaced."""
+        self.classes: dict[str, type] = {}
+        """By name."""
         self.entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self._entries: weakref.WeakValueDictionary[str, Entry] = weakref.WeakValueDictionary()
         self._num_unnamed = 0
         self._dumped: tuple[dict[str, int], Bundle] | None = None
 
     def __repr__(self) -> str:
-        return f"<deepserve.App {self.name!r}: {', '.join(self.functions) or 'empty'}>"
+        return f"<deepserve.App {self.name!r}: {', '.join([*self.functions, *self.classes]) or 'empty'}>"
 
     @property
     def function(self) -> FunctionFactory:
@@ -75,7 +77,10 @@ class App:
         if "<" in member.__qualname__:
             self.key_of(entry)
         else:
-            self.functions[name] = member
+            if isinstance(member, type):
+                self.classes[name] = member
+            else:
+                self.functions[name] = member
             self._entries[f"{self.name}/{member.__qualname__}"] = entry
 
     def key_of(self, entry: Entry) -> str:
@@ -144,7 +149,7 @@ def apps_of_module(module: ModuleType) -> list[App]:
     """The module's apps: those it holds under a name, and its default one where functions joined it."""
     found = [value for value in vars(module).values() if isinstance(value, App)]
     default = _default_apps.get(module.__name__)
-    if default is not None and (default.functions or default.entrypoints):
+    if default is not None and (default.functions or default.classes or default.entrypoints):
         found.append(default)
     return list(dict.fromkeys(found))
 

@@ -97,6 +97,8 @@ class Call(Generic[R]):
             client.release(inbox)
             if self._has_value and client.is_embedded and not client.is_pod:
                 client.forget_later(inbox.request_id)
+            elif inbox.finished is not None and not self._has_value:
+                client.discard(inbox.finished.value)  # the copy that came here; the kept one can still be asked for
 
     def _take(self) -> Any:
         """The value of a finished call; kept, because a large one can be read from its segment only once."""
