@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .engine import Engine
-from .errors import InvalidRequestError
+from .errors import FlowServeError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .outputs import CompletionOutput, RequestOutput, SequenceOutput
 from .sampling_params import SamplingParams
@@ -39,6 +40,7 @@ class LLM:
         self.engine = Engine.from_folder(self._folder, config)
         self._template: ChatTemplate | None = None
         self._ids = count()
+        self._inboxes: dict[str, list[SequenceOutput]] = {}
 
     def generate(
         self,
@@ -75,21 +77,21 @@ class LLM:
     ) -> Iterator[str]:
         """Pieces of the answer to a prompt (text, token ids) or a conversation (messages), as they come.
 
-        Leaving the loop early stops the generation.
+        Leaving the loop early stops the generation. Other requests may be made inside the loop.
         """
         request_id = str(next(self._ids))
-        self.engine.add(request_id, self._prompt_ids(prompt, tools), sampling_params)
-        finished = False
+        self._add(request_id, self._prompt_ids(prompt, tools), sampling_params)
         try:
+            finished = False
             while not finished:
-                for output in self.engine.step():
-                    if output.sequence_id == request_id:
-                        finished = output.finished
-                        if output.text:
-                            yield output.text
+                for output in self._outputs(request_id):
+                    finished = output.finished
+                    if output.text:
+                        yield output.text
+                    if output.error is not None:
+                        raise FlowServeError(output.error)
         finally:
-            if not finished:
-                self.engine.abort(request_id)
+            self._end(request_id)
 
     def _prompt_ids(self, prompt: Any, tools: Sequence[dict[str, Any]] | None) -> list[int]:
         if isinstance(prompt, str):
@@ -108,18 +110,37 @@ class LLM:
         try:
             for prompt_ids, text, params in requests:
                 request_id = str(next(self._ids))
-                self.engine.add(request_id, prompt_ids, params)
+                self._add(request_id, prompt_ids, params)
                 completion = CompletionOutput(logprobs=None if params.logprobs is None else [])
                 outputs[request_id] = RequestOutput(request_id, text, prompt_ids, [completion])
-            while not all(output.finished for output in outputs.values()):
-                for step_output in self.engine.step():
-                    if step_output.sequence_id in outputs:
-                        _extend(outputs[step_output.sequence_id], step_output)
-        finally:
             for request_id, output in outputs.items():
-                if not output.finished:
-                    self.engine.abort(request_id)
+                while not output.finished:
+                    for step_output in self._outputs(request_id):
+                        _extend(output, step_output)
+        finally:
+            for request_id in outputs:
+                self._end(request_id)
         return list(outputs.values())
+
+    # --- one engine for several requests: each step's outputs wait for their reader ---------------------
+
+    def _add(self, request_id: str, prompt_ids: list[int], params: SamplingParams | None) -> None:
+        self.engine.add(request_id, prompt_ids, params)
+        self._inboxes[request_id] = []
+
+    def _outputs(self, request_id: str) -> list[SequenceOutput]:
+        """What came for the request since the last call, after a step where nothing did."""
+        if not self._inboxes[request_id]:
+            for output in self.engine.step():
+                if (inbox := self._inboxes.get(output.sequence_id)) is not None:
+                    inbox.append(output)
+        outputs, self._inboxes[request_id] = self._inboxes[request_id], []
+        return outputs
+
+    def _end(self, request_id: str) -> None:
+        del self._inboxes[request_id]
+        with suppress(UnknownSequenceError):  # it has ended in the engine already
+            self.engine.abort(request_id)
 
 
 def _extend(request: RequestOutput, step: SequenceOutput) -> None:
@@ -129,6 +150,7 @@ def _extend(request: RequestOutput, step: SequenceOutput) -> None:
     if completion.logprobs is not None and step.logprobs:
         completion.logprobs.extend(step.logprobs)
     completion.finish_reason = step.finish_reason
+    completion.error = step.error
     request.finished = step.finished
 
 

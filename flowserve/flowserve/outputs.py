@@ -38,13 +38,17 @@ class SequenceOutput:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One completion of a prompt; `logprobs` has one entry per token where SamplingParams asked for it."""
+    """One completion of a prompt; `logprobs` has one entry per token where SamplingParams asked for it.
+
+    error: why it ended with the finish_reason "abort".
+    """
 
     index: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[TokenLogprobs] | None = None
+    error: str | None = None
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import pytest
 
 from flowserve import SamplingParams, StructuredOutputsParams
 from flowserve.errors import (
+    FlowServeError,
     InvalidGrammarError,
     InvalidPromptError,
     InvalidRequestError,
@@ -122,6 +123,30 @@ def test_stream_gives_the_same_text_in_pieces(llm: Build) -> None:
     pieces = list(each.stream(PROMPT, params))
     assert "".join(pieces) == complete(each, params).text and len(pieces) > 20
     assert all(pieces)
+
+
+def test_requests_inside_the_loop_over_a_stream(llm: Build) -> None:
+    each = llm()
+    params = greedy(max_tokens=6)
+    texts = [complete(each, params, prompt).text for prompt in ("Once upon", "A dog")]
+    together = list(zip(each.stream("Once upon", params), each.stream("A dog", params), strict=False))
+    assert together and texts[0].startswith("".join(first for first, _ in together))
+    assert texts[1].startswith("".join(second for _, second in together))
+    pieces = []
+    for piece in each.stream("Once upon", params):
+        pieces.append(piece)
+        assert complete(each, params, "A dog").text == texts[1]
+    assert "".join(pieces) == texts[0]
+
+
+def test_an_output_that_the_engine_gave_up_says_why(llm: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = llm()
+    monkeypatch.setattr("flowserve.structured.GrammarMatcher.error", "no token may follow")
+    params = greedy(max_tokens=6, structured_outputs=StructuredOutputsParams(choice=["yes", "no"]))
+    given_up = complete(each, params)
+    assert (given_up.finish_reason, given_up.error) == ("abort", "no token may follow")
+    with pytest.raises(FlowServeError, match="no token may follow"):
+        list(each.stream(PROMPT, params))
 
 
 def test_leaving_a_stream_frees_everything(llm: Build) -> None:
