@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.events import Event, Payload
 
 
-class Action:
+class Action(msgspec.Struct, frozen=True):
     """Base of all actions; named with a verb."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class Notify(Action):
+class Notify(Action, frozen=True):
     """Hand `event` to the other core, at the same instant."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class WakeAt(Action):
+class WakeAt(Action, frozen=True):
     """Give `TimerFired(key)` back to the core that asked, at `at_s`. Timers are not cancelled:
     the core ignores a key that no longer matters."""
 
@@ -35,8 +32,7 @@ class WakeAt(Action):
 # --- of the job executor ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SendTask(Action):
+class SendTask(Action, frozen=True):
     pod_id: str
     task_id: str
     attempt: int
@@ -51,15 +47,13 @@ class SendTask(Action):
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class SendCredit(Action):
+class SendCredit(Action, frozen=True):
     pod_id: str
     task_id: str
     items: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendCancel(Action):
+class SendCancel(Action, frozen=True):
     """Ask the pod to stop the task; the grace runs in the job executor, which then kills the pod."""
 
     pod_id: str
@@ -68,8 +62,7 @@ class SendCancel(Action):
     reason: Literal["cancelled", "timeout"]
 
 
-@dataclass(frozen=True, slots=True)
-class FinishRequest(Action):
+class FinishRequest(Action, frozen=True):
     """Deliver the outcome to `link_id`; where `keep`, store it first."""
 
     request_id: str
@@ -81,8 +74,7 @@ class FinishRequest(Action):
     keep: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FinishItem(Action):
+class FinishItem(Action, frozen=True):
     request_id: str
     link_id: str
     index: int
@@ -94,8 +86,7 @@ class FinishItem(Action):
 # --- of the cluster manager -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StartPod(Action):
+class StartPod(Action, frozen=True):
     """Lease a pod from the provider: it dials in (PodConnected), or PodStartFailed comes back."""
 
     pod_id: str
@@ -104,8 +95,7 @@ class StartPod(Action):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class BindPod(Action):
+class BindPod(Action, frozen=True):
     """Warm -> bound: the pod answers with ExecutorReady or ExecutorFailed."""
 
     pod_id: str
@@ -114,8 +104,7 @@ class BindPod(Action):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopPod(Action):
+class StopPod(Action, frozen=True):
     """Ask an idle pod to run its exit hooks and end; killed by the provider after `grace_s`."""
 
     pod_id: str
@@ -126,8 +115,7 @@ class StopPod(Action):
 # --- of both --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class KillPod(Action):
+class KillPod(Action, frozen=True):
     """SIGKILL the pod's process group now; PodLost comes back."""
 
     pod_id: str

@@ -6,15 +6,15 @@ warm pool start before any function is known. What drivers have to keep is writt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Value
 from deepserve.protocol.specs import FunctionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(msgspec.Struct, frozen=True):
     """A user value on its way through: described by `value`, never looked into."""
 
     value: Value = Value()
@@ -24,17 +24,14 @@ class Payload:
 NO_PAYLOAD = Payload()
 
 
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Base of all events; named in the past tense."""
-
-    __slots__ = ()
 
 
 # --- to the job executor ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestArrived(Event):
+class RequestArrived(Event, frozen=True):
     """`link_id` is who gets the outcome; `parent_task_id` the task inside which the call was made."""
 
     request_id: str
@@ -48,40 +45,34 @@ class RequestArrived(Event):
     payload: Payload = Payload()
 
 
-@dataclass(frozen=True, slots=True)
-class MapInputArrived(Event):
+class MapInputArrived(Event, frozen=True):
     request_id: str
     index: int
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class MapInputsEnded(Event):
+class MapInputsEnded(Event, frozen=True):
     request_id: str
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCancelled(Event):
+class RequestCancelled(Event, frozen=True):
     request_id: str
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CreditGranted(Event):
+class CreditGranted(Event, frozen=True):
     request_id: str
     items: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkClosed(Event):
+class LinkClosed(Event, frozen=True):
     """A client left: its requests that are not kept are cancelled."""
 
     link_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskProduced(Event):
+class TaskProduced(Event, frozen=True):
     """A stream item passed through; the service relays the item itself."""
 
     task_id: str
@@ -89,8 +80,7 @@ class TaskProduced(Event):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFinished(Event):
+class TaskFinished(Event, frozen=True):
     task_id: str
     attempt: int
     outcome: Outcome
@@ -100,18 +90,15 @@ class TaskFinished(Event):
     may_retry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TaskBlocked(Event):
+class TaskBlocked(Event, frozen=True):
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResumed(Event):
+class TaskResumed(Event, frozen=True):
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PodDrainStarted(Event):
+class PodDrainStarted(Event, frozen=True):
     """From the cluster manager: give this pod nothing new."""
 
     pod_id: str
@@ -120,29 +107,25 @@ class PodDrainStarted(Event):
 # --- to the cluster manager ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ControllerStarted(Event):
+class ControllerStarted(Event, frozen=True):
     """The first event of all: pods of the warm pool may start before any function is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodConnected(Event):
+class PodConnected(Event, frozen=True):
     """The pod dialled in: cold -> warm."""
 
     pod_id: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class PodStartFailed(Event):
+class PodStartFailed(Event, frozen=True):
     """The provider could not start it (template failed, fork failed)."""
 
     pod_id: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class DemandChanged(Event):
+class DemandChanged(Event, frozen=True):
     """From the job executor, where queue length or idleness changed materially."""
 
     function_id: str
@@ -151,25 +134,21 @@ class DemandChanged(Event):
     oldest_arrival_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class PodIdle(Event):
+class PodIdle(Event, frozen=True):
     pod_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PodBusy(Event):
+class PodBusy(Event, frozen=True):
     pod_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PodDrained(Event):
+class PodDrained(Event, frozen=True):
     """From the job executor: no task is left on the draining pod."""
 
     pod_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScalingChanged(Event):
+class ScalingChanged(Event, frozen=True):
     """An order from outside (`autoscaler.update`, deploy): new bounds for a function's pods."""
 
     function_id: str
@@ -180,28 +159,24 @@ class ScalingChanged(Event):
 # --- to both ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionDefined(Event):
+class FunctionDefined(Event, frozen=True):
     function_id: str
     spec: FunctionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRemoved(Event):
+class FunctionRemoved(Event, frozen=True):
     """No new requests; its pods drain."""
 
     function_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorReady(Event):
+class ExecutorReady(Event, frozen=True):
     pod_id: str
     function_id: str
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorFailed(Event):
+class ExecutorFailed(Event, frozen=True):
     """Binding failed in a way that repeats (the user's import raised, the model folder is broken)."""
 
     pod_id: str
@@ -210,8 +185,7 @@ class ExecutorFailed(Event):
     payload: Payload = Payload()
 
 
-@dataclass(frozen=True, slots=True)
-class PodLost(Event):
+class PodLost(Event, frozen=True):
     """The pod's connection ended or its process died. exit_code None while unknown."""
 
     pod_id: str
@@ -219,8 +193,7 @@ class PodLost(Event):
     exit_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired(Event):
+class TimerFired(Event, frozen=True):
     """What a WakeAt asked for; `key` comes back as it was given."""
 
     key: tuple[Any, ...]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import FunctionLoad, FunctionView, PodsWanted
 
 
-@dataclass(slots=True, eq=False)
-class FunctionPool:
+class FunctionPool(msgspec.Struct, eq=False):
     """`pods` are those that serve it or will (starting, binding, bound); draining and stopped ones are out."""
 
     function_id: str
@@ -18,7 +17,7 @@ class FunctionPool:
     min_pods: int
     max_pods: int
     slots: int
-    pods: dict[str, PodRecord] = field(default_factory=dict)
+    pods: dict[str, PodRecord] = {}
     queued: int = 0
     running: int = 0
     wanted: PodsWanted = PodsWanted(0, "no demand yet")

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+
+import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import pod_order
 
 
-@dataclass(slots=True, eq=False)
-class ExecutorRecord:
+class ExecutorRecord(msgspec.Struct, eq=False):
     """A bound pod as the job executor sees it. `load` may pass `slots` for a while: tasks that resume take theirs."""
 
     pod_id: str
     function: FunctionQueue
     slots: int
     load: int = 0
-    tasks: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[str, Task] = {}
     is_draining: bool = False
     is_told_busy: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class FunctionQueue:
+class FunctionQueue(msgspec.Struct, eq=False):
     """FIFO. An OrderedDict, because tasks leave from the middle (cancel) and from the front, both in O(1)."""
 
     function_id: str
@@ -33,10 +32,10 @@ class FunctionQueue:
     slots: int
     """Of one pod: as its executors say, before the first one `max_inputs`."""
     is_removed: bool = False
-    waiting: OrderedDict[str, Task] = field(default_factory=OrderedDict)
-    routable: dict[str, ExecutorRecord] = field(default_factory=dict)
+    waiting: OrderedDict[str, Task] = msgspec.field(default_factory=OrderedDict)
+    routable: dict[str, ExecutorRecord] = {}
     """Pods that may get tasks, in the order of their ids."""
-    expected: dict[str, Task] = field(default_factory=dict)
+    expected: dict[str, Task] = {}
     """Tasks of other functions whose result a task of this one will take: demand that is known early."""
     running: int = 0
     """Slots held by tasks, on draining pods too."""

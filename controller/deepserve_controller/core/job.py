@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind
 from deepserve_controller.core.alarms import Alarm
@@ -14,8 +14,7 @@ INITIAL_CREDIT = 64
 """Stream items a pod may send before the reader granted any."""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A request's tasks that are not finished, and what is known of those that are.
 
     A call or stream has one task at a time (a model's two run one after the other), a map one for each input.
@@ -35,11 +34,11 @@ class Job:
     deadline_s: float
     parent: Task | None = None
     parent_request_id: str = ""
-    tasks: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[str, Task] = {}
     num_done: int = 0
     num_inputs: int | None = None
     """Inputs of a map once their end is known."""
-    seen_inputs: set[int] = field(default_factory=set)
+    seen_inputs: set[int] = set()
     credit: int = INITIAL_CREDIT
     alarm: Alarm | None = None
     """The inherited deadline."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from deepserve_controller.core.views import PodView
 
@@ -20,8 +21,7 @@ TRANSITIONS: dict[PodState, tuple[PodState, ...]] = {
 """From any state a pod may be lost, which removes its record. `stopped` is told to end and not yet gone."""
 
 
-@dataclass(slots=True, eq=False)
-class PodRecord:
+class PodRecord(msgspec.Struct, eq=False):
     """`function_id` is the function that it is meant for or bound to, empty for the warm pool."""
 
     pod_id: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve_controller.core.alarms import Alarm
@@ -24,8 +25,7 @@ TRANSITIONS: dict[TaskState, tuple[TaskState, ...]] = {
 }
 
 
-@dataclass(slots=True, eq=False)
-class Task:
+class Task(msgspec.Struct, eq=False):
     """One attempt after another of one piece of work; `attempt` 0 was never assigned."""
 
     task_id: str
@@ -56,7 +56,7 @@ class Task:
     """The limit while running, the grace while stopping, the delay while waiting."""
     stop_outcome: Outcome | None = None
     """What it will end with, once it was told to stop."""
-    children: dict[str, Job] = field(default_factory=dict)
+    children: dict[str, Job] = {}
     """Unfinished requests made inside it, by request id."""
 
     @property

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from deepserve.protocol.specs import RetrySpec
 
@@ -65,8 +66,7 @@ Prewarm = Callable[[str], PodsWanted]
 # --- status -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestView:
+class RequestView(msgspec.Struct, frozen=True):
     """A request and where its latest task is; times are on the driver's clock, None where it did not happen yet."""
 
     request_id: str
@@ -89,8 +89,7 @@ class RequestView:
     """Inputs of a map that are finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodView:
+class PodView(msgspec.Struct, frozen=True):
     pod_id: str
     state: str
     environment: str
@@ -106,8 +105,7 @@ class PodView:
     """Of the last decision about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionView:
+class FunctionView(msgspec.Struct, frozen=True):
     function_id: str
     label: str
     pods: int
