@@ -195,6 +195,7 @@ class Client:
     def drop(self, inbox: Inbox) -> None:
         """Nobody waits for this request any more: values that were not taken leave shared memory."""
         self.release(inbox)
+        self._open.discard(inbox.request_id)  # all of a map's outputs may be here before its end is
         while inbox.items:
             self.discard(inbox.items.popleft().message.value)
         if inbox.finished is not None and inbox.finished.value.segment:
