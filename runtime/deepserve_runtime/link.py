@@ -25,7 +25,8 @@ class Link:
     """One stream socket. Any thread may send; one thread reads.
 
     A send is never left half done by a signal's exception: while the main thread writes, `is_writing_on(main)`
-    tells the signal handler to put its exception off, and `after_write` is called once the frame is out.
+    tells the signal handler to put its exception off, and `after_write` is called once the frame is out. Into other
+    threads exceptions are thrown between two bytecodes, so that these write a frame in one call.
     """
 
     def __init__(self, connection: socket.socket, reader: FrameReader | None = None) -> None:
@@ -37,11 +38,11 @@ class Link:
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         """Writes one frame. Raises FrameError (too_large) before any byte is written, LinkClosed."""
-        if len(payload) <= SMALL_PAYLOAD_BYTES:
+        me = threading.get_ident()
+        if len(payload) <= SMALL_PAYLOAD_BYTES or me != threading.main_thread().ident:
             parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
         else:
             parts = (encode_prefix(message, len(payload)), payload)
-        me = threading.get_ident()
         with self._send_lock:
             self._writer = me
             try:
@@ -88,10 +89,8 @@ class Link:
 
 
 def dial(path: str, hello: Hello) -> tuple[socket.socket, FrameReader, Welcome]:
-    """Connects and introduces this pod. Raises LinkClosed where the controller refuses."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(DIAL_TIMEOUT_S)
-    connection.connect(path)
+    """Connects and introduces this pod. Raises LinkClosed where the controller refuses, or is ending just now."""
+    connection = _connected(path)
     connection.sendall(encode_frame(hello))
     reader = FrameReader()
     while (frame := reader.next_frame()) is None:
@@ -109,7 +108,18 @@ def dial(path: str, hello: Hello) -> tuple[socket.socket, FrameReader, Welcome]:
 
 def dial_log(path: str, hello: Hello) -> socket.socket:
     """A connection that carries raw bytes after its Hello; the controller answers nothing on it."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(path)
+    connection = _connected(path)
     connection.sendall(encode_frame(hello))
+    connection.settimeout(None)
+    return connection
+
+
+def _connected(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(DIAL_TIMEOUT_S)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        raise LinkClosed(f"no controller answers at {path}: {error}") from None
     return connection
