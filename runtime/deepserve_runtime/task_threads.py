@@ -10,6 +10,7 @@ import ctypes
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,9 @@ from deepserve_runtime.task import Task
 
 T = TypeVar("T")
 CANCEL_SIGNAL = signal.SIGUSR1
+SIGNAL_AGAIN_S = 0.02
+NUM_SIGNALS = 50
+"""Code that does not heed them in this time is ended by the controller."""
 
 
 class TaskThread:
@@ -89,6 +93,15 @@ class MainThread(TaskThread):
 
     def _interrupt(self, task: Task) -> None:
         signal.pthread_kill(self.ident, CANCEL_SIGNAL)
+        threading.Thread(target=self._insist, args=(task,), name="deepserve-cancel", daemon=True).start()
+
+    def _insist(self, task: Task) -> None:
+        """A signal that comes just before a system call blocks does not end it: the next one does."""
+        for _ in range(NUM_SIGNALS):
+            time.sleep(SIGNAL_AGAIN_S)
+            if self._interruptible is not task:
+                return
+            signal.pthread_kill(self.ident, CANCEL_SIGNAL)
 
     def _settle(self, task: Task) -> None:
         while True:
