@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from deepserve.protocol.framing import Buffer, FrameReader
+from deepserve.protocol.messages import TaskOutput, Value
+from deepserve_runtime.link import SMALL_PAYLOAD_BYTES, Link
+
+MESSAGE = TaskOutput("t-1", 1, 0, Value())
+
+
+class Recorder:
+    """A socket that keeps what each call wrote."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def sendall(self, data: Buffer) -> None:
+        self.writes.append(bytes(data))
+
+
+@pytest.mark.parametrize("size", [0, SMALL_PAYLOAD_BYTES, SMALL_PAYLOAD_BYTES + 1])
+def test_a_frame_of_another_thread_is_one_write(size: int) -> None:
+    """An exception thrown into the thread between two writes would leave half a frame on the link."""
+    recorder = Recorder()
+    link = Link(recorder)  # type: ignore[arg-type]
+    thread = threading.Thread(target=link.send, args=(MESSAGE, bytes(size)))
+    thread.start()
+    thread.join()
+    [written] = recorder.writes
+    reader = FrameReader()
+    reader.feed(written)
+    [(message, payload)] = reader.frames()
+    assert message == MESSAGE and payload == bytes(size)
+
+
+def test_a_large_payload_of_the_main_thread_is_not_copied() -> None:
+    recorder = Recorder()
+    Link(recorder).send(MESSAGE, bytes(SMALL_PAYLOAD_BYTES + 1))  # type: ignore[arg-type]
+    assert [len(write) > SMALL_PAYLOAD_BYTES for write in recorder.writes] == [False, True]
+
+
+def test_the_end_of_the_connection_ends_the_frames() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    assert list(Link(ours).frames()) == []
+    ours.close()
