@@ -64,7 +64,7 @@ class Template:
         if step is None:
             self._later = None
             return
-        with suppress(ImportError):
+        with suppress(Exception):  # the pod that needs it is told
             step()
 
     def _receive(self) -> bool:
@@ -85,7 +85,12 @@ class Template:
             self._send(TemplateFailed(self._environment, text))
             return
         started_s = time.perf_counter()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # the host is out of processes or memory: the pods that run are spared
+            traceback.print_exc()
+            self._send(PodExited(order.pod_id, 0, 1))
+            return
         if pid == 0:
             from deepserve_runtime.pod_process import become_pod  # the environment has loaded it
 
