@@ -99,11 +99,11 @@ def _file_of(name: str, folder: Path) -> Path | None:
 @contextmanager
 def importing(name: str) -> Iterator[None]:
     """While it is entered, the SDK refuses remote calls: they stand unguarded at the top level of a module."""
-    sdk.context.importing = name
+    outer, sdk.context.importing = sdk.context.importing, name
     try:
         yield
     finally:
-        sdk.context.importing = ""
+        sdk.context.importing = outer
 
 
 def _look_up(module: types.ModuleType, qualname: str) -> Any:

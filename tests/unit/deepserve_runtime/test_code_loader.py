@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from deepserve_runtime import sdk
+from deepserve_runtime.code_loader import importing
+
 APP = """
 class Boom(Exception):
     pass
@@ -34,6 +37,14 @@ def load(module, qualname, main="", digest="d"):
 def show(value):
     print(json.dumps(value))
 """
+
+
+def test_an_import_inside_an_import_leaves_the_outer_one_guarded() -> None:
+    with importing("outer"):
+        with importing("inner"):
+            assert sdk.context.importing == "inner"
+        assert sdk.context.importing == "outer"
+    assert sdk.context.importing == ""
 
 
 def run(bundles: Path, code: str) -> object:
