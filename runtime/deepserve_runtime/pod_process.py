@@ -35,6 +35,7 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
         _reseed()
         use_given_threads()
         os.environ[POD_ID_VARIABLE] = order.pod_id
+        sdk.tell_no_timeline()
         PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
         atexit._run_exitfuncs()
         exit_code = 0

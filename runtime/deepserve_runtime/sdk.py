@@ -11,7 +11,7 @@ from functools import partial
 import deepserve
 from deepserve import _client as client
 from deepserve import _context as context
-from deepserve import errors
+from deepserve import errors, settings
 from deepserve._context import TaskContext, current_task
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, entry_of
 from deepserve._pickling import PYTHON
@@ -33,7 +33,13 @@ __all__ = [
     "errors",
     "load_decorators",
     "public_name_steps",
+    "tell_no_timeline",
 ]
+
+
+def tell_no_timeline() -> None:
+    """In a pod: DEEPSERVE_TIMINGS asks for the script's first call, not for those that are made inside it."""
+    settings.use_settings(settings.current_settings()._replace(timings=False))
 
 
 def load_decorators() -> None:

@@ -21,7 +21,7 @@ from deepserve.protocol.messages import (
     Value,
 )
 from deepserve.protocol.specs import CodeRef
-from tests.integration.runtime.stand_in import Peer, StandIn, StandInPod, decode_exception, is_alive
+from tests.integration.runtime.stand_in import Peer, StandIn, StandInPod, decode_exception, is_alive, ready
 
 FILES = {"app.py": Path(__file__).with_name("app.py").read_text()}
 
@@ -288,3 +288,14 @@ def test_an_environment_that_cannot_be_loaded_says_why(controller: StandIn) -> N
 
 def test_a_fork_takes_milliseconds(pod: StandInPod) -> None:
     assert 0.0 < pod.fork_ms < 250.0  # about one on an idle machine; the bound only catches a copy of the world
+
+
+def test_the_timeline_is_the_scripts_alone(controller: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPSERVE_TIMINGS", "1")
+    template = controller.start_template()
+    ready(template)
+    pod = controller.fork_pod(template)
+    code = "import os\nfrom deepserve import _timeline\n"
+    code += "def wants_it(): return 'DEEPSERVE_TIMINGS' in os.environ, _timeline.is_wanted()\n"
+    pod.bind("wants_it", files={"app.py": code})
+    assert pod.call() == (True, False)
