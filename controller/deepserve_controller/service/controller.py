@@ -113,6 +113,7 @@ class Controller:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}
             await up.open(self)
         gc.freeze()  # what is imported and built by now stays: later collections need not look at it
+        gc.enable()
         await self._ended.wait()
         if up is not None:
             await up.close()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 import stat
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ class ControllerFolders(NamedTuple):
 
     def remove(self) -> None:
         for folder in {self.private, self.segments}:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def make_folders(runtime: str, shared_memory: str = SHARED_MEMORY) -> ControllerFolders:
@@ -86,7 +85,7 @@ def remove_leftovers(runtime: str, shared_memory: str = SHARED_MEMORY) -> list[s
                 match = re.fullmatch(pattern, name)
                 folder = os.path.join(parent, name)
                 if match and not _is_alive(folder, int(match[1])) and os.lstat(folder).st_uid == os.getuid():
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
                     removed.append(folder)
     return removed
 
@@ -101,3 +100,9 @@ def _is_alive(folder: str, pid: int) -> bool:
             return int(file.read().split()[1]) == running.start_ticks
     except (OSError, ValueError, IndexError):
         return True  # just being made
+
+
+def _remove(folder: str) -> None:
+    import shutil  # with its archive formats it takes longer than anything else here
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -224,9 +224,7 @@ class Requests:
         if record is None:
             return
         self._segments.remove(record.segments.pop(action.index, ""))
-        item = ItemFinished(
-            action.request_id, action.index, action.outcome, action.timings, action.payload.value
-        )
+        item = ItemFinished(action.request_id, action.index, action.outcome, action.timings, action.payload.value)
         self._deliver_item(record, Delivery(action.index, item, action.payload.data))
 
     def finish(self, action: FinishRequest) -> None:

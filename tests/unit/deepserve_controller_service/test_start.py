@@ -1,0 +1,26 @@
+"""How the controller is started: the quick way of the SDK and the parsed one mean the same."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from deepserve_controller.__main__ import embedded_settings, parse
+
+
+def test_the_sdks_arguments_are_read_without_a_parser():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arguments = ["--embedded", "--client-fd", str(ours.fileno())]
+        assert embedded_settings(arguments) == parse(arguments)
+        assert embedded_settings([*arguments, "--state", "/tmp/s"]) is None  # the parser's
+    assert embedded_settings(["--up"]) is None
+
+
+def test_embedded_needs_an_inherited_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with open(tmp_path / "file", "w") as file:
+        arguments = ["--embedded", "--client-fd", str(file.fileno())]
+        assert embedded_settings(arguments) is None
+        with pytest.raises(SystemExit):
+            parse(arguments)
+    assert "an inherited socket" in capsys.readouterr().err
