@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+DIGEST_CHARACTERS = 40
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_MEMBERS = 50_000
 _DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -39,16 +41,18 @@ class BundleStore:
         return target
 
     def dump(self, digest: str) -> bytes:
-        """The bytes of a pickled bundle."""
+        """The bytes of a pickled bundle, which is named by them."""
         check_digest(digest)
-        return self._fetch(digest)
+        content = self._fetch(digest)
+        check_content(digest, hashlib.sha256(content).hexdigest())
+        return content
 
     def _unpack(self, content: bytes, target: Path) -> None:
         """Unpacks beside the target, then renames: of several pods at once one wins and all find the same files."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=self._folder))
         try:
-            unpack(content, unfinished)
+            unpack(content, unfinished, target.name)
             os.rename(unfinished, target)
         except OSError:
             if not target.is_dir():
@@ -62,16 +66,31 @@ def check_digest(digest: str) -> None:
         raise BundleError(f"{digest!r} is no bundle digest")
 
 
-def unpack(content: bytes, folder: Path) -> None:
-    """Writes a tar's files and folders under `folder`; where it holds anything else, nothing is written."""
+def check_content(digest: str, found: str) -> None:
+    if found[:DIGEST_CHARACTERS] != digest:
+        raise BundleError(f"the bundle that came as {digest} holds something else ({found[:DIGEST_CHARACTERS]})")
+
+
+def unpack(content: bytes, folder: Path, digest: str) -> None:
+    """Writes the files of a tar under `folder`; where it is not what `digest` says, nothing is written."""
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as tar:
             members = tar.getmembers()
             check_members(members)
+            check_content(digest, hash_of(tar, members))
             for member in members:
                 tar.extract(member, folder, set_attrs=False, filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise BundleError(f"the bundle is no readable tar: {error}") from error
+
+
+def hash_of(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> str:
+    """What the SDK names a bundle of files by: their names in order, each with the hash of what it holds."""
+    found = hashlib.sha256()
+    for member in sorted(members, key=lambda member: member.name):
+        if (file := tar.extractfile(member)) is not None:
+            found.update(f"{member.name}\0{hashlib.sha256(file.read()).hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def check_members(members: list[tarfile.TarInfo]) -> None:

@@ -167,7 +167,7 @@ class StandInPod:
     ) -> None:  # fmt: skip
         if content is None and files is not None:
             content = tar_of(files)
-        code = code or CodeRef("bundle", "app", qualname, hashlib.sha256(content or b"").hexdigest(), "app", PYTHON)
+        code = code or CodeRef("bundle", "app", qualname, digest_of(files or {}), "app", PYTHON)
         scaling = Scaling(max_inputs=max_inputs)
         self.link.send(BindExecutor("fn-1", FunctionSpec("app", qualname, kind, code, scaling=scaling, **spec)))  # type: ignore[arg-type]
         if content is not None and not (self.controller.folder / "bundles" / code.digest).exists():
@@ -231,6 +231,11 @@ def tar_of(files: dict[str, str]) -> bytes:
             info.size = len(text.encode())
             tar.addfile(info, io.BytesIO(text.encode()))
     return target.getvalue()
+
+
+def digest_of(files: dict[str, str]) -> str:
+    lines = (f"{name}\0{hashlib.sha256(files[name].encode()).hexdigest()}\n" for name in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:40]
 
 
 def is_alive(pid: int) -> bool:

@@ -142,7 +142,7 @@ def test_code_without_a_file_travels_as_one_dump(pod: StandInPod) -> None:
     exec("total = 0\ndef add(n):\n    global total\n    total += n\n    return total", module.__dict__)
     module.add.__module__ = "__main__"
     content = cloudpickle.dumps({"add": Entry(module.add)})
-    code = CodeRef("pickle", "__main__", "add", hashlib.sha256(content).hexdigest(), python=PYTHON)
+    code = CodeRef("pickle", "__main__", "add", hashlib.sha256(content).hexdigest()[:40], python=PYTHON)
     pod.bind("add", code=code, content=content)
     assert [pod.call(2), pod.call(3)] == [2, 5]
 
