@@ -179,10 +179,15 @@ class _RemoteCall:
 def result_text(result: Any) -> str:
     """What the model reads of a tool's result: text as it is, everything else as JSON."""
     if isinstance(result, str):
-        return result
+        return _readable(result)
     import msgspec
 
-    return json.dumps(msgspec.to_builtins(result, enc_hook=_to_plain), ensure_ascii=False)
+    return _readable(json.dumps(msgspec.to_builtins(result, enc_hook=_to_plain), ensure_ascii=False))
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, such as file names of other encodings hold: they cannot be sent to a model."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _to_plain(value: Any) -> Any:
@@ -210,10 +215,17 @@ def _failed(call: CallTool, error: Exception, begin: float, spawned: Any = None)
         result=None,
         id=call.id,
         arguments=call.arguments,
-        text=f"error: {kind}{error}",
+        text=_readable(f"error: {kind}{_text_of(error)}"),
         failed=True,
         **_place(begin, spawned),
     )
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its text cannot be made)"
 
 
 def _place(begin: float, spawned: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from deepserve._client import Client, Definition, current_client
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox
 from deepserve._model_request import ModelInput, method_of
-from deepserve.errors import ModelError, StartupFailed
+from deepserve.errors import ModelError, SerializationError, StartupFailed
 from deepserve.protocol.messages import RequestKind, Value
 from deepserve.protocol.model_io import Generated, GeneratedDelta
 
@@ -53,9 +53,12 @@ class ClientRequests:
         return Deltas(self._open(value, "stream"))
 
     def _open(self, value: ModelInput, kind: RequestKind) -> _Request:
+        try:
+            payload = msgspec.msgpack.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SerializationError(f"{self._model.label}: messages and tools must be plain data: {error}") from None
         client = current_client()
         client.define(self._tokenizer)
-        payload = msgspec.msgpack.encode(value)
         described = Value("msgpack", len(payload))
         inbox = client.open_request(self._model, kind, described, payload, method=method_of(value))
         if kind == "stream":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from deepserve._agent import Agent
@@ -83,6 +84,35 @@ def test_what_goes_wrong_is_told_to_the_model(run: Run) -> None:
     assert texts[2] == "error: there is no tool 'none'; the tools are: add, fail"
     assert texts[3].startswith("error: this is not a valid tool call: {")
     assert (result.output, result.tool_errors) == ("Sorry.", 3)
+
+
+@both
+def test_whatever_a_tool_returns_or_raises_can_be_sent_to_the_model(run: Run) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("mute")
+
+    endless: list[Any] = []
+    endless.append(endless)
+    returned = [object(), {(1, 2): 3}, endless, "caf\udce9", ["caf\udce9"], 10**40]
+
+    @tool
+    def give(index: int) -> Any:
+        return returned[index]
+
+    @tool
+    def lose(name: str) -> str:
+        raise Mute if name == "mute" else FileNotFoundError("caf\udce9")
+
+    wanted = [("give", {"index": index}) for index in range(len(returned))]
+    model = ScriptedModel(calls(*wanted, ("lose", {"name": "mute"}), ("lose", {"name": "file"})), says("Done."))
+    result = run(agent_of(model, give, lose), "?")
+    assert msgspec.msgpack.encode(model.asked[1])
+    texts = [message["content"] for message in model.asked[1].messages[2:]]
+    assert [text.split(":")[0] for text in texts[:3]] == ["error"] * 3
+    assert texts[3:6] == ["caf?", '["caf?"]', str(10**40)]
+    assert texts[6:] == ["error: Mute: (its text cannot be made)", "error: FileNotFoundError: caf?"]
+    assert (result.output, result.tool_errors) == ("Done.", 5)
 
 
 @both

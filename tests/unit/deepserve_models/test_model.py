@@ -17,7 +17,14 @@ from deepserve._client import Client
 from deepserve._model import Model
 from deepserve._tool import tool
 from deepserve._values import encode_exception
-from deepserve.errors import AsyncUsageError, InvalidOption, ModelLoadError, OutputTruncated, PromptTooLongError
+from deepserve.errors import (
+    AsyncUsageError,
+    InvalidOption,
+    ModelLoadError,
+    OutputTruncated,
+    PromptTooLongError,
+    SerializationError,
+)
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import (
     CancelRequest,
@@ -254,6 +261,9 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
             llm.chat(messages)  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         llm.generate([1])  # type: ignore[arg-type]
+    for content in (object(), "caf\udce9", 10**40):
+        with pytest.raises(SerializationError, match="plain data"):
+            llm.chat([{"role": "user", "content": content}])
     assert not controller.sent
 
 
