@@ -10,6 +10,8 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.endings import missing_tokenizer_outcome, removed_outcome, unknown_outcome
 from deepserve_controller.core.function_queue import FunctionQueue
 
+NUM_REMOVED = 200
+
 
 class FirstStep(NamedTuple):
     """Where a request's first task goes, and whose task takes its result."""
@@ -20,10 +22,12 @@ class FirstStep(NamedTuple):
 
 
 class FunctionBook:
-    """A removed function stays known, so that a late request hears what happened to it."""
+    """A removed function stays known, one of the last NUM_REMOVED, so that a late request hears what happened to it."""
 
     def __init__(self) -> None:
         self._functions: dict[str, FunctionQueue] = {}
+        self._removed: dict[str, None] = {}
+        """Ids, the latest last."""
 
     def __iter__(self) -> Iterator[FunctionQueue]:
         return iter(self._functions.values())
@@ -35,6 +39,14 @@ class FunctionBook:
             self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots)
         else:
             function.is_removed = False
+            self._removed.pop(function_id, None)
+
+    def remove(self, function: FunctionQueue) -> None:
+        function.is_removed = True
+        self._removed[function.function_id] = None
+        for function_id in list(self._removed)[:-NUM_REMOVED]:
+            if not self._functions[function_id].running:
+                del self._functions[function_id], self._removed[function_id]
 
     def get(self, function_id: str) -> FunctionQueue | None:
         return self._functions.get(function_id)

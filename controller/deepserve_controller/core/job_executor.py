@@ -329,7 +329,7 @@ class JobExecutor:
         function = self._functions.get(event.function_id)
         if function is None or function.is_removed:
             return
-        function.is_removed = True
+        self._functions.remove(function)
         for task in self._jobs.not_started(function):
             self._stop_job(task.job, removed_outcome(function.label), now_s)
 

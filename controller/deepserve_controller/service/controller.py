@@ -74,7 +74,7 @@ class Controller:
         self.functions.is_used = self.requests.is_running
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
-        self.pods = PodLinks(self.cores, self.requests, self.bundles, self.recipients)
+        self.pods = PodLinks(self.cores, self.requests, self.functions, self.bundles, self.recipients)
         self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
         is_shared = settings.mode == "up"
         self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files, is_shared)

@@ -27,6 +27,8 @@ class Functions:
         """Whether a request of it is still running."""
         self.specs: dict[str, FunctionSpec] = {}
         self._holders: dict[str, set[str]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """Of functions that nobody holds: when they are forgotten."""
 
     def label(self, function_id: str) -> str:
         spec = self.specs.get(function_id)
@@ -37,6 +39,8 @@ class Functions:
         holders = self._holders.setdefault(function_id, set())
         was_released = not holders
         holders.add(holder)
+        if (timer := self._timers.pop(function_id, None)) is not None:
+            timer.cancel()
         if function_id not in self.specs:
             self.specs[function_id] = spec
             self._cores.give(events.FunctionDefined(function_id, spec))
@@ -63,12 +67,16 @@ class Functions:
         if function_id in self.specs and not self._holders.get(function_id):
             del self.specs[function_id]
             self._holders.pop(function_id, None)
+            if (timer := self._timers.pop(function_id, None)) is not None:
+                timer.cancel()
             self._cores.give(events.FunctionRemoved(function_id))
 
     def _forget_later(self, function_id: str) -> None:
-        asyncio.get_running_loop().call_later(self._forget_after_s, self._forget, function_id)
+        loop = asyncio.get_running_loop()
+        self._timers[function_id] = loop.call_later(self._forget_after_s, self._forget, function_id)
 
     def _forget(self, function_id: str) -> None:
+        del self._timers[function_id]
         if self.is_used(function_id):
             self._forget_later(function_id)
         else:

@@ -35,6 +35,7 @@ from deepserve_controller.errors import Refusal
 from deepserve_controller.pod_providers.base import PodProvider
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientMessages
+from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipients
@@ -73,8 +74,11 @@ class PodRecord(msgspec.Struct):
 class PodLinks:
     """All pods, from the order to start one until its end was reported."""
 
-    def __init__(self, cores: CoreLoop, requests: Requests, bundles: Bundles, recipients: Recipients) -> None:
+    def __init__(
+        self, cores: CoreLoop, requests: Requests, functions: Functions, bundles: Bundles, recipients: Recipients
+    ) -> None:
         self._cores = cores
+        self._functions = functions
         self._requests = requests
         self._bundles = bundles
         self._recipients = recipients
@@ -281,6 +285,8 @@ class PodLinks:
         self._cores.give(events.PodLost(pod.pod_id, pod.reason or "its connection ended", pod.exit_code))
         # Calls made inside it outside of any task (in an enter hook) have nobody to report to.
         self._requests.link_closed(pod.pod_id)
+        # What its code defined, to call it, has one holder less.
+        self._functions.release_all(pod.pod_id)
 
     def _forget(self, pod: PodRecord) -> None:
         self.pods.pop(pod.pod_id, None)

@@ -16,6 +16,7 @@ from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
     CancelTask,
+    DefineFunction,
     ExecutorReady,
     FetchBundle,
     ForkPod,
@@ -36,6 +37,7 @@ from deepserve.protocol.messages import (
     TemplateReady,
     Value,
 )
+from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 
 
 class Peer:
@@ -113,6 +115,12 @@ class Pod:
                 return self.stream(task, int(payload))
             case "call":
                 payload = self.call_inside(task, payload)
+            case "define":
+                scaling = Scaling(min_pods=1, max_pods=1, scaledown_window_s=0.1)
+                code = CodeRef("builtin", "fake", "child")
+                self.peer.send(
+                    DefineFunction("fn-child", FunctionSpec("app", "child", "function", code, scaling=scaling))
+                )
             case "sleep":
                 time.sleep(float(payload))
         self.finish(task, value, payload)

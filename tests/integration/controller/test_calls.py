@@ -307,3 +307,18 @@ def test_calls_work_where_unpickling_is_impossible(shared: Controller) -> None:
     owner.open("rq-pickle", owner.define(), payload=pickle.dumps({"x": 1}), value=Value("pickle", 20))
     assert pickle.loads(owner.finished("rq-pickle")[1]) == {"x": 1}
     assert shared.process.poll() is None and "UNPICKLED" not in shared.said()
+
+
+def test_a_pod_that_ends_holds_no_function_any_more(shared: Controller) -> None:
+    owner = shared.owner
+
+    def num_pods() -> int:
+        return sum(pod["function_id"] == "fn-child" for pod in owner.query("status").body["pods"])
+
+    function = owner.define("definer")
+    owner.open("rq-define", function, "define")
+    assert owner.finished("rq-define")[0].outcome.is_ok
+    wait_for(lambda: num_pods() == 1)
+    owner.open("rq-definer-dies", function, "exit")
+    assert owner.finished("rq-definer-dies")[0].outcome.kind == "pod_lost"
+    wait_for(lambda: num_pods() == 0)

@@ -292,4 +292,3 @@ def test_a_runtime_folder_open_to_others_is_refused(folder: Path) -> None:
         assert "open to other users" in controller.said()
     finally:
         controller.kill()
-

@@ -19,6 +19,7 @@ from deepserve_controller.core.events import (
     TaskBlocked,
     TaskResumed,
 )
+from deepserve_controller.core.function_book import NUM_REMOVED
 from tests.unit.deepserve_controller.harness import Jobs, news, of_type, only
 
 THREE = Payload(Value("pickle", 1), b"3")
@@ -256,3 +257,13 @@ def test_status_shows_open_and_recent_requests(jobs: Jobs) -> None:
     assert (views[0].state, views[0].task_id, views[0].pod_id, views[0].label) == ("ok", "task-3", "pod-1", "app/f")
     assert (views[-2].request_id, views[-2].state, views[-2].assigned_s) == ("parent", "running", 1.0)
     assert (views[-1].state, views[-1].parent_request_id, views[-1].assigned_s) == ("queued", "parent", None)
+
+
+def test_only_the_last_removed_functions_are_remembered() -> None:
+    jobs = Jobs()
+    for number in range(NUM_REMOVED + 50):
+        jobs.define(f"fn-{number}", name=f"f{number}")
+        jobs(FunctionRemoved(f"fn-{number}"))
+    first, last = (jobs(RequestArrived(name, "link-1", f"fn-{n}")) for name, n in (("a", 0), ("b", NUM_REMOVED + 49)))
+    assert only(first, FinishRequest).outcome.detail == "unknown function fn-0"
+    assert only(last, FinishRequest).outcome.detail == f"app/f{NUM_REMOVED + 49} was removed"

@@ -60,3 +60,19 @@ def test_a_function_that_nobody_holds_is_forgotten_once_its_requests_are_over() 
         assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
 
     asyncio.run(run())
+
+
+def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
+    async def run() -> None:
+        functions, told = make_functions(0.1)
+        functions.define("link-1", "fn", SPEC)
+        functions.release_all("link-1")
+        await asyncio.sleep(0.07)
+        functions.define("link-2", "fn", SPEC)
+        functions.release_all("link-2")
+        await asyncio.sleep(0.07)
+        assert "fn" in functions.specs
+        await asyncio.sleep(0.07)
+        assert "fn" not in functions.specs
+
+    asyncio.run(run())
