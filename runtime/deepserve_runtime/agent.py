@@ -34,7 +34,7 @@ from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit
 from deepserve_runtime.pod import Pod
-from deepserve_runtime.task import Task, describe
+from deepserve_runtime.task import Task, describe, encode_error
 from deepserve_runtime.task_threads import TaskThreads
 
 Dial = Callable[[], tuple[Link, Welcome]]
@@ -177,7 +177,7 @@ class PodAgent:
         self._link.send(ExecutorReady(action.function_id, action.slots, action.steps_ms))
 
     def _report_failed(self, action: life.ReportFailed) -> None:
-        value, payload = sdk.encode_exception(action.error, pod_id=self._pod_id)
+        value, payload = encode_error(action.error, self._pod_id)
         self._link.send(ExecutorFailed(action.function_id, describe(action.error), value), payload)
 
     def _run_task(self, action: life.RunTask) -> None:

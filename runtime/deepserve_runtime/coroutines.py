@@ -44,14 +44,21 @@ class CoroutineThread:
         def start() -> None:
             context.run(sdk.current_task.set, task.context)
             coroutine = loop.create_task(run(task), context=context)
-            # One that is cancelled before its first step never runs, and so cannot say how it ended.
-            coroutine.add_done_callback(lambda done: task.finish_cancelled() if done.cancelled() else None)
+            coroutine.add_done_callback(partial(_report, task))
             try:
                 task.open_to_interrupts(partial(loop.call_soon_threadsafe, coroutine.cancel))
             except sdk.errors.InputCancelled:
                 coroutine.cancel()
 
         loop.call_soon_threadsafe(start)
+
+
+def _report(task: Task, done: asyncio.Task[None]) -> None:
+    """One that is cancelled before its first step never runs, and so cannot say how it ended; nor one that fails to."""
+    if done.cancelled():
+        task.finish_cancelled()
+    elif (error := done.exception()) is not None:
+        task.fail(error)
 
 
 class CreditGate:

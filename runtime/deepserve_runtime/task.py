@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ class Task:
             self.finish_cancelled()
             return
         kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
-        value, payload = sdk.encode_exception(error, pod_id=self.pod.pod_id)
+        value, payload = encode_error(error, self.pod.pod_id)
         self._finish(kind, describe(error), value, payload, may_retry)
 
     def finish_cancelled(self) -> None:
@@ -162,6 +163,23 @@ def check_size(value: Value, payload: Buffer, what: str) -> None:
         raise sdk.errors.ValueTooLarge(f"{what} takes {len(payload)} bytes (limit {MAX_PAYLOAD_BYTES})")
 
 
+def encode_error(error: BaseException, pod_id: str) -> tuple[Value, bytes]:
+    """The exception as it travels; in words where it cannot."""
+    try:
+        return sdk.encode_exception(error, pod_id=pod_id)
+    except Exception:
+        kind = type(error)
+        told = readable("".join(traceback.format_exception(error)))
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        plain = sdk.errors.RemoteError(describe(error), type_name=name, remote_traceback=told)
+        return sdk.encode_exception(plain, pod_id=pod_id)
+
+
+def readable(text: str) -> str:
+    """Without halves of characters, such as file names of other encodings hold: they have no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def describe(error: BaseException) -> str:
     """One line for logs and lists; the exception itself travels beside it."""
     try:
@@ -169,7 +187,7 @@ def describe(error: BaseException) -> str:
     except Exception:
         text = "(its text cannot be made)"
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return line.splitlines()[0][:500]
+    return readable(line.splitlines()[0][:500])
 
 
 def flush_prints() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 
 from deepserve._values import NONE, decode_exception
@@ -35,6 +36,16 @@ def test_an_exception_that_cannot_be_put_in_words_is_still_reported() -> None:
     pod = FakePod()
     pod.task().fail(Mute())
     assert pod.finished.outcome.detail.startswith("Mute")
+
+
+def test_half_a_character_in_an_exceptions_text_is_left_out() -> None:
+    pod = FakePod()
+    pod.task().fail(FileNotFoundError("caf\udce9"))
+    [(finished, payload)] = pod.link.of(TaskFinished)
+    assert msgspec.msgpack.encode(finished)
+    error = decode_exception(finished.value, payload)
+    assert finished.outcome.detail == "FileNotFoundError: caf?"
+    assert "caf" in str(error) and "FileNotFoundError" in repr(error)
 
 
 @pytest.mark.parametrize("reason", ["cancelled", "timeout"])
