@@ -52,8 +52,9 @@ class HttpError(Exception):
 class HttpCaller:
     """The link of all HTTP calls: an outcome that comes back resolves the waiting call."""
 
-    def __init__(self, requests: Requests) -> None:
+    def __init__(self, requests: Requests, segments: Segments) -> None:
         self._requests = requests
+        self._segments = segments
         self._waiting: dict[str, asyncio.Future[tuple[RequestFinished, bytes]]] = {}
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
@@ -61,10 +62,12 @@ class HttpCaller:
             future = self._waiting.get(message.request_id)
             if future is not None and not future.done():
                 future.set_result((message, bytes(payload)))
+            else:
+                self._segments.remove(message.value.segment)
 
     async def call(self, function_id: str, arguments: dict[str, Any]) -> tuple[RequestFinished, bytes]:
         """A caller that goes away cancels its request."""
-        data = msgspec.msgpack.encode(arguments)
+        data = encode_arguments(arguments)
         request_id = f"rq-http-{secrets.token_hex(6)}"
         future: asyncio.Future[tuple[RequestFinished, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
@@ -72,10 +75,13 @@ class HttpCaller:
             value = Value("msgpack", len(data))
             self._requests.open(LINK_ID, OpenRequest(request_id, function_id, value=value), data)
             return await future
+        except asyncio.CancelledError:
+            self._requests.cancel(request_id, force=False)
+            if future.done() and not future.cancelled():
+                self._segments.remove(future.result()[0].value.segment)
+            raise
         finally:
             del self._waiting[request_id]
-            if not future.done() or future.cancelled():
-                self._requests.cancel(request_id, force=False)
 
 
 class HttpApp:
@@ -92,7 +98,7 @@ class HttpApp:
         self._queries = queries
         self._deployments = deployments
         self._segments = segments
-        self._caller = HttpCaller(requests)
+        self._caller = HttpCaller(requests, segments)
         recipients.add(LINK_ID, self._caller)
         routes = [
             Route("/health", self._health),
@@ -117,7 +123,8 @@ class HttpApp:
         finished, data = await self._call_while_connected(request, function_id, arguments)
         if finished.outcome.is_ok:
             result = decode_result(finished.value, data or self._segments.take(finished.value))
-            return Response(msgspec.json.encode({"result": result, **_where(finished)}), media_type="application/json")
+            body = encode_answer({"result": result, **_where(finished)})
+            return Response(body, media_type="application/json")
         status = STATUS_OF_OUTCOME.get(finished.outcome.kind, 500)
         return error_response(status, finished.outcome.kind, finished.outcome.detail, **_where(finished))
 
@@ -186,6 +193,20 @@ def parse_arguments(body: bytes) -> dict[str, Any]:
     return {"args": args, "kwargs": kwargs}
 
 
+def encode_arguments(arguments: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(arguments)
+    except (ValueError, OverflowError) as error:  # JSON knows larger integers, and half characters
+        raise HttpError(400, "invalid", f"the arguments cannot be passed on: {error}") from None
+
+
+def encode_answer(answer: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(answer)
+    except (TypeError, ValueError) as error:
+        raise HttpError(500, "failed", f"the result is no JSON: {error}") from None
+
+
 def decode_result(value: Value, data: bytes) -> Any:
     if value.format == "none":
         return None
@@ -193,7 +214,7 @@ def decode_result(value: Value, data: bytes) -> Any:
         raise HttpError(500, "failed", f"the result came as {value.format}, not as plain values")
     try:
         return msgspec.msgpack.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
         raise HttpError(500, "failed", f"the result cannot be read: {error}") from None
 
 

@@ -224,6 +224,8 @@ def test_http_calls_a_deployed_function(up: Controller) -> None:
         ("/api/call/shop/buy", b"{", 400),
         ("/api/call/shop/buy", b"[1]", 400),
         ("/api/call/shop/buy", b'{"args": 3}', 400),
+        ("/api/call/shop/buy", b'{"n": 1%s}' % (b"0" * 20), 400),
+        ("/api/call/shop/buy", b'{"n": "\\ud800"}', 400),
         ("/api/call/shop/buy", b'{"a":' * 2000 + b"1" + b"}" * 2000, 400),
         ("/api/call/shop/buy", b'{"a": "' + b"x" * (1 << 20) + b'"}', 413),
     ],
