@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -22,6 +23,7 @@ from deepserve.protocol.messages import (
     FetchBundle,
     Hello,
     Message,
+    Outcome,
     TaskBlocked,
     TaskCredit,
     TaskFinished,
@@ -46,6 +48,8 @@ EXIT_WAIT_S = 0.2
 LAST_WORDS_S = 0.05
 """After a pod's exit: how long what it had sent may take to be read."""
 NUM_ENDED = 64
+MAX_DETAIL_CHARS = 4000
+"""Of what a pod says about an outcome; the exception itself is in the payload."""
 
 
 class PodRecord(msgspec.Struct):
@@ -149,7 +153,12 @@ class PodLinks:
                 credit=action.credit,
                 value=action.payload.value,
             )
-            self._send(pod, message, action.payload.data)
+            try:
+                self._send(pod, message, action.payload.data)
+            except FrameError as error:
+                self._requests.task_ended(action.task_id)
+                refused = Outcome("refused", f"the task cannot be sent: {error}")
+                self._cores.give(events.TaskFinished(action.task_id, action.attempt, refused, 0.0))
 
     def send_cancel(self, action: actions.SendCancel) -> None:
         if pod := self._linked(action.pod_id):
@@ -344,7 +353,7 @@ class PodLink:
             events.TaskFinished(
                 task_id=message.task_id,
                 attempt=message.attempt,
-                outcome=message.outcome,
+                outcome=Outcome(message.outcome.kind, message.outcome.detail[:MAX_DETAIL_CHARS]),
                 run_ms=message.run_ms,
                 payload=Payload(message.value, data),
                 count=message.count,
@@ -369,7 +378,9 @@ class PodLink:
 
     def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
         payload = Payload(message.value, data)
-        self._cores.give(events.ExecutorFailed(self._pod.pod_id, message.function_id, message.text, payload))
+        self._cores.give(
+            events.ExecutorFailed(self._pod.pod_id, message.function_id, message.text[:MAX_DETAIL_CHARS], payload)
+        )
 
 
 def log_key(token: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     GrantCredit,
     ItemFinished,
@@ -25,13 +26,17 @@ from deepserve.protocol.messages import (
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import FinishItem, FinishRequest, SendTask
 from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import Refusal
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
-from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.recipients import Recipient, Recipients
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.segments import Segments
 
 NUM_RECENT = 500
+NUM_DELIVERED = 256
+MAX_NAME_CHARS = 1000
+"""They come back in other messages, whose headers are bounded too."""
 HELD_BYTES = 64 << 20
 """A kept stream with more unread bytes than this gets no further credit."""
 
@@ -78,11 +83,16 @@ class Requests:
         self.running: dict[str, RequestRecord] = {}
         self.tasks: dict[str, TaskPlace] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self._delivered: dict[str, deque[str]] = {}
+        """The last segments that each link was told to read (and unlink)."""
 
     # --- from links ---
 
     def open(self, link_id: str, message: OpenRequest, data: bytes) -> None:
+        """Raises Refusal."""
         request_id = message.request_id
+        if max(len(request_id), len(message.function_id), len(message.method)) > MAX_NAME_CHARS:
+            raise Refusal("garbage", f"OpenRequest with a name of more than {MAX_NAME_CHARS} characters")
         if request_id in self.running or request_id in self._kept:
             return self._refuse(link_id, request_id, f"request {request_id} exists already")
         parent = self.tasks.get(message.parent_task_id) if message.parent_task_id else None
@@ -173,6 +183,8 @@ class Requests:
         for record in self.running.values():
             if link_id in record.listeners:
                 record.listeners.remove(link_id)
+        for segment in self._delivered.pop(link_id, ()):
+            self._segments.remove(segment)  # gone already, where it was read
         self._cores.give(events.LinkClosed(link_id))
 
     # --- from and to pods ---
@@ -270,7 +282,19 @@ class Requests:
             elif not is_last_reader:
                 message = _with_value(message, self._segments.double(value))
         if link is not None:
+            self._write(link_id, link, message, data)
+
+    def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:
+        if segment := message.value.segment:
+            self._delivered.setdefault(link_id, deque(maxlen=NUM_DELIVERED)).append(segment)
+        try:
             link.send(message, data)
+        except FrameError as error:
+            if isinstance(message, StreamItem):
+                raise
+            # The header is too large: the reader must not wait for ever because of it.
+            outcome = Outcome("refused", f"the outcome cannot be sent: {error}")
+            link.send(msgspec.structs.replace(message, outcome=outcome, value=Value()))
 
     def _drop_held(self, record: RequestRecord) -> None:
         delivery = record.held.popleft()

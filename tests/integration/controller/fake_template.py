@@ -11,7 +11,7 @@ import sys
 import time
 
 from deepserve.protocol import PROTOCOL_VERSION
-from deepserve.protocol.framing import FrameReader, encode_frame
+from deepserve.protocol.framing import MAX_HEADER_BYTES, PREFIX, FrameReader, encode_frame
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -121,6 +121,10 @@ class Pod:
                 self.peer.send(
                     DefineFunction("fn-child", FunctionSpec("app", "child", "function", code, scaling=scaling))
                 )
+            case "segment":
+                payload, value = b"", Value("msgpack", 5, segment=payload.decode())
+            case "wordy":
+                return self.finish_wordily(task)
             case "sleep":
                 time.sleep(float(payload))
         self.finish(task, value, payload)
@@ -128,6 +132,13 @@ class Pod:
     def finish(self, task: AssignTask, value: Value, payload: bytes = b"", count: int = 0) -> None:
         finished = TaskFinished(task.task_id, task.attempt, Outcome("ok"), 0.1, value, count)
         self.peer.send(finished, payload)
+
+    def finish_wordily(self, task: AssignTask) -> None:
+        """With the largest header there may be: the controller's own answer would be larger still."""
+        finished = TaskFinished(task.task_id, task.attempt, Outcome("ok"), 0.1, Value("msgpack", 1, "x" * (1 << 16)))
+        room = MAX_HEADER_BYTES - (len(encode_frame(finished)) - PREFIX.size) - 2
+        value = Value("msgpack", 1, "x" * ((1 << 16) + room))
+        self.peer.send(TaskFinished(task.task_id, task.attempt, Outcome("ok"), 0.1, value), b"1")
 
     def stream(self, task: AssignTask, count: int) -> None:
         credit = task.credit

@@ -19,6 +19,7 @@ from deepserve.protocol.messages import (
     MapInput,
     OpenRequest,
     PutBundle,
+    Refused,
     RequestFinished,
     StreamItem,
     Value,
@@ -322,3 +323,33 @@ def test_a_pod_that_ends_holds_no_function_any_more(shared: Controller) -> None:
     owner.open("rq-definer-dies", function, "exit")
     assert owner.finished("rq-definer-dies")[0].outcome.kind == "pod_lost"
     wait_for(lambda: num_pods() == 0)
+
+
+def test_an_outcome_whose_header_is_too_large_is_refused_in_words(shared: Controller) -> None:
+    owner = shared.owner
+    function = owner.define()
+    owner.open("rq-wordy", function, "wordy")
+    outcome = owner.finished("rq-wordy")[0].outcome
+    assert outcome.kind == "refused" and "cannot be sent: RequestFinished header of" in outcome.detail
+    owner.open("rq-after-wordy", function, payload=b"1")
+    assert owner.finished("rq-after-wordy")[1] == b"1"
+
+
+def test_names_are_bounded(shared: Controller) -> None:
+    client = Client.dial(shared.socket)
+    client.hello().expect(Welcome)
+    client.open("rq-" + "x" * 2000, "fn")
+    refused, _ = client.expect(Refused)
+    assert refused.code == "garbage" and "1000 characters" in refused.text
+    client.close()
+
+
+def test_a_result_that_its_reader_left_unread_is_removed(shared: Controller) -> None:
+    segment = Path(shared.welcome.segments) / "v-1-unread"
+    segment.write_bytes(b"large")
+    client = Client.dial(shared.socket)
+    client.hello().expect(Welcome)
+    client.open("rq-unread", client.define(), "segment", payload=segment.name.encode())
+    assert client.finished("rq-unread")[0].value.segment == segment.name and segment.exists()
+    client.close()
+    wait_for(lambda: not segment.exists())
