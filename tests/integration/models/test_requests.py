@@ -45,7 +45,7 @@ def test_chat_and_its_stream_say_the_same(llm: deepserve.Model) -> None:
 
 def test_max_tokens_defaults_to_what_is_left_of_the_context(llm: deepserve.Model) -> None:
     usage = llm.chat("hi " * 120, temperature=0).usage
-    assert usage.total_tokens <= 512
+    assert usage.total_tokens == 512  # a random model ends nowhere else
 
 
 @pytest.mark.parametrize("output_type", [Verdict, Literal["yes", "no"], Mood, bool, Verdict | bool])
