@@ -82,7 +82,7 @@ class Agent(Generic[T]):
         output_type: Any = None,
         max_turns: int = 8,
     ) -> None:
-        if not isinstance(max_turns, int) or max_turns < 1:
+        if not isinstance(max_turns, int) or isinstance(max_turns, bool) or max_turns < 1:
             raise InvalidOption(f"agent {name!r}: max_turns={max_turns!r} must be a positive whole number")
         if not hasattr(type(model), "requests"):  # of the class: its own value is looked up at first use
             raise InvalidOption(f"agent {name!r}: model={model!r} must be a deepserve.Model")

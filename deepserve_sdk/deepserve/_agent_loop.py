@@ -78,7 +78,7 @@ class AgentLoop:
         self._has_tools = has_tools
         self._waiting: dict[str, ToolReturned | None] = {}  # the turn's calls in order, and what came back so far
         self._malformed: list[str] = []
-        self._ids = {call["id"] for message in messages for call in message.get("tool_calls") or ()}
+        self._ids = {call.get("id") for message in messages for call in message.get("tool_calls") or ()}
         self._prompt_tokens = 0
         self._completion_tokens = 0
 

@@ -210,6 +210,13 @@ def test_a_lost_controller_ends_the_run(run: Run) -> None:
 
 
 @both
+def test_a_dialogue_whose_calls_have_no_ids(run: Run) -> None:
+    said = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+    model = ScriptedModel(calls(("add", {"a": 1, "b": 1})), says("2"))
+    assert run(agent_of(model, add), [{"role": "user", "content": "1+1?"}, said]).output == "2"
+
+
+@both
 def test_too_many_turns(run: Run) -> None:
     model = ScriptedModel(*[calls(("add", {"a": 1, "b": 1}))] * 3)
     with pytest.raises(MaxTurnsExceeded, match="after 2 turns and 1 tool calls") as caught:
@@ -270,7 +277,7 @@ def _slow(seconds: float) -> None:
 
 
 def test_wrong_options() -> None:
-    for options in ({"max_turns": 0}, {"output_type": object}):
+    for options in ({"max_turns": 0}, {"max_turns": True}, {"output_type": object}):
         with pytest.raises(InvalidOption):
             agent_of(ScriptedModel(), **options)
     with pytest.raises(InvalidOption, match="same name"):
