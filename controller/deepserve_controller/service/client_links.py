@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -69,6 +71,12 @@ class ClientMessages:
             answer = Answer(query.query_id, self._queries.answer(link_id, query.name, query.body))
         except QueryError as error:
             answer = Answer(query.query_id, error=error.code, text=error.text)
+        except Exception as error:
+            # The database's errors, or a defect: whoever asked hears of it, and the link goes on.
+            traceback.print_exc(file=sys.stderr)
+            answer = Answer(
+                query.query_id, error="failed", text=f"{query.name}: {type(error).__name__}: {error}"[:4000]
+            )
         try:
             link.send(answer)
         except FrameError as error:

@@ -56,7 +56,8 @@ class LogFiles:
         return file
 
     def _close(self, label: str) -> None:
-        self._open.pop(label).close()
+        with contextlib.suppress(OSError):  # of what a full disk had not taken
+            self._open.pop(label).close()
 
 
 def _plain(name: str) -> str:

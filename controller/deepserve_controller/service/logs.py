@@ -12,6 +12,8 @@ from deepserve_controller.service.links import Link
 from deepserve_controller.service.log_files import LogFiles
 
 RING_BYTES = 1 << 20
+NUM_RINGS = 256
+"""Functions whose output is held; of the others there is what the files have."""
 PARTIAL_LINE_S = 0.05
 """How long half a line waits for its end."""
 MAX_PARTIAL_BYTES = 16 << 10
@@ -110,9 +112,10 @@ class Logs:
 
     def written(self, pod_id: str, stream: StreamName, data: bytes) -> None:
         label = self._label_of(pod_id)
-        ring = self._rings.get(label)
-        if ring is None:
-            ring = self._rings[label] = Ring()
+        ring = self._rings.pop(label, None) or Ring()
+        self._rings[label] = ring  # the latest last
+        while len(self._rings) > NUM_RINGS:
+            del self._rings[next(iter(self._rings))]
         ring.append(data)
         if self._files is not None:
             self._files.write(label, data)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import stat
 import tempfile
 import urllib.error
@@ -182,6 +184,29 @@ def test_logs_can_be_followed_and_are_kept_in_a_file(up: Controller) -> None:
     assert watcher.expect(LogOutput)[1] == b"hello\n"
     assert worker.expect(LogOutput)[1] == b"hello\n"
     assert (up.folder / "state/deepserve/logs/app/talk.log").read_bytes() == b"hello\n"
+
+
+def test_output_that_is_no_text_can_be_read(up: Controller) -> None:
+    client = up.dial()
+    client.open("rq-noise", client.define("noise"), "print", payload=b"\xff" * (600 << 10) + b"\n")
+    assert client.finished("rq-noise")[0].outcome.is_ok
+    wait_for(
+        lambda: not (answer := client.query("logs", target="app/noise")).error and answer.body["text"].endswith("\n")
+    )
+
+
+def test_a_query_that_fails_is_answered(folder: Path) -> None:
+    up = Controller(folder, embedded=False).wait_until_up()
+    try:
+        client = up.dial()
+        deploy(client, ("buy",))
+        with contextlib.closing(sqlite3.connect(folder / "state/deepserve/state.db")) as connection:
+            connection.execute("DROP TABLE app_functions")
+        answer = client.query("stop_app", app="shop")
+        assert answer.error == "failed" and "no such table" in answer.text
+        assert client.query("status").body["apps"]
+    finally:
+        up.kill()
 
 
 def test_min_pods_are_kept_by_a_deployed_app_and_changed_by_scale(up: Controller) -> None:
