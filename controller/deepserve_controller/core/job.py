@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from deepserve.protocol.messages import Outcome, RequestKind
-from deepserve_controller.core.alarms import Alarm
+from deepserve.protocol.messages import Outcome, RequestKind, Timings
+from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import NO_PAYLOAD, Payload
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RequestView
@@ -53,6 +53,9 @@ class Job(msgspec.Struct, eq=False):
     last_pod_id: str = ""
     last_assigned_s: float | None = None
     last_attempt: int = 0
+    first_assigned_s: float = NEVER_S
+    run_ms: float = 0.0
+    """Of its tasks together, those in different pods too."""
 
     @property
     def is_map_complete(self) -> bool:
@@ -65,6 +68,15 @@ class Job(msgspec.Struct, eq=False):
         if task.attempt:
             self.last_pod_id = task.pod_id
             self.last_assigned_s = task.assigned_s
+            self.first_assigned_s = min(self.first_assigned_s, task.assigned_s)
+
+    def timings(self, now_s: float) -> Timings:
+        """Of the whole request: until its first task was assigned, in all pods together, from arrival to now."""
+        assigned_s = min(now_s, self.first_assigned_s)
+        return Timings(
+            self.job_id, self.last_task_id, self.last_pod_id, self.last_attempt,
+            (assigned_s - self.arrived_s) * 1e3, self.run_ms, (now_s - self.arrived_s) * 1e3,
+        )  # fmt: skip
 
     def shed(self) -> None:
         """Let go of what only an unfinished job needs: its caller, its payload."""

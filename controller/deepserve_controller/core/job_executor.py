@@ -253,17 +253,19 @@ class JobExecutor:
         if task.then is not None:
             self._dispatcher.stop_expecting(task.then, task)
         self._jobs.remove_task(task)
+        job.run_ms += run_ms
         if job.ending is not None:
             if not job.tasks:
                 ending, count = with_manner(job.ending, job.manner), job.num_done or task.num_produced
-                self._finish_job(job, ending, now_s, job.ending_payload, count, timings)
+                last = timings if job.kind != "map" else None
+                self._finish_job(job, ending, now_s, job.ending_payload, count, last)
         elif outcome.is_ok and task.then is not None:
             self._open_next_task(task, task.then, payload, now_s)
         elif job.kind == "map":
             job.num_done += 1
             self._out.append(FinishItem(job.request_id, job.link_id, task.index, outcome, timings, payload))
             if job.is_map_complete:
-                self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done, timings)
+                self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
         else:
             self._finish_job(job, outcome, now_s, payload, count or task.num_produced, timings)
 
@@ -311,8 +313,8 @@ class JobExecutor:
         count: int = 0,
         timings: Timings | None = None,
     ) -> None:
-        if timings is None:
-            timings = Timings(job_id=job.job_id, total_ms=(now_s - job.arrived_s) * 1e3)
+        """`timings` of its only task; without them those of the whole job."""
+        timings = timings or job.timings(now_s)
         if job.alarm is not None:
             self._alarms.cancel(job.alarm)
             job.alarm = None

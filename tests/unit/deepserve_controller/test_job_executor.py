@@ -90,6 +90,22 @@ def test_a_map_finishes_each_input_and_then_itself(jobs: Jobs) -> None:
     assert (finish.outcome.kind, finish.count) == ("ok", 3)
 
 
+def test_a_maps_timings_are_those_of_all_its_inputs(jobs: Jobs) -> None:
+    jobs.define()
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    for index in range(3):
+        jobs(MapInputArrived("map", index, THREE))
+    jobs(MapInputsEnded("map", 3))
+    jobs.advance(1.0)
+    jobs.pod()
+    for task_id in ("task-1", "task-2", "task-3"):
+        jobs.advance(2.0)
+        actions = jobs.finish(task_id)
+    finish = only(actions, FinishRequest)
+    assert finish.count == 3
+    assert (finish.timings.queued_ms, finish.timings.run_ms, finish.timings.total_ms) == (1000.0, 15.0, 7000.0)
+
+
 def test_a_map_may_learn_its_end_last_and_may_be_empty(jobs: Jobs) -> None:
     jobs.define()
     jobs.pod()
