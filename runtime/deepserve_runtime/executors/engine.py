@@ -20,7 +20,6 @@ from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
 from flowserve.config import DEVICES, EngineConfig
-from flowserve.engine import Engine
 from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.hub import resolve_model
 from flowserve.outputs import SequenceOutput
@@ -48,6 +47,9 @@ class EngineExecutor:
     def load(self) -> dict[str, float]:
         steps = StepClock()
         try:
+            # Here, so that this module imports where torch is not installed.
+            from flowserve.engine import Engine
+
             folder = resolve_model(self._model.source)
             self._defaults = sampling_defaults(folder)
             self._engine = Engine.from_folder(folder, engine_config(self._spec, self.slots))
