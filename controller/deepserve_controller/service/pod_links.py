@@ -139,8 +139,9 @@ class PodLinks:
             self._kill(pod, action.reason)
 
     def send_task(self, action: actions.SendTask) -> None:
-        self._requests.task_sent(action)
+        root_links = self._requests.task_sent(action)
         if pod := self._linked(action.pod_id):
+            pod.last_root_links = root_links  # what it prints may be read only after its outcome
             message = AssignTask(
                 task_id=action.task_id,
                 attempt=action.attempt,
@@ -210,7 +211,6 @@ class PodLinks:
         if pod is None or pod.is_exit_known:
             return
         pod.is_exit_known, pod.exit_code = True, exit_code
-        pod.reason = pod.reason or reason
         if pod.state == "starting" and not pod.is_killed:
             self._forget(pod)
             self._cores.give(events.PodStartFailed(pod_id, f"the pod {reason} before it dialled in"))
@@ -291,7 +291,8 @@ class PodLinks:
             return
         self._forget(pod)
         self._requests.pod_ended(pod.pod_id)
-        self._cores.give(events.PodLost(pod.pod_id, pod.reason or "its connection ended", pod.exit_code))
+        # Without a reason of our own the exit code says it all; without that too, the core says what is known.
+        self._cores.give(events.PodLost(pod.pod_id, pod.reason, pod.exit_code))
         # Calls made inside it outside of any task (in an enter hook) have nobody to report to.
         self._requests.link_closed(pod.pod_id)
         # What its code defined, to call it, has one holder less.

@@ -189,11 +189,14 @@ class Requests:
 
     # --- from and to pods ---
 
-    def task_sent(self, action: SendTask) -> None:
+    def task_sent(self, action: SendTask) -> tuple[str, ...]:
+        """Returns whose work it is: the client, while it is there to be answered."""
         self.tasks[action.task_id] = TaskPlace(action.request_id, action.attempt, action.pod_id)
         record = self.running.get(action.request_id)
-        if record is not None:
-            record.pod_id = action.pod_id
+        if record is None:
+            return ()
+        record.pod_id = action.pod_id
+        return (record.root_link_id,)
 
     def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
         """Answers of an older attempt, or of another pod, count for nothing."""
