@@ -34,7 +34,7 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
         _leave_template(template_pid)
         _reseed()
         use_given_threads()
-        os.environ[POD_ID_VARIABLE] = order.pod_id
+        _sign(order.pod_id)
         sdk.tell_no_timeline()
         PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
         atexit._run_exitfuncs()
@@ -66,6 +66,27 @@ def _leave_template(template_pid: int) -> None:
     # Without a bundled script there is no `__main__` file: code that was typed travels by value both ways.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
+
+
+def _sign(pod_id: str) -> None:
+    """All that descends from this process carries the pod's id, so that it is found when the pod dies, and only then.
+
+    Programs get it as a variable. A child that is forked without one (a daemon) has no environment of its own: what
+    /proc shows is the memory that the template was started with, inherited through the forks. So the pod's copy of it
+    is overwritten, in the place that the controller left for it. The other way, to make every pod a child subreaper,
+    leaves zombies that only a general wait() could collect, and makes user code's own `os.wait()` find strangers.
+    """
+    os.environ[POD_ID_VARIABLE] = pod_id
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[47]), int(fields[48])
+    name = f"\0{POD_ID_VARIABLE}=".encode()
+    area = b"\0" + ctypes.string_at(start, end - start)
+    at = area.find(name)
+    if at < 0:
+        return  # the template was not started by a controller
+    room = area.index(b"\0", at + len(name)) - at - len(name)
+    ctypes.memmove(start + at + len(name) - 1, pod_id.encode()[:room].ljust(room, b"\0"), room)
 
 
 def _close(fd: int) -> None:

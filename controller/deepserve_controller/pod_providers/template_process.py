@@ -10,6 +10,9 @@ from typing import NamedTuple, NoReturn
 from deepserve_controller.service.prctl import die_with_parent
 
 TEMPLATE_MODULE = "deepserve_runtime.template"
+POD_VARIABLE = "DEEPSERVE_POD_ID"
+"""By it every process below a pod is found."""
+MAX_POD_ID_CHARS = 64
 
 
 class TemplateProcess(NamedTuple):
@@ -50,6 +53,7 @@ def _exec_template(command: list[str], control_fd: int) -> NoReturn:
         os.dup2(nothing, 0)
         os.dup2(2, 1)
         os.set_inheritable(control_fd, True)
-        os.execv(command[0], command)
+        # Pods write their id over this in their copy of the template's memory.
+        os.execve(command[0], command, {**os.environ, POD_VARIABLE: "-" * MAX_POD_ID_CHARS})
     finally:
         os._exit(127)

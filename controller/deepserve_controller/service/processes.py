@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 POD_VARIABLE = b"DEEPSERVE_POD_ID="
-"""Set in every pod, so programs that it starts carry it."""
+"""Each pod sets it, in the memory that its forked children inherit and for the programs that it starts."""
 
 OnExit = Callable[[int], None]
 """Called with the exit code: negative for a signal, as in subprocess."""
@@ -58,7 +58,7 @@ def descendants(root_pid: int, processes: Iterable[ProcessStat] | None = None) -
 
 
 def pod_of(pid: int) -> str | None:
-    """The pod that started the program of this process, as its environment says; None where it says nothing."""
+    """The pod that this process descends from, as its environment says; None where it says nothing."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
@@ -125,8 +125,8 @@ class ChildReaper:
 def kill_orphans(spared_pids: set[int], live_pods: set[str]) -> list[int]:
     """Kills adopted processes that belong to no live pod, with all below them; returns their ids.
 
-    A process is adopted when its parent dies. What a live pod started on purpose to outlive its parent is spared
-    where the environment names that pod.
+    A process is adopted when its parent dies. What a live pod started to outlive its parent (a daemon) is spared: its
+    environment names that pod.
     """
     me = os.getpid()
     processes = all_processes()
