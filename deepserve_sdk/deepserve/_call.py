@@ -22,14 +22,12 @@ class Call(Generic[R]):
     id: to quote, and to find it again with `Call.from_id`. Under `deepserve up` it goes on when the script ends.
     """
 
-    __slots__ = ("_client", "_has_value", "_inbox", "_label", "_value")
+    __slots__ = ("_client", "_inbox", "_label")
 
     def __init__(self, client: Client, inbox: Inbox, label: str) -> None:
         self._client = client
         self._inbox = inbox
         self._label = label
-        self._has_value = False
-        self._value: Any = None
         inbox.holders += 1
 
     @classmethod
@@ -95,17 +93,18 @@ class Call(Generic[R]):
         inbox.holders -= 1
         if inbox.holders == 0:
             client.release(inbox)
-            if self._has_value and client.is_embedded and not client.is_pod:
+            if inbox.taken is not None and client.is_embedded and not client.is_pod:
                 client.forget_later(inbox.request_id)
-            elif inbox.finished is not None and not self._has_value:
+            elif inbox.finished is not None and inbox.taken is None:
                 client.discard(inbox.finished.value)  # the copy that came here; the kept one can still be asked for
 
     def _take(self) -> Any:
-        """The value of a finished call; kept, because a large one can be read from its segment only once."""
-        if not self._has_value:
-            self._value = self._client.result(self._inbox, self._label)
-            self._has_value = True
-        return self._value
+        """The value of a finished call, decoded once for all who hold it in this process."""
+        inbox = self._inbox
+        with inbox.taking:
+            if inbox.taken is None:
+                inbox.taken = (self._client.result(inbox, self._label),)
+            return inbox.taken[0]
 
 
 class GetVerb(Generic[R]):
@@ -169,6 +168,5 @@ class StreamVerb:
         inbox = call._inbox
         next_unread = inbox.next_offset - len(inbox.items)
         if from_offset is not None and from_offset != next_unread:
-            inbox.restart_at(from_offset)
-            call._client.attach(call.id, from_offset)
-        return StreamReader(call._client, inbox, call._label)
+            call._client.restart(inbox, from_offset)
+        return StreamReader(call._client, inbox, call._label, holder=call)

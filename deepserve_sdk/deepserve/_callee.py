@@ -85,4 +85,16 @@ def _stand_in(argument: Any) -> Any:
     return argument
 
 
+async def settled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with every top-level Call's result in its place, waited for without blocking the event loop."""
+    if any(type(argument) is Call for argument in (*args, *kwargs.values())):
+        args = tuple([await _settle(argument) for argument in args])
+        kwargs = {name: await _settle(argument) for name, argument in kwargs.items()}
+    return args, kwargs
+
+
+async def _settle(argument: Any) -> Any:
+    return await argument.get.aio() if type(argument) is Call else argument
+
+
 _STANDING_FOR_A_VALUE = (Ref, Call)

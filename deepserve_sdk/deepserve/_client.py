@@ -184,6 +184,23 @@ class Client:
         self.send(AttachRequest(request_id, from_offset))
         return inbox
 
+    def restart(self, inbox: Inbox, from_offset: int) -> None:
+        """Ask for a stream's items from `from_offset` on once more."""
+        for item in inbox.restart_at(from_offset):
+            self.discard(item.message.value)
+        self.send(AttachRequest(inbox.request_id, from_offset))
+
+    def settle(self, inbox: Inbox) -> bool:
+        """After `restart`, wait until the answer to it is here, whatever was under way before; False if it is."""
+        if not inbox.is_restarted:
+            return False
+        inbox.is_restarted = False
+        try:
+            self.query("result_info", {"request_id": inbox.request_id})
+        except (NotFound, Refused):
+            pass
+        return True
+
     def inbox_of(self, request_id: str) -> Inbox | None:
         return self._inboxes.get(request_id)
 
@@ -191,15 +208,24 @@ class Client:
         """Nobody waits here for this request any more; somebody else may."""
         if self._inboxes.get(inbox.request_id) is inbox:
             del self._inboxes[inbox.request_id]
+        while inbox.items:
+            self.discard(inbox.items.popleft().message.value)
 
     def drop(self, inbox: Inbox) -> None:
         """Nobody waits for this request any more: values that were not taken leave shared memory."""
         self.release(inbox)
         self._open.discard(inbox.request_id)  # all of a map's outputs may be here before its end is
-        while inbox.items:
-            self.discard(inbox.items.popleft().message.value)
         if inbox.finished is not None and inbox.finished.value.segment:
             self.discard(inbox.finished.value)
+
+    def abandon(self, inbox: Inbox) -> None:
+        """Whoever waited has left (Ctrl-C, a loop left early): drop the request, and cancel it if it still runs."""
+        self.drop(inbox)
+        if not inbox.is_over and self._closed is None:
+            try:
+                self.cancel(inbox.request_id)
+            except DeepServeError:  # the link ended just now, which ends the request too
+                pass
 
     def forget_later(self, request_id: str) -> None:
         """Safe in a finaliser: the message goes with the next frame."""
@@ -298,9 +324,7 @@ class Client:
                     self.discard(message.value)
             case ItemFinished() | StreamItem():
                 inbox = self._inboxes.get(message.request_id)
-                if inbox is not None:
-                    inbox.put_item(Item(message, payload))
-                else:
+                if inbox is None or not inbox.put_item(Item(message, payload)):
                     self.discard(message.value)
             case Answer():
                 arrived, answers = self._answers.get(message.query_id, (None, []))
@@ -341,7 +365,7 @@ def _print_output(message: LogOutput, payload: bytes) -> None:
     try:
         stream.write(payload.decode(errors="replace"))
         stream.flush()
-    except (OSError, ValueError, AttributeError):  # closed, or there is none
+    except Exception:  # closed, or there is none, or the script put something of its own there
         pass
 
 

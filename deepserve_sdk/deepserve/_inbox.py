@@ -6,7 +6,7 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
 from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
@@ -20,7 +20,20 @@ class Item(NamedTuple):
 class Inbox:
     """Filled by the reader thread; read by the caller's threads and event loops. Wake-ups fire once."""
 
-    __slots__ = ("_mutex", "_wakers", "error", "finished", "holders", "items", "next_offset", "payload", "request_id")
+    __slots__ = (
+        "_mutex",
+        "_wakers",
+        "error",
+        "finished",
+        "holders",
+        "is_restarted",
+        "items",
+        "next_offset",
+        "payload",
+        "request_id",
+        "taken",
+        "taking",
+    )
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
@@ -29,9 +42,15 @@ class Inbox:
         self.items: deque[Item] = deque()
         self.next_offset = 0
         """Of the stream item that is expected next; others are dropped (they follow an attach)."""
+        self.is_restarted = False
+        """What was under way to here when the stream was asked for once more may still arrive."""
         self.error: Exception | None = None
         """The link ended: nothing more will come."""
         self.holders = 0
+        self.taken: tuple[Any] | None = None
+        """The decoded value, once a Call has taken it: a large one can be read from its segment only once. Of a stream
+        that was read to its end: None."""
+        self.taking = allocate_lock()
         self._mutex = allocate_lock()
         self._wakers: list[Callable[[], None]] = []
 
@@ -53,16 +72,18 @@ class Inbox:
         for wake in wakers:
             wake()
 
-    def put_item(self, item: Item) -> None:
+    def put_item(self, item: Item) -> bool:
+        """False for a stream item that is not the one expected next."""
         with self._mutex:
             if isinstance(item.message, StreamItem):
                 if item.message.offset != self.next_offset:
-                    return
+                    return False
                 self.next_offset += 1
             self.items.append(item)
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
             wake()
+        return True
 
     def close(self, error: Exception) -> None:
         with self._mutex:
@@ -72,12 +93,15 @@ class Inbox:
         for wake in wakers:
             wake()
 
-    def restart_at(self, offset: int) -> None:
-        """Expect the stream from `offset` on; what came already is dropped."""
+    def restart_at(self, offset: int) -> list[Item]:
+        """Expect the stream from `offset` on; returns what came already and was not read."""
         with self._mutex:
+            unread = list(self.items)
             self.items.clear()
             self.next_offset = offset
             self.finished = None
+            self.is_restarted = True
+        return unread
 
     # --- those who wait ---
 

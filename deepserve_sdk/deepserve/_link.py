@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from _thread import get_ident
+from collections import deque
 from collections.abc import Callable
 
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
@@ -20,27 +22,45 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._lock = threading.Lock()
+        self._writer = 0
+        """The thread that writes a frame now."""
+        self._deferred: deque[tuple[Message, Buffer]] = deque()
         self._closed: DeepServeError | None = None
         self._reader = FrameReader()
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
-        """Write one frame; blocks while the socket is full. Raises ControllerLost."""
-        prefix = encode_prefix(message, len(payload))
+        """Write one frame; blocks while the socket is full. Raises ControllerLost.
+
+        Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
+        """
+        if self._writer == get_ident() and self._lock.locked():
+            self._deferred.append((message, payload))
+            return
         with self._lock:
-            if self._closed is not None:
-                raise self._closed
             try:
-                if len(payload) < 4096:
-                    self._socket.sendall(prefix + bytes(payload) if payload else prefix)
-                else:
-                    self._socket.sendall(prefix)
-                    self._socket.sendall(payload)
-            except OSError as error:
-                raise ControllerLost(f"the controller is gone: {error}") from None
-            except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
-                self._closed = ControllerLost("a write to the controller was interrupted")
-                self._socket.shutdown(socket.SHUT_RDWR)
-                raise
+                self._writer = get_ident()
+                self._write(message, payload)
+                while self._deferred:
+                    self._write(*self._deferred.popleft())
+            finally:
+                self._writer = 0
+
+    def _write(self, message: Message, payload: Buffer) -> None:
+        if self._closed is not None:
+            raise self._closed
+        prefix = encode_prefix(message, len(payload))
+        try:
+            if len(payload) < 4096:
+                self._socket.sendall(prefix + bytes(payload) if payload else prefix)
+            else:
+                self._socket.sendall(prefix)
+                self._socket.sendall(payload)
+        except OSError as error:
+            raise ControllerLost(f"the controller is gone: {error}") from None
+        except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
+            self._closed = ControllerLost("a write to the controller was interrupted")
+            self._socket.shutdown(socket.SHUT_RDWR)
+            raise
 
     def start_reader(
         self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]
@@ -69,6 +89,8 @@ class Link:
             return ProtocolError(f"the controller sent what is no frame: {error}")
         except OSError as error:
             return ControllerLost(f"the connection to the controller broke: {error}")
+        except Exception as error:  # a fault of ours: those who wait must hear of it
+            return ControllerLost(f"what came from the controller was not understood: {error!r}")
 
     def read_one(self, timeout_s: float) -> Frame:
         """The first frame, before the reader thread runs.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from deepserve._callee import Callee, settled
 from deepserve._client import Client
 from deepserve.errors import DeepServeError
 from deepserve.protocol.messages import ItemFinished
 from deepserve.protocol.specs import Scaling
-
-if TYPE_CHECKING:
-    from deepserve._callee import Callee
 
 Arguments = tuple[Any, ...]
 
@@ -72,10 +70,18 @@ class MapRun:
     def is_over(self) -> bool:
         return self._are_inputs_over and self._num_yielded == self._num_sent
 
-    def send(self, arguments: Arguments) -> None:
+    async def send_async(self, arguments: Arguments) -> None:
+        """As `send`, but results of calls among the arguments are waited for without blocking the event loop."""
+        try:
+            arguments, kwargs = await settled(arguments, self._options.kwargs)
+        except Exception as error:
+            raise _with_index(error, self._num_sent) from error.__cause__
+        self.send(arguments, kwargs)
+
+    def send(self, arguments: Arguments, kwargs: dict[str, Any]) -> None:
         """Raises UnpicklableArgument, ValueTooLarge, with `input_index`."""
         try:
-            value, payload = self._callee.encode(self._client, self._definition, arguments, self._options.kwargs)
+            value, payload = self._callee.encode(self._client, self._definition, arguments, kwargs)
         except Exception as error:
             raise _with_index(error, self._num_sent) from error.__cause__
         self._client.send_input(self.inbox, self._num_sent, value, payload)
@@ -120,11 +126,12 @@ class MapRun:
 
     def leave(self) -> None:
         """Cancel what is left."""
-        self._client.drop(self.inbox)
         for message, _ in self._ready.values():
             self._client.discard(message.value)
-        if not self.inbox.is_over and not self.is_over and self._client.closed is None:
-            self._client.cancel(self.inbox.request_id)
+        if self.is_over:
+            self._client.drop(self.inbox)
+        else:
+            self._client.abandon(self.inbox)
 
 
 def run_map(callee: Callee, inputs: Iterable[Arguments], options: MapOptions) -> Iterator[Any]:
@@ -141,7 +148,7 @@ def run_map(callee: Callee, inputs: Iterable[Arguments], options: MapOptions) ->
                 except StopIteration:
                     run.end_inputs()
                 else:
-                    run.send(arguments)
+                    run.send(arguments, options.kwargs)
             else:
                 run._client.wait(run.inbox)
     finally:
@@ -164,7 +171,7 @@ async def run_map_async(
                 except StopAsyncIteration:
                     run.end_inputs()
                 else:
-                    run.send(arguments)
+                    await run.send_async(arguments)
             else:
                 await client.wait_async(run.inbox)
     finally:

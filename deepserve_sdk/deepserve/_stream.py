@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from deepserve._client import Client
 from deepserve._inbox import Inbox
-from deepserve.errors import ControllerLost, DeepServeError
+from deepserve.errors import DeepServeError
 from deepserve.protocol.messages import StreamItem
+
+if TYPE_CHECKING:
+    from typing import Self
+
+T = TypeVar("T")
 
 CREDIT_STEP = 32
 """Credit is granted in steps of this many items."""
@@ -18,16 +23,20 @@ _WAIT = object()
 
 
 class StreamReader:
-    """One reader at a time per request. `cancel_on_leave`: leaving the loop early cancels the request."""
+    """One reader at a time per request.
 
-    def __init__(self, client: Client, inbox: Inbox, label: str, *, cancel_on_leave: bool = False) -> None:
+    holder: the Call that must live as long as the reader; without one, leaving the loop early cancels the request.
+    """
+
+    def __init__(self, client: Client, inbox: Inbox, label: str, *, holder: object = None) -> None:
         self._client = client
         self._inbox = inbox
         self._label = label
-        self._cancel_on_leave = cancel_on_leave
+        self._holder = holder
+        self._has_left = False
         self._unacknowledged = 0
 
-    def items(self) -> Iterator[tuple[int, Any]]:
+    def items(self) -> Generator[tuple[int, Any]]:
         try:
             while (taken := self._take()) is not _END:
                 if taken is _WAIT:
@@ -35,7 +44,7 @@ class StreamReader:
                 else:
                     yield taken
         finally:
-            self._leave()
+            self.leave()
 
     async def items_async(self) -> AsyncIterator[tuple[int, Any]]:
         try:
@@ -45,7 +54,13 @@ class StreamReader:
                 else:
                     yield taken
         finally:
-            self._leave()
+            self.leave()
+
+    def leave(self) -> None:
+        """Nobody reads on. May be called twice."""
+        if self._holder is None and not self._has_left:
+            self._has_left = True
+            self._client.abandon(self._inbox)
 
     def _take(self) -> Any:
         """The next (offset, item), _WAIT, or _END. Raises the call's error after its last item."""
@@ -56,12 +71,16 @@ class StreamReader:
             self._acknowledge()
             return item.message.offset, self._client.decode_item(item.message, item.payload)
         if inbox.finished is not None:
+            missing = inbox.next_offset < inbox.finished.count
+            if missing and self._client.settle(inbox):
+                return self._take()
             self._client.result(inbox, self._label)
-            if inbox.next_offset < inbox.finished.count:
+            if missing:
                 raise DeepServeError(
                     f"{self._label}: {inbox.finished.count - inbox.next_offset} of {inbox.finished.count} items "
                     f"of call {inbox.request_id} are gone"
                 )
+            inbox.taken = (None,)
             return _END
         if inbox.error is not None:
             raise inbox.error
@@ -73,12 +92,24 @@ class StreamReader:
             self._client.grant(self._inbox.request_id, self._unacknowledged)
             self._unacknowledged = 0
 
-    def _leave(self) -> None:
-        if not self._cancel_on_leave:
-            return
-        self._client.drop(self._inbox)
-        if not self._inbox.is_over:
-            try:
-                self._client.cancel(self._inbox.request_id)
-            except ControllerLost:
-                pass
+
+class RemoteItems(Generic[T]):
+    """What a generator's `remote` gives: an iterator that stops the generator when it is closed or let go, read or
+    not."""
+
+    def __init__(self, reader: StreamReader) -> None:
+        self._reader = reader
+        self._items = reader.items()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        return cast(T, next(self._items)[1])
+
+    def close(self) -> None:
+        self._items.close()
+        self._reader.leave()
+
+    def __del__(self) -> None:
+        self._reader.leave()

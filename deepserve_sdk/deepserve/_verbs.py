@@ -7,11 +7,10 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from deepserve import _timeline
 from deepserve._call import Call
-from deepserve._callee import Callee
-from deepserve._client import Client, current_client
-from deepserve._inbox import Inbox
+from deepserve._callee import Callee, settled
+from deepserve._client import current_client
 from deepserve._map import Arguments, MapOptions, run_map, run_map_async
-from deepserve._stream import StreamReader
+from deepserve._stream import RemoteItems, StreamReader
 from deepserve.errors import DeepServeError
 
 P = ParamSpec("P")
@@ -38,25 +37,18 @@ class RemoteVerb(Generic[P, R]):
                 _timeline.finish(client, inbox.request_id)
             return cast(R, client.result(inbox, callee.name))
         finally:
-            _leave(client, inbox)
+            client.abandon(inbox)
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
         client = current_client()
-        inbox = callee.open(client, args, kwargs)
+        inbox = callee.open(client, *await settled(args, kwargs))
         try:
             while not inbox.is_over:
                 await client.wait_async(inbox)
             return cast(R, client.result(inbox, callee.name))
         finally:
-            _leave(client, inbox)
-
-
-def _leave(client: Client, inbox: Inbox) -> None:
-    """A wait that was interrupted (Ctrl-C, a cancelled coroutine) cancels the request."""
-    client.drop(inbox)
-    if not inbox.is_over and client.closed is None:
-        client.cancel(inbox.request_id)
+            client.abandon(inbox)
 
 
 class RemoteStreamVerb(Generic[P, T]):
@@ -69,12 +61,12 @@ class RemoteStreamVerb(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         client = self._callee.blocking_client("remote")
-        reader = StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name, cancel_on_leave=True)
-        return (item for _, item in reader.items())
+        return RemoteItems(StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name))
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         client = current_client()
-        reader = StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name, cancel_on_leave=True)
+        inbox = self._callee.open(client, *await settled(args, kwargs))
+        reader = StreamReader(client, inbox, self._callee.name)
         async for _, item in reader.items_async():
             yield item
 
@@ -92,7 +84,9 @@ class SpawnVerb(Generic[P, R]):
         return Call(client, self._callee.open(client, args, kwargs, keep=True), self._callee.name)
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        return self(*args, **kwargs)
+        client = current_client()
+        inbox = self._callee.open(client, *await settled(args, kwargs), keep=True)
+        return Call(client, inbox, self._callee.name)
 
 
 class MapVerb(Generic[R]):

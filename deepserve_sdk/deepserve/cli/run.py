@@ -41,8 +41,8 @@ def run_entrypoint(entrypoint: Callable[..., Any], keywords: dict[str, Any]) -> 
 
 def run_function(function: Function[..., Any], keywords: dict[str, Any]) -> None:
     """Items of a generator are printed as they come."""
-    result = function.remote(**keywords)
-    if inspect.isgenerator(result):
+    result: Any = function.remote(**keywords)
+    if function.is_generator:
         for item in result:
             print(item, flush=True)
     elif result is not None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,6 +30,25 @@ def test_spawn_and_its_call() -> None:
     assert deepserve.Call.from_id(call.id).get() == 16
 
 
+def test_all_holders_of_a_call_take_its_one_large_result() -> None:
+    call = user_code.large.spawn(1_000_000)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(len, threads.map(lambda call: call.get(timeout=20), [call] * 4))) == [1_000_000] * 4
+    assert deepserve.Call.from_id(call.id).get() == call.get()
+    del call
+    square.remote(1)  # what is forgotten goes with the next frame
+
+
+def test_calls_as_arguments_of_the_aio_twins() -> None:
+    async def main() -> None:
+        assert await square.remote.aio((await square.spawn.aio(2)).arg) == 16
+        assert await (await square.spawn.aio(square.spawn(2).arg)).get.aio() == 16
+        assert [n async for n in square.map.aio([square.spawn(2), 3])] == [16, 9]
+        assert len([t async for t in user_code.tokens.remote.aio(square.spawn(2).arg)]) == 4
+
+    asyncio.run(main())
+
+
 def test_a_call_is_found_by_its_id_after_its_object_is_gone() -> None:
     call_id = square.spawn(5).id
     assert deepserve.Call.from_id(call_id).get(timeout=20) == 25
@@ -43,6 +63,28 @@ def test_map_starmap_for_each() -> None:
         if output == 100:
             break
     assert square.remote(2) == 4
+
+
+def test_a_stream_that_nobody_reads_gives_its_pod_back() -> None:
+    for _ in range(2):
+        user_code.endless.remote()
+    unread = user_code.endless.remote()
+    unread.close()  # type: ignore[attr-defined]
+    assert list(zip(range(3), user_code.endless.remote(), strict=False))[-1] == (2, 2)
+
+
+def test_a_stream_lives_as_long_as_its_reader() -> None:
+    assert sum(1 for _ in user_code.tokens.spawn(300).stream()) == 300
+
+
+def test_large_items_can_be_read_again_and_leave_shared_memory_with_their_call() -> None:
+    call = user_code.large_items.spawn(5)
+    first = call.stream()
+    assert next(first)[0] == 0
+    assert [item[0] for item in call.stream(from_offset=0)] == [0, 1, 2, 3, 4]
+    assert [(offset, item[0]) for offset, item in call.stream(from_offset=3, with_offset=True)] == [(3, 3), (4, 4)]
+    del call, first
+    square.remote(1)
 
 
 def test_generators_stream() -> None:

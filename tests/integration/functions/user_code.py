@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -40,6 +41,21 @@ async def later(x: int) -> int:
 @app.function
 def tokens(n: int) -> Iterator[str]:
     yield from (f"t{i}" for i in range(n))
+
+
+@app.function(max_pods=1)
+def endless() -> Iterator[int]:
+    yield from itertools.count()
+
+
+@app.function
+def large(size_bytes: int) -> bytes:
+    return bytes(size_bytes)
+
+
+@app.function
+def large_items(n: int) -> Iterator[bytes]:
+    yield from (bytes([i]) * 400_000 for i in range(n))
 
 
 @app.function

@@ -1,0 +1,56 @@
+"""The connection of a process: writes inside writes, and faults on the reader thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from deepserve._link import Link
+from deepserve.errors import ControllerLost, DeepServeError
+from deepserve.protocol.framing import FrameReader, encode_prefix
+from deepserve.protocol.messages import CancelRequest, Message
+
+
+class CollectingSocket:
+    """Runs a finaliser in the middle of the first frame, as the garbage collector may."""
+
+    def __init__(self) -> None:
+        self.link = Link(self)  # type: ignore[arg-type]
+        self.written = b""
+        self.is_first = True
+
+    def sendall(self, data: bytes) -> None:
+        self.written += bytes(data)
+        if self.is_first:
+            self.is_first = False
+            self.link.send(CancelRequest("rq-2"))
+
+
+def test_a_frame_sent_by_a_finaliser_inside_a_write_follows_it() -> None:
+    connection = CollectingSocket()
+    connection.link.send(CancelRequest("rq-1"), b"x" * 10_000)
+    reader = FrameReader()
+    reader.feed(connection.written)
+    assert [(frame.message, len(frame.payload)) for frame in reader.frames()] == [
+        (CancelRequest("rq-1"), 10_000),
+        (CancelRequest("rq-2"), 0),
+    ]
+
+
+def test_a_fault_on_the_reader_thread_wakes_those_who_wait() -> None:
+    ours, theirs = socket.socketpair()
+    closed: list[DeepServeError] = []
+    is_closed = threading.Event()
+
+    def on_frame(message: Message, payload: bytes) -> None:
+        raise RuntimeError("a fault")
+
+    def on_closed(error: DeepServeError) -> None:
+        closed.append(error)
+        is_closed.set()
+
+    with ours, theirs:
+        Link(ours).start_reader(on_frame, on_closed)
+        theirs.sendall(encode_prefix(CancelRequest("rq-1"), 0))
+        assert is_closed.wait(5)
+    assert isinstance(closed[0], ControllerLost) and "a fault" in str(closed[0])
