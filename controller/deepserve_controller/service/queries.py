@@ -24,6 +24,7 @@ from deepserve_controller.service.store import App
 VERSION = "0.1.0"
 MAX_LOG_BYTES = 512 << 10
 NUM_STATUS_REQUESTS = 20
+NUM_STATUS_FUNCTIONS = 200
 
 Body = dict[str, Any]
 
@@ -77,12 +78,18 @@ class Queries:
     # --- questions ---
 
     def _status(self, link_id: str, body: Body) -> Body:
+        """With the cluster manager's reasons: why each pod is what it is, and each function has so many."""
+        manager = self._cores.cores.cluster_manager
+        reasons = {view.pod_id: view.reason for view in manager.pods_view()}
         return {
             **self.about,
             "pid": os.getpid(),
             "version": VERSION,
             "uptime_s": time.time() - self._started_at,
-            "pods": [self._describe_pod(pod) for pod in self._pods.pods.values()],
+            "pods": [
+                {**self._describe_pod(pod), "reason": reasons.get(pod.pod_id, "")} for pod in self._pods.pods.values()
+            ],
+            "functions": [msgspec.to_builtins(view) for view in manager.functions_view()[:NUM_STATUS_FUNCTIONS]],
             "apps": [describe_app(app) for app in self._deployments.apps.values()],
             "num_running": len(self._requests.running),
             "requests": self._recent(NUM_STATUS_REQUESTS),

@@ -1,18 +1,6 @@
-"""One type for each kind of identifier, so that one cannot be passed for another."""
+"""Identifiers that are counted. (A function's id is its content's hash: `specs.function_id`.)"""
 
 from __future__ import annotations
-
-from typing import NewType
-
-RequestId = NewType("RequestId", str)
-"""One call from outside, as the user quotes it: `rq-5f3a1c-7`."""
-JobId = NewType("JobId", str)
-TaskId = NewType("TaskId", str)
-PodId = NewType("PodId", str)
-FunctionId = NewType("FunctionId", str)
-"""Content of a function's specification and code: equal content, equal id, one pool of pods."""
-LinkId = NewType("LinkId", str)
-"""One connection to the controller, of a client or of a pod."""
 
 
 class IdAllocator:

@@ -7,8 +7,6 @@ from typing import Literal
 
 import msgspec
 
-from deepserve.protocol.ids import FunctionId
-
 ExecutorKind = Literal["function", "class", "model", "tokenizer"]
 
 
@@ -105,8 +103,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.app}/{self.name}"
 
 
-def function_id(spec: FunctionSpec) -> FunctionId:
+def function_id(spec: FunctionSpec) -> str:
     """Content address of `spec`: the same code and options give the same pool of pods."""
     # Not of its MessagePack: that omits a nested default only where it is the very same object.
     digest = hashlib.sha256(repr(spec).encode()).hexdigest()
-    return FunctionId(f"fn-{digest[:20]}")
+    return f"fn-{digest[:20]}"

@@ -353,3 +353,14 @@ def test_a_result_that_its_reader_left_unread_is_removed(shared: Controller) -> 
     assert client.finished("rq-unread")[0].value.segment == segment.name and segment.exists()
     client.close()
     wait_for(lambda: not segment.exists())
+
+
+def test_status_tells_the_reasons_of_decisions(shared: Controller) -> None:
+    owner = shared.owner
+    owner.open("rq-why", owner.define("reasoned"))
+    pod_id = owner.finished("rq-why")[0].timings.pod_id
+    status = owner.query("status").body
+    [function] = [found for found in status["functions"] if found["label"] == "app/reasoned"]
+    assert function["pods"] == 1 and "running tasks / 1 slots" in function["reason"]
+    [pod] = [found for found in status["pods"] if found["pod_id"] == pod_id]
+    assert "1 queued" in pod["reason"]
