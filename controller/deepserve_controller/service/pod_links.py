@@ -8,31 +8,19 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
-
-import msgspec
 
 from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
-    BundleContent,
     CancelTask,
-    ExecutorFailed,
-    ExecutorReady,
-    FetchBundle,
     Hello,
     Message,
     Outcome,
-    TaskBlocked,
     TaskCredit,
-    TaskFinished,
-    TaskOutput,
-    TaskResumed,
 )
 from deepserve.protocol.messages import StopPod as StopPodMessage
 from deepserve_controller.core import actions, events
-from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
 from deepserve_controller.pod_providers.base import PodProvider
 from deepserve_controller.service.bundles import Bundles
@@ -40,6 +28,8 @@ from deepserve_controller.service.client_links import ClientMessages
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.pod_entry import PodEntry
+from deepserve_controller.service.pod_link import PodLink
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 
@@ -48,31 +38,6 @@ EXIT_WAIT_S = 0.2
 LAST_WORDS_S = 0.05
 """After a pod's exit: how long what it had sent may take to be read."""
 NUM_ENDED = 64
-MAX_DETAIL_CHARS = 4000
-"""Of what a pod says about an outcome; the exception itself is in the payload."""
-
-
-class PodRecord(msgspec.Struct):
-    pod_id: str
-    environment: str
-    token: str
-    """Empty once used."""
-    log_keys: dict[str, str]
-    """Stream to key, until used."""
-    started_at: float
-    state: str = "starting"
-    """starting, warm, binding, bound, stopping, ending"""
-    pid: int = 0
-    link: Link | None = None
-    function_id: str = ""
-    label: str = ""
-    reason: str = ""
-    exit_code: int | None = None
-    is_exit_known: bool = False
-    is_killed: bool = False
-    timers: list[asyncio.TimerHandle] = []
-    steps_ms: dict[str, float] = {}
-    last_root_links: tuple[str, ...] = ()
 
 
 class PodLinks:
@@ -88,8 +53,8 @@ class PodLinks:
         self._recipients = recipients
         self.provider: PodProvider | None = None
         self.messages: ClientMessages | None = None
-        self.pods: dict[str, PodRecord] = {}
-        self._ended: dict[str, PodRecord] = {}
+        self.pods: dict[str, PodEntry] = {}
+        self._ended: dict[str, PodEntry] = {}
         """The last few: what they printed may still be on its way."""
         self._is_ending = False
         self.on_empty: Callable[[], None] | None = None
@@ -108,7 +73,7 @@ class PodLinks:
         if self._is_ending:
             return
         token = secrets.token_urlsafe(32)
-        self.pods[action.pod_id] = PodRecord(
+        self.pods[action.pod_id] = PodEntry(
             pod_id=action.pod_id,
             environment=action.environment,
             token=token,
@@ -219,7 +184,7 @@ class PodLinks:
         else:
             self._after(pod, LAST_WORDS_S, pod.link.abort)
 
-    def link_closed(self, pod: PodRecord) -> None:
+    def link_closed(self, pod: PodEntry) -> None:
         pod.link = None
         self._recipients.remove(pod.pod_id)
         if pod.is_exit_known:
@@ -249,11 +214,11 @@ class PodLinks:
             pod.last_root_links = running
         return pod.last_root_links
 
-    def find(self, pod_id: str) -> PodRecord | None:
+    def find(self, pod_id: str) -> PodEntry | None:
         """Also one that ended lately."""
         return self.pods.get(pod_id) or self._ended.get(pod_id)
 
-    def start_steps_ms(self, pod: PodRecord) -> dict[str, float]:
+    def start_steps_ms(self, pod: PodEntry) -> dict[str, float]:
         """How this pod came to be bound."""
         assert self.provider is not None
         return {**self.provider.start_steps_ms(pod.pod_id), **{f"bind: {k}": ms for k, ms in pod.steps_ms.items()}}
@@ -264,29 +229,29 @@ class PodLinks:
 
     # --- inside ---
 
-    def _linked(self, pod_id: str) -> PodRecord | None:
+    def _linked(self, pod_id: str) -> PodEntry | None:
         """A pod that can be written to. Orders for one that just ended are moot: PodLost is on its way."""
         pod = self.pods.get(pod_id)
         return pod if pod is not None and pod.link is not None else None
 
-    def _send(self, pod: PodRecord, message: Message, data: bytes = b"") -> None:
+    def _send(self, pod: PodEntry, message: Message, data: bytes = b"") -> None:
         assert pod.link is not None
         pod.link.send(message, data)
 
-    def _kill(self, pod: PodRecord, reason: str) -> None:
+    def _kill(self, pod: PodEntry, reason: str) -> None:
         pod.is_killed = True
         pod.reason = reason
         assert self.provider is not None
         self.provider.kill_pod(pod.pod_id, reason)
 
-    def _give_up(self, pod: PodRecord) -> None:
+    def _give_up(self, pod: PodEntry) -> None:
         """The exit code did not come: the pod may have closed its link and live on."""
         if not pod.is_exit_known and pod.pod_id in self.pods:
             assert self.provider is not None
             self.provider.kill_pod(pod.pod_id, "its connection ended")
             self._lost(pod)
 
-    def _lost(self, pod: PodRecord) -> None:
+    def _lost(self, pod: PodEntry) -> None:
         if pod.pod_id not in self.pods:
             return
         self._forget(pod)
@@ -298,7 +263,7 @@ class PodLinks:
         # What its code defined, to call it, has one holder less.
         self._functions.release_all(pod.pod_id)
 
-    def _forget(self, pod: PodRecord) -> None:
+    def _forget(self, pod: PodEntry) -> None:
         self.pods.pop(pod.pod_id, None)
         self._ended[pod.pod_id] = pod
         while len(self._ended) > NUM_ENDED:
@@ -309,79 +274,8 @@ class PodLinks:
         if not self.pods and self.on_empty is not None:
             self.on_empty()
 
-    def _after(self, pod: PodRecord, delay_s: float, callback: Callable[[], None]) -> None:
+    def _after(self, pod: PodEntry, delay_s: float, callback: Callable[[], None]) -> None:
         pod.timers.append(asyncio.get_running_loop().call_later(delay_s, callback))
-
-
-class PodLink:
-    """Handler of one pod's connection."""
-
-    def __init__(
-        self, pod: PodRecord, link: Link, pods: PodLinks, requests: Requests, cores: CoreLoop, bundles: Bundles
-    ) -> None:
-        self._pod = pod
-        self._link = link
-        self._pods = pods
-        self._requests = requests
-        self._cores = cores
-        self._bundles = bundles
-        self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
-            TaskFinished: self._task_finished,
-            TaskOutput: self._task_output,
-            TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
-            TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
-            FetchBundle: self._fetch_bundle,
-            ExecutorReady: self._executor_ready,
-            ExecutorFailed: self._executor_failed,
-        }
-
-    def frame_received(self, message: Message, payload: bytes) -> None:
-        taker = self._takers.get(type(message))
-        if taker is not None:
-            return taker(message, payload)
-        messages = self._pods.messages
-        if messages is None or not messages.take(self._pod.pod_id, self._link, message, payload):
-            raise Refusal("garbage", f"{type(message).__name__} is not for a pod to say")
-
-    def link_closed(self) -> None:
-        self._pods.link_closed(self._pod)
-
-    def _task_finished(self, message: TaskFinished, data: bytes) -> None:
-        if not self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
-            return
-        self._requests.task_ended(message.task_id)
-        self._cores.give(
-            events.TaskFinished(
-                task_id=message.task_id,
-                attempt=message.attempt,
-                outcome=Outcome(message.outcome.kind, message.outcome.detail[:MAX_DETAIL_CHARS]),
-                run_ms=message.run_ms,
-                payload=Payload(message.value, data),
-                count=message.count,
-                may_retry=message.may_retry,
-            )
-        )
-
-    def _task_output(self, message: TaskOutput, data: bytes) -> None:
-        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
-            self._requests.produced(message, data)
-
-    def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
-        bundle = self._bundles.get(message.digest)
-        if bundle is None:
-            self._link.send(BundleContent(message.digest, "files", missing=True))
-        else:
-            self._link.send(BundleContent(message.digest, bundle.kind), bundle.data)
-
-    def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
-        self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
-        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots))
-
-    def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
-        payload = Payload(message.value, data)
-        self._cores.give(
-            events.ExecutorFailed(self._pod.pod_id, message.function_id, message.text[:MAX_DETAIL_CHARS], payload)
-        )
 
 
 def log_key(token: str) -> str:

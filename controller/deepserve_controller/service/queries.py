@@ -16,7 +16,8 @@ from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
-from deepserve_controller.service.pod_links import PodLinks, PodRecord
+from deepserve_controller.service.pod_entry import PodEntry
+from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.requests import RequestRecord, Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.store import App
@@ -211,7 +212,7 @@ class Queries:
             return [app.specs[app.functions[name]].label for name in wanted]
         return [label for label in self._known_labels() if label == target or label.startswith(target + "/")]
 
-    def _describe_pod(self, pod: PodRecord) -> Body:
+    def _describe_pod(self, pod: PodEntry) -> Body:
         running = [place.request_id for place in self._requests.tasks.values() if place.pod_id == pod.pod_id]
         return {
             "pod_id": pod.pod_id,

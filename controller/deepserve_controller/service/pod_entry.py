@@ -1,0 +1,32 @@
+"""PodEntry: one pod as the service knows it. (What the cluster manager knows of it is `core.pod_record`.)"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from deepserve_controller.service.links import Link
+
+
+class PodEntry(msgspec.Struct):
+    pod_id: str
+    environment: str
+    token: str
+    """Empty once used."""
+    log_keys: dict[str, str]
+    """Stream to key, until used."""
+    started_at: float
+    state: str = "starting"
+    """starting, warm, binding, bound, stopping, ending"""
+    pid: int = 0
+    link: Link | None = None
+    function_id: str = ""
+    label: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    is_exit_known: bool = False
+    is_killed: bool = False
+    timers: list[asyncio.TimerHandle] = []
+    steps_ms: dict[str, float] = {}
+    last_root_links: tuple[str, ...] = ()

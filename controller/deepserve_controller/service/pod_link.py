@@ -1,0 +1,104 @@
+"""What a pod may say, over the connection that it dialled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from deepserve.protocol.messages import (
+    BundleContent,
+    ExecutorFailed,
+    ExecutorReady,
+    FetchBundle,
+    Message,
+    Outcome,
+    TaskBlocked,
+    TaskFinished,
+    TaskOutput,
+    TaskResumed,
+)
+from deepserve_controller.core import events
+from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import Refusal
+from deepserve_controller.service.bundles import Bundles
+from deepserve_controller.service.links import Link
+from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.pod_entry import PodEntry
+from deepserve_controller.service.requests import Requests
+
+if TYPE_CHECKING:
+    from deepserve_controller.service.pod_links import PodLinks
+
+MAX_DETAIL_CHARS = 4000
+"""Of what a pod says about an outcome; the exception itself is in the payload."""
+
+
+class PodLink:
+    """Handler of one pod's connection."""
+
+    def __init__(
+        self, pod: PodEntry, link: Link, pods: PodLinks, requests: Requests, cores: CoreLoop, bundles: Bundles
+    ) -> None:
+        self._pod = pod
+        self._link = link
+        self._pods = pods
+        self._requests = requests
+        self._cores = cores
+        self._bundles = bundles
+        self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
+            TaskFinished: self._task_finished,
+            TaskOutput: self._task_output,
+            TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
+            TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
+            FetchBundle: self._fetch_bundle,
+            ExecutorReady: self._executor_ready,
+            ExecutorFailed: self._executor_failed,
+        }
+
+    def frame_received(self, message: Message, payload: bytes) -> None:
+        taker = self._takers.get(type(message))
+        if taker is not None:
+            return taker(message, payload)
+        messages = self._pods.messages
+        if messages is None or not messages.take(self._pod.pod_id, self._link, message, payload):
+            raise Refusal("garbage", f"{type(message).__name__} is not for a pod to say")
+
+    def link_closed(self) -> None:
+        self._pods.link_closed(self._pod)
+
+    def _task_finished(self, message: TaskFinished, data: bytes) -> None:
+        if not self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            return
+        self._requests.task_ended(message.task_id)
+        self._cores.give(
+            events.TaskFinished(
+                task_id=message.task_id,
+                attempt=message.attempt,
+                outcome=Outcome(message.outcome.kind, message.outcome.detail[:MAX_DETAIL_CHARS]),
+                run_ms=message.run_ms,
+                payload=Payload(message.value, data),
+                count=message.count,
+                may_retry=message.may_retry,
+            )
+        )
+
+    def _task_output(self, message: TaskOutput, data: bytes) -> None:
+        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            self._requests.produced(message, data)
+
+    def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
+        bundle = self._bundles.get(message.digest)
+        if bundle is None:
+            self._link.send(BundleContent(message.digest, "files", missing=True))
+        else:
+            self._link.send(BundleContent(message.digest, bundle.kind), bundle.data)
+
+    def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
+        self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
+        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots))
+
+    def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
+        payload = Payload(message.value, data)
+        self._cores.give(
+            events.ExecutorFailed(self._pod.pod_id, message.function_id, message.text[:MAX_DETAIL_CHARS], payload)
+        )
