@@ -15,12 +15,12 @@ What every driver (the service's loop, the simulator, tests) has to keep:
 
 from __future__ import annotations
 
-from collections import deque
-
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.events import Event
 from deepserve_controller.core.job_executor import JobExecutor
+
+Core = JobExecutor | ClusterManager
 
 
 class Cores:
@@ -37,13 +37,12 @@ class Cores:
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """First the cluster manager, then the job executor, then what they tell each other, in that order."""
         actions: list[Action] = []
-        told: deque[tuple[bool, Event]] = deque()
-        self._collect(self.cluster_manager.handle(event, now_s), True, actions, told)
-        self._collect(self.job_executor.handle(event, now_s), False, actions, told)
-        while told:
-            is_for_jobs, news = told.popleft()
-            core: JobExecutor | ClusterManager = self.job_executor if is_for_jobs else self.cluster_manager
-            self._collect(core.handle(news, now_s), not is_for_jobs, actions, told)
+        told: list[tuple[Core, Event]] = []
+        self._collect(self.cluster_manager.handle(event, now_s), self.job_executor, actions, told)
+        self._collect(self.job_executor.handle(event, now_s), self.cluster_manager, actions, told)
+        for core, news in told:  # grows meanwhile
+            other = self.cluster_manager if core is self.job_executor else self.job_executor
+            self._collect(core.handle(news, now_s), other, actions, told)
         return actions
 
     def check_invariants(self) -> None:
@@ -51,11 +50,9 @@ class Cores:
         self.cluster_manager.check_invariants()
 
     @staticmethod
-    def _collect(
-        returned: list[Action], is_for_jobs: bool, actions: list[Action], told: deque[tuple[bool, Event]]
-    ) -> None:
+    def _collect(returned: list[Action], other: Core, actions: list[Action], told: list[tuple[Core, Event]]) -> None:
         for action in returned:
             if type(action) is Notify:
-                told.append((is_for_jobs, action.event))
+                told.append((other, action.event))
             else:
                 actions.append(action)
