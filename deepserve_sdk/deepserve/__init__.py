@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deepserve._context import context as context
     from deepserve._controller_process import init as init
     from deepserve._decorators import function as function
+    from deepserve._deployed import Cls as Cls
     from deepserve._function import Function as Function
     from deepserve._model import Model as Model
     from deepserve._model_result import ChatResult as ChatResult
@@ -75,6 +76,7 @@ _HOMES = {
     "_context": ("context",),
     "_controller_process": ("init",),
     "_decorators": ("function",),
+    "_deployed": ("Cls",),
     "_function": ("Function",),
     "_model": ("Model",),
     "_model_result": ("ChatResult",),

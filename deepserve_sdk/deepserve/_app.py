@@ -15,7 +15,7 @@ from deepserve._options import Options, merge_options
 
 if TYPE_CHECKING:
     from deepserve._decorators import ClassFactory, FunctionFactory
-    from deepserve._definition import Bundle
+    from deepserve._definition import Bundle, Definition
     from deepserve._entry import Entry
     from deepserve._function import Function
 
@@ -82,6 +82,12 @@ class App:
             else:
                 self.functions[name] = member
             self._entries[f"{self.name}/{member.__qualname__}"] = entry
+
+    def definitions(self) -> dict[str, Definition]:
+        """Functions and classes by name, as a controller gets them. Raises UnpicklableFunction, ValueTooLarge."""
+        functions = {name: function.definition for name, function in self.functions.items()}
+        classes: dict[str, Any] = self.classes
+        return functions | {name: found.__deepserve_definer__.define() for name, found in classes.items()}
 
     def key_of(self, entry: Entry) -> str:
         """The entry's name in this app's dump."""
@@ -152,14 +158,3 @@ def apps_of_module(module: ModuleType) -> list[App]:
     if default is not None and (default.functions or default.classes or default.entrypoints):
         found.append(default)
     return list(dict.fromkeys(found))
-
-
-def find_function(app: str, name: str) -> Function[..., Any]:
-    """A deployed function by name. Raises NotFound."""
-    from deepserve._client import Definition, current_client
-    from deepserve._function import DeployedFunction
-    from deepserve._pickling import NOTHING
-
-    answer = current_client().query("lookup", {"app": app, "name": name})
-    definition = Definition(answer["function_id"], None, None, f"{app}/{name}", NOTHING)
-    return DeployedFunction(definition, is_stream=bool(answer["spec"].get("is_generator")))

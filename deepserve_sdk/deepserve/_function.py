@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._code import Code, Named, code_of
-from deepserve._entry import Entry
+from deepserve._entry import HOOK_ATTRIBUTE, Entry
 from deepserve._options import Options, merge_options
 from deepserve._pickling import look_up
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
@@ -64,6 +64,7 @@ class Definer:
             retries=self.options.retries,
             params=params,
             is_generator=is_generator(target),
+            methods=method_kinds(target) if self._kind == "class" else {},
         )
         definition = Definition(function_id(spec), spec, code.bundle, self.label, code.reach)
         self._made[params] = (code, definition)
@@ -94,10 +95,9 @@ class Function(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), target)
         self._target = target
         self._definer = definer
-        self._add_verbs(target, definer.define)
+        self._add_verbs(Callee(target.__name__, target, definer.define, is_stream=is_generator(target)))
 
-    def _add_verbs(self, target: Callable[..., Any], define: Callable[[], Definition]) -> None:
-        callee = Callee(target.__name__, target, define, is_stream=is_generator(target))
+    def _add_verbs(self, callee: Callee) -> None:
         remote = RemoteStreamVerb if callee.is_stream else RemoteVerb
         self.remote = cast(RemoteVerb[P, R], remote(callee))
         self.spawn = SpawnVerb(callee)
@@ -124,7 +124,7 @@ class Function(Generic[P, R]):
     @staticmethod
     def from_name(app: str, name: str) -> Function[..., Any]:
         """A deployed function. Raises NotFound. (Modal: `Function.from_name`.)"""
-        from deepserve._app import find_function
+        from deepserve._deployed import find_function
 
         return find_function(app, name)
 
@@ -232,43 +232,17 @@ class AsyncStreamFunction(Function[P, Iterator[T]]):
         return self(*args, **kwargs)
 
 
-class DeployedFunction(Function[..., Any]):
-    """A Function known by name only: its code is with the controller."""
-
-    def __init__(self, definition: Definition, is_stream: bool) -> None:
-        self.__name__ = self.__qualname__ = definition.label
-        self._definition = definition
-        callee = Callee(definition.label, _unknown_target, lambda: definition, is_stream=is_stream)
-        remote = RemoteStreamVerb if is_stream else RemoteVerb
-        self.remote = cast(RemoteVerb[..., Any], remote(callee))
-        self.spawn = SpawnVerb(callee)
-        self.map = MapVerb(callee)
-        self.starmap = StarMapVerb(callee)
-        self.for_each = ForEachVerb(callee)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"{self.__name__} was found by name: its code is not here, call .remote(...)")
-
-    def __repr__(self) -> str:
-        return f"<deepserve.Function {self.__name__}>"
-
-    def __reduce__(self) -> Any:
-        app, _, name = self.__name__.partition("/")
-        return Function.from_name, (app, name)
-
-    __deepserve_reduce__ = __reduce__
-
-    @property
-    def key(self) -> str:
-        """It is in nobody's dump."""
-        return ""
-
-
-def _unknown_target(*args: Any, **kwargs: Any) -> None: ...
-
-
 def is_generator(target: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+
+
+def method_kinds(target: Any) -> dict[str, Literal["call", "stream"]]:
+    """Of a class: its methods that run in pods."""
+    return {
+        name: "stream" if is_generator(member.target) else "call"
+        for name in dir(target)
+        if getattr(member := inspect.getattr_static(target, name), HOOK_ATTRIBUTE, "") == "method"
+    }
 
 
 def function_class(target: Callable[..., Any]) -> type[Function[..., Any]]:

@@ -11,6 +11,7 @@ from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._entry import HOOK_ATTRIBUTE
 from deepserve._function import Definer, is_generator
+from deepserve._pickling import Reach
 from deepserve._values import encode_value
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
 from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
@@ -75,6 +76,11 @@ class BoundMethod(Generic[P, R]):
     def __kwdefaults__(self) -> Any:
         return getattr(self._target, "__kwdefaults__", None)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Without `self`, which is bound."""
+        return inspect.signature(functools.partial(self._target, self._instance))
+
     def _callee(self) -> Callee:
         name = f"{type(self._instance).__name__}.{self._target.__name__}"
         bound = functools.partial(self._target, self._instance)
@@ -89,17 +95,21 @@ class BoundMethod(Generic[P, R]):
         if not kwargs:
             return definer.define()
         reach = definer.define().reach
-        value, params = encode_value(kwargs, reach=reach)
-        if len(params) > MAX_PARAMS_BYTES:
-            raise ValueTooLarge(
-                f"{definer.label}: its constructor's arguments have {value.size_bytes:,} bytes; pass large values "
-                "to its methods"
-            )
-        if value.python:
-            raise UnpicklableArgument(
-                f"{definer.label}: a constructor argument holds code without an importable name; pass plain values"
-            )
-        return definer.define(params)
+        return definer.define(encode_params(definer.label, kwargs, reach))
+
+
+def encode_params(label: str, kwargs: dict[str, Any], reach: Reach) -> bytes:
+    """Constructor arguments as they stand in a spec. Raises UnpicklableArgument, ValueTooLarge."""
+    value, params = encode_value(kwargs, reach=reach)
+    if len(params) > MAX_PARAMS_BYTES:
+        raise ValueTooLarge(
+            f"{label}: its constructor's arguments have {value.size_bytes:,} bytes; pass large values to its methods"
+        )
+    if value.python:
+        raise UnpicklableArgument(
+            f"{label}: a constructor argument holds code without an importable name; pass plain values"
+        )
+    return params
 
 
 class AsyncBoundMethod(BoundMethod[P, R]):

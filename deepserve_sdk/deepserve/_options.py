@@ -99,6 +99,12 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
     return options
 
 
+def merge_scaling(base: Scaling, owner: str, given: dict[str, Any]) -> Scaling:
+    """As `merge_options`, of the options that say how many pods there are."""
+    given = {name: value for name, value in given.items() if value is not UNSET}
+    return _merge_scaling(base, _Checker(owner), given)
+
+
 def _merge_scaling(scaling: Scaling, check: _Checker, given: dict[str, Any]) -> Scaling:
     for name in ("min_pods", "max_pods", "buffer_pods"):
         if name in given:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from itertools import permutations
+from typing import Literal
 
 import msgpack
 import msgspec
@@ -109,8 +111,15 @@ def test_very_deep_nesting_does_not_exhaust_the_stack() -> None:
     assert caught.value.code == "garbage"
 
 
+METHODS: list[tuple[str, Literal["call", "stream"]]] = [("a", "call"), ("b", "stream")]
+
+
 def test_the_function_id_is_the_content() -> None:
     spec = FunctionSpec("app", "f", "function", CodeRef("bundle", "m", "f", "d1"))
     same = FunctionSpec("app", "f", "function", CodeRef("bundle", "m", "f", "d1"))
     other = msgspec.structs.replace(spec, code=CodeRef("bundle", "m", "f", "d2"))
     assert function_id(spec) == function_id(same) != function_id(other)
+    there = msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=FunctionSpec)
+    assert function_id(there) == function_id(spec)
+    turned = [msgspec.structs.replace(spec, methods=dict(pairs)) for pairs in permutations(METHODS)]
+    assert len({function_id(spec) for spec in turned}) == 1

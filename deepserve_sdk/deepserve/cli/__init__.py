@@ -37,7 +37,7 @@ def run_command_line(arguments: list[str]) -> int:
     except UserCodeFailed as error:
         complain(str(error))
         if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
+            print_from_user(error.__cause__)
         return exit_code_of(error)
     except DeepServeError as error:
         complain(f"{type(error).__name__}: {error}")
@@ -50,5 +50,18 @@ def run_command_line(arguments: list[str]) -> int:
         show() if show is not None else complain(str(error))
         return USAGE
     except BaseException as error:
-        traceback.print_exception(error)
+        print_from_user(error)
         return exit_code_of(error)
+
+
+def print_from_user(error: BaseException) -> None:
+    """The traceback, without the frames of this command above those of the user's code, where there are such."""
+    frame = error.__traceback__
+    while frame is not None and is_own_file(frame.tb_frame.f_code.co_filename):
+        frame = frame.tb_next
+    traceback.print_exception(error.with_traceback(frame or error.__traceback__))
+
+
+def is_own_file(name: str) -> bool:
+    """Of this package, of the library that parses commands, or of the import system."""
+    return name.startswith((os.path.dirname(os.path.dirname(__file__)) + os.sep, "<frozen ")) or "/typer/" in name

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 
 from deepserve._client import Client, Definition
+from deepserve._deployed import look_up_deployed
 from deepserve._inbox import Deadline, Inbox
 from deepserve.cli.connection import connected, query
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import print_json
+from deepserve.errors import NotFound
 from deepserve.protocol.messages import StreamItem, Value
 
 CREDIT_ITEMS = 1
@@ -36,17 +38,15 @@ def call_function(
     target: str, arguments: str, *, stream: bool, detach: bool, timeout_s: float | None, as_json: bool
 ) -> int:
     """Values travel as MessagePack: what the function returns must have a JSON shape."""
-    app, separator, name = target.partition("/")
-    if not (separator and app and name):
-        raise UsageError(f"{target!r} names no function: write APP/FUNCTION")
     payload = msgspec.msgpack.encode(named_arguments(arguments))
     out = sys.stdout
     # What the function prints goes to stderr: stdout is the result, for pipes.
     with redirect_stdout(sys.stderr), connected() as client:
-        found = query(client, "lookup", app=app, name=name)
-        definition = Definition(found["function_id"], None, None, target)
+        definition, method, kind = find(target)
+        if not detach and stream != (kind == "stream"):
+            raise UsageError(f"{target} is {'no' if stream else 'a'} generator: call it with{'out' * stream} --stream")
         value = Value("msgpack", len(payload))
-        inbox = client.open_request(definition, "stream" if stream else "call", value, payload, keep=detach)
+        inbox = client.open_request(definition, kind, value, payload, method=method, keep=detach)
         if detach:
             print_call_id(client, inbox, as_json, out)
         elif stream:
@@ -54,6 +54,35 @@ def call_function(
         else:
             Printer(out, as_json).write(finished_value(client, inbox, target, timeout_s))
     return OK
+
+
+class Found(NamedTuple):
+    """method: of a class, else empty."""
+
+    definition: Definition
+    method: str
+    kind: Literal["call", "stream"]
+
+
+def find(target: str) -> Found:
+    """What APP/FUNCTION or APP/CLASS.METHOD names. Raises UsageError, NotFound."""
+    app, separator, name = target.partition("/")
+    if not (separator and app and name):
+        raise UsageError(f"{target!r} names no function: write APP/FUNCTION or APP/CLASS.METHOD")
+    method = ""
+    try:
+        definition = look_up_deployed(app, name)
+    except NotFound:
+        class_name, _, method = name.rpartition(".")
+        if not class_name:
+            raise
+        definition = look_up_deployed(app, class_name)
+    spec = definition.spec
+    assert spec is not None
+    if spec.kind == "class" and method not in spec.methods:
+        there = ", ".join(f"{app}/{spec.name}.{name}" for name in sorted(spec.methods))
+        raise (NotFound if method else UsageError)(f"{target} is no method of a class; there are: {there}")
+    return Found(definition, method, spec.methods.get(method) or ("stream" if spec.is_generator else "call"))
 
 
 def named_arguments(text: str) -> dict[str, Any]:

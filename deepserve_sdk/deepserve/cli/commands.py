@@ -82,7 +82,7 @@ def status(json: Json = False) -> int:
 
 @root.command()
 def call(
-    target: Annotated[str, typer.Argument(help="APP/FUNCTION")],
+    target: Annotated[str, typer.Argument(help="APP/FUNCTION or APP/CLASS.METHOD")],
     arguments: Annotated[str, typer.Argument(help="JSON: an object of named arguments, or a list.")] = "{}",
     stream: Annotated[bool, typer.Option("--stream", help="Print items of a generator as they come.")] = False,
     detach: Annotated[bool, typer.Option("--async", help="Print the call's id and return at once.")] = False,

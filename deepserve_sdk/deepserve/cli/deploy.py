@@ -15,13 +15,13 @@ from deepserve.settings import current_settings
 
 
 def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
-    """Deploy every app of `file`. A function that is defined again replaces the old one, one that is gone ends."""
+    """Deploy every app of `file`. A name that is defined again replaces the old one, one that is gone ends."""
     path, target = split_target(file)
     if target:
         raise UsageError(f"deploy takes a whole file: {path.name}, without ::{target}")
-    apps = [app for app in load_user_file(path).apps if app.functions]
+    apps = [app for app in load_user_file(path).apps if app.functions or app.classes]
     if not apps:
-        raise UsageError(f"{path.name} has no function of DeepServe to deploy")
+        raise UsageError(f"{path.name} has no function or class of DeepServe to deploy")
     if name is not None and len(apps) != 1:
         raise UsageError(f"--name needs a file with one app; {path.name} has {', '.join(app.name for app in apps)}")
     if not current_settings().url and not is_up():
@@ -39,7 +39,7 @@ def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
 
 def deploy_app(client: Client, app: App, name: str) -> dict[str, Any]:
     """Code and definitions first, then the app's names in one step."""
-    definitions = {key: member.definition for key, member in app.functions.items()}
+    definitions = app.definitions()
     for definition in definitions.values():
         client.define(definition)
     function_ids = {key: definition.function_id for key, definition in definitions.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -95,7 +95,9 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     model: ModelSpec | None = None
     tokenizer: str = ""
     is_generator: bool = False
-    """Of a function: its calls are streams. (A class may have methods of both sorts.)"""
+    """Of a function: its calls are streams."""
+    methods: dict[str, Literal["call", "stream"]] = {}
+    """Of a class: the methods that may be called, and whether their calls are streams."""
 
     @property
     def label(self) -> str:
@@ -105,6 +107,12 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def function_id(spec: FunctionSpec) -> str:
     """Content address of `spec`: the same code and options give the same pool of pods."""
-    # Not of its MessagePack: that omits a nested default only where it is the very same object.
-    digest = hashlib.sha256(repr(spec).encode()).hexdigest()
-    return f"fn-{digest[:20]}"
+    # With every default written: MessagePack omits a nested one only where it is the very same object.
+    canonical = msgspec.msgpack.encode(_with_defaults(spec), order="deterministic")
+    return f"fn-{hashlib.sha256(canonical).hexdigest()[:20]}"
+
+
+def _with_defaults(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return {field: _with_defaults(getattr(value, field)) for field in value.__struct_fields__}
+    return value

@@ -59,6 +59,19 @@ def left() -> int:
     return 7
 
 
+@other.cls
+class Shelf:
+    size: int = deepserve.parameter(default=2)
+
+    @deepserve.method()
+    def room(self, taken: int) -> int:
+        return self.size - taken
+
+    @deepserve.method()
+    def places(self):
+        yield from range(self.size)
+
+
 @app.local_entrypoint()
 def main(n: int = 2) -> None:
     print("total", sum(answer["total"] for answer in price.map(["a"] * n)))

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -76,10 +77,63 @@ def test_deploy_starts_a_controller_and_other_processes_find_the_functions(shell
     assert output.stdout.split()[-2:] == ["3", "6"], output.stderr
 
 
+def in_another_process(shell: Shell, script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=shell.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+CLASS_CLIENT = """
+import deepserve, pickle
+Shelf = deepserve.Cls.from_name("stock", "Shelf")
+shelf = Shelf(size=5)
+print(Shelf().room.remote(1), shelf.room.remote(1), list(shelf.places.remote()), list(shelf.room.map([1, 2])))
+print(pickle.loads(pickle.dumps(shelf)).room.remote(2))
+for wrong in (lambda: shelf.colour, lambda: deepserve.Cls.from_name("stock", "left"),
+              lambda: deepserve.Function.from_name("stock", "Shelf"), lambda: Shelf(colour=1).room.remote(1)):
+    try:
+        wrong()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_classes_are_deployed_and_found(deployed: Shell) -> None:
+    assert deployed.out("call", "stock/Shelf.room", '{"taken": 2}') == "0\n"
+    assert deployed.out("call", "stock/Shelf.places", "--stream") == "0\n1\n"
+    lines = in_another_process(deployed, CLASS_CLIENT).splitlines()
+    assert lines[:2] == ["1 4 [0, 1, 2, 3, 4] [4, 3]", "3"]
+    assert lines[2:] == ["AttributeError", "NotFound", "NotFound", "StartupFailed"]
+
+
+def test_the_autoscaler_of_a_deployed_function(deployed: Shell) -> None:
+    in_another_process(
+        deployed,
+        "import deepserve\nf = deepserve.Function.from_name('shop', 'pid')\nf.autoscaler.update(min_pods=2)\n",
+    )
+    ends_at_s = time.monotonic() + 20
+    while sum(pod["label"] == "shop/pid" for pod in json.loads(deployed.out("status", "--json"))["pods"]) < 2:
+        assert time.monotonic() < ends_at_s
+    in_another_process(
+        deployed, "import deepserve\ndeepserve.Function.from_name('shop', 'pid').autoscaler.update(min_pods=0)\n"
+    )
+
+
+def test_a_failing_call_shows_the_users_frames_only(deployed: Shell) -> None:
+    said = deployed.run("call", "shop/fails").stderr
+    assert 'raise ValueError("no such price")' in said and "typer" not in said and "deepserve/cli" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
         (["call", "shop/price", "{"], 2, "no JSON"),
+        (["call", "shop/lines", '{"n": 2}'], 2, "call it with --stream"),
+        (["call", "shop/price", '["fig"]', "--stream"], 2, "call it without --stream"),
+        (["call", "stock/Shelf"], 2, "stock/Shelf.room"),
+        (["call", "stock/Shelf.none"], 3, "stock/Shelf.room"),
         (["call", "shop/price", "3"], 2, "object or list"),
         (["call", "price"], 2, "APP/FUNCTION"),
         (["call", "shop/none"], 3, "none"),
