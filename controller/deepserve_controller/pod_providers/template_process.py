@@ -13,6 +13,7 @@ TEMPLATE_MODULE = "deepserve_runtime.template"
 POD_VARIABLE = "DEEPSERVE_POD_ID"
 """By it every process below a pod is found."""
 MAX_POD_ID_CHARS = 64
+MAX_FD = 4096
 
 
 class TemplateProcess(NamedTuple):
@@ -52,6 +53,9 @@ def _exec_template(command: list[str], control_fd: int) -> NoReturn:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(2, 1)
+        # Not the owner's connection, whose end of file must not wait for this process, nor what the script inherited.
+        os.closerange(3, control_fd)
+        os.closerange(control_fd + 1, MAX_FD)
         os.set_inheritable(control_fd, True)
         # Pods write their id over this in their copy of the template's memory.
         os.execve(command[0], command, {**os.environ, POD_VARIABLE: "-" * MAX_POD_ID_CHARS})

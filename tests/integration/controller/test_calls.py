@@ -364,3 +364,14 @@ def test_status_tells_the_reasons_of_decisions(shared: Controller) -> None:
     assert function["pods"] == 1 and "running tasks / 1 slots" in function["reason"]
     [pod] = [found for found in status["pods"] if found["pod_id"] == pod_id]
     assert "1 queued" in pod["reason"]
+
+
+def test_a_template_holds_none_of_the_controllers_connections(shared: Controller) -> None:
+    controller = shared.process.pid
+    [template] = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()[:1]
+    assert sockets(int(template)) and not sockets(int(template)) & sockets(controller)
+
+
+def sockets(pid: int) -> set[str]:
+    found = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    return {name for name in found if name.startswith("socket:")}
