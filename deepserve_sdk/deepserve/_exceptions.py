@@ -85,10 +85,10 @@ def _summarise(exc: BaseException, pod_id: str, depth: int) -> ExceptionSummary:
     pickled, python = _pickle_exception(exc)
     return ExceptionSummary(
         type=_type_name(type(exc)),
-        message=_text_of(exc),
-        traceback=_formatted(exc),
+        message=_sendable(_text_of(exc)),
+        traceback=_sendable(_formatted(exc)),
         frames=_frames_of(exc),
-        notes=[str(note) for note in getattr(exc, "__notes__", ())],
+        notes=[_sendable(str(note)) for note in getattr(exc, "__notes__", ())],
         pickle=pickled,
         python=python,
         pod_id=pod_id,
@@ -101,19 +101,44 @@ def _summarise(exc: BaseException, pod_id: str, depth: int) -> ExceptionSummary:
 
 
 def _pickle_exception(exc: BaseException) -> tuple[bytes, str]:
-    """The exception's pickle if loading it here gives the same type and text, else empty."""
+    """The exception's pickle if loading it here gives the same type and text, else empty.
+
+    An exception whose __init__ takes other arguments than it hands to Exception's cannot be pickled by itself, common
+    as it is: it goes as its class, `args` and attributes, and comes back without its __init__.
+    """
     if isinstance(exc, _WRAPPED) or not isinstance(exc, Exception):
         return b"", ""
-    try:
-        pickled = _pickling.dump(exc)
-        if pickled.buffers:
-            return b"", ""
-        back = pickle.loads(pickled.data)
-        if _type_name(type(back)) == _type_name(type(exc)) and str(back) == str(exc):
-            return pickled.data, PYTHON if pickled.by_value else ""
-    except Exception:  # an __init__, __reduce__ or __str__ of the user's that fails: the text still travels
-        pass
+    for form in (exc, _Parts(exc)):
+        try:
+            pickled = _pickling.dump(form)
+            back = pickle.loads(pickled.data) if not pickled.buffers else None
+            if _type_name(type(back)) == _type_name(type(exc)) and str(back) == str(exc):
+                return pickled.data, PYTHON if pickled.by_value else ""
+        except Exception:  # an __init__, __reduce__ or __str__ of the user's that fails: the text still travels
+            pass
     return b"", ""
+
+
+class _Parts:
+    """Pickles as a call that puts the exception together again."""
+
+    def __init__(self, exc: Exception) -> None:
+        self._parts = (type(exc), exc.args, vars(exc))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return from_parts, self._parts
+
+
+def from_parts(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    exc = cls.__new__(cls, *args)
+    exc.args = args
+    vars(exc).update(state)
+    return exc
+
+
+def _sendable(text: str) -> str:
+    """MessagePack holds UTF-8 only: half a surrogate (a file name of another encoding) is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _frames_of(exc: BaseException) -> list[FrameSummary]:
@@ -122,7 +147,7 @@ def _frames_of(exc: BaseException) -> list[FrameSummary]:
     frames = traceback.extract_tb(user_part(exc.__traceback__))
     if len(frames) > MAX_FRAMES:
         frames = traceback.StackSummary.from_list([*frames[: MAX_FRAMES // 2], *frames[-MAX_FRAMES // 2 :]])
-    return [FrameSummary(f.filename, f.lineno or 1, f.name, f.line or "") for f in frames]
+    return [FrameSummary(_sendable(f.filename), f.lineno or 1, f.name, _sendable(f.line or "")) for f in frames]
 
 
 def user_part(tb: types.TracebackType | None) -> types.TracebackType | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ class Boom(Exception):
 class Odd(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+        self.one = one
+
+
+class Locked(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
 
 
 class Mute(Exception):
@@ -74,13 +82,28 @@ def test_causes_and_contexts_are_kept() -> None:
     assert isinstance(arrived.__context__, KeyError) and arrived.__cause__ is None
 
 
+def test_an_init_of_other_arguments_does_not_hide_the_type() -> None:
+    error = Odd(1, 2)
+    error.add_note("seen twice")
+    arrived = across(error)
+    assert type(arrived) is Odd
+    assert (str(arrived), arrived.one, arrived.args) == ("1 and 2", 1, ("1 and 2",))
+    assert arrived.__notes__ == ["seen twice"]
+
+
 def test_what_does_not_survive_pickling_arrives_as_text() -> None:
-    arrived = across(caught(lambda: (_ for _ in ()).throw(Odd(1, 2))))
+    arrived = across(caught(lambda: (_ for _ in ()).throw(Locked("held"))))
     assert isinstance(arrived, RemoteError)
-    assert str(arrived).endswith("Odd: 1 and 2")
-    assert arrived.type_name.endswith("test_exceptions.Odd")
-    assert "Odd: 1 and 2" in arrived.remote_traceback
+    assert str(arrived).endswith("Locked: held")
+    assert arrived.type_name.endswith("test_exceptions.Locked")
+    assert "Locked: held" in arrived.remote_traceback
     assert isinstance(across(Mute()), RemoteError)
+
+
+def test_text_that_is_no_utf_8_is_written_out() -> None:
+    assert str(across(Boom("file \udcff"))) == "file \udcff"
+    arrived = across(Locked("file \udcff"))
+    assert "file \\udcff" in str(arrived)
 
 
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit, SystemExit, KeyboardInterrupt])
