@@ -11,7 +11,7 @@ from deepserve._decorators import OptionArguments
 from deepserve._entry import HOOK_ATTRIBUTE, Entry
 from deepserve._function import Definer
 from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
-from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, merge_options
+from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, merge_code_options
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
     qualname = target.__qualname__
     if not any(isinstance(member, MethodDescriptor) for member in _members(target).values()):
         raise InvalidOption(f"{qualname} has no @deepserve.method(): nothing of it could be called")
-    options = merge_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
+    options = merge_code_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
     max_inputs = getattr(target, CONCURRENCY_ATTRIBUTE, UNSET)
-    options = merge_options(options, qualname, {"max_inputs": max_inputs})
+    options = merge_code_options(options, qualname, {"max_inputs": max_inputs})
     _install_init(target)
     if app is None:
         from deepserve._app import default_app

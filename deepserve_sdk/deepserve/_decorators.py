@@ -14,7 +14,7 @@ from deepserve._function import (
     StreamFunction,
     function_class,
 )
-from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, Retries, merge_options
+from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, Retries, merge_code_options
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def function(target: Any = None, /, *, app: App | None = None, **options: Any) -
 def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Function[..., Any]:
     qualname = getattr(target, "__qualname__", repr(target))
     _refuse_strange_target(target, qualname)
-    options = merge_options(Options(name=_default_name(qualname)), qualname, given)
+    options = merge_code_options(Options(name=_default_name(qualname)), qualname, given)
     max_inputs = getattr(target, CONCURRENCY_ATTRIBUTE, UNSET)
-    options = merge_options(options, qualname, {"max_inputs": max_inputs})
+    options = merge_code_options(options, qualname, {"max_inputs": max_inputs})
     return make_function(target, options, app)
 
 

@@ -11,7 +11,7 @@ from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._code import Code, Named, code_of
 from deepserve._entry import HOOK_ATTRIBUTE, Entry
-from deepserve._options import Options, merge_options
+from deepserve._options import Options, merge_code_options
 from deepserve._pickling import look_up
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
 from deepserve.protocol.specs import ExecutorKind, FunctionSpec, function_id
@@ -115,7 +115,7 @@ class Function(Generic[P, R]):
     def with_options(self, **options: Unpack[OptionArguments]) -> Self:
         """This function with other options, which means other pods. Raises InvalidOption. (Modal: `with_options`.)"""
         definer = self._definer
-        merged = merge_options(definer.options, self._target.__qualname__, dict(options))
+        merged = merge_code_options(definer.options, self._target.__qualname__, dict(options))
         entry = definer.entry
         if merged.retry_on != entry.retry_on:
             entry = Entry(entry.target, merged.retry_on)

@@ -77,7 +77,7 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
     given = {name: value for name, value in given.items() if value is not UNSET}
     resources, scaling = base.resources, base.scaling
     if "cpu" in given:
-        resources = _with(resources, cpu=check.number("cpu", given["cpu"], above=0.0))
+        resources = _with(resources, cpu=check.cpu(given["cpu"]))
     if "memory" in given:
         resources = _with(resources, memory_mib=check.memory(given["memory"]))
     accelerators = check.accelerators(given)
@@ -96,6 +96,17 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
     if "retries" in given:
         retries = check.retries(given["retries"])
         options = replace(options, retries=_retry_spec(retries), retry_on=retries.on if retries else (Exception,))
+    return options
+
+
+def merge_code_options(base: Options, function: str, given: dict[str, Any]) -> Options:
+    """As `merge_options`, for functions and classes: their pods have no accelerator. Raises InvalidOption."""
+    options = merge_options(base, function, given)
+    wanted = options.resources.accelerators
+    if wanted and not any(kind.partition(":")[0] == "cpu" for kind in wanted):
+        raise _Checker(function).error(
+            "accelerator", wanted, "is not there for functions: let 'cpu' be the last choice"
+        )
     return options
 
 
@@ -132,6 +143,12 @@ class _Checker:
         if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e12:
             raise self.error(option, value, f"is not a number above {max(0, round(above))}")
         return float(value)
+
+    def cpu(self, value: Any) -> float:
+        cpu, host_cpus = self.number("cpu", value, above=0.0), os.cpu_count() or 1
+        if cpu > host_cpus and not _context.importing:
+            raise self.error("cpu", value, f"is more than this host has ({host_cpus})")
+        return cpu
 
     def count(self, option: str, value: Any, least: int, none_is: int | None) -> int:
         if value is None and none_is is not None:

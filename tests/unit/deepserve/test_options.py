@@ -71,6 +71,7 @@ def test_accelerators_have_one_grammar(given: dict[str, Any], spelled: tuple[str
         ({"retries": -1}, "retries=-1"),
         ({"retries": "3"}, "retries='3'"),
         ({"npu": 1, "gpu": 1}, "npu= are both given"),
+        ({"cpu": 1 << 20}, "more than this host has"),
         ({"gpu": 0}, "gpu=0"),
         ({"accelerator": "tpu"}, "accelerator='tpu'"),
         ({"name": "a/b"}, "name='a/b'"),
@@ -130,3 +131,13 @@ def test_functions_join_their_app_under_their_name() -> None:
     assert repr(g) == "<deepserve.Function papers/other>"
     with pytest.raises(InvalidOption):
         deepserve.App("a/b")
+
+
+def test_functions_have_no_accelerator_but_may_prefer_one() -> None:
+    for given in ({"npu": 1}, {"gpu": "h100"}, {"accelerator": ["npu:910c", "gpu"]}):
+        with pytest.raises(InvalidOption, match="let 'cpu' be the last choice"):
+            deepserve.function(**given)(merged)  # type: ignore[call-overload]
+    assert deepserve.function(accelerator=["gpu:h100", "cpu"])(merged).spec.resources.accelerators == (
+        "gpu:h100",
+        "cpu",
+    )
