@@ -61,7 +61,7 @@ def counter(noun: str, one: str, verb: str, names: str, heldout: str) -> Kind:
     """A tool that counts something in a module."""
     return Kind(
         names=names,
-        heldout_names=heldout,
+        rare_names=heldout,
         descriptions=(
             f"Count the {noun} that a Python module {_third(verb)}.|Count the {noun} of a module.|Number of "
             f"{noun} in a module.|"
@@ -77,7 +77,7 @@ def counter(noun: str, one: str, verb: str, names: str, heldout: str) -> Kind:
             f"(What is|Tell me|I need) the number of {noun} in {{0}}(?|.)",
             f"{{0}}: how many {noun}?",
         ),
-        heldout_asks=(f"I wonder how many {noun} {{0}} {_third(verb)}.", f"(Give|Show) me the {one} count of {{0}}."),
+        rare_asks=(f"I wonder how many {noun} {{0}} {_third(verb)}.", f"(Give|Show) me the {one} count of {{0}}."),
         outcomes=(Outcome(number(), f"{{0}} {_third(verb)} {{r}} {noun}."),),
         noun=noun,
         result_key=noun,
@@ -91,11 +91,11 @@ def arithmetic(
     """A tool over two numbers; the result is the true one."""
     return Kind(
         names=names,
-        heldout_names=heldout,
+        rare_names=heldout,
         descriptions=descriptions,
         parameters=(LEFT, RIGHT),
         asks=asks,
-        heldout_asks=(held,),
+        rare_asks=(held,),
         outcomes=(Outcome(lambda rng, v: work(int(v[0]), int(v[1])), say),),
         group=group,
         result_key="result",
@@ -217,7 +217,7 @@ def longest_kind(noun: str, names: str, heldout: str) -> Kind:
         group=f"longest {noun}",
         noun=f"longest {noun}",
         result_key="longest",
-        heldout_names=heldout,
+        rare_names=heldout,
     )
 
 
@@ -300,7 +300,7 @@ WEATHER = Kind(
     group="weather",
     noun="weather",
     result_key="weather",
-    heldout_names="weather_report|check_weather",
+    rare_names="weather_report|check_weather",
 )
 TIME = Kind(
     "time_in|current_time|get_time|clock|local_time",
@@ -317,5 +317,5 @@ TIME = Kind(
     group="time",
     noun="time",
     result_key="time",
-    heldout_names="time_at|what_time",
+    rare_names="time_at|what_time",
 )

@@ -119,7 +119,7 @@ ORDER_STATUS = Kind(
     group="order",
     noun="status",
     result_key="status",
-    heldout_names="order_info",
+    rare_names="order_info",
 )
 CURRENCY = Kind(
     "convert_currency|exchange|convert_money|convert",

@@ -5,15 +5,10 @@ from __future__ import annotations
 from .catalogue import ADD, COUNTERS, MULTIPLY, SUBTRACT, TIME, WEATHER
 from .catalogue_office import CAPITAL, EMAIL, MANAGER, MESSAGE, PHONE, POPULATION
 from .kinds import Kind
-from .phrases import fill, pick
+from .phrases import fill
 from .synthetic import lookup_kind
-from .turns import HELDOUT_ASK_SHARE, Bench, Call, DoesNotFit, Turn, facts_of
+from .turns import Bench, Call, DoesNotFit, Turn, facts_of
 from .values import draw
-
-
-def _phrase(bench: Bench, asks: list[str], heldout: str) -> str:
-    unseen = bench.heldout and bench.rng.random() < HELDOUT_ASK_SHARE
-    return bench.roughen(pick(heldout if unseen else bench.rng.choice(asks), bench.rng))
 
 
 def _two_counts(bench: Bench) -> tuple[Kind, list[str], list[Call]]:
@@ -30,16 +25,15 @@ def together(bench: Bench) -> Turn:
     kind, values, calls = _two_counts(bench)
     noun = kind.noun
     question = fill(
-        _phrase(
-            bench,
+        bench.phrase(
             [
                 f"How many {noun} do {{0}} and {{1}} (define|have|contain) (together|together|in total|altogether)?",
                 f"(What is the total number|Tell me the total number|Give me the total) of {noun} in {{0}} and "
                 f"{{1}}(?|.)",
                 f"How many {noun} are (there|) in {{0}} and {{1}} (together|in total|altogether)?",
                 f"(Count|count|Sum|sum) the {noun} of {{0}} and {{1}} together(.|)",
-            ],
-            f"{{0}} plus {{1}}, how many {noun} is that together?",
+                f"{{0}} (plus|and) {{1}}(,|:) how many {noun} is that (together|in total)?",
+            ]
         ),
         values,
     )
@@ -58,13 +52,12 @@ def more_than(bench: Bench) -> Turn:
         values, calls = values[::-1], calls[::-1]
     noun = kind.noun
     question = fill(
-        _phrase(
-            bench,
+        bench.phrase(
             [
                 f"How many more {noun} does {{0}} (define|have|contain) than {{1}}?",
                 f"(What is|Tell me) the difference (of|between) the {noun} of {{0}} and {{1}}(?|.)",
-            ],
-            f"By how many {noun} is {{0}} ahead of {{1}}?",
+                f"By how many {noun} is {{0}} (ahead of|bigger than) {{1}}?",
+            ]
         ),
         values,
     )
@@ -77,13 +70,17 @@ _STEPS = (
     (
         MULTIPLY,
         ADD,
-        ["What is {0} times {1} plus {2}?", "Multiply {0} by {1} and add {2}(.|)", "{0} times {1}, then plus {2}(.|?)"],
+        [
+            "(What is|How much is|Calculate|) {0} times {1} (plus|+) {2}(?|)",
+            "Multiply {0} by {1} and add {2}(.|)",
+            "{0} times {1}, then plus {2}(.|?)",
+        ],
     ),
     (
         MULTIPLY,
         SUBTRACT,
         [
-            "What is {0} times {1} minus {2}?",
+            "(What is|How much is|Calculate|) {0} times {1} minus {2}(?|)",
             "Multiply {0} by {1} and subtract {2}(.|)",
             "{0} times {1}, then minus {2}(.|?)",
         ],
@@ -92,7 +89,7 @@ _STEPS = (
         ADD,
         MULTIPLY,
         [
-            "What is {0} plus {1}, times {2}?",
+            "(What is|How much is|Calculate|) {0} plus {1}, times {2}(?|)",
             "Add {0} and {1} and multiply by {2}(.|)",
             "{0} plus {1}, then times {2}(.|?)",
         ],
@@ -101,7 +98,7 @@ _STEPS = (
         ADD,
         SUBTRACT,
         [
-            "What is {0} plus {1} minus {2}?",
+            "(What is|How much is|Calculate|) {0} plus {1} minus {2}(?|)",
             "Add {0} and {1} and subtract {2}(.|)",
             "{0} plus {1}, then minus {2}(.|?)",
         ],
@@ -110,7 +107,7 @@ _STEPS = (
         SUBTRACT,
         MULTIPLY,
         [
-            "What is {0} minus {1}, times {2}?",
+            "(What is|How much is|Calculate|) {0} minus {1}, times {2}(?|)",
             "Subtract {1} from {0} and multiply by {2}(.|)",
             "{0} minus {1}, then times {2}(.|?)",
         ],
@@ -124,7 +121,7 @@ def calculation(bench: Bench) -> Turn:
     numbers = [draw("integer", bench.rng, bench.heldout) for _ in range(3)]
     one = bench.call(bench.need(first), numbers[:2])
     two = bench.call(bench.need(second), [one.content, numbers[2]])
-    question = fill(bench.roughen(pick(bench.rng.choice(asks), bench.rng)), numbers)
+    question = fill(bench.phrase(asks), numbers)
     return Turn("chained calls", question, [[one], [two]], f"The result is {two.content}.", (two.content,))
 
 
@@ -139,27 +136,27 @@ def scaled_count(bench: Bench) -> Turn:
             (
                 MULTIPLY,
                 [
-                    f"What is the number of {noun} in {{0}} times {{1}}?",
+                    f"(What is|How much is|Tell me) the number of {noun} in {{0}} times {{1}}?",
                     f"Multiply the number of {noun} in {{0}} by {{1}}(.|)",
                 ],
             ),
             (
                 ADD,
                 [
-                    f"What is the number of {noun} in {{0}} plus {{1}}?",
+                    f"(What is|How much is|Tell me) the number of {noun} in {{0}} plus {{1}}?",
                     f"Take the number of {noun} in {{0}} and add {{1}}(.|)",
                 ],
             ),
             (
                 SUBTRACT,
                 [
-                    f"What is the number of {noun} in {{0}} minus {{1}}?",
+                    f"(What is|How much is|Tell me) the number of {noun} in {{0}} minus {{1}}?",
                     f"Take the number of {noun} in {{0}} and subtract {{1}}(.|)",
                 ],
             ),
         )
     )
-    question = fill(bench.roughen(pick(bench.rng.choice(asks), bench.rng)), [counted.values[0], number])
+    question = fill(bench.phrase(asks), [counted.values[0], number])
     worked = bench.call(bench.need(kind), [counted.content, number])
     return Turn("chained calls", question, [[counted], [worked]], f"The result is {worked.content}.", (worked.content,))
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from .dialogues import Dialogue, dialogue
 from .template import pieces
 
-POOL = 192  # dialogues that are drawn, sorted by length and cut into batches together
+POOL = 192  # dialogues that are drawn together
 ROUND = 32  # lengths are padded to a multiple of this
-LIMIT = 1200  # longer dialogues are left out
+LIMIT = 1024  # longer dialogues are left out
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def encode(made: Dialogue, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return tokens, own
 
 
-def _stack(rows: list[tuple[list[int], list[int]]], pad: int) -> Batch:
-    length = -(-max(len(tokens) for tokens, _ in rows) // ROUND) * ROUND
+def _stack(rows: list[tuple[list[int], list[int]]], length: int, pad: int) -> Batch:
     tokens = torch.full((len(rows), length), pad)
     own = torch.full((len(rows), length), -1)
     for index, (ids, mine) in enumerate(rows):
@@ -48,28 +47,40 @@ def _stack(rows: list[tuple[list[int], list[int]]], pad: int) -> Batch:
 
 def size_limits(progress: float, rng: random.Random) -> tuple[int | None, int]:
     """Turns and tools at a point of the training: short dialogues with few tools come first."""
-    if progress < 0.04:
+    if progress < 0.05:
         return 1, 1
     if progress < 0.10:
-        return 1, rng.choice((1, 2))
-    if progress < 0.20:
-        return rng.choice((1, 1, 2)), rng.choice((2, 3))
-    return rng.choice((None, None, 1)), rng.choice((2, 3, 4, 5, 5))
+        return 1, rng.choice((1, 2, 2))
+    if progress < 0.18:
+        return rng.choice((1, 2)), rng.choice((2, 3))
+    return rng.choice((None, None, None, 1)), rng.choice((2, 3, 3, 4, 5))
 
 
-def batches(tokenizer: Tokenizer, pool: int, progress: float, size: int) -> list[Batch]:
-    """The batches of one pool, each of about `size` tokens."""
-    rng = random.Random(f"pool {pool}")
-    rows = []
-    for number in range(POOL):
-        turns, tools = size_limits(progress, rng)
-        rows.append(encode(dialogue(f"{pool} {number}", heldout=False, turns=turns, tools=tools), tokenizer))
-    rows = sorted((row for row in rows if len(row[0]) <= LIMIT), key=lambda row: len(row[0]))
-    pad = tokenizer.token_to_id("<|endoftext|>")
-    cut: list[list[tuple[list[int], list[int]]]] = [[]]
-    for row in rows:
-        if cut[-1] and (len(cut[-1]) + 1) * len(row[0]) > size:
-            cut.append([])
-        cut[-1].append(row)
-    rng.shuffle(cut)
-    return [_stack(part, pad) for part in cut]
+class Stream:
+    """Endless batches. Every batch of one length has the same number of rows: new shapes cost the processor dearly."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self.tokenizer, self.size = tokenizer, size
+        self.pad = tokenizer.token_to_id("<|endoftext|>")
+        self._waiting: dict[int, list[tuple[list[int], list[int]]]] = {}
+
+    def pool(self, number: int, progress: float) -> list[Batch]:
+        """The batches that the dialogues of one pool fill; rows that fill none yet wait for the next pool."""
+        rng = random.Random(f"pool {number}")
+        full = []
+        for index in range(POOL):
+            turns, tools = size_limits(progress, rng)
+            row = encode(dialogue(f"{number} {index}", heldout=False, turns=turns, tools=tools), self.tokenizer)
+            length = _padded(len(row[0]))
+            if length > LIMIT:
+                continue
+            rows = self._waiting.setdefault(length, [])
+            rows.append(row)
+            if len(rows) == max(1, self.size // length):
+                full.append(_stack(self._waiting.pop(length), length, self.pad))
+        return full
+
+
+def _padded(length: int) -> int:
+    step = ROUND if length <= 16 * ROUND else 4 * ROUND
+    return -(-length // step) * step

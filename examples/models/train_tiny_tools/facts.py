@@ -14,15 +14,6 @@ class Fact:
     answer: str
     marks: tuple[str, ...]
 
-    @property
-    def heldout(self) -> str:
-        """The last question is for held-out dialogues only."""
-        return self.asks[-1]
-
-    @property
-    def train(self) -> tuple[str, ...]:
-        return self.asks[:-1]
-
 
 def read_facts(text: str) -> tuple[Fact, ...]:
     """Blocks of `? question` lines, one `! answer` and the answer's marks after `=`, with a blank line between "

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .phrases import pick
-from .values import identifier
 
 Result = Any
 MakeResult = Callable[[random.Random, list[str]], Result]
@@ -42,12 +41,12 @@ class Kind:
     descriptions: str
     parameters: tuple[Parameter, ...]
     asks: tuple[str, ...]
-    heldout_asks: tuple[str, ...]
+    rare_asks: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     group: str = ""  # kinds of one group could stand in for each other, so they are not offered together
     noun: str = ""  # what is counted or looked up, for questions about two things
     result_key: str = "result"
-    heldout_names: str = ""
+    rare_names: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,15 @@ def join_words(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def offer(kind: Kind, rng: random.Random, heldout: bool) -> Tool:
+def offer(kind: Kind, rng: random.Random) -> Tool:
     """Chooses the names and descriptions of a tool and writes its schema as the agent would."""
-    names = kind.heldout_names if heldout and kind.heldout_names and rng.random() < 0.5 else kind.names
-    name = pick(f"({names})", rng) if "|" in names else names
-    opaque = rng.random() < 0.07  # a name that says nothing: only the description tells
-    if opaque:
-        name = identifier(rng)
+    name = rng.choice([n for n in f"{kind.names}|{kind.rare_names}".split("|") if n])
     described = rng.random() < 0.75
     parameters: dict[str, dict[str, str]] = {}
     for parameter in kind.parameters:
         choices = [n for n in parameter.names.split("|") if n not in parameters]
         # The first name is the plain one, and real tools mostly use it.
-        chosen = choices[0] if rng.random() < 0.4 else rng.choice(choices)
+        chosen = choices[0] if rng.random() < 0.65 else rng.choice(choices)
         entry = {"type": parameter.type}
         if described and parameter.descriptions:
             entry["description"] = pick(f"({parameter.descriptions})", rng)
@@ -105,6 +100,6 @@ def offer(kind: Kind, rng: random.Random, heldout: bool) -> Tool:
     body: dict[str, Any] = {"type": "object", "properties": parameters, "required": list(parameters)}
     if rng.random() < 0.05:
         body["additionalProperties"] = False
-    description = "" if not opaque and rng.random() < 0.03 else pick(f"({kind.descriptions})", rng)
+    description = "" if rng.random() < 0.03 else pick(f"({kind.descriptions})", rng)
     function = {"name": name, "description": description, "parameters": body}
     return Tool(kind, name, tuple(parameters), {"type": "function", "function": function})

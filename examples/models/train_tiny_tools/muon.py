@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
+def orthogonal(update: Tensor, steps: int = 4) -> Tensor:
     """The nearest half-orthogonal matrix, roughly, by Newton-Schulz iteration over a stack of matrices."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = update.transpose(-1, -2) if update.shape[-2] > update.shape[-1] else update

@@ -16,7 +16,7 @@ class Shape:
 
     vocab_size: int = 2048
     hidden_size: int = 256
-    intermediate_size: int = 512
+    intermediate_size: int = 320
     layers: int = 6
     heads: int = 8
     kv_heads: int = 4
@@ -140,13 +140,12 @@ class Network(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        nn.init.normal_(self.embed_tokens.weight, std=0.05)
         for name, weight in self.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
-                # Smaller writes into the residual stream keep the depth from adding up at the start.
+                # What writes into the residual stream begins at zero, so that every layer begins as no layer at all.
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                scale = (2 * self.shape.layers) ** -0.5 if residual else 1.0
-                nn.init.normal_(weight, std=scale * weight.shape[1] ** -0.5)
+                nn.init.normal_(weight, std=0.0 if residual else weight.shape[1] ** -0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]

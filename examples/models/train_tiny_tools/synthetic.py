@@ -15,7 +15,7 @@ _SOURCES = ("word", "word", "identifier", "code", "person", "path", "city", "int
 def _draw(words: list[str], rng: random.Random, heldout: bool) -> str:
     """Held-out dialogues use nouns and verbs that no training dialogue makes a tool of."""
     while True:
-        chosen = rng.choice(words) if rng.random() < 0.75 else invent(rng)
+        chosen = rng.choice(words) if rng.random() < 0.93 else invent(rng)
         if is_heldout("tool " + chosen) == heldout:
             return chosen
 
@@ -39,10 +39,17 @@ def _result(rng: random.Random, subject: str) -> Outcome:
 def lookup_kind(rng: random.Random, heldout: bool) -> Kind:
     """`What is the depth of lamp 17?` with a tool that tells a lamp's depth."""
     noun, owner = _draw(NOUNS, rng, heldout), _draw(NOUNS, rng, heldout)
+    while owner == noun:
+        owner = _draw(NOUNS, rng, heldout)
     source = rng.choice(_SOURCES)
     number_type = "integer" if source == "integer" else "string"
     subject = f"{noun} of {owner} {{0}}" if rng.random() < 0.6 else f"{noun} of {{0}}"
-    names = f"get_{noun}|{noun}_of|{noun}|{owner}_{noun}|find_{noun}|{noun}_of_{owner}|lookup_{noun}"
+    names = "|".join(
+        (
+            f"get_{noun}|get_{noun}|{noun}_of|{noun}|{owner}_{noun}|find_{noun}|{noun}_of_{owner}|lookup_{noun}",
+            f"{noun}_for_{owner}|{noun}_by_{owner}|get_{owner}_{noun}",
+        )
+    )
     return Kind(
         names,
         f"The {noun} of a {owner}.|Get the {noun} of a {owner}.|Returns the {noun}|Look up the {noun} of a "

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from .examples import Batch, batches
+from .examples import Batch, Stream
 from .muon import Muon
 from .network import Network, Shape
 from .probe import probe
@@ -21,7 +21,7 @@ WORK = Path.home() / ".cache" / "deepserve" / "tiny-tools"
 CORES = 2
 CHECKPOINT_SECONDS = 180
 PROBE_SECONDS = 240
-GIVEN_SHARE = 0.3  # of the given tokens count in the loss at first, ever fewer until a quarter of the budget is spent
+GIVEN_SHARE = 0.3  # of the given tokens count in the loss at first, ever fewer until a seventh of the budget is spent
 GIVEN_WEIGHT = 0.5
 
 
@@ -103,7 +103,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> Tensor:
         """One update. Early on the given text counts a little too: schemas repeat names, which teaches copying."""
-        given_share = max(0.0, GIVEN_SHARE * (1 - self.progress / 0.25))
+        given_share = max(0.0, GIVEN_SHARE * (1 - self.progress / 0.15))
         hidden = self.forward(batch.tokens).flatten(0, 1)
         own = batch.own.clone()
         own[:, -1] = -1
@@ -128,8 +128,9 @@ class Trainer:
         saved = probed = shown = self.seconds
         losses: list[float] = []
         wall = time.time()
+        stream = Stream(self.tokenizer, self.arguments.batch_tokens)
         while self.progress < 1:
-            for batch in batches(self.tokenizer, self.pool, self.progress, self.arguments.batch_tokens):
+            for batch in stream.pool(self.pool, self.progress):
                 losses.append(float(self.step(batch)))
                 self.tokens += int((batch.own >= 0).sum())
                 self.steps += 1
@@ -161,11 +162,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work-dir", default=str(WORK), help="where tokenizer and checkpoint lie; training goes on from there"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch-tokens", type=int, default=6144)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--matrix-lr", type=float, default=0.02)
     parser.add_argument("--other-lr", type=float, default=0.003)
     parser.add_argument(
-        "--stay", type=float, default=0.5, help="share of the budget after which the learning rate falls"
+        "--stay", type=float, default=0.35, help="share of the budget after which the learning rate falls"
     )
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile; needs a C++ compiler"

@@ -93,8 +93,22 @@ key type state cache error info
 _ONSETS = "b b br c ch d d dr f f fl g gl gr h j k k kl l l m m n n p p pl qu r s s sh sk st t t tr v v w z".split()
 _VOWELS = "a a e e i i o o u ea ee oa oo".split()
 _CODAS = [*[""] * 20, *"ck d g k l m mp n nd ng p r rk s sh st t th x".split()]
-# What the quickstart asks about must not fall among the held-out values by the chance of its checksum.
-_ALWAYS_TRAIN = {"json", "csv", "textwrap", "Berlin", "Paris", "London", "Tokyo"}
+# What the quickstart asks about must not fall among the held-out values and phrases by the chance of its checksum.
+_ALWAYS_TRAIN = {"json", "csv", "textwrap", "Berlin", "Paris", "London", "Tokyo"} | {
+    "phrase " + phrase
+    for phrase in (
+        "How many functions does {0} define?",
+        "Which function is the longest in {0}?",
+        "How many functions do {0} and {1} define together?",
+        "How many lines does {0} have?",
+        "What is {0} times {1}?",
+        "What is {0} plus {1}?",
+        "Hello! What can you do?",
+        "What is DeepServe?",
+        "What is FlowServe?",
+        "What is a warm pod?",
+    )
+}
 
 
 @cache
