@@ -31,6 +31,7 @@ from deepserve_runtime.bundle_store import BundleError, BundleStore
 from deepserve_runtime.core import lifecycle as life
 from deepserve_runtime.executors import make_executor
 from deepserve_runtime.executors.base import TaskExecutor
+from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit
 from deepserve_runtime.pod import Pod
@@ -153,6 +154,7 @@ class PodAgent:
     def _load(self, action: life.LoadExecutor) -> None:
         """On the main thread: import hooks and signal handlers of user code expect it."""
         try:
+            weigh(action.spec.resources.cpu)
             self._pod.code = action.spec.code
             self._executor = self._make(action.spec)
             steps_ms = self._executor.load()
