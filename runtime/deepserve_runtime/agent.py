@@ -29,9 +29,9 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.bundle_store import BundleError, BundleStore
 from deepserve_runtime.core import lifecycle as life
+from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.executors import make_executor
 from deepserve_runtime.executors.base import TaskExecutor
-from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit
 from deepserve_runtime.pod import Pod

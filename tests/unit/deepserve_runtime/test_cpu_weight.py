@@ -12,7 +12,7 @@ from deepserve_runtime.cpu_weight import DEFAULT_CPU, nice_value
 
 
 @pytest.mark.parametrize(
-    ("cpu", "nice"), [(DEFAULT_CPU, 0), (DEFAULT_CPU / 1.25, 1), (DEFAULT_CPU / 2, 3), (1.0, -9), (1e-9, 19), (1e9, -20)]
+    ("cpu", "nice"), [(DEFAULT_CPU, 0), (DEFAULT_CPU / 1.25, 1), (DEFAULT_CPU / 2, 3), (1, -9), (1e-9, 19), (1e9, -20)]
 )
 def test_the_weight_is_the_kernels(cpu: float, nice: int) -> None:
     assert nice_value(cpu) == nice
