@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from deepserve.errors import AsyncUsageError
 
@@ -30,6 +31,29 @@ def refuse_on_loop(verb: str) -> None:
 def _is_ipython() -> bool:
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None
+
+
+def start_beside(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run `work`, which raises no Exception, in a task of its own; returns what cancels it."""
+    if running_library() == "trio":
+        trio: Any = sys.modules["trio"]
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await work()
+
+        trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
+        return cast(Callable[[], None], scope.cancel)
+    import asyncio
+
+    task = asyncio.get_running_loop().create_task(work())
+
+    def cancel() -> None:
+        if not task.get_loop().is_closed():
+            task.cancel()
+
+    return cancel
 
 
 async def wait_for_wake(register: Callable[[Callable[[], None]], bool], timeout_s: float | None) -> None:

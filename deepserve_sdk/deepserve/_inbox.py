@@ -25,6 +25,7 @@ class Inbox:
         "_wakers",
         "error",
         "finished",
+        "has_inputs",
         "holders",
         "is_restarted",
         "items",
@@ -46,6 +47,8 @@ class Inbox:
         """What was under way to here when the stream was asked for once more may still arrive."""
         self.error: Exception | None = None
         """The link ended: nothing more will come."""
+        self.has_inputs = False
+        """Of a map: inputs were read, or have ended, since its loop looked last."""
         self.holders = 0
         self.taken: tuple[Any] | None = None
         """The decoded value, once a Call has taken it: a large one can be read from its segment only once. Of a stream
@@ -60,7 +63,15 @@ class Inbox:
 
     @property
     def has_news(self) -> bool:
-        return bool(self.items) or self.finished is not None or self.error is not None
+        return bool(self.items) or self.finished is not None or self.error is not None or self.has_inputs
+
+    def put_inputs(self) -> None:
+        """Called by whoever reads a map's inputs."""
+        with self._mutex:
+            self.has_inputs = True
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
 
     # --- the reader thread ---
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from deepserve._callee import Callee, settled
 from deepserve._client import Client
+from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
 from deepserve.errors import DeepServeError
 from deepserve.protocol.messages import ItemFinished
 from deepserve.protocol.specs import Scaling
 
-Arguments = tuple[Any, ...]
+Inputs = InlineInputs | ThreadInputs | TaskInputs
 
 SMALLEST_WINDOW = 64
 LARGEST_WINDOW = 1000
@@ -60,11 +61,27 @@ class MapRun:
         self._are_inputs_over = False
         self._ready: dict[int, tuple[ItemFinished, bytes]] = {}
         self._arrived: deque[int] = deque()
+        self._inputs: Inputs = InlineInputs(())
         self.inbox = callee.open_map(client)
+
+    def read(self, inputs: Inputs) -> None:
+        self._inputs = inputs
 
     @property
     def wants_input(self) -> bool:
         return not self._are_inputs_over and self._num_sent - self._num_yielded < self._window
+
+    def take_input(self) -> Arguments | None:
+        """None while there is none; the inputs' end is told the controller. Raises what reading them raises."""
+        self.inbox.has_inputs = False
+        if not self.wants_input:
+            return None
+        try:
+            return self._inputs.take(self._num_yielded + self._window)
+        except StopIteration:
+            self._are_inputs_over = True
+            self._client.end_inputs(self.inbox, self._num_sent)
+            return None
 
     @property
     def is_over(self) -> bool:
@@ -86,10 +103,6 @@ class MapRun:
             raise _with_index(error, self._num_sent) from error.__cause__
         self._client.send_input(self.inbox, self._num_sent, value, payload)
         self._num_sent += 1
-
-    def end_inputs(self) -> None:
-        self._are_inputs_over = True
-        self._client.end_inputs(self.inbox, self._num_sent)
 
     def take(self) -> Any:
         """The next output, or _NOTHING. Raises its exception unless exceptions are returned."""
@@ -126,6 +139,7 @@ class MapRun:
 
     def leave(self) -> None:
         """Cancel what is left."""
+        self._inputs.close()
         for message, _ in self._ready.values():
             self._client.discard(message.value)
         if self.is_over:
@@ -134,22 +148,22 @@ class MapRun:
             self._client.abandon(self.inbox)
 
 
-def run_map(callee: Callee, inputs: Iterable[Arguments], options: MapOptions) -> Iterator[Any]:
-    """Outputs as they come (in order, unless asked otherwise). Starts at the first `next`."""
+def run_map(
+    callee: Callee, inputs: Iterable[Arguments], options: MapOptions, *, may_wait: bool = True
+) -> Iterator[Any]:
+    """Outputs as they come (in order, unless asked otherwise). Starts at the first `next`.
+
+    may_wait: reading the inputs may take time, in which outputs go on; it is done by a thread of its own.
+    """
     run = MapRun(callee, callee.blocking_client("map"), options)
-    iterator = iter(inputs)
     try:
+        run.read(ThreadInputs(inputs, run.inbox.put_inputs) if may_wait else InlineInputs(inputs))
         while not run.is_over:
             if (output := run.take()) is not _NOTHING:
                 yield output
-            elif run.wants_input:
-                try:
-                    arguments = next(iterator)
-                except StopIteration:
-                    run.end_inputs()
-                else:
-                    run.send(arguments, options.kwargs)
-            else:
+            elif (arguments := run.take_input()) is not None:
+                run.send(arguments, options.kwargs)
+            elif not run.is_over:
                 run._client.wait(run.inbox)
     finally:
         run.leave()
@@ -160,27 +174,20 @@ async def run_map_async(
 ) -> AsyncIterator[Any]:
     """The same on an event loop; the inputs may be an asynchronous iterable."""
     run = MapRun(callee, client, options)
-    iterator = aiter(inputs) if isinstance(inputs, AsyncIterable) else _as_async(inputs)
     try:
+        if isinstance(inputs, AsyncIterable):
+            run.read(TaskInputs(inputs, run.inbox.put_inputs))
+        else:
+            run.read(InlineInputs(inputs))
         while not run.is_over:
             if (output := run.take()) is not _NOTHING:
                 yield output
-            elif run.wants_input:
-                try:
-                    arguments = await anext(iterator)
-                except StopAsyncIteration:
-                    run.end_inputs()
-                else:
-                    await run.send_async(arguments)
-            else:
+            elif (arguments := run.take_input()) is not None:
+                await run.send_async(arguments)
+            elif not run.is_over:
                 await client.wait_async(run.inbox)
     finally:
         run.leave()
-
-
-async def _as_async(inputs: Iterable[Arguments]) -> AsyncIterator[Arguments]:
-    for arguments in inputs:
-        yield arguments
 
 
 def _with_index(error: Exception, index: int) -> Exception:

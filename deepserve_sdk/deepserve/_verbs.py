@@ -9,7 +9,8 @@ from deepserve import _timeline
 from deepserve._call import Call
 from deepserve._callee import Callee, settled
 from deepserve._client import current_client
-from deepserve._map import Arguments, MapOptions, run_map, run_map_async
+from deepserve._map import MapOptions, run_map, run_map_async
+from deepserve._map_inputs import Arguments, may_wait
 from deepserve._stream import RemoteItems, StreamReader
 from deepserve.errors import DeepServeError
 
@@ -94,7 +95,8 @@ class MapVerb(Generic[R]):
 
     Outputs come in the order of the inputs unless order_outputs=False. An exception ends the loop and cancels what is
     left unless return_exceptions=True; it carries `input_index`. Inputs are read at most `max_in_flight` ahead of
-    the outputs that were taken (64 to 1000, twice what the pods can run). kwargs: given to every call.
+    the outputs that were taken (64 to 1000, twice what the pods can run), by a thread of their own unless they are
+    containers. kwargs: given to every call.
     """
 
     __slots__ = ("_callee",)
@@ -114,6 +116,7 @@ class MapVerb(Generic[R]):
             _mappable(self._callee),
             self._arguments(inputs),
             _options(kwargs, order_outputs, return_exceptions, max_in_flight),
+            may_wait=may_wait(inputs),
         )
 
     def aio(
@@ -169,7 +172,7 @@ class ForEachVerb:
         max_in_flight: int | None = None,
     ) -> None:
         options = _options(kwargs, False, ignore_exceptions, max_in_flight)
-        for _ in run_map(_mappable(self._callee), zip(*inputs, strict=False), options):
+        for _ in run_map(_mappable(self._callee), zip(*inputs, strict=False), options, may_wait=may_wait(inputs)):
             pass
 
     async def aio(

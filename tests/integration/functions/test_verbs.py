@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -63,6 +65,37 @@ def test_map_starmap_for_each() -> None:
         if output == 100:
             break
     assert square.remote(2) == 4
+
+
+def test_inputs_that_wait_for_outputs() -> None:
+    """A crawl: what comes out is put in again."""
+    found: queue.Queue[int] = queue.Queue()
+    found.put(2)
+    crawl = square.map(iter(found.get, 0))
+    assert next(crawl) == 4
+    found.put(4)
+    assert next(crawl) == 16
+    found.put(0)
+    assert list(crawl) == []
+
+    def broken() -> Iterator[int]:
+        yield 3
+        raise Boom("no more inputs")
+
+    outputs = square.map(broken(), order_outputs=False)
+    with pytest.raises(Boom, match="no more inputs"):
+        list(outputs)
+    left = square.map(iter(found.get, 0))
+    found.put(1)
+    assert next(left) == 1
+    left.close()  # type: ignore[attr-defined]
+    found.put(0)
+    assert sums_children_of_a_generator.remote(4) == 14
+
+
+@app.function
+def sums_children_of_a_generator(n: int) -> int:
+    return sum(square.map(i for i in range(n)))
 
 
 def test_a_stream_that_nobody_reads_gives_its_pod_back() -> None:
