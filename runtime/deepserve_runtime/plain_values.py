@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
-from deepserve_runtime.task import Task
+from deepserve_runtime.task import BadArguments, Task
 
 
 def arguments(task: Task, target: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -24,34 +25,74 @@ def arguments(task: Task, target: Callable[..., Any]) -> tuple[tuple[Any, ...], 
     if decoded is None:
         return (), {}
     if not isinstance(decoded, dict) or not isinstance(decoded.get("args", []), list):
-        raise TypeError('arguments in MessagePack are a map {"args": [...], "kwargs": {...}}')
+        raise BadArguments('arguments in MessagePack are a map {"args": [...], "kwargs": {...}}')
     return _typed(target, decoded.get("args", []), decoded.get("kwargs", {}))
 
 
 def _typed(
     target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turns maps into the classes that the target's annotations name. Raises TypeError where they do not fit."""
-    bound = inspect.signature(target).bind(*args, **kwargs)
+    """Checks plain values against the target's signature and hints, and turns maps into the classes these name.
+
+    Raises BadArguments naming the parameter: a caller without the function's code cannot know better.
+    """
+    bound = _bound(inspect.signature(target), args, kwargs)
     try:
         hints = typing.get_type_hints(target)
     except Exception:  # an annotation that only a type checker can resolve
         hints = {}
     for name, given in bound.arguments.items():
-        if isinstance(hint := hints.get(name), type) and isinstance(given, dict | list):
-            bound.arguments[name] = _convert(name, given, hint)
+        if name in hints and bound.signature.parameters[name].kind not in _VARIADIC:
+            bound.arguments[name] = _convert(name, given, hints[name])
     return bound.args, bound.kwargs
 
 
-def _convert(name: str, given: Any, hint: type) -> Any:
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _bound(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+    parameters = signature.parameters
+    takes_any_name = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in kwargs if name not in parameters]
+    if unknown and not takes_any_name:
+        raise BadArguments(f"no parameter {', '.join(unknown)}; it takes: {', '.join(parameters) or 'nothing'}")
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise BadArguments(str(error)) from None
+
+
+def _convert(name: str, given: Any, hint: Any) -> Any:
     try:
         if hasattr(hint, "model_validate"):
             return hint.model_validate(given)
-        if hasattr(hint, "__dataclass_fields__") or issubclass(hint, msgspec.Struct):
-            return msgspec.convert(given, hint)
+        return msgspec.convert(given, hint) if _has_plain_form(hint) else given
     except ValueError as error:  # pydantic's and msgspec's validation errors are ValueErrors
-        raise TypeError(f"argument {name!r} is no {hint.__name__}: {error}") from error
-    return given
+        raise BadArguments(f"argument {name!r}: {error}") from error
+
+
+@functools.cache
+def _has_plain_form(hint: Any) -> bool:
+    """Whether msgspec can make `hint` out of plain values; classes that it does not know take what they are given."""
+    import msgspec.inspect  # takes as long to import as a pod to fork, and only JSON callers need it
+
+    try:
+        return not any(isinstance(part, msgspec.inspect.CustomType) for part in _parts(msgspec.inspect.type_info(hint)))
+    except (TypeError, NotImplementedError):
+        return False
+
+
+def _parts(info: Any, seen: tuple[Any, ...] = ()) -> Iterator[Any]:
+    """`info` and the types inside it."""
+    import msgspec.inspect
+
+    if not isinstance(info, msgspec.inspect.Type) or info in seen:
+        return
+    yield info
+    for value in (getattr(info, field) for field in info.__struct_fields__):
+        for inner in value if isinstance(value, tuple) else (value,):
+            part = inner.type if isinstance(inner, msgspec.inspect.Field) else inner
+            yield from _parts(part, (*seen, info))
 
 
 def encode_result(result: Any, label: str) -> tuple[Value, bytes]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deepserve_runtime.pod import Pod
 
 
+class BadArguments(Exception):
+    """Plain arguments do not fit the function's signature or hints; the text names the parameter."""
+
+
 class Task:
     """Created when AssignTask arrives, finished exactly once by the thread that ran it."""
 
@@ -130,6 +134,9 @@ class Task:
         """The task ends by `error`: by the cancel's reason where a cancel has been asked for."""
         if self.cancel_reason:
             self.finish_cancelled()
+            return
+        if isinstance(error, BadArguments):
+            self.refuse(str(error))
             return
         kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
         value, payload = encode_error(error, self.pod.pod_id)

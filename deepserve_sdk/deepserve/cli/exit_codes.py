@@ -24,7 +24,7 @@ class UserCodeFailed(errors.DeepServeError):
 def exit_code_of(error: BaseException) -> int:
     """The exit code for `error`; anything that is not ours counts as the user's code."""
     match error:
-        case UsageError() | errors.InvalidOption() | errors.SerializationError():
+        case UsageError() | errors.InvalidOption() | errors.SerializationError() | errors.Refused():
             return USAGE
         case errors.NotFound():
             return NOT_FOUND

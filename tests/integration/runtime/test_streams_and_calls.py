@@ -121,13 +121,23 @@ def test_plain_arguments_take_the_annotated_type(pod: StandInPod) -> None:
     assert msgspec.msgpack.decode(payload) == {"x": 10, "y": 20}
 
 
-@pytest.mark.parametrize("body", [{"args": [{"x": "one"}]}, {"args": []}, {"args": 3}, [1]])
-def test_plain_arguments_that_do_not_fit_are_a_type_error(pod: StandInPod, body: object) -> None:
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"args": [{"x": "one"}]}, "'point'"),
+        ({"args": [{"x": 1, "y": 2}], "kwargs": {"factor": "ten"}}, "'factor': Expected `int`"),
+        ({"args": [{"x": 1, "y": 2}], "kwargs": {"other": 1}}, "no parameter other; it takes: point, factor"),
+        ({"args": []}, "missing a required argument: 'point'"),
+        ({"args": 3}, "are a map"),
+        ([1], "are a map"),
+    ],
+)
+def test_plain_arguments_that_do_not_fit_are_refused(pod: StandInPod, body: object, says: str) -> None:
     pod.bind("double", files={"app.py": PLAIN})
     data = msgspec.msgpack.encode(body)
     pod.assign_value(Value("msgpack", len(data)), data)
-    with pytest.raises(TypeError):
-        pod.result()
+    finished, _ = pod.link.receive(TaskFinished)
+    assert (finished.outcome.kind, says in finished.outcome.detail) == ("refused", True), finished
 
 
 def test_a_result_without_a_plain_form_is_an_error_to_a_plain_caller(pod: StandInPod) -> None:
