@@ -17,7 +17,7 @@ READ_BYTES = 256 << 10
 
 
 class Link:
-    """`on_frame` and `on_closed` are called on the reader thread."""
+    """`on_frame` is called on the reader thread, `on_closed` there or where a write was interrupted, perhaps on both."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -26,6 +26,7 @@ class Link:
         """The thread that writes a frame now."""
         self._deferred: deque[tuple[Message, Buffer]] = deque()
         self._closed: DeepServeError | None = None
+        self._on_closed: Callable[[DeepServeError], None] = lambda error: None
         self._reader = FrameReader()
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
@@ -60,11 +61,14 @@ class Link:
         except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
             self._closed = ControllerLost("a write to the controller was interrupted")
             self._socket.shutdown(socket.SHUT_RDWR)
+            self._on_closed(self._closed)  # at once: the next call must not meet this link
             raise
 
     def start_reader(
         self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]
     ) -> None:
+        self._on_closed = on_closed
+
         def read() -> None:
             error = self._read_all(on_frame)
             with self._lock:

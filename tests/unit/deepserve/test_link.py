@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 
+import pytest
+
 from deepserve._link import Link
 from deepserve.errors import ControllerLost, DeepServeError
 from deepserve.protocol.framing import FrameReader, encode_prefix
@@ -54,3 +56,23 @@ def test_a_fault_on_the_reader_thread_wakes_those_who_wait() -> None:
         theirs.sendall(encode_prefix(CancelRequest("rq-1"), 0))
         assert is_closed.wait(5)
     assert isinstance(closed[0], ControllerLost) and "a fault" in str(closed[0])
+
+
+class InterruptedSocket:
+    def sendall(self, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    def recv_into(self, buffer: memoryview) -> int:
+        threading.Event().wait()
+        return 0
+
+    def shutdown(self, how: int) -> None: ...
+
+
+def test_an_interrupted_write_closes_the_link_before_the_next_call() -> None:
+    link = Link(InterruptedSocket())  # type: ignore[arg-type]
+    closed: list[DeepServeError] = []
+    link.start_reader(lambda message, payload: None, closed.append)
+    with pytest.raises(KeyboardInterrupt):
+        link.send(CancelRequest("rq-1"))
+    assert "interrupted" in str(closed[0])
