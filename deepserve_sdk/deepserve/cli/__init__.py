@@ -7,8 +7,8 @@ import sys
 import traceback
 
 from deepserve.cli.exit_codes import INTERRUPTED, OK, USAGE, UserCodeFailed, exit_code_of
-from deepserve.cli.output import complain
-from deepserve.errors import DeepServeError
+from deepserve.cli.output import complain, print_json
+from deepserve.errors import DeepServeError, RemoteError
 
 
 def main() -> None:
@@ -34,24 +34,37 @@ def run_command_line(arguments: list[str]) -> int:
         return OK
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else OK if error.code is None else 1
-    except UserCodeFailed as error:
-        complain(str(error))
-        if error.__cause__ is not None:
-            print_from_user(error.__cause__)
-        return exit_code_of(error)
-    except DeepServeError as error:
-        complain(f"{type(error).__name__}: {error}")
-        return exit_code_of(error)
-    except TimeoutError as error:
-        complain(f"timed out: {error}")
-        return exit_code_of(error)
-    except typer.exceptions.TyperException as error:
-        show = getattr(error, "show", None)  # a usage error knows how to print itself
-        show() if show is not None else complain(str(error))
-        return USAGE
+    except Exception as error:
+        if "--json" in arguments and not isinstance(error, typer.exceptions.TyperException):
+            print_json({"error": type(error).__name__, "text": str(error)})
+            return exit_code_of(error)
+        return explain(error)
     except BaseException as error:
         print_from_user(error)
         return exit_code_of(error)
+
+
+def explain(error: Exception) -> int:
+    """Says on stderr what went wrong, as shortly as its kind allows; returns the exit code."""
+    import typer
+
+    if isinstance(error, typer.exceptions.TyperException):
+        show = getattr(error, "show", None)  # a usage error knows how to print itself
+        show() if show is not None else complain(str(error))
+        return USAGE
+    if isinstance(error, UserCodeFailed):
+        complain(str(error))
+        if error.__cause__ is not None:
+            print_from_user(error.__cause__)
+    elif isinstance(error, RemoteError) and error.remote_traceback:
+        complain(error.remote_traceback.rstrip())
+    elif isinstance(error, DeepServeError):
+        complain(f"{type(error).__name__}: {error}")
+    elif isinstance(error, TimeoutError):
+        complain(f"timed out: {error}")
+    else:
+        print_from_user(error)
+    return exit_code_of(error)
 
 
 def print_from_user(error: BaseException) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from deepserve.cli.exit_codes import UsageError
 
+TRUTHS = ("true", "false")
+
 
 def usage_of(name: str, signature: inspect.Signature) -> str:
     """One line: what may follow the target."""
@@ -69,7 +71,10 @@ def collect_words(
         key, negated = parameter_of(option, signature)
         if key is None:
             raise UsageError(f"{name} has no parameter {option!r}; usage: {usage_of(name, signature)}")
-        if negated or (hints.get(key) is bool and not has_value):
+        is_switch = hints.get(key) is bool and not has_value
+        if is_switch and not negated and pending and pending[0].lower() in TRUTHS:
+            given[key] = pending.pop(0)
+        elif negated or is_switch:
             given[key] = not negated
         elif has_value:
             given[key] = value
@@ -102,10 +107,14 @@ def convert(name: str, key: str, value: str | bool, hint: Any) -> Any:
         raise UsageError(f"{name}: parameter {key} of type {hint!r} cannot be given on the command line") from None
     try:
         return adapter.validate_python(value)
-    except ValidationError:
-        pass
-    try:
-        return adapter.validate_json(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UsageError(f"{name}: {value!r} for {key}: {reason}") from None
+    try:
+        # Strict: `true` is no integer, however Python counts it.
+        return adapter.validate_json(value, strict=True)
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "json_invalid":
+            reason = error.errors()[0]["msg"]
+        elif typing.get_origin(hint) in (list, dict, tuple, set):
+            reason = f'write it as JSON, such as --{key.replace("_", "-")} \'["a", "b"]\''
+    raise UsageError(f"{name}: {value!r} for {key}: {reason}") from None

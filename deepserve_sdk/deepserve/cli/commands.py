@@ -17,6 +17,20 @@ root = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@root.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Serverless functions, agents and language models on your own machine."""
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(f"deepserve {installed_version('deepserve')}")
+        raise SystemExit(0)
+
+
 app_commands = typer.Typer(help="Deployed apps.", no_args_is_help=True)
 root.add_typer(app_commands, name="app")
 
@@ -30,10 +44,17 @@ def command_group() -> Any:
 
 @root.command(context_settings=FORWARD)
 def run(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="app.py, or app.py::function")],
     arguments: Rest = None,
 ) -> int:
-    """Run an entry point or a function of a file; its own --options follow the target."""
+    """Run a file's entry point (or the file as a script), or one of its functions in a pod.
+
+    The function's own --options follow the target; `deepserve run app.py::fn --help` shows them.
+    """
+    if target in ("--help", "-h"):
+        print(context.get_help())
+        return 0
     from deepserve.cli.run import run_target
 
     return run_target(target, arguments or [])

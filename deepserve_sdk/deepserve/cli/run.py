@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import runpy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from deepserve._function import Function
@@ -13,8 +17,14 @@ from deepserve.cli.user_file import UserFile, load_user_file, split_target
 
 
 def run_target(target: str, arguments: list[str]) -> int:
-    """Run an entry point here, or a function in a pod, and print what a function returned."""
+    """Run an entry point here, or a function in a pod, and print what a function returned.
+
+    A file without an entry point but with a main guard runs as a script.
+    """
     path, name = split_target(target)
+    if not name and is_script(path):
+        run_script(path, arguments)
+        return OK
     user = load_user_file(path)
     runnable = choose(user, name)
     label = f"{path.name}::{runnable.__name__}"
@@ -28,6 +38,24 @@ def run_target(target: str, arguments: list[str]) -> int:
     else:
         run_entrypoint(runnable, keywords)
     return OK
+
+
+def is_script(path: Path) -> bool:
+    """The file has a main guard and no local entry point: it is run as `python file` runs it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return False  # importing it will tell
+    guards = (node for node in tree.body if isinstance(node, ast.If))
+    has_guard = any("__name__" in (text := ast.unparse(guard.test)) and "__main__" in text for guard in guards)
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return has_guard and "local_entrypoint" not in names
+
+
+def run_script(path: Path, arguments: list[str]) -> None:
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def run_entrypoint(entrypoint: Callable[..., Any], keywords: dict[str, Any]) -> None:

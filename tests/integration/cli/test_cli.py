@@ -47,6 +47,28 @@ def test_exit_codes_without_a_controller(shell: Shell, words: list[str], code: i
     assert (done.returncode, says in done.stderr) == (code, True), done
 
 
+def test_a_file_without_an_entry_point_runs_as_a_script(shell: Shell) -> None:
+    (shell.folder / "script.py").write_text(
+        "import sys\nimport deepserve\n\n@deepserve.function\ndef twice(x):\n    return 2 * x\n\n"
+        "@deepserve.function\ndef thrice(x):\n    return 3 * x\n\n"
+        'if __name__ == "__main__":\n    print(twice.remote(int(sys.argv[1])), __name__)\n'
+    )
+    assert shell.out("run", "script.py", "21") == "42 __main__\n"
+    assert shell.out("run", "script.py::thrice", "--x", "7") == "777\n"  # x has no hint: text
+
+
+def test_help_and_version(shell: Shell) -> None:
+    assert "Usage: deepserve run" in shell.out("run", "--help")
+    assert "--item ITEM [--count 1]" in shell.out("run", "app.py::price", "--help")
+    assert shell.out("--version").startswith("deepserve 0.")
+
+
+def test_errors_are_json_where_json_is_asked_for(shell: Shell) -> None:
+    done = shell.run("status", "--json")
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["error"] == "ControllerUnreachable"
+
+
 def test_a_file_that_raises_is_the_users_failure(shell: Shell) -> None:
     (shell.folder / "broken.py").write_text("import deepserve\nraise RuntimeError('at import')\n")
     done = shell.run("run", "broken.py")
@@ -138,7 +160,9 @@ def test_a_failing_call_shows_the_users_frames_only(deployed: Shell) -> None:
         (["call", "price"], 2, "APP/FUNCTION"),
         (["call", "shop/none"], 3, "none"),
         (["call", "none/price"], 3, "none"),
-        (["call", "shop/price", "{}"], 1, "item"),
+        (["call", "shop/price", "{}"], 2, "missing a required argument: 'item'"),
+        (["call", "shop/price", '{"thing": "fig"}'], 2, "no parameter thing; it takes: item, count"),
+        (["call", "shop/price", '{"item": "fig", "count": "x"}'], 2, "'count'"),
         (["call", "shop/fails"], 1, "no such price"),
         (["call", "shop/slow"], 4, "FunctionTimeout"),
         (["call", "shop/wait", '{"seconds": 30}', "--timeout", "0.2"], 4, "in time"),
