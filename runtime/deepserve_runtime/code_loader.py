@@ -102,6 +102,9 @@ def importing(name: str) -> Iterator[None]:
     outer, sdk.context.importing = sdk.context.importing, name
     try:
         yield
+    except ModuleNotFoundError as error:
+        error.add_note(f"pods run {sys.executable}; under `deepserve up` that is the controller's Python")
+        raise
     finally:
         sdk.context.importing = outer
 

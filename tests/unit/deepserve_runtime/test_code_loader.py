@@ -118,3 +118,9 @@ def test_a_name_that_is_not_there_is_said(bundle: Path) -> None:
 def test_remote_calls_are_refused_during_the_import_only(bundle: Path) -> None:
     (bundle / "d" / "asks.py").write_text("from deepserve import _context\nseen = _context.importing\ndef f(): pass\n")
     assert run(bundle, 'load("asks", "f")\nimport asks\nshow([asks.seen, sdk.context.importing])') == ["asks", ""]
+
+
+def test_a_missing_module_names_the_interpreter() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught, importing("app"):
+        raise ModuleNotFoundError("No module named 'x'")
+    assert sys.executable in caught.value.__notes__[0]
