@@ -34,8 +34,10 @@ class Call(Generic[R]):
     def from_id(cls, call_id: str) -> Call[Any]:
         """A call by its id; under `deepserve up` also one of another process, while its result is kept.
 
-        What is unknown shows at `get()`, as Refused.
+        What is unknown shows at `get()`, as Refused. Raises TypeError for what is no text.
         """
+        if not isinstance(call_id, str):
+            raise TypeError(f"Call.from_id takes a call's id, not {call_id!r}")
         client = current_client()
         inbox = client.inbox_of(call_id)
         return Call(client, inbox if inbox is not None else client.attach(call_id), call_id)
@@ -77,7 +79,7 @@ class Call(Generic[R]):
     def cancel(self, force: bool = False) -> None:
         """Stop it, and the calls that it made. `force`: its pod is killed without a grace. A finished call stays."""
         if not self._inbox.is_over:
-            self._client.cancel(self.id, force=force)
+            self._client.cancel(self.id, force=bool(force))
 
     def __repr__(self) -> str:
         return f"<deepserve.Call {self.id} of {self._label}: {self.status()}>"
@@ -166,6 +168,8 @@ class StreamVerb:
     def _reader(self, from_offset: int | None) -> StreamReader:
         call = self._call
         inbox = call._inbox
+        if from_offset is not None and (not isinstance(from_offset, int) or from_offset < 0):
+            raise ValueError(f"from_offset={from_offset!r} is no position in a stream: give 0 or more")
         next_unread = inbox.next_offset - len(inbox.items)
         if from_offset is not None and from_offset != next_unread:
             call._client.restart(inbox, from_offset)

@@ -17,7 +17,7 @@ READ_BYTES = 256 << 10
 
 
 class Link:
-    """`on_frame` is called on the reader thread, `on_closed` there or where a write was interrupted, perhaps on both."""
+    """`on_frame` is called on the reader thread; `on_closed` there, and before that where a write was interrupted."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection

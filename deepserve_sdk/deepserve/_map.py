@@ -33,8 +33,8 @@ class MapOptions:
         return_exceptions: bool = False,
         max_in_flight: int | None = None,
     ) -> None:
-        if max_in_flight is not None and max_in_flight < 1:
-            raise ValueError(f"max_in_flight={max_in_flight} lets no input through")
+        if max_in_flight is not None and (not isinstance(max_in_flight, int) or max_in_flight < 1):
+            raise ValueError(f"max_in_flight={max_in_flight!r} is no number of inputs: give 1 or more")
         self.kwargs = kwargs or {}
         self.order_outputs = order_outputs
         self.return_exceptions = return_exceptions

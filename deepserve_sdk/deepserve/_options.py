@@ -38,12 +38,15 @@ class Retries:
     on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_retries, int) or self.max_retries < 0:
-            raise InvalidOption(f"Retries(max_retries={self.max_retries!r}): give a number of retries, 0 or more")
-        if self.initial_delay < 0 or self.max_delay < 0 or self.backoff_coefficient < 1:
-            raise InvalidOption("Retries: delays are 0 or more seconds, backoff_coefficient is 1 or more")
-        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.on):
-            raise InvalidOption(f"Retries(on={self.on!r}): give a tuple of exception classes")
+        check = _Checker("Retries")
+        check.count("max_retries", self.max_retries, 0, None)
+        for name, least in (("initial_delay", 0), ("max_delay", 0), ("backoff_coefficient", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not least <= value < 1e12:
+                raise check.error(name, value, f"is not a number from {least} on")
+        kinds = self.on if isinstance(self.on, tuple) else ()
+        if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise check.error("on", self.on, "is not a tuple of exception classes")
 
 
 @dataclass(frozen=True)

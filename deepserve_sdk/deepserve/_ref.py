@@ -83,8 +83,10 @@ def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     """Store `value` once, to pass it to many calls. Starts the controller where none runs.
 
     ttl: seconds until it is deleted, as long as this process lives; None: until `delete()`. Raises
-    UnpicklableArgument, ValueTooLarge. (Ray: `ray.put`.)
+    UnpicklableArgument, ValueTooLarge, and ValueError for a ttl that is none. (Ray: `ray.put`.)
     """
+    if ttl is not None and not (isinstance(ttl, int | float) and 0 < ttl <= threading.TIMEOUT_MAX):
+        raise ValueError(f"put(ttl={ttl!r}): give a number of seconds above 0")
     ref: Ref[T] = Ref(store_value(value, current_client().segments()))
     if ttl is not None:
         expiry = threading.Timer(ttl, ref.delete)

@@ -109,3 +109,22 @@ def test_a_function_that_cannot_be_imported_in_a_pod() -> None:
 def test_no_such_deployed_function() -> None:
     with pytest.raises(deepserve.NotFound):
         deepserve.Function.from_name("no-such-app", "f")
+
+
+def test_what_is_no_id_offset_or_time_is_refused_here_and_harms_no_other_call() -> None:
+    running = user_code.sleeps_long.spawn(60)
+    stream = user_code.tokens.spawn(3)
+    for wrong in (
+        lambda: deepserve.Call.from_id(5),  # type: ignore[arg-type]
+        lambda: list(stream.stream(from_offset=-1)),
+        lambda: list(stream.stream(from_offset="2")),  # type: ignore[call-overload]
+        lambda: deepserve.put(1, ttl=-1),
+        lambda: list(square.map([1], max_in_flight=0.5)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            wrong()
+    assert list(stream.stream()) == ["t0", "t1", "t2"]
+    assert running.status() == "pending"
+    running.cancel()
+    with pytest.raises(deepserve.CallCancelled):
+        running.get(timeout=20)

@@ -88,7 +88,14 @@ def test_a_wrong_option_names_function_and_option(given: dict[str, Any], named: 
 
 @pytest.mark.parametrize(
     "given",
-    [{"max_retries": -1}, {"max_retries": 1, "initial_delay": -1}, {"max_retries": 1, "on": ("ValueError",)}],
+    [
+        {"max_retries": -1},
+        {"max_retries": True},
+        {"max_retries": 1, "initial_delay": -1},
+        {"max_retries": 1, "max_delay": "x"},
+        {"max_retries": 1, "on": ("ValueError",)},
+        {"max_retries": 1, "on": ValueError},
+    ],
 )
 def test_wrong_retries(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
