@@ -170,7 +170,6 @@ class StreamVerb:
         inbox = call._inbox
         if from_offset is not None and (not isinstance(from_offset, int) or from_offset < 0):
             raise ValueError(f"from_offset={from_offset!r} is no position in a stream: give 0 or more")
-        next_unread = inbox.next_offset - len(inbox.items)
-        if from_offset is not None and from_offset != next_unread:
+        if from_offset is not None and from_offset != inbox.next_unread:
             call._client.restart(inbox, from_offset)
         return StreamReader(call._client, inbox, call._label, holder=call)

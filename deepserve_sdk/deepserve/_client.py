@@ -186,9 +186,12 @@ class Client:
 
     def restart(self, inbox: Inbox, from_offset: int) -> None:
         """Ask for a stream's items from `from_offset` on once more."""
+        num_skipped = from_offset - inbox.next_unread
         for item in inbox.restart_at(from_offset):
             self.discard(item.message.value)
         self.send(AttachRequest(inbox.request_id, from_offset))
+        if num_skipped > 0:  # nobody will take these, so nobody else grants credit for them
+            self.grant(inbox.request_id, num_skipped)
 
     def settle(self, inbox: Inbox) -> bool:
         """After `restart`, wait until the answer to it is here, whatever was under way before; False if it is."""

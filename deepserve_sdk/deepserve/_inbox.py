@@ -34,6 +34,7 @@ class Inbox:
         "request_id",
         "taken",
         "taking",
+        "unacknowledged",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -43,6 +44,8 @@ class Inbox:
         self.items: deque[Item] = deque()
         self.next_offset = 0
         """Of the stream item that is expected next; others are dropped (they follow an attach)."""
+        self.unacknowledged = 0
+        """Stream items that were taken and for which no credit was granted yet."""
         self.is_restarted = False
         """What was under way to here when the stream was asked for once more may still arrive."""
         self.error: Exception | None = None
@@ -64,6 +67,11 @@ class Inbox:
     @property
     def has_news(self) -> bool:
         return bool(self.items) or self.finished is not None or self.error is not None or self.has_inputs
+
+    @property
+    def next_unread(self) -> int:
+        """Offset of the stream item that a reader takes next."""
+        return self.next_offset - len(self.items)
 
     def put_inputs(self) -> None:
         """Called by whoever reads a map's inputs."""

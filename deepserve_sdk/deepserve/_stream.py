@@ -34,7 +34,6 @@ class StreamReader:
         self._label = label
         self._holder = holder
         self._has_left = False
-        self._unacknowledged = 0
 
     def items(self) -> Generator[tuple[int, Any]]:
         try:
@@ -87,10 +86,11 @@ class StreamReader:
         return _WAIT
 
     def _acknowledge(self) -> None:
-        self._unacknowledged += 1
-        if self._unacknowledged >= CREDIT_STEP and not self._inbox.is_over:
-            self._client.grant(self._inbox.request_id, self._unacknowledged)
-            self._unacknowledged = 0
+        inbox = self._inbox
+        inbox.unacknowledged += 1
+        if inbox.unacknowledged >= CREDIT_STEP and not inbox.is_over:
+            self._client.grant(inbox.request_id, inbox.unacknowledged)
+            inbox.unacknowledged = 0
 
 
 class RemoteItems(Generic[T]):

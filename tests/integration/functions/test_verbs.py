@@ -110,6 +110,14 @@ def test_a_stream_lives_as_long_as_its_reader() -> None:
     assert sum(1 for _ in user_code.tokens.spawn(300).stream()) == 300
 
 
+def test_readers_that_skip_or_leave_use_up_no_credit() -> None:
+    skipping = user_code.tokens.spawn(2000)
+    assert next(skipping.stream(from_offset=1500)) == "t1500"
+    skipping.cancel()
+    call = user_code.tokens.spawn(300)
+    assert [next(call.stream()) for _ in range(300)] == [f"t{i}" for i in range(300)]
+
+
 def test_large_items_can_be_read_again_and_leave_shared_memory_with_their_call() -> None:
     call = user_code.large_items.spawn(5)
     first = call.stream()
