@@ -106,6 +106,7 @@ class MapRun:
 
     def take(self) -> Any:
         """The next output, or _NOTHING. Raises its exception unless exceptions are returned."""
+        has_ended = self.inbox.is_over  # looked at before the items, which come before the end
         while self.inbox.items:
             item = self.inbox.items.popleft()
             assert isinstance(item.message, ItemFinished)
@@ -113,7 +114,7 @@ class MapRun:
             self._arrived.append(item.message.index)
         index = self._next_index()
         if index is None:
-            if self.inbox.is_over and not self.is_over and self._num_sent:
+            if has_ended and not self.is_over and self._num_sent:
                 self._raise_end()
             return _NOTHING
         message, payload = self._ready.pop(index)

@@ -64,25 +64,26 @@ class StreamReader:
     def _take(self) -> Any:
         """The next (offset, item), _WAIT, or _END. Raises the call's error after its last item."""
         inbox = self._inbox
+        finished, error = inbox.finished, inbox.error  # looked at before the items, which come before the end
         if inbox.items:
             item = inbox.items.popleft()
             assert isinstance(item.message, StreamItem)
             self._acknowledge()
             return item.message.offset, self._client.decode_item(item.message, item.payload)
-        if inbox.finished is not None:
-            missing = inbox.next_offset < inbox.finished.count
+        if finished is not None:
+            missing = inbox.next_offset < finished.count
             if missing and self._client.settle(inbox):
                 return self._take()
             self._client.result(inbox, self._label)
             if missing:
                 raise DeepServeError(
-                    f"{self._label}: {inbox.finished.count - inbox.next_offset} of {inbox.finished.count} items "
+                    f"{self._label}: {finished.count - inbox.next_offset} of {finished.count} items "
                     f"of call {inbox.request_id} are gone"
                 )
             inbox.taken = (None,)
             return _END
-        if inbox.error is not None:
-            raise inbox.error
+        if error is not None:
+            raise error
         return _WAIT
 
     def _acknowledge(self) -> None:

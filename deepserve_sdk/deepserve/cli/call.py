@@ -125,7 +125,7 @@ def finished_value(client: Client, inbox: Inbox, label: str, timeout_s: float | 
 def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | None, printer: Printer) -> None:
     """One line per item; with --json each line is a JSON document."""
     deadline = Deadline.after(timeout_s)
-    while inbox.items or not inbox.is_over:
+    while not inbox.is_over or inbox.items:
         if not inbox.items:
             wait_for_news(client, inbox, label, deadline)
             continue
