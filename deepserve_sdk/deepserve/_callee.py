@@ -16,9 +16,6 @@ from deepserve.errors import UnpicklableArgument
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import RequestKind, Value
 
-STREAM_CREDIT = 64
-"""Items that a generator may be ahead of its reader."""
-
 
 class Callee:
     """name: what the user writes before the verb. target: the plain function, for its parameters' names."""
@@ -52,8 +49,6 @@ class Callee:
         value, payload = self.encode(client, definition, args, kwargs)
         kind: RequestKind = "stream" if self.is_stream else "call"
         inbox = client.open_request(definition, kind, value, payload, method=self.method, keep=keep)
-        if self.is_stream:
-            client.grant(inbox.request_id, STREAM_CREDIT)
         _timeline.mark("call sent")
         return inbox
 

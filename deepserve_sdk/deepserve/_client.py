@@ -186,12 +186,18 @@ class Client:
 
     def restart(self, inbox: Inbox, from_offset: int) -> None:
         """Ask for a stream's items from `from_offset` on once more."""
-        num_skipped = from_offset - inbox.next_unread
         for item in inbox.restart_at(from_offset):
             self.discard(item.message.value)
         self.send(AttachRequest(inbox.request_id, from_offset))
-        if num_skipped > 0:  # nobody will take these, so nobody else grants credit for them
-            self.grant(inbox.request_id, num_skipped)
+        self.acknowledge(inbox, from_offset, 1)  # nobody will take what is skipped
+
+    def acknowledge(self, inbox: Inbox, offset: int, step: int) -> None:
+        """The stream's items below `offset` were taken or skipped: grant credit for them, `step` at a time."""
+        inbox.taken_to = max(inbox.taken_to, offset)
+        num_new = inbox.taken_to - inbox.granted_to
+        if num_new >= step and not inbox.is_over:
+            inbox.granted_to = inbox.taken_to
+            self.grant(inbox.request_id, num_new)
 
     def settle(self, inbox: Inbox) -> bool:
         """After `restart`, wait until the answer to it is here, whatever was under way before; False if it is."""

@@ -25,6 +25,7 @@ class Inbox:
         "_wakers",
         "error",
         "finished",
+        "granted_to",
         "has_inputs",
         "holders",
         "is_restarted",
@@ -33,8 +34,8 @@ class Inbox:
         "payload",
         "request_id",
         "taken",
+        "taken_to",
         "taking",
-        "unacknowledged",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -44,8 +45,10 @@ class Inbox:
         self.items: deque[Item] = deque()
         self.next_offset = 0
         """Of the stream item that is expected next; others are dropped (they follow an attach)."""
-        self.unacknowledged = 0
-        """Stream items that were taken and for which no credit was granted yet."""
+        self.taken_to = 0
+        """Stream items below this offset were taken, or skipped for good; reading one again changes nothing."""
+        self.granted_to = 0
+        """For stream items below this offset credit was granted: the controller keeps them no longer."""
         self.is_restarted = False
         """What was under way to here when the stream was asked for once more may still arrive."""
         self.error: Exception | None = None

@@ -68,7 +68,7 @@ class StreamReader:
         if inbox.items:
             item = inbox.items.popleft()
             assert isinstance(item.message, StreamItem)
-            self._acknowledge()
+            self._client.acknowledge(inbox, item.message.offset + 1, CREDIT_STEP)
             return item.message.offset, self._client.decode_item(item.message, item.payload)
         if finished is not None:
             missing = inbox.next_offset < finished.count
@@ -85,13 +85,6 @@ class StreamReader:
         if error is not None:
             raise error
         return _WAIT
-
-    def _acknowledge(self) -> None:
-        inbox = self._inbox
-        inbox.unacknowledged += 1
-        if inbox.unacknowledged >= CREDIT_STEP and not inbox.is_over:
-            self._client.grant(inbox.request_id, inbox.unacknowledged)
-            inbox.unacknowledged = 0
 
 
 class RemoteItems(Generic[T]):

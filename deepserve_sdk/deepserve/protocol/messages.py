@@ -155,7 +155,10 @@ class CancelRequest(Message, frozen=True):
 
 
 class GrantCredit(Message, frozen=True):
-    """The reader of a stream has room for `items` more items than granted so far."""
+    """The reader of a stream has taken `items` more, which need not be kept, and has room for as many new ones.
+
+    A stream begins with room for 64.
+    """
 
     request_id: str
     items: int

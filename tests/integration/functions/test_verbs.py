@@ -110,6 +110,13 @@ def test_a_stream_lives_as_long_as_its_reader() -> None:
     assert sum(1 for _ in user_code.tokens.spawn(300).stream()) == 300
 
 
+def test_what_came_but_was_not_read_can_be_asked_for_again() -> None:
+    call = user_code.tokens.spawn(200)
+    time.sleep(0.3)  # all that there is room for has come
+    assert next(call.stream()) == "t0"
+    assert list(call.stream(from_offset=2)) == [f"t{i}" for i in range(2, 200)]
+
+
 def test_readers_that_skip_or_leave_use_up_no_credit() -> None:
     skipping = user_code.tokens.spawn(2000)
     assert next(skipping.stream(from_offset=1500)) == "t1500"

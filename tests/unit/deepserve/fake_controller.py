@@ -111,8 +111,8 @@ class StreamingController(FakeController):
         self.sent = 0
 
     def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
-        if isinstance(message, GrantCredit):
-            self.credit += message.items
+        if isinstance(message, OpenRequest | GrantCredit):
+            self.credit += 64 if isinstance(message, OpenRequest) else message.items
             while self.credit > 0 and self.sent < len(self.items):
                 value, data = encode_value(self.items[self.sent])
                 yield StreamItem(message.request_id, self.sent, value), data
