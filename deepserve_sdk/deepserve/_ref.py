@@ -17,7 +17,8 @@ T = TypeVar("T")
 class Ref(Generic[T]):
     """A stored value. As a top-level argument of a remote call it arrives as the value; nested, as a Ref.
 
-    It lives until `delete()`, or until its controller ends. Every reader gets a copy of its own that it may write to.
+    It lives until `delete()`, or until the script that made it and the calls that it spawned have ended; one made
+    inside a pod, until the controller ends. Every reader gets a copy of its own that it may write to.
     (Ray: `ObjectRef`, but for the explicit end.)
     """
 
@@ -87,7 +88,8 @@ def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     """
     if ttl is not None and not (isinstance(ttl, int | float) and 0 < ttl <= threading.TIMEOUT_MAX):
         raise ValueError(f"put(ttl={ttl!r}): give a number of seconds above 0")
-    ref: Ref[T] = Ref(store_value(value, current_client().segments()))
+    client = current_client()
+    ref: Ref[T] = Ref(store_value(value, client.segments(), client.client_id))
     if ttl is not None:
         expiry = threading.Timer(ttl, ref.delete)
         expiry.daemon = True

@@ -10,9 +10,12 @@ from deepserve.errors import ProtocolError, SerializationError
 from deepserve.protocol.framing import Buffer
 
 
-def write_segment(folder: str, parts: Iterable[Buffer]) -> str:
-    """Write `parts` into a new file of `folder` and return its name. Raises OSError, leaving nothing."""
-    name = f"v-{os.getpid()}-{os.urandom(8).hex()}"
+def write_segment(folder: str, parts: Iterable[Buffer], kind: str = "v") -> str:
+    """Write `parts` into a new file of `folder` and return its name, which begins with `kind`.
+
+    Raises OSError, leaving nothing.
+    """
+    name = f"{kind}-{os.getpid()}-{os.urandom(8).hex()}"
     path = os.path.join(folder, name)
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

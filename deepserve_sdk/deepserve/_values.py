@@ -77,8 +77,11 @@ def encode_value(
     return Value("pickle", size_bytes, python), b"".join(parts)
 
 
-def store_value(obj: Any, segments: str) -> Value:
-    """Pickle `obj` into a segment of its own, however small. Raises UnpicklableArgument, ValueTooLarge."""
+def store_value(obj: Any, segments: str, owner: str) -> Value:
+    """Pickle `obj` into a segment of its own, however small, which the controller removes when client `owner` left.
+
+    Raises UnpicklableArgument, ValueTooLarge.
+    """
     try:
         pickled = _pickling.dump(obj)
     except CannotPickle as refusal:
@@ -88,7 +91,8 @@ def store_value(obj: Any, segments: str) -> Value:
     parts = list(_parts(pickled))
     size_bytes = sum(len(part) for part in parts)
     check_size(size_bytes, True)
-    return Value("pickle", size_bytes, PYTHON if pickled.by_value else "", write_segment(segments, parts))
+    python = PYTHON if pickled.by_value else ""
+    return Value("pickle", size_bytes, python, write_segment(segments, parts, kind=f"r-{owner}"))
 
 
 def decode_value(value: Value, payload: Buffer, *, segments: str | Callable[[], str] = "", unlink: bool = False) -> Any:

@@ -90,6 +90,7 @@ class ClientLink:
         self,
         link_id: str,
         link: Link,
+        client_id: str,
         messages: ClientMessages,
         recipients: Recipients,
         requests: Requests,
@@ -98,6 +99,7 @@ class ClientLink:
     ) -> None:
         self.link_id = link_id
         self._link = link
+        self._client_id = client_id
         self._messages = messages
         self._recipients = recipients
         self._requests = requests
@@ -113,5 +115,5 @@ class ClientLink:
     def link_closed(self) -> None:
         self._logs.remove_reader(self.link_id)
         self._recipients.remove(self.link_id)
-        self._requests.link_closed(self.link_id)
+        self._requests.link_closed(self.link_id, self._client_id)
         self._functions.release_all(self.link_id)

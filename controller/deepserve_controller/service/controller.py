@@ -138,8 +138,10 @@ class Controller:
     def _link(self) -> Link:
         return Link(self.doorkeeper.greet, self.settings.hello_timeout_s)
 
-    def _client(self, link_id: str, link: Link) -> ClientLink:
-        return ClientLink(link_id, link, self.messages, self.recipients, self.requests, self.functions, self.logs)
+    def _client(self, link_id: str, link: Link, client_id: str) -> ClientLink:
+        return ClientLink(
+            link_id, link, client_id, self.messages, self.recipients, self.requests, self.functions, self.logs
+        )
 
     def _welcome(self) -> Welcome:
         return Welcome(

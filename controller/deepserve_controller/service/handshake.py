@@ -15,7 +15,7 @@ from deepserve_controller.service.links import Handler, Link, RawHandler
 from deepserve_controller.service.logs import LogLink, Logs
 from deepserve_controller.service.pod_links import PodLinks
 
-MakeClient = Callable[[str, Link], ClientLink]
+MakeClient = Callable[[str, Link, str], ClientLink]
 
 
 def python_version() -> str:
@@ -42,20 +42,20 @@ class Doorkeeper:
         if hello.role == "log":
             pod_id, stream = self._pods.join_log(hello)
             return LogLink(pod_id, "stderr" if stream == "stderr" else "stdout", self._logs)
-        return self._greet_client(link)
+        return self._greet_client(link, hello)
 
     def greet_owner(self, link: Link, hello: Hello) -> Handler:
         """Of the inherited connection: whoever holds its other end started this process."""
         self._check_version(hello)
-        return self._greet_client(link)
+        return self._greet_client(link, hello)
 
     def _check_version(self, hello: Hello) -> None:
         if hello.version != PROTOCOL_VERSION:
             raise Refusal("version", f"peer speaks version {hello.version}, this controller {PROTOCOL_VERSION}")
 
-    def _greet_client(self, link: Link) -> Handler:
+    def _greet_client(self, link: Link, hello: Hello) -> Handler:
         link.send(self._welcome)
-        return self._make_client(self._ids.new("link"), link)
+        return self._make_client(self._ids.new("link"), link, hello.name)
 
     def _greet_pod(self, link: Link, hello: Hello) -> Handler:
         handler = self._pods.join(link, hello)

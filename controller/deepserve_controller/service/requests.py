@@ -85,6 +85,8 @@ class Requests:
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
         self._delivered: dict[str, deque[str]] = {}
         """The last segments that each link was told to read (and unlink)."""
+        self._left: dict[str, str] = {}
+        """Client ids of links that closed while requests of theirs were running."""
 
     # --- from links ---
 
@@ -179,13 +181,17 @@ class Requests:
         else:
             self._kept.forget(request_id)
 
-    def link_closed(self, link_id: str) -> None:
+    def link_closed(self, link_id: str, client_id: str = "") -> None:
+        """`client_id`: of a client that will not come back; what it stored by `put` goes with its last request."""
         for record in self.running.values():
             if link_id in record.listeners:
                 record.listeners.remove(link_id)
         for segment in self._delivered.pop(link_id, ()):
             self._segments.remove(segment)  # gone already, where it was read
         self._cores.give(events.LinkClosed(link_id))
+        if client_id:
+            self._left[link_id] = client_id
+            self._remove_refs(link_id)
 
     # --- from and to pods ---
 
@@ -259,8 +265,15 @@ class Requests:
         if record.keep:
             self._kept.put(action.request_id, list(record.held), finished, action.payload.data)
         self._deliver(record, finished, action.payload.data, is_kept=record.keep)
+        if record.root_link_id in self._left:
+            self._remove_refs(record.root_link_id)
 
     # --- inside ---
+
+    def _remove_refs(self, link_id: str) -> None:
+        """Spawned requests of a client that left may still read what it stored."""
+        if all(record.root_link_id != link_id for record in self.running.values()):
+            self._segments.remove_refs_of(self._left.pop(link_id))
 
     def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
         if record.keep:

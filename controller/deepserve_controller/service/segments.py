@@ -24,6 +24,15 @@ class Segments:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.folder, name))
 
+    def remove_refs_of(self, client_id: str) -> None:
+        """What a client stored by `put` (the SDK's names for it begin so)."""
+        if not _PLAIN_NAME.fullmatch(client_id):
+            return
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.folder):
+                if name.startswith(f"r-{client_id}-"):
+                    self.remove(name)
+
     def double(self, value: Value) -> Value:
         """The same bytes under another name, for a reader that unlinks what it has read."""
         if not value.segment or not _PLAIN_NAME.fullmatch(value.segment):

@@ -196,6 +196,37 @@ def test_async_call_prints_an_id_that_another_process_can_ask_for(deployed: Shel
     assert output.stdout.strip() == "waited", output.stderr
 
 
+REFS = """
+import sys, time
+import deepserve
+
+@deepserve.function
+def size(data, wait):
+    time.sleep(wait)
+    return len(data)
+
+if __name__ == "__main__":
+    ref = deepserve.put(b"x" * 1_000_000)
+    print(size.remote(ref, 0), size.spawn(ref, float(sys.argv[1])).id)
+"""
+
+
+def test_what_a_script_stored_goes_with_its_last_call(deployed: Shell) -> None:
+    def refs() -> list[Path]:
+        return list(Path(f"/dev/shm/deepserve-{os.getuid()}-{controller}").parent.glob(f"*-{controller}-*/r-*"))
+
+    controller = json.loads(deployed.out("status", "--json"))["pid"]
+    (deployed.folder / "refs.py").write_text(REFS)
+    size, call_id = deployed.out("run", "refs.py", "1.0").split()
+    assert size == "1000000" and len(refs()) == 1, "the spawned call still reads it"
+    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=20))"
+    output = subprocess.run(
+        [sys.executable, "-c", script], env=deployed.environment, capture_output=True, text=True, timeout=60
+    )
+    assert output.stdout.strip() == "1000000", output.stderr
+    assert refs() == []
+
+
 def test_status_logs_and_lists_as_text_and_json(deployed: Shell) -> None:
     deployed.out("call", "shop/price", '{"item": "plum"}')
     status = json.loads(deployed.out("status", "--json"))
