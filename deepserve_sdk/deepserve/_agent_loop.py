@@ -188,9 +188,8 @@ class AgentLoop:
 
     def _give_up(self) -> list[Action]:
         self.state = "done"
-        error = MaxTurnsExceeded(f"no answer after {self.turns} turns and {len(self.tool_calls)} tool calls")
-        vars(error).update(messages=self.messages, tool_calls=self.tool_calls)
-        return [FailRun(error)]
+        text = f"no answer after {self.turns} turns and {len(self.tool_calls)} tool calls"
+        return [FailRun(MaxTurnsExceeded(text, messages=self.messages, tool_calls=self.tool_calls))]
 
 
 def _malformed_text(text: str) -> str:

@@ -11,12 +11,10 @@ from deepserve._client import Client, Definition, current_client
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox
 from deepserve._model_request import ModelInput, method_of
+from deepserve._stream import CREDIT_STEP
 from deepserve.errors import ModelError, SerializationError, StartupFailed
-from deepserve.protocol.messages import RequestKind, Value
+from deepserve.protocol.messages import RequestKind, StreamItem, Value
 from deepserve.protocol.model_io import Generated, GeneratedDelta
-
-WINDOW_ITEMS = 64
-"""Deltas on their way to a reader; a slower one gets several tokens in each."""
 
 
 class ClientRequests:
@@ -61,8 +59,6 @@ class ClientRequests:
         client.define(self._tokenizer)
         described = Value("msgpack", len(payload))
         inbox = client.open_request(self._model, kind, described, payload, method=method_of(value))
-        if kind == "stream":
-            client.grant(inbox.request_id, WINDOW_ITEMS)
         return _Request(client, inbox, self._model.label)
 
 
@@ -100,7 +96,6 @@ class Deltas:
     def __init__(self, request: _Request) -> None:
         self.generated: Generated | None = None
         self._request = request
-        self._taken = 0
 
     def __iter__(self) -> Iterator[GeneratedDelta]:
         request = self._request
@@ -135,14 +130,13 @@ class Deltas:
 
     def _wants_more(self) -> bool:
         inbox = self._request.inbox
-        return bool(inbox.items) or not inbox.is_over
+        is_over = inbox.is_over  # looked at before the items, which come before the end
+        return bool(inbox.items) or not is_over
 
     def _arrived(self) -> Iterator[GeneratedDelta]:
         inbox = self._request.inbox
         while inbox.items:
             item = inbox.items.popleft()
-            self._taken += 1
-            if self._taken * 2 >= WINDOW_ITEMS and not inbox.is_over:
-                self._request.client.grant(inbox.request_id, self._taken)
-                self._taken = 0
+            assert isinstance(item.message, StreamItem)
+            self._request.client.acknowledge(inbox, item.message.offset + 1, CREDIT_STEP)
             yield msgspec.msgpack.decode(item.payload, type=GeneratedDelta)

@@ -7,6 +7,7 @@ of them pickle: what they carry besides their text lies in keyword arguments wit
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 
 class DeepServeError(Exception):
@@ -167,4 +168,11 @@ class AgentError(DeepServeError):
 
 
 class MaxTurnsExceeded(AgentError):
-    """The agent took `max_turns` turns without an answer."""
+    """The agent took `max_turns` turns without an answer. messages, tool_calls: the run so far, as in AgentResult."""
+
+    def __init__(
+        self, text: str = "", *, messages: list[dict[str, Any]] | None = None, tool_calls: list[Any] | None = None
+    ) -> None:
+        super().__init__(text)
+        self.messages = messages or []
+        self.tool_calls = tool_calls or []

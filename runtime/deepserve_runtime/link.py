@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_frame, encode_prefix
@@ -34,11 +35,18 @@ class Link:
         self._reader = reader or FrameReader()
         self._send_lock = threading.Lock()
         self._writer = 0
+        self._deferred: deque[tuple[Message, Buffer]] = deque()
         self.after_write: Callable[[], None] | None = None
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
-        """Writes one frame. Raises FrameError (too_large) before any byte is written, LinkClosed."""
+        """Writes one frame. Raises FrameError (too_large) before any byte is written, LinkClosed.
+
+        Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
+        """
         me = threading.get_ident()
+        if self._writer == me:
+            self._deferred.append((message, payload))
+            return
         if len(payload) <= SMALL_PAYLOAD_BYTES or me != threading.main_thread().ident:
             parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
         else:
@@ -48,6 +56,8 @@ class Link:
             try:
                 for part in parts:
                     self._socket.sendall(part)
+                while self._deferred:
+                    self._socket.sendall(encode_frame(*self._deferred.popleft()))
             except OSError as error:
                 raise LinkClosed(f"the controller is gone: {error}") from None
             finally:

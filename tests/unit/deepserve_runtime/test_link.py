@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from deepserve.protocol.framing import Buffer, FrameReader
-from deepserve.protocol.messages import TaskOutput, Value
+from deepserve.protocol.messages import StopPod, TaskOutput, Value
 from deepserve_runtime.link import SMALL_PAYLOAD_BYTES, Link
 
 MESSAGE = TaskOutput("t-1", 1, 0, Value())
@@ -48,3 +48,26 @@ def test_the_end_of_the_connection_ends_the_frames() -> None:
     theirs.close()
     assert list(Link(ours).frames()) == []
     ours.close()
+
+
+def test_a_frame_sent_by_a_finaliser_inside_a_write_follows_that_write() -> None:
+    ours, theirs = socket.socketpair()
+    link = Link(ours)
+
+    class Sock:
+        """Sends like the socket, and once in between like a finaliser that the garbage collector runs."""
+
+        def sendall(self, data: bytes) -> None:
+            if not sent:
+                sent.append(True)
+                link.send(StopPod("second"))
+            ours.sendall(data)
+
+    sent: list[bool] = []
+    link._socket = Sock()  # type: ignore[assignment]
+    link.send(StopPod("first"))
+    reader = FrameReader()
+    reader.feed(theirs.recv(1 << 16))
+    assert [frame.message for frame in reader.frames()] == [StopPod("first"), StopPod("second")]
+    ours.close()
+    theirs.close()
