@@ -115,7 +115,7 @@ def chained(bench: Bench) -> Turn:
 
 
 # How often each sort of turn begins a dialogue.
-MIX = ((single, 40), (parallel, 13), (chained, 18), (no_tool, 9), (failing, 5), (as_json, 5), (chat, 10))
+MIX = ((single, 38), (parallel, 14), (chained, 13), (no_tool, 15), (failing, 5), (as_json, 4), (chat, 11))
 CHAT_ALONE = 0.06  # of all dialogues: no tools, no instructions or some
 
 

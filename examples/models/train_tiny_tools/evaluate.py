@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .by_hand import prompts
 from .dialogues import Dialogue, dialogue
 from .export import MODEL
 from .template import Message, prompt
@@ -163,6 +164,16 @@ def table(runs: list[Run]) -> str:
     return "\n".join([*lines, f"| **all** | {right.total()} | {len(runs)} | {right.total() / len(runs):.1%} |"])
 
 
+def by_hand(generate: Generate, shown: int) -> str:
+    """The questions of by_hand.py: how many first rounds are exactly the right call."""
+    given, wanted = prompts()
+    texts = generate(given)
+    wrong = [(t, w) for t, w in zip(texts, wanted, strict=True) if [json.dumps(c) for c in parse_calls(t)] != [w]]
+    for text, call in wrong[:shown]:
+        print(f"[by hand] {text!r}\n    wanted {call}\n")
+    return f"questions written by hand: {len(given) - len(wrong)} of {len(given)} first calls right"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", default=str(MODEL))
     parser.add_argument("--count", type=int, default=1000)
@@ -173,8 +184,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     started = time.time()
     make = flowserve_generate if arguments.engine == "flowserve" else transformers_generate
-    runs = run_all(heldout_dialogues(arguments.count), make(Path(arguments.folder)))
+    generate = make(Path(arguments.folder))
+    runs = run_all(heldout_dialogues(arguments.count), generate)
     for run in [run for run in runs if run.failure][: arguments.failures]:
         print(f"[{run.category}] {run.messages[-1]['content']!r}\n    {run.failure}\n")
     print(table(runs))
+    print(by_hand(generate, arguments.failures))
     print(f"{time.time() - started:.0f} seconds with {arguments.engine}")

@@ -96,10 +96,11 @@ class Trainer:
     def _set_rates(self) -> None:
         """Warm up shortly, stay, then fall to nothing over the last part."""
         rising = min(1.0, (self.steps + 1) / 60)
-        falling = min(1.0, (1 - self.progress) / (1 - self.arguments.stay))
+        left = max(0.0, 1 - self.progress)  # the last pool may run a little over the budget
+        falling = min(1.0, left / (1 - self.arguments.stay)) ** 1.6
         for optimizer, base in zip(self.optimizers, (self.arguments.matrix_lr, self.arguments.other_lr), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = base * rising * max(falling, 0.0)
+                group["lr"] = base * rising * falling
 
     def step(self, batch: Batch) -> Tensor:
         """One update. Early on the given text counts a little too: schemas repeat names, which teaches copying."""

@@ -91,6 +91,7 @@ iter next index count loads dumps reader writer table tree node name path file l
 key type state cache error info
 """.split()
 _ONSETS = "b b br c ch d d dr f f fl g gl gr h j k k kl l l m m n n p p pl qu r s s sh sk st t t tr v v w z".split()
+_LETTERS = "aabccddeefghiijklmmnnooppqrrssttuuvwxyz"
 _VOWELS = "a a e e i i o o u ea ee oa oo".split()
 _CODAS = [*[""] * 20, *"ck d g k l m mp n nd ng p r rk s sh st t th x".split()]
 # What the quickstart asks about must not fall among the held-out values and phrases by the chance of its checksum.
@@ -118,7 +119,9 @@ def is_heldout(value: str) -> bool:
 
 
 def invent(rng: random.Random, syllables: int | None = None) -> str:
-    """A made-up word."""
+    """A made-up word; now and then just letters, so that no piece of a word is foreign to being copied."""
+    if syllables is None and rng.random() < 0.2:
+        return "".join(rng.choice(_LETTERS) for _ in range(rng.choice((2, 2, 3, 3, 4, 5))))
     count = syllables or rng.choice((1, 2, 2, 2, 3))
     return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(count))
 
