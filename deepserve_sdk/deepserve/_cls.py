@@ -40,7 +40,8 @@ def parameter(*, default: Any = UNSET) -> Any:
 def enter(*, snap: bool = False) -> Callable[[F], F]:
     """Run the method once in every pod before its first call; its time counts as startup. (Modal: `@modal.enter`.)
 
-    snap: what it leaves may be shared by all pods (a template keeps it, where the host's controller can).
+    snap: says that what it leaves may be shared by pods. The method still runs in every pod: templates hold imports
+    only, no state.
     """
 
     def decorate(target: F) -> F:
