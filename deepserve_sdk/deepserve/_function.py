@@ -11,6 +11,7 @@ from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._code import Code, Named, code_of
 from deepserve._entry import HOOK_ATTRIBUTE, Entry
+from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options
 from deepserve._pickling import look_up
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
@@ -77,7 +78,7 @@ class Definer:
         return self.app.dump_with(self.entry)[0] is not code.bundle
 
 
-class Function(Generic[P, R]):
+class Function(Inspectable, Generic[P, R]):
     """A function that also runs in pods. Made by `@deepserve.function` or `@app.function`.
 
     `f(...)` runs it here; `remote`, `spawn`, `map`, `starmap` and `for_each` run it in pods, each with an `.aio` twin.
@@ -157,19 +158,6 @@ class Function(Generic[P, R]):
     @property
     def __deepserve_entry__(self) -> Entry:
         return self._definer.entry
-
-    @property
-    def __code__(self) -> Any:
-        """With __defaults__ and __kwdefaults__ it lets `inspect` see a coroutine or generator function as one."""
-        return self._target.__code__
-
-    @property
-    def __defaults__(self) -> Any:
-        return getattr(self._target, "__defaults__", None)
-
-    @property
-    def __kwdefaults__(self) -> Any:
-        return getattr(self._target, "__kwdefaults__", None)
 
     def __repr__(self) -> str:
         return f"<deepserve.{type(self).__name__} {self._definer.label}>"

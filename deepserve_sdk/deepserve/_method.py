@@ -11,6 +11,7 @@ from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._entry import HOOK_ATTRIBUTE
 from deepserve._function import Definer, is_generator
+from deepserve._inspectable import Inspectable
 from deepserve._pickling import Reach
 from deepserve._values import encode_value
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
@@ -27,7 +28,7 @@ ENTERED_ATTRIBUTE = "_deepserve_entered"
 MAX_PARAMS_BYTES = 512 << 10
 
 
-class BoundMethod(Generic[P, R]):
+class BoundMethod(Inspectable, Generic[P, R]):
     """A method of one instance."""
 
     def __init__(self, descriptor: MethodDescriptor[P, R], instance: Any) -> None:
@@ -62,19 +63,6 @@ class BoundMethod(Generic[P, R]):
     @property
     def for_each(self) -> ForEachVerb:
         return ForEachVerb(self._callee())
-
-    @property
-    def __code__(self) -> Any:
-        """With __defaults__ and __kwdefaults__ it lets `inspect` see a coroutine or generator function as one."""
-        return self._target.__code__
-
-    @property
-    def __defaults__(self) -> Any:
-        return getattr(self._target, "__defaults__", None)
-
-    @property
-    def __kwdefaults__(self) -> Any:
-        return getattr(self._target, "__kwdefaults__", None)
 
     @property
     def __signature__(self) -> inspect.Signature:

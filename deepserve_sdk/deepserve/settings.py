@@ -54,6 +54,12 @@ def runtime_folder() -> str:
     return os.path.join(base, "deepserve") if base else f"/tmp/deepserve-{os.getuid()}"
 
 
+def state_folder() -> str:
+    """Where this user's controller keeps deployed apps, its key and its log; may not exist yet."""
+    base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "deepserve")
+
+
 def _flag(name: str) -> bool:
     return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
 

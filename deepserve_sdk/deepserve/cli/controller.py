@@ -13,6 +13,7 @@ from deepserve.cli.connection import connected, is_up, query
 from deepserve.cli.exit_codes import OK
 from deepserve.cli.output import print_json
 from deepserve.errors import ControllerUnreachable
+from deepserve.settings import state_folder
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
@@ -37,7 +38,7 @@ def controller_command(http_port: int = 0, state: Path | None = None) -> list[st
 
 def start_in_background(command: list[str], state: Path | None = None) -> None:
     """Returns when it answers. Raises ControllerUnreachable with the end of its log."""
-    log = (state or default_state_folder()) / "controller.log"
+    log = (state or Path(state_folder())) / "controller.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("ab") as output:
         begins_at = output.tell()
@@ -51,11 +52,6 @@ def start_in_background(command: list[str], state: Path | None = None) -> None:
             said = log.read_bytes()[begins_at:].decode(errors="replace").strip()
             raise ControllerUnreachable(f"the controller did not start: {said or f'see {log}'}")
         time.sleep(LOOK_AGAIN_S)
-
-
-def default_state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "deepserve"
 
 
 def report(*, already: bool, as_json: bool) -> int:
