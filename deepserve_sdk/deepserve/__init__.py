@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deepserve._agent_events import ToolCalled as ToolCalled
     from deepserve._agent_events import ToolReturned as ToolReturned
     from deepserve._app import App as App
+    from deepserve._batched import batched as batched
     from deepserve._call import Call as Call
     from deepserve._cls import cls as cls
     from deepserve._cls import enter as enter
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from deepserve._tool import tool as tool
     from deepserve.errors import AgentError as AgentError
     from deepserve.errors import AsyncUsageError as AsyncUsageError
+    from deepserve.errors import BatchMismatch as BatchMismatch
     from deepserve.errors import CallCancelled as CallCancelled
     from deepserve.errors import ControllerLost as ControllerLost
     from deepserve.errors import ControllerUnreachable as ControllerUnreachable
@@ -71,6 +73,7 @@ _HOMES = {
     "_agent": ("Agent",),
     "_agent_events": ("AgentFinished", "AgentResult", "ModelDelta", "ToolCalled", "ToolReturned"),
     "_app": ("App",),
+    "_batched": ("batched",),
     "_call": ("Call",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
     "_context": ("context",),
@@ -88,6 +91,7 @@ _HOMES = {
     "errors": (
         "AgentError",
         "AsyncUsageError",
+        "BatchMismatch",
         "CallCancelled",
         "ControllerLost",
         "ControllerUnreachable",

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, dataclass_transform, overload
 
 from deepserve._decorators import OptionArguments
-from deepserve._entry import HOOK_ATTRIBUTE, Entry
+from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry
 from deepserve._function import Definer
 from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
-from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, merge_code_options
+from deepserve._options import UNSET, Options, merge_code_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
     if not any(isinstance(member, MethodDescriptor) for member in _members(target).values()):
         raise InvalidOption(f"{qualname} has no @deepserve.method(): nothing of it could be called")
     options = merge_code_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
-    max_inputs = getattr(target, CONCURRENCY_ATTRIBUTE, UNSET)
-    options = merge_code_options(options, qualname, {"max_inputs": max_inputs})
+    options = with_inputs(options, qualname, target, _batch_sizes(target, qualname))
     _install_init(target)
     if app is None:
         from deepserve._app import default_app
@@ -120,6 +119,16 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
     attributes.__deepserve_definer__ = Definer(app, entry, options, "class")
     app.add(options.name, target, entry)
     return target
+
+
+def _batch_sizes(target: type, qualname: str) -> list[int]:
+    sizes = []
+    for name, member in _members(target).items():
+        if (batching := Batching.of(member)) is not None:
+            if not isinstance(member, MethodDescriptor):
+                raise InvalidOption(f"{qualname}.{name} is batched: put @deepserve.method() above it")
+            sizes.append(batching.max_batch_size)
+    return sizes
 
 
 def _members(target: type) -> dict[str, Any]:

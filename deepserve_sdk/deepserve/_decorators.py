@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from deepserve._entry import Entry
+from deepserve._entry import Batching, Entry
 from deepserve._function import (
     AsyncFunction,
     AsyncStreamFunction,
@@ -14,7 +14,7 @@ from deepserve._function import (
     StreamFunction,
     function_class,
 )
-from deepserve._options import CONCURRENCY_ATTRIBUTE, UNSET, Options, Retries, merge_code_options
+from deepserve._options import Options, Retries, merge_code_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Function[.
     qualname = getattr(target, "__qualname__", repr(target))
     _refuse_strange_target(target, qualname)
     options = merge_code_options(Options(name=_default_name(qualname)), qualname, given)
-    max_inputs = getattr(target, CONCURRENCY_ATTRIBUTE, UNSET)
-    options = merge_code_options(options, qualname, {"max_inputs": max_inputs})
+    batching = Batching.of(target)
+    options = with_inputs(options, qualname, target, [batching.max_batch_size] if batching else [])
     return make_function(target, options, app)
 
 

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 HOOK_ATTRIBUTE = "__deepserve_hook__"
 """Set on the functions of a class by the decorators: `enter`, `method` or `exit`."""
+
+BATCHING_ATTRIBUTE = "__deepserve_batching__"
+"""On what `batched` made: its Batching."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a pod gathers items. `target`: the user's function of lists. (deepserve.batched says the rest.)"""
+
+    target: Callable[..., Any]
+    max_batch_size: int
+    wait_s: float
+    size_fn: Callable[..., float] | None = None
+
+    @staticmethod
+    def of(call: Any) -> Batching | None:
+        """Of a function, or of a method bound to its instance; None where it is not batched."""
+        batching: Batching | None = getattr(call, BATCHING_ATTRIBUTE, None)
+        if batching is None or (instance := getattr(call, "_instance", None)) is None:
+            return batching
+        return replace(batching, target=partial(batching.target, instance))
 
 
 @dataclass(frozen=True)

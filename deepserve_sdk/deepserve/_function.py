@@ -71,6 +71,16 @@ class Definer:
         self._made[params] = (code, definition)
         return definition
 
+    def __getstate__(self) -> tuple[str, Entry, Options, ExecutorKind, str]:
+        """By value, inside a class that has no importable name."""
+        return self.app.name, self.entry, self.options, self._kind, self.key or self.app.key_of(self.entry)
+
+    def __setstate__(self, state: tuple[str, Entry, Options, ExecutorKind, str]) -> None:
+        from deepserve._app import App
+
+        app, entry, options, kind, key = state
+        Definer.__init__(self, App(app), entry, options, kind, key)
+
     def _is_stale(self, code: Code) -> bool:
         """Functions were added to the app since its dump was taken."""
         if code.ref.transport != "pickle" or code.bundle is None:

@@ -20,6 +20,7 @@ OPTION_NAMES = frozenset(
     "npu gpu name".split()
 )
 CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
+"""On functions and classes: what `concurrent` allows."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,17 @@ def merge_code_options(base: Options, function: str, given: dict[str, Any]) -> O
             "accelerator", wanted, "is not there for functions: let 'cpu' be the last choice"
         )
     return options
+
+
+def with_inputs(options: Options, owner: str, target: Any, batch_sizes: Sequence[int]) -> Options:
+    """`options` with the inputs that a pod of `target` holds at a time: `concurrent` ones, or batches of them.
+
+    batch_sizes: the largest batches of the function, or of a class's methods; empty where none is batched.
+    """
+    num_runs = getattr(target, CONCURRENCY_ATTRIBUTE, 1)
+    largest = max(batch_sizes, default=0)
+    options = merge_options(options, owner, {"max_inputs": num_runs * max(1, largest)})
+    return replace(options, scaling=_with(options.scaling, max_batch_size=largest))
 
 
 def merge_scaling(base: Scaling, owner: str, given: dict[str, Any]) -> Scaling:

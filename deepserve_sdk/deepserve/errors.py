@@ -94,6 +94,10 @@ class ValueTooLarge(SerializationError):
     """An argument, a result or a bundle is larger than the limit."""
 
 
+class BatchMismatch(DeepServeError):
+    """A batched function did not return a list of one result for each item; the text names both lengths."""
+
+
 class PythonVersionMismatch(SerializationError):
     """Code travels by value inside, and the sender's Python differs from this one in major or minor version."""
 

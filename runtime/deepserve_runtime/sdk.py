@@ -5,7 +5,7 @@ Both ends must pickle alike, and code in a pod makes calls with the SDK's own cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import deepserve
@@ -13,15 +13,17 @@ from deepserve import _client as client
 from deepserve import _context as context
 from deepserve import errors, settings
 from deepserve._context import TaskContext, current_task
-from deepserve._entry import HOOK_ATTRIBUTE, Entry, entry_of
+from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of
 from deepserve._pickling import PYTHON
 from deepserve._values import decode_exception, decode_value, encode_exception, encode_value
 
 __all__ = [
     "HOOK_ATTRIBUTE",
+    "Batching",
     "Entry",
     "PYTHON",
     "TaskContext",
+    "batch_results",
     "client",
     "context",
     "current_task",
@@ -35,6 +37,13 @@ __all__ = [
     "public_name_steps",
     "tell_no_timeline",
 ]
+
+
+def batch_results(target: Callable[..., object], returned: object, num_items: int) -> Sequence[object]:
+    """What a batched function returned. Raises BatchMismatch unless it is one result for each item."""
+    from deepserve._batched import results_of  # few functions are batched, and its typing takes long to import
+
+    return results_of(target, returned, num_items)
 
 
 def tell_no_timeline() -> None:

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from deepserve_runtime import sdk
+
 
 class Target(NamedTuple):
     """What a task calls; looked into once, not at every call."""
@@ -13,9 +15,11 @@ class Target(NamedTuple):
     call: Callable[..., Any]
     is_async: bool
     is_generator: bool
+    batching: sdk.Batching | None = None
+    """Where it is called with one item and runs on lists."""
 
     @classmethod
     def of(cls, call: Callable[..., Any]) -> Target:
         is_async_generator = inspect.isasyncgenfunction(call)
         is_async = is_async_generator or inspect.iscoroutinefunction(call)
-        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call))
+        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call), sdk.Batching.of(call))

@@ -36,7 +36,11 @@ class Task:
         self.is_finished = False
         self.before_finish: Callable[[], None] | None = None
         """Gives the thread free just before the outcome is sent: the next task may arrive at once."""
+        self.after_finish: Callable[[], object] | None = None
+        """Called once when the outcome was sent."""
         self.num_outputs = 0
+        self.num_reruns = 0
+        """Runs of its batch beyond the first."""
         self._on_finished = on_finished
         self._credit = assignment.credit
         self._changed = threading.Condition()
@@ -160,9 +164,11 @@ class Task:
             self.before_finish()
         task_id, attempt = self.key
         outcome = Outcome(kind, detail)
-        message = TaskFinished(task_id, attempt, outcome, run_ms, value, self.num_outputs, may_retry)
+        message = TaskFinished(task_id, attempt, outcome, run_ms, value, self.num_outputs, may_retry, self.num_reruns)
         self.pod.link.send(message, payload)
         self._on_finished(self)
+        if self.after_finish is not None:
+            self.after_finish()
 
 
 def check_size(value: Value, payload: Buffer, what: str) -> None:

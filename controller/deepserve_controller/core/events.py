@@ -88,6 +88,7 @@ class TaskFinished(Event, frozen=True):
     payload: Payload = Payload()
     count: int = 0
     may_retry: bool = False
+    num_reruns: int = 0
 
 
 class TaskBlocked(Event, frozen=True):

@@ -198,6 +198,7 @@ class JobExecutor:
         task = self._jobs.task(event.task_id)
         if task is None or task.attempt != event.attempt or not task.is_on_pod:
             return
+        task.num_reruns += event.num_reruns
         if task.state == "stopping":
             self._end_stopped(task, "stopped cooperatively", now_s, event.run_ms)
         elif event.outcome.kind != "error" or not event.may_retry or not self._retry(task, now_s):

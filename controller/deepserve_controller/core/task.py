@@ -52,6 +52,8 @@ class Task(msgspec.Struct, eq=False):
     """Stream items passed on: after the first it is never started again."""
     user_retries: int = 0
     system_retries: int = 0
+    num_reruns: int = 0
+    """Runs beyond its attempts, inside pods: its batch was run again."""
     alarm: Alarm | None = None
     """The limit while running, the grace while stopping, the delay while waiting."""
     stop_outcome: Outcome | None = None
@@ -80,7 +82,8 @@ class Task(msgspec.Struct, eq=False):
         arrived_s = self.arrived_s if self.job.kind == "map" else self.job.arrived_s
         queued_ms = ((self.assigned_s if self.attempt else now_s) - arrived_s) * 1e3
         total_ms = (now_s - arrived_s) * 1e3
-        return Timings(self.job.job_id, self.task_id, self.pod_id, self.attempt, queued_ms, run_ms, total_ms)
+        attempts = self.attempt + self.num_reruns
+        return Timings(self.job.job_id, self.task_id, self.pod_id, attempts, queued_ms, run_ms, total_ms)
 
     def move(self, state: TaskState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.task_id}: {self.state} -> {state} is no transition"

@@ -79,6 +79,7 @@ class PodLink:
                 payload=Payload(message.value, data),
                 count=message.count,
                 may_retry=message.may_retry,
+                num_reruns=message.num_reruns,
             )
         )
 

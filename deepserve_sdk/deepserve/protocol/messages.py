@@ -318,6 +318,8 @@ class TaskFinished(Message, frozen=True):
     count: int = 0
     may_retry: bool = False
     """The user's Retries(on=...) covers the exception: judged in the pod, which has its class."""
+    num_reruns: int = 0
+    """How often the pod ran the input again by itself: its batch had failed, or was stopped for another item."""
 
 
 class TaskBlocked(Message, frozen=True):

@@ -40,7 +40,9 @@ class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
     buffer_pods: int = 0
     scaledown_window_s: float = 60.0
     max_inputs: int = 1
-    """Tasks that one pod runs at the same time."""
+    """Tasks that one pod holds at the same time; of a batched function as many as its batches take."""
+    max_batch_size: int = 0
+    """Tasks that run as one, at most; 0 where they are not batched. Of a class: its largest."""
 
 
 class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True):

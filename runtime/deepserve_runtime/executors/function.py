@@ -23,7 +23,9 @@ from deepserve_runtime.task import Task, flush_prints
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
 
 if TYPE_CHECKING:
+    from deepserve_runtime.batch import Batch
     from deepserve_runtime.executors.async_function import AsyncFunctions
+    from deepserve_runtime.executors.batches import Batches
 
 
 class FunctionExecutor:
@@ -36,6 +38,7 @@ class FunctionExecutor:
         self._base_context = contextvars.copy_context()
         self._hooks: ClassHooks | None = None
         self._targets: dict[str, Target] = {}
+        self._batches: Batches | None = None
 
     def load(self) -> dict[str, float]:
         steps = StepClock()
@@ -51,6 +54,8 @@ class FunctionExecutor:
         else:
             self._targets[""] = Target.of(self._entry.target)
         self._base_context = contextvars.copy_context()
+        if self._spec.scaling.max_batch_size > 0:
+            self._batches = self._make_batches()
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -63,10 +68,32 @@ class FunctionExecutor:
         except (AttributeError, TypeError) as error:
             task.fail(error)
             return
+        if self._batches is not None:
+            self._batches.add(task, target)
+        else:
+            self.start(task, target)
+
+    def start(self, task: Task, target: Target) -> None:
+        """Run it beside whatever runs."""
         if target.is_async:
             self._async_functions.run(task, target, self._base_context.copy())
         else:
             self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target.call))
+
+    def _make_batches(self) -> Batches:
+        """Only for what is batched: most pods never need it."""
+        from deepserve_runtime.executors.batches import Batches, UserCode
+
+        def run_on_thread(batch: Batch, run: Callable[[Batch, TaskThread], None]) -> None:
+            context = self._base_context.copy()
+            context.run(sdk.current_task.set, batch.context)
+            self._threads.run(batch, lambda _, thread: context.run(run, batch, thread))
+
+        def run_on_loop(batch: Batch, run: Callable[[Batch], Coroutine[Any, Any, None]]) -> None:
+            self._async_functions.thread.run(batch, lambda _: run(batch), self._base_context.copy())
+
+        code = UserCode(self.start, run_on_thread, run_on_loop, self._encode, self._fail, self._leave_if_copy)
+        return Batches(self.slots // self._spec.scaling.max_batch_size, code)
 
     def _target(self, method: str) -> Target:
         target = self._targets.get(method)

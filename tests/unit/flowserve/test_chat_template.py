@@ -90,9 +90,7 @@ def oracle(folder: Path) -> Any:
 
 
 def assert_equal(folder: Path, messages: list[dict[str, Any]], tools: list[Any] | None, prompt: bool) -> None:
-    expected = oracle(folder).apply_chat_template(
-        messages, tools=tools, add_generation_prompt=prompt, tokenize=False
-    )
+    expected = oracle(folder).apply_chat_template(messages, tools=tools, add_generation_prompt=prompt, tokenize=False)
     rendered = ChatTemplate.from_folder(folder).render(messages, tools=tools, add_generation_prompt=prompt)
     assert rendered == expected and rendered
 

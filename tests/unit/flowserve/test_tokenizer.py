@@ -60,9 +60,7 @@ def test_a_character_split_over_tokens_comes_whole(tokenizer: Tokenizer) -> None
 
 @settings(max_examples=300, deadline=None)
 @given(token_ids=st.lists(st.integers(0, 420), max_size=60), prompt=st.lists(st.integers(0, 399), max_size=10))
-def test_pieces_of_any_tokens_join_to_their_text(
-    tokenizer: Tokenizer, token_ids: list[int], prompt: list[int]
-) -> None:
+def test_pieces_of_any_tokens_join_to_their_text(tokenizer: Tokenizer, token_ids: list[int], prompt: list[int]) -> None:
     """Also of bytes that are no UTF-8, special tokens, and ids beyond the vocabulary."""
     assert "".join(pieces_of(tokenizer, token_ids)) == tokenizer.decode(token_ids)
     settled = tokenizer.encode("so far. ") if not tokenizer.decode(prompt).isascii() else prompt
