@@ -19,8 +19,6 @@ def main() -> int:
     arguments = sys.argv[1:]
     # The template's imports take about as long as this process's own: let them run side by side.
     started = {"python": start_template("python")} if "--embedded" in arguments else {}
-    if started:
-        import_asyncio()
     from deepserve_controller.errors import ControllerError
 
     settings = embedded_settings(arguments) or parse(arguments)
@@ -32,15 +30,6 @@ def main() -> int:
         print(f"deepserve: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def import_asyncio() -> None:
-    """Without TLS, which takes 8 ms to import and which nothing here uses on its first call's way."""
-    if "ssl" not in sys.modules:
-        sys.modules["ssl"] = None  # type: ignore[assignment]
-        import asyncio  # noqa: F401
-
-        del sys.modules["ssl"]
 
 
 def embedded_settings(arguments: list[str]) -> Settings | None:

@@ -27,5 +27,5 @@ class PodProvider(Protocol):
     def start_steps_ms(self, pod_id: str) -> dict[str, float]:
         """What starting it took, by step; empty where the provider does not know."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End all pods and templates; nothing is left running when it returns."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
+from functools import partial
 
 from deepserve.protocol.messages import (
     ForkPod,
@@ -19,6 +20,7 @@ from deepserve_controller.pod_providers.base import PodExit
 from deepserve_controller.pod_providers.template_process import TemplateProcess, start_template
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.processes import ChildReaper, kill_group, kill_orphans, kill_process, kill_tree
+from deepserve_controller.service.reactor import Timer, running_reactor
 
 StartTemplate = Callable[[str], TemplateProcess]
 SWEEP_DELAY_S = 0.02
@@ -40,25 +42,13 @@ class Template:
         self.steps_ms: dict[str, float] = {}
         self._provider = provider
         self._link = Link(handler=self)
-        self._unsent: list[Message] = []
-        self._connecting = asyncio.get_running_loop().create_task(self._connect(process))
-
-    async def _connect(self, process: TemplateProcess) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: self._link, process.connection)
-        for message in self._unsent:
-            self._link.send(message)
-        self._unsent.clear()
+        self._link.open(process.connection)
 
     def fork(self, message: ForkPod) -> None:
         self.waiting.add(message.pod_id)
-        if self._connecting.done():
-            self._link.send(message)
-        else:
-            self._unsent.append(message)
+        self._link.send(message)
 
     def close(self) -> None:
-        self._connecting.cancel()
         self._link.abort()
 
     def frame_received(self, message: Message, payload: bytes) -> None:
@@ -107,7 +97,7 @@ class LocalPodProvider:
         self._doomed: set[str] = set()
         """Killed before they were forked."""
         self._steps_ms: dict[str, dict[str, float]] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep: Timer | None = None
         self._is_closed = False
 
     # --- the provider's promises ---
@@ -133,7 +123,7 @@ class LocalPodProvider:
     def start_steps_ms(self, pod_id: str) -> dict[str, float]:
         return self._steps_ms.get(pod_id, {})
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self._is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -143,7 +133,7 @@ class LocalPodProvider:
             template.close()
             kill_tree(template.pid)
         while self._templates_left():
-            await asyncio.sleep(0.002)
+            time.sleep(0.002)
 
     # --- what templates report ---
 
@@ -205,7 +195,7 @@ class LocalPodProvider:
 
     def _sweep_soon(self) -> None:
         if self._sweep is None and not self._is_closed:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_DELAY_S, self._sweep_now)
+            self._sweep = running_reactor().call_later(SWEEP_DELAY_S, self._sweep_now)
 
     def _sweep_now(self) -> None:
         self._sweep = None
@@ -219,7 +209,7 @@ class LocalPodProvider:
             del self._steps_ms[next(iter(self._steps_ms))]
 
     def _later(self, callback: Callable[[str, str], None], pod_id: str, text: str) -> None:
-        asyncio.get_running_loop().call_soon(callback, pod_id, text)
+        running_reactor().call_soon(partial(callback, pod_id, text))
 
 
 def exit_reason(exit_code: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from deepserve_controller.service.folders import ControllerFolders, make_folders
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.handshake import Doorkeeper, python_version
 from deepserve_controller.service.links import Link
+from deepserve_controller.service.listener import Listener
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
@@ -34,6 +35,7 @@ from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
 from deepserve_controller.service.queries import Queries
+from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
@@ -43,8 +45,6 @@ from deepserve_controller.settings import Settings, runtime_folder
 
 if TYPE_CHECKING:
     from deepserve_controller.service.up import UpPort
-
-BACKLOG = 512
 
 
 def default_max_pods() -> int:
@@ -59,8 +59,11 @@ class Controller:
         self.settings = settings
         self.folders = folders
         self._started = started
-        self._ended = asyncio.Event()
-        self._servers: list[asyncio.AbstractServer] = []
+        self.is_ended = False
+        self.on_end: Callable[[], None] | None = None
+        """Called at the end as well; for whoever hosts the reactor."""
+        self._reactor = running_reactor()
+        self._listeners: list[Listener] = []
         self.reaper = ChildReaper()
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)
@@ -93,50 +96,47 @@ class Controller:
         self.pods.messages = self.messages
         self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.logs, self._client)
 
-    async def run(self, up: UpPort | None) -> None:
+    def run(self, up: UpPort | None) -> None:
         """Until the owner leaves, a signal comes, or somebody asks for the end."""
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.end)
+            self._reactor.on_signal(number, self.end)
         self.reaper.start()
         provider = LocalPodProvider(
             self.reaper, self.folders.socket, self.pods.start_failed, self.pods.exited, started=self._started
         )
         self.pods.provider = provider
         provider.warm_up("python")
-        await self.listen(self.folders.socket)
+        self.listen(self.folders.socket)
         self.cores.give(events.ControllerStarted())
         if self.settings.client_fd >= 0:
-            await self._take_owner(self.settings.client_fd)
+            self._take_owner(self.settings.client_fd)
         self.deployments.restore()
         if up is not None:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}
-            await up.open(self)
         gc.freeze()  # what is imported and built by now stays: later collections need not look at it
         gc.enable()
-        await self._ended.wait()
-        if up is not None:
-            await up.close()
-        await self._shut_down(provider)
+        if up is None:
+            self._reactor.run_until(lambda: self.is_ended)
+        else:
+            up.serve(self)
+        self._shut_down(provider)
 
     def end(self) -> None:
-        self._ended.set()
+        self.is_ended = True
+        if self.on_end is not None:
+            self.on_end()
 
-    async def listen(self, path: str) -> None:
-        server = await asyncio.get_running_loop().create_unix_server(self._link, path, backlog=BACKLOG)
-        os.chmod(path, 0o600)
-        self._servers.append(server)
+    def listen(self, path: str) -> None:
+        self._listeners.append(Listener(path, self._open_link))
 
-    async def _take_owner(self, fd: int) -> None:
+    def _take_owner(self, fd: int) -> None:
         """The inherited connection is the owner's link and this process's lifeline."""
-        connection = socket.socket(fileno=fd)
-        connection.setblocking(False)
         os.set_inheritable(fd, False)
         link = Link(self.doorkeeper.greet_owner, self.settings.hello_timeout_s, on_lost=self.end)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: link, connection)
+        link.open(socket.socket(fileno=fd))
 
-    def _link(self) -> Link:
-        return Link(self.doorkeeper.greet, self.settings.hello_timeout_s)
+    def _open_link(self, connection: socket.socket) -> None:
+        Link(self.doorkeeper.greet, self.settings.hello_timeout_s).open(connection)
 
     def _client(self, link_id: str, link: Link, client_id: str) -> ClientLink:
         return ClientLink(
@@ -153,20 +153,15 @@ class Controller:
             segments=self.folders.segments,
         )
 
-    async def _shut_down(self, provider: LocalPodProvider) -> None:
+    def _shut_down(self, provider: LocalPodProvider) -> None:
         """Exit hooks get their time; then nothing below this process is left."""
-        all_gone = asyncio.Event()
-        self.pods.on_empty = all_gone.set
-        has_pods = bool(self.pods.pods)
         self.pods.stop_all("shutdown")
-        if has_pods:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(all_gone.wait(), self.settings.shutdown_grace_s)
+        self._reactor.run_until(lambda: not self.pods.pods, self.settings.shutdown_grace_s)
         self.reaper.stop()
-        await provider.close()
+        provider.close()
         # Last: a pod that was just starting when the end came finds the door open, not a reason to complain.
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         if self.log_files is not None:
             self.log_files.close()
 
@@ -197,14 +192,7 @@ def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> N
         leaving.callback(folders.remove)
         # Last in, first out: processes end before their folders go.
         leaving.callback(kill_all_descendants)
-        asyncio.run(_run(settings, folders, store, started, up))
-
-
-async def _run(
-    settings: Settings,
-    folders: ControllerFolders,
-    store: Store,
-    started: dict[str, TemplateProcess],
-    up: UpPort | None,
-) -> None:
-    await Controller(settings, folders, store, started).run(up)
+        reactor = Reactor()
+        use_reactor(reactor)
+        leaving.callback(reactor.close)
+        Controller(settings, folders, store, started).run(up)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.reactor import Timer, running_reactor
 
 FORGET_AFTER_S = 600.0
 """A script that is run again and again finds its functions where it left them."""
@@ -27,7 +28,7 @@ class Functions:
         """Whether a request of it is still running."""
         self.specs: dict[str, FunctionSpec] = {}
         self._holders: dict[str, set[str]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, Timer] = {}
         """Of functions that nobody holds: when they are forgotten."""
 
     def label(self, function_id: str) -> str:
@@ -72,8 +73,8 @@ class Functions:
             self._cores.give(events.FunctionRemoved(function_id))
 
     def _forget_later(self, function_id: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._timers[function_id] = loop.call_later(self._forget_after_s, self._forget, function_id)
+        forget = partial(self._forget, function_id)
+        self._timers[function_id] = running_reactor().call_later(self._forget_after_s, forget)
 
     def _forget(self, function_id: str) -> None:
         del self._timers[function_id]

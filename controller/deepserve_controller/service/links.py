@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast, runtime_checkable
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 from deepserve.protocol.framing import Buffer, FrameError, FrameReader, encode_frame, encode_prefix
 from deepserve.protocol.messages import Hello, Message, Refused
 from deepserve_controller.errors import Refusal
+from deepserve_controller.service.reactor import WRITE, Timer, running_reactor
 
-READ_BYTES = 256 << 10
+READ_BYTES = 64 << 10
+"""Small enough to come from the allocator: a larger buffer would be mapped and faulted in for every read."""
 SMALL_PAYLOAD_BYTES = 64 << 10
 """Up to here one copy is cheaper than a second system call."""
 PAUSE_BYTES = 4 << 20
 """Above this many unsent bytes a link is slow: log output for it is dropped and counted."""
 MAX_UNSENT_BYTES = 1 << 30
 """A peer that leaves this much unread is cut off."""
-
-_read_buffer = memoryview(bytearray(READ_BYTES))
-"""Shared by all links: the loop fills it and its link empties it within one callback."""
 
 
 class Handler(Protocol):
@@ -47,7 +47,7 @@ Greet = Callable[["Link", Hello], "Handler | RawHandler"]
 """Accepts a Hello (and answers it), or raises Refusal."""
 
 
-class Link(asyncio.BufferedProtocol):
+class Link:
     """A stream socket with a handler behind it. Frames are handled inside the read callback, without a hand-over."""
 
     def __init__(
@@ -64,34 +64,50 @@ class Link(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._raw: RawHandler | None = None
         self._reader = FrameReader()
-        self._transport: asyncio.Transport | None = None
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._reactor = running_reactor()
+        self._socket: socket.socket | None = None
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._hello_timer: Timer | None = None
+        self._is_over = False
         self.is_closed = False
         self.is_paused = False
         """More than PAUSE_BYTES are unsent."""
         self.on_resume: Callable[[], None] | None = None
 
-    # --- what asyncio calls ---
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=PAUSE_BYTES, low=PAUSE_BYTES // 4)
+    def open(self, connection: socket.socket) -> None:
+        """Takes over a connected socket."""
+        connection.setblocking(False)
+        self._socket = connection
+        self._reactor.watch(connection.fileno(), self._on_ready)
         if self._handler is None:
-            loop = asyncio.get_running_loop()
-            self._hello_timer = loop.call_later(self._hello_timeout_s, self.refuse, "garbage", "no Hello came in time")
+            say_no = partial(self.refuse, "garbage", "no Hello came in time")
+            self._hello_timer = self._reactor.call_later(self._hello_timeout_s, say_no)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _read_buffer
+    # --- what the reactor calls ---
 
-    def buffer_updated(self, nbytes: int) -> None:
-        data = _read_buffer[:nbytes]
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE and self._unsent:
+            self._write_on()
+        if events & ~WRITE:
+            self._read()
+
+    def _read(self) -> None:
+        connection = self._socket
+        if connection is None:
+            return
         try:
-            if self._raw is not None:
-                self._raw.bytes_received(data)
-                return
-            self._reader.feed(data)
-            while not self.is_closed and self._raw is None and (frame := self._reader.next_frame()) is not None:
-                self._take(frame.message, frame.payload)
+            data = connection.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            return self._end()
+        if not data:
+            return self._end()
+        if self.is_closed:
+            return  # of a link that is only still writing
+        try:
+            self._take_bytes(data)
         except FrameError as error:
             self.refuse(error.code, str(error))
         except Refusal as refusal:
@@ -101,16 +117,56 @@ class Link(asyncio.BufferedProtocol):
             traceback.print_exc(file=sys.stderr)
             self.close()
 
-    def pause_writing(self) -> None:
-        self.is_paused = True
+    def _take_bytes(self, data: bytes) -> None:
+        handler = self._handler
+        if handler is not None:
+            for message, payload in self._reader.take(data):
+                if self.is_closed:
+                    return
+                handler.frame_received(message, payload)
+        elif self._raw is not None:
+            self._raw.bytes_received(memoryview(data))
+        else:
+            self._reader.feed(data)
+            while not self.is_closed and self._raw is None and (frame := self._reader.next_frame()) is not None:
+                self._take(frame.message, frame.payload)
 
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        if self.on_resume is not None:
-            self.on_resume()
+    def _write_on(self) -> None:
+        """The socket takes more of what is unsent."""
+        connection = self._socket
+        assert connection is not None
+        try:
+            while self._unsent:
+                num_sent = connection.send(self._unsent[0])
+                self._unsent_bytes -= num_sent
+                if num_sent < len(self._unsent[0]):
+                    self._unsent[0] = self._unsent[0][num_sent:]
+                else:
+                    self._unsent.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            return self._end()
+        if not self._unsent:
+            self._reactor.watch_writing(connection.fileno(), False)
+            if self.is_closed:
+                return self._end()
+        if self.is_paused and self._unsent_bytes <= PAUSE_BYTES // 4:
+            self.is_paused = False
+            if self.on_resume is not None:
+                self.on_resume()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_closed = True
+    def _end(self) -> None:
+        """The connection is over: nothing is read or written any more, and its handler hears of it once."""
+        if self._is_over:
+            return
+        self._is_over = self.is_closed = True
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        if self._socket is not None:
+            self._reactor.unwatch(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         handler, raw = self._handler, self._raw
@@ -126,17 +182,35 @@ class Link(asyncio.BufferedProtocol):
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         """Writes one frame, at once where the socket takes it. A closed link takes nothing and says nothing."""
-        transport = self._transport
-        if self.is_closed or transport is None:
+        connection = self._socket
+        if self.is_closed or connection is None:
             return
         if len(payload) <= SMALL_PAYLOAD_BYTES:
-            transport.write(encode_frame(message, payload))
+            parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
         else:
-            transport.write(encode_prefix(message, len(payload)))
-            transport.write(payload)
-        if self.is_paused and transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.is_closed = True
-            transport.abort()
+            parts = (encode_prefix(message, len(payload)), payload)
+        for part in parts:
+            self._write(connection, part)
+
+    def _write(self, connection: socket.socket, data: Buffer) -> None:
+        num_sent = 0
+        if not self._unsent:
+            try:
+                num_sent = connection.send(data)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self.is_closed = True
+                return self._reactor.call_soon(self._end)
+            if num_sent == len(data):
+                return
+            self._reactor.watch_writing(connection.fileno(), True)
+        self._unsent.append(memoryview(data)[num_sent:])
+        self._unsent_bytes += len(data) - num_sent
+        if self._unsent_bytes > PAUSE_BYTES:
+            self.is_paused = True
+            if self._unsent_bytes > MAX_UNSENT_BYTES:
+                self.abort()
 
     def refuse(self, code: str, text: str) -> None:
         self.send(Refused(code, text))
@@ -145,13 +219,12 @@ class Link(asyncio.BufferedProtocol):
     def close(self) -> None:
         """What is written still goes out; nothing more is read."""
         self.is_closed = True
-        if self._transport is not None:
-            self._transport.close()
+        if not self._unsent:
+            self._reactor.call_soon(self._end)
 
     def abort(self) -> None:
         self.is_closed = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._reactor.call_soon(self._end)
 
     # --- inside ---
 
@@ -173,9 +246,9 @@ class Link(asyncio.BufferedProtocol):
 
     def peer_uid(self) -> int | None:
         """Who is at the other end of a unix socket, as the kernel says; None where it is gone."""
-        connection = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if connection is None:
+        if self._socket is None:
             return None
+        connection = self._socket
         size = struct.calcsize("3i")
         _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         return int(uid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from deepserve.protocol.messages import LogOutput
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.log_files import LogFiles
+from deepserve_controller.service.reactor import Timer, running_reactor
 
 RING_BYTES = 1 << 20
 NUM_RINGS = 256
@@ -138,7 +138,7 @@ class LogLink:
         self._stream: StreamName = stream
         self._logs = logs
         self._partial = b""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def bytes_received(self, data: memoryview) -> None:
         """Whole lines go on at once, half a line after a moment: two pods' lines do not mix."""
@@ -150,7 +150,7 @@ class LogLink:
         if end:
             self._logs.written(self._pod_id, self._stream, text[:end])
         if self._partial and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PARTIAL_LINE_S, self.flush)
+            self._timer = running_reactor().call_later(PARTIAL_LINE_S, self.flush)
 
     def flush(self) -> None:
         self._timer = None

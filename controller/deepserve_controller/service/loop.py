@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.actions import Action
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import Event
+from deepserve_controller.service.reactor import running_reactor
 
 
 class CoreLoop:
@@ -55,5 +56,4 @@ class CoreLoop:
             traceback.print_exc(file=sys.stderr)
 
     def _wake_at(self, action: actions.WakeAt) -> None:
-        # The loop's clock is the monotonic clock that the cores are given.
-        asyncio.get_running_loop().call_at(action.at_s, self.give, events.TimerFired(action.key))
+        running_reactor().call_at(action.at_s, partial(self.give, events.TimerFired(action.key)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from deepserve_controller.service.links import Link
+from deepserve_controller.service.reactor import Timer
 
 
 class PodEntry(msgspec.Struct):
@@ -27,6 +26,6 @@ class PodEntry(msgspec.Struct):
     exit_code: int | None = None
     is_exit_known: bool = False
     is_killed: bool = False
-    timers: list[asyncio.TimerHandle] = []
+    timers: list[Timer] = []
     steps_ms: dict[str, float] = {}
     last_root_links: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import secrets
@@ -30,6 +29,7 @@ from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_link import PodLink
+from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 
@@ -57,8 +57,6 @@ class PodLinks:
         self._ended: dict[str, PodEntry] = {}
         """The last few: what they printed may still be on its way."""
         self._is_ending = False
-        self.on_empty: Callable[[], None] | None = None
-        """Called when the last pod has ended; for shutdown."""
         cores.carry(actions.StartPod, self.start)
         cores.carry(actions.BindPod, self.bind)
         cores.carry(actions.StopPod, self.stop)
@@ -271,11 +269,9 @@ class PodLinks:
         self._recipients.remove(pod.pod_id)
         for timer in pod.timers:
             timer.cancel()
-        if not self.pods and self.on_empty is not None:
-            self.on_empty()
 
     def _after(self, pod: PodEntry, delay_s: float, callback: Callable[[], None]) -> None:
-        pod.timers.append(asyncio.get_running_loop().call_later(delay_s, callback))
+        pod.timers.append(running_reactor().call_later(delay_s, callback))
 
 
 def log_key(token: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+from deepserve_controller.service.reactor import running_reactor
 
 POD_VARIABLE = b"DEEPSERVE_POD_ID="
 """Each pod sets it, in the memory that its forked children inherit and for the programs that it starts."""
@@ -96,11 +97,11 @@ class ChildReaper:
         self._watched: dict[int, OnExit] = {}
 
     def start(self) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
+        running_reactor().on_signal(signal.SIGCHLD, self.reap)
         self.reap()
 
     def stop(self) -> None:
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        running_reactor().off_signal(signal.SIGCHLD)
 
     def watch(self, pid: int, on_exit: OnExit) -> None:
         """`on_exit` is called once, when this process reaps `pid`."""

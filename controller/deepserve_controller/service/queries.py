@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.requests import RequestRecord, Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.store import App
@@ -193,7 +193,7 @@ class Queries:
 
     def _shutdown(self, link_id: str, body: Body) -> Body:
         # After the answer is on its way.
-        asyncio.get_running_loop().call_later(0.01, self._on_shutdown)
+        running_reactor().call_later(0.01, self._on_shutdown)
         return {"pid": os.getpid()}
 
     # --- inside ---

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepserve_controller.errors import ControllerError
 from deepserve_controller.service.http_port import HttpApp, HttpServer, listen_http, make_server
 from deepserve_controller.service.keys import load_key
+from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.state_folder import Claim
 
 if TYPE_CHECKING:
@@ -41,8 +42,25 @@ class UpPort:
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def open(self, controller: Controller) -> None:
-        await controller.listen(self.socket_path)
+    def serve(self, controller: Controller) -> None:
+        """Until the controller's end, in an asyncio loop, which the HTTP server needs and which hosts the reactor."""
+        asyncio.run(self._serve(controller))
+
+    async def _serve(self, controller: Controller) -> None:
+        ended = asyncio.Event()
+        controller.on_end = ended.set
+        reactor = running_reactor()
+        reactor.enter(asyncio.get_running_loop())
+        try:
+            self._open(controller)
+            if not controller.is_ended:
+                await ended.wait()
+            await self._close()
+        finally:
+            reactor.leave()
+
+    def _open(self, controller: Controller) -> None:
+        controller.listen(self.socket_path)
         app = HttpApp(
             self._key,
             controller.queries,
@@ -55,7 +73,7 @@ class UpPort:
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         self._announce({"pid": os.getpid(), "socket": self.socket_path, "url": self.url})
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         for path in (self._announcement, self.socket_path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

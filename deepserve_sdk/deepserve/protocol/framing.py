@@ -22,10 +22,11 @@ from typing import NamedTuple
 import msgspec
 
 from deepserve.protocol import PROTOCOL_VERSION
-from deepserve.protocol.messages import AnyMessage, Message
+from deepserve.protocol.messages import Answer, AnyMessage, Message, Query
 
 MAGIC = b"DS"
 PREFIX = struct.Struct("<2sBxII")
+_PREFIX_BYTES = PREFIX.size
 MAX_HEADER_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 256 << 20
 MAX_NESTING = 32
@@ -48,6 +49,8 @@ class FrameError(Exception):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
+_WITH_BODY = (Query, Answer)
+"""The messages that hold values of any shape."""
 
 
 def encode_frame(message: Message, payload: Buffer = b"") -> bytes:
@@ -115,6 +118,30 @@ class FrameReader:
         while (frame := self.next_frame()) is not None:
             yield frame
 
+    def take(self, data: bytes) -> list[Frame]:
+        """All whole frames that `data` completes, in one go: what comes on the warm path is whole and is not copied
+        before it is read. Raises FrameError."""
+        if self._buffer:
+            self.feed(data)
+            return list(self.frames())
+        found: list[Frame] = []
+        at, available = 0, len(data)
+        while available - at >= _PREFIX_BYTES:
+            magic, version, header_len, payload_len = PREFIX.unpack_from(data, at)
+            if magic != MAGIC or version != PROTOCOL_VERSION or header_len > MAX_HEADER_BYTES:
+                check_prefix(magic, version, header_len, payload_len)
+            header_at = at + _PREFIX_BYTES
+            payload_at = header_at + header_len
+            end = payload_at + payload_len
+            if end > available:
+                check_prefix(magic, version, header_len, payload_len)
+                break
+            found.append(Frame(decode_header(data[header_at:payload_at]), data[payload_at:end]))
+            at = end
+        if at < available:
+            self._buffer += data[at:] if at else data
+        return found
+
     def _compact(self) -> None:
         if self._start > 1 << 16:
             del self._buffer[: self._start]
@@ -138,7 +165,7 @@ def decode_header(header: Buffer) -> Message:
         message: Message = _decoder.decode(header)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError("garbage", f"header is no message of this protocol: {error}") from None
-    if isinstance(body := getattr(message, "body", None), dict) and nesting(body) > MAX_NESTING:
+    if type(message) in _WITH_BODY and nesting(message.body) > MAX_NESTING:  # type: ignore[attr-defined]
         raise FrameError("garbage", f"{type(message).__name__} is nested deeper than {MAX_NESTING}")
     return message
 

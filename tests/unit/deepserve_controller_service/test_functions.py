@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Iterator
 from typing import Any, cast
+
+import pytest
 
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 from deepserve_controller.core import events
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
 
 SPEC = FunctionSpec("app", "f", "function", CodeRef("builtin", "m", "f"), scaling=Scaling(1, 4))
+
+
+@pytest.fixture(autouse=True)
+def reactor() -> Iterator[Reactor]:
+    reactor = Reactor()
+    use_reactor(reactor)
+    yield reactor
+    use_reactor(None)
+    reactor.close()
 
 
 class Told:
@@ -29,50 +41,41 @@ def make_functions(forget_after_s: float) -> tuple[Functions, Told]:
 
 
 def test_a_function_is_told_once_and_held_by_any_of_its_definers() -> None:
-    async def run() -> None:
-        functions, told = make_functions(60)
-        functions.define("link-1", "fn", SPEC)
-        functions.define("app:x", "fn", SPEC)
-        assert told.events == [events.FunctionDefined("fn", SPEC)]
-        functions.release_all("link-1")
-        functions.remove("fn")
-        assert len(told.events) == 1 and functions.label("fn") == "app/f"
-        functions.release("app:x", "fn")
-        functions.release("app:x", "fn")
-        assert told.events[1:] == [events.ScalingChanged("fn", 0, 4)]
-        functions.define("link-2", "fn", SPEC)
-        assert told.events[2:] == [events.ScalingChanged("fn", 1, 4)]
-
-    asyncio.run(run())
+    functions, told = make_functions(60)
+    functions.define("link-1", "fn", SPEC)
+    functions.define("app:x", "fn", SPEC)
+    assert told.events == [events.FunctionDefined("fn", SPEC)]
+    functions.release_all("link-1")
+    functions.remove("fn")
+    assert len(told.events) == 1 and functions.label("fn") == "app/f"
+    functions.release("app:x", "fn")
+    functions.release("app:x", "fn")
+    assert told.events[1:] == [events.ScalingChanged("fn", 0, 4)]
+    functions.define("link-2", "fn", SPEC)
+    assert told.events[2:] == [events.ScalingChanged("fn", 1, 4)]
 
 
 def test_a_function_that_nobody_holds_is_forgotten_once_its_requests_are_over() -> None:
-    async def run() -> None:
-        functions, told = make_functions(0.01)
-        is_used = True
-        functions.is_used = lambda function_id: is_used
-        functions.define("link-1", "fn", SPEC)
-        functions.release_all("link-1")
-        await asyncio.sleep(0.05)
-        assert "fn" in functions.specs
-        is_used = False
-        await asyncio.sleep(0.05)
-        assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
-
-    asyncio.run(run())
+    functions, told = make_functions(0.01)
+    is_used = True
+    functions.is_used = lambda function_id: is_used
+    functions.define("link-1", "fn", SPEC)
+    functions.release_all("link-1")
+    running_reactor().run_until(lambda: False, 0.05)
+    assert "fn" in functions.specs
+    is_used = False
+    running_reactor().run_until(lambda: False, 0.05)
+    assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
 
 
 def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
-    async def run() -> None:
-        functions, told = make_functions(0.1)
-        functions.define("link-1", "fn", SPEC)
-        functions.release_all("link-1")
-        await asyncio.sleep(0.07)
-        functions.define("link-2", "fn", SPEC)
-        functions.release_all("link-2")
-        await asyncio.sleep(0.07)
-        assert "fn" in functions.specs
-        await asyncio.sleep(0.07)
-        assert "fn" not in functions.specs
-
-    asyncio.run(run())
+    functions, told = make_functions(0.1)
+    functions.define("link-1", "fn", SPEC)
+    functions.release_all("link-1")
+    running_reactor().run_until(lambda: False, 0.07)
+    functions.define("link-2", "fn", SPEC)
+    functions.release_all("link-2")
+    running_reactor().run_until(lambda: False, 0.07)
+    assert "fn" in functions.specs
+    running_reactor().run_until(lambda: False, 0.07)
+    assert "fn" not in functions.specs
