@@ -11,7 +11,7 @@ from deepserve._client import Client, Definition, current_client
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox
 from deepserve._ref import ByReference, Ref
-from deepserve._values import encode_value
+from deepserve._values import encode_value, is_large_piece
 from deepserve.errors import UnpicklableArgument
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import RequestKind, Value
@@ -59,11 +59,15 @@ class Callee:
         self, client: Client, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Value, Buffer]:
         """Raises UnpicklableArgument naming the argument, ValueTooLarge."""
-        if any(type(argument) in _STANDING_FOR_A_VALUE for argument in (*args, *kwargs.values())):
+        is_large = stands_in = False
+        for argument in (*args, *kwargs.values()) if kwargs else args:
+            stands_in = stands_in or type(argument) in _STANDING_FOR_A_VALUE
+            is_large = is_large or is_large_piece(argument)
+        if stands_in:
             args = tuple(_stand_in(argument) for argument in args)
             kwargs = {name: _stand_in(argument) for name, argument in kwargs.items()}
         try:
-            return encode_value((args, kwargs), segments=client.segments, reach=definition.reach)
+            return encode_value((args, kwargs), segments=client.segments, reach=definition.reach, is_large=is_large)
         except UnpicklableArgument as error:
             from deepserve._culprit import Arguments, explain
 

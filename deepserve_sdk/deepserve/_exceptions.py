@@ -111,9 +111,10 @@ def _pickle_exception(exc: BaseException) -> tuple[bytes, str]:
     for form in (exc, _Parts(exc)):
         try:
             pickled = _pickling.dump(form)
-            back = pickle.loads(pickled.data) if not pickled.buffers else None
+            data = b"".join(pickled.data)
+            back = pickle.loads(data) if not pickled.buffers else None
             if _type_name(type(back)) == _type_name(type(exc)) and str(back) == str(exc):
-                return pickled.data, PYTHON if pickled.by_value else ""
+                return data, PYTHON if pickled.by_value else ""
         except Exception:  # an __init__, __reduce__ or __str__ of the user's that fails: the text still travels
             pass
     return b"", ""

@@ -25,7 +25,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Pickled(NamedTuple):
-    data: bytes
+    data: list[bytes | bytearray]
+    """Pieces of one pickle; a large `bytes` or `str` inside is a piece of its own, not copied."""
     buffers: list[pickle.PickleBuffer]
     by_value: bool
     """Code may be inside: only the same Python version may load it."""
@@ -46,23 +47,63 @@ EVERYTHING = Reach()
 NOTHING = Reach(False, False)
 
 
-def dump(obj: Any, *, by_value_ok: bool = True, reach: Reach = EVERYTHING) -> Pickled:
-    """Protocol 5 with out-of-band buffers. Raises CannotPickle."""
-    if reach.main and not main_has_file():
-        reach = reach._replace(main=False)
+class _Pieces(list[Any]):
+    """A file that keeps what is written into it as it comes."""
+
+    __slots__ = ()
+    write = list.append
+
+
+PIECE_BYTES = 64 << 10
+"""The pickler writes what is larger without copying it, where it has a file to write to."""
+
+_was_large = False
+"""The last pickle of this process held a large piece: a file is slower for small values and saves large ones a copy."""
+
+
+def dump(obj: Any, *, by_value_ok: bool = True, reach: Reach = EVERYTHING, is_large: bool = False) -> Pickled:
+    """Protocol 5 with out-of-band buffers. Raises CannotPickle.
+
+    is_large: bytes or text of PIECE_BYTES or more are known to be inside; what is not known costs them a copy.
+    """
+    global _was_large
     buffers: list[pickle.PickleBuffer] = []
+    data: list[Any]
     try:
-        data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-        if not _mentions_unreachable(data, reach):
+        if is_large or _was_large:
+            data = _Pieces()
+            pickle.Pickler(data, 5, buffer_callback=buffers.append).dump(obj)
+            _was_large = len(data) > 1
+        else:
+            data = [pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)]
+            if len(data[0]) >= PIECE_BYTES:
+                _was_large = True
+        if _is_reachable(data, reach):
             return Pickled(data, buffers, False)
     except Exception as error:  # a C pickler's refusal has many types; cloudpickle may still take the object
         if not by_value_ok:
             raise CannotPickle(str(error)) from error
+    if reach.main and not main_has_file():
+        reach = reach._replace(main=False)
     try:
         buffers = []
-        return Pickled(dump_by_value(obj, reach=reach, buffer_callback=buffers.append), buffers, True)
+        return Pickled([dump_by_value(obj, reach=reach, buffer_callback=buffers.append)], buffers, True)
     except (Exception, RecursionError) as error:
         raise CannotPickle(str(error)) from error
+
+
+def _is_reachable(data: list[Any], reach: Reach) -> bool:
+    """Whether the reader can import all that the pickle names."""
+    if reach.modules and reach.main and main_has_file():
+        return True
+    for piece in data:
+        if len(data) > 1 and len(piece) >= 3 * PIECE_BYTES:
+            continue  # bytes or text: names lie in between
+        if b"__main__" in piece and not (reach.main and main_has_file()):
+            return False
+        if not reach.modules and any(module.__name__.encode() in piece for module in own_modules()):
+            return False
+    return True
 
 
 def dump_by_value(
@@ -80,12 +121,6 @@ def dump_by_value(
     with _by_value_modules([] if reach.modules else own_modules()):
         _by_value_pickler()(target, buffer_callback, reach.main, on_decorated).dump(obj)
     return target.getvalue()
-
-
-def _mentions_unreachable(data: bytes, reach: Reach) -> bool:
-    if not reach.main and b"__main__" in data:
-        return True
-    return not reach.modules and any(module.__name__.encode() in data for module in own_modules())
 
 
 _own_modules: tuple[int, list[types.ModuleType]] = (0, [])

@@ -1,51 +1,42 @@
-"""Large values as files in the controller's shared-memory folder: written once, mapped privately by the reader."""
+"""Large values as files in the controller's shared-memory folder, as their readers see them (`_arena` writes them)."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+import time
 
 from deepserve.errors import ProtocolError, SerializationError
-from deepserve.protocol.framing import Buffer
 
 
-def write_segment(folder: str, parts: Iterable[Buffer], kind: str = "v") -> str:
-    """Write `parts` into a new file of `folder` and return its name, which begins with `kind`.
-
-    Raises OSError, leaving nothing.
-    """
-    name = f"{kind}-{os.getpid()}-{os.urandom(8).hex()}"
-    path = os.path.join(folder, name)
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        for part in parts:
-            view = memoryview(part).cast("B")
-            while view:
-                view = view[os.write(fd, view) :]
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-    return name
+class SegmentGone(SerializationError):
+    """The segment was removed, or never was."""
 
 
 def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> memoryview:
     """Map a segment so that the reader may write into it without anyone seeing it.
 
-    `unlink`: remove the name; the mapping lives on. Raises SerializationError where it is gone or short,
+    The mapping holds the file (its shared lock), so that its writer does not use it again meanwhile.
+    `unlink`: remove the name; the mapping lives on. Raises SegmentGone, SerializationError where it is short,
     ProtocolError where `name` is no plain file name.
     """
     path = segment_path(folder, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _hold(fd, path)
+            # Only now: while it has this name nobody writes into it, and a name is given once.
+            if unlink:
+                os.unlink(path)
+            else:
+                os.stat(path)
+        except OSError:
+            os.close(fd)
+            raise
     except OSError as error:
-        raise SerializationError(f"the value's shared-memory segment {name} is gone: {error}") from None
+        raise SegmentGone(f"the value's shared-memory segment {name} is gone: {error}") from None
     try:
-        if unlink:
-            os.unlink(path)
-        if (actual := os.fstat(fd).st_size) != size_bytes:
+        if (actual := os.fstat(fd).st_size) < size_bytes:
             raise SerializationError(f"segment {name} has {actual} bytes instead of {size_bytes}")
         mapped = mmap.mmap(fd, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     finally:
@@ -53,8 +44,24 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
     return memoryview(mapped)
 
 
+def _hold(fd: int, path: str) -> None:
+    """Raises FileNotFoundError where the file has lost this name, and may have its writer again."""
+    import fcntl  # not there on every system on which this package can be imported
+
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.stat(path)
+            time.sleep(0)  # somebody looks for room (`_arena.make_room`), for an instant
+        except OSError:  # a file system without locks: there no file is written twice
+            return
+        else:
+            return
+
+
 def segment_path(folder: str, name: str) -> str:
     """Raises ProtocolError unless `name` is a plain file name: it comes from a peer."""
-    if not folder or not name or name in (".", "..") or "/" in name or "\0" in name or len(name) > 100:
+    if not folder or not name or name[0] == "." or "/" in name or "\0" in name or len(name) > 100:
         raise ProtocolError(f"{name!r} names no shared-memory segment")
     return os.path.join(folder, name)

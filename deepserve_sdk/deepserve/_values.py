@@ -1,8 +1,10 @@
 """User values to payload bytes and back, with a size bound; the same code in scripts and in pods.
 
-Layout of a `pickle` payload, little endian:
+A payload of format `pickle` that begins with the byte 0x80 is a pickle and nothing more. One with out-of-band buffers
+has a table before it, little endian:
 
-    4 bytes       number of out-of-band buffers
+    4 bytes       1: some buffers are writable; 2: none is
+    4 bytes       number of buffers
     8 bytes each  size of the pickle, then of every buffer
     pickle
     buffers       each at a multiple of 64 bytes from the payload's start
@@ -10,17 +12,19 @@ Layout of a `pickle` payload, little endian:
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from deepserve import _pickling
 from deepserve._exceptions import decode_exception, encode_exception
-from deepserve._pickling import EVERYTHING, PYTHON, CannotPickle, Pickled, Reach
-from deepserve._segments import map_segment, write_segment
+from deepserve._pickling import EVERYTHING, PIECE_BYTES, PYTHON, CannotPickle, Pickled, Reach
+from deepserve._segments import map_segment
 from deepserve.errors import (
     PythonVersionMismatch,
     SerializationError,
@@ -37,7 +41,8 @@ INLINE_BYTES = 256 << 10
 """Larger values go into a segment where there is a folder for them."""
 
 NONE = Value()
-_COUNT = struct.Struct("<I")
+_HEAD = struct.Struct("<II")
+_WRITABLE, _READ_ONLY, _PICKLE = 1, 2, 0x80
 _ALIGNMENT = 64
 
 
@@ -48,32 +53,33 @@ def encode_value(
     by_value_ok: bool = True,
     reach: Reach = EVERYTHING,
     error: type[SerializationError] = UnpicklableArgument,
+    is_large: bool = False,
 ) -> tuple[Value, bytes]:
     """Pickle `obj`; the bytes are empty where they went into a segment of the folder `segments`.
 
     segments: the folder, or how to learn it (asked for large values only); empty where there is none.
     by_value_ok: code without an importable name (lambdas, closures) may travel inside.
     reach: which of this process's own modules the reader can import; the rest travels by value.
-    error: raised, naming the culprit, where `obj` cannot be pickled. Raises ValueTooLarge above the size limit.
+    error: raised, naming the culprit, where `obj` cannot be pickled. Raises ValueTooLarge above the size limit, and
+    where shared memory is full. is_large: there are large `bytes` or texts inside (only a hint).
     """
     try:
-        pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach)
+        pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach, is_large=is_large or is_large_piece(obj))
     except CannotPickle as refusal:
         from deepserve._culprit import explain
 
         raise error(explain(obj, refusal)) from refusal.__cause__
     python = PYTHON if pickled.by_value else ""
-    if not pickled.buffers and len(pickled.data) < INLINE_BYTES:
-        data = _COUNT.pack(0) + len(pickled.data).to_bytes(8, "little") + pickled.data
-        return Value("pickle", len(data), python), data
-    parts = list(_parts(pickled))
-    size_bytes = sum(len(part) for part in parts)
+    if not pickled.buffers and len(pickled.data) == 1 and len(pickled.data[0]) <= INLINE_BYTES:
+        data = pickled.data[0]
+        return Value("pickle", len(data), python), data  # type: ignore[return-value]  # the pickler's own bytes
+    parts, size_bytes = _layout(pickled)
     if size_bytes > INLINE_BYTES and callable(segments):
         segments = segments()
     check_size(size_bytes, bool(segments))
     if size_bytes > INLINE_BYTES and segments:
         assert isinstance(segments, str)
-        return Value("pickle", size_bytes, python, write_segment(segments, parts)), b""
+        return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes)), b""
     return Value("pickle", size_bytes, python), b"".join(parts)
 
 
@@ -83,16 +89,21 @@ def store_value(obj: Any, segments: str, owner: str) -> Value:
     Raises UnpicklableArgument, ValueTooLarge.
     """
     try:
-        pickled = _pickling.dump(obj)
+        pickled = _pickling.dump(obj, is_large=is_large_piece(obj))
     except CannotPickle as refusal:
         from deepserve._culprit import explain
 
         raise UnpicklableArgument(explain(obj, refusal)) from refusal.__cause__
-    parts = list(_parts(pickled))
-    size_bytes = sum(len(part) for part in parts)
+    parts, size_bytes = _layout(pickled)
     check_size(size_bytes, True)
     python = PYTHON if pickled.by_value else ""
-    return Value("pickle", size_bytes, python, write_segment(segments, parts, kind=f"r-{owner}"))
+    return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes, kind=f"r-{owner}"))
+
+
+def is_large_piece(obj: Any) -> bool:
+    """Whether `obj` is one of those that pickle would copy needlessly."""
+    kind = type(obj)
+    return (kind is bytes or kind is str or kind is bytearray) and len(obj) >= PIECE_BYTES
 
 
 def decode_value(value: Value, payload: Buffer, *, segments: str | Callable[[], str] = "", unlink: bool = False) -> Any:
@@ -132,31 +143,54 @@ def check_size(size_bytes: int, may_use_segment: bool) -> None:
         )
 
 
-def _parts(pickled: Pickled) -> Iterator[Buffer]:
-    """The payload piece by piece, so that buffers are copied once only."""
+def write_segment(folder: str, parts: list[Buffer], size_bytes: int, kind: str = "v") -> str:
+    """The name, beginning with `kind`, of a segment that holds `parts`. Raises ValueTooLarge where there is no room."""
+    from deepserve._arena import arena_of
+
+    try:
+        return arena_of(folder).write(parts, size_bytes, kind)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        disk = os.statvfs(folder)
+        free_bytes, total_bytes = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        raise ValueTooLarge(
+            f"the value has {size_bytes:,} bytes; of the {total_bytes:,} bytes of shared memory ({folder}) "
+            f"{free_bytes:,} are free"
+        ) from None
+
+
+def _layout(pickled: Pickled) -> tuple[list[Buffer], int]:
+    """The payload piece by piece, so that buffers are copied once only, and its size."""
+    data: list[Buffer] = list(pickled.data)
+    pickle_bytes = sum(len(piece) for piece in data)
+    if not pickled.buffers:
+        return data, pickle_bytes
     buffers = [buffer.raw() for buffer in pickled.buffers]
-    sizes = [len(pickled.data), *(len(buffer) for buffer in buffers)]
-    head = _COUNT.pack(len(buffers)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    at = len(head) + len(pickled.data)
-    yield head
-    yield pickled.data
+    kind = _READ_ONLY if all(buffer.readonly for buffer in buffers) else _WRITABLE
+    sizes = [pickle_bytes, *(len(buffer) for buffer in buffers)]
+    parts = [_HEAD.pack(kind, len(buffers)) + struct.pack(f"<{len(sizes)}Q", *sizes), *data]
+    at = len(parts[0]) + pickle_bytes
     for buffer in buffers:
         padding = -at % _ALIGNMENT
         if padding:
-            yield bytes(padding)
-        yield buffer
+            parts.append(bytes(padding))
+        parts.append(buffer)
         at += padding + len(buffer)
+    return parts, at
 
 
 def _load(data: Buffer) -> Any:
-    (count,) = _COUNT.unpack_from(data)
-    if count == 0:
-        return pickle.loads(memoryview(data)[12:])
-    if isinstance(data, bytes):
+    if data[0] == _PICKLE:
+        return pickle.loads(data)
+    kind, count = _HEAD.unpack_from(data)
+    if kind not in (_WRITABLE, _READ_ONLY):
+        raise SerializationError("the value has no layout of this version")
+    if isinstance(data, bytes) and kind == _WRITABLE:
         data = bytearray(data)  # arrays made over the buffers must be writable
     view = memoryview(data)
-    sizes = struct.unpack_from(f"<{count + 1}Q", view, _COUNT.size)
-    at = _COUNT.size + 8 * len(sizes)
+    sizes = struct.unpack_from(f"<{count + 1}Q", view, _HEAD.size)
+    at = _HEAD.size + 8 * len(sizes)
     pickled = view[at : at + sizes[0]]
     at += sizes[0]
     buffers = []

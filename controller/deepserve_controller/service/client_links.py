@@ -15,6 +15,7 @@ from deepserve.protocol.messages import (
     DefineFunction,
     ForgetRequest,
     GrantCredit,
+    Hello,
     MapEnd,
     MapInput,
     Message,
@@ -90,7 +91,7 @@ class ClientLink:
         self,
         link_id: str,
         link: Link,
-        client_id: str,
+        hello: Hello,
         messages: ClientMessages,
         recipients: Recipients,
         requests: Requests,
@@ -99,13 +100,14 @@ class ClientLink:
     ) -> None:
         self.link_id = link_id
         self._link = link
-        self._client_id = client_id
+        self._hello = hello
         self._messages = messages
         self._recipients = recipients
         self._requests = requests
         self._functions = functions
         self._logs = logs
         recipients.add(link_id, link)
+        requests.link_opened(hello.pid)
         logs.add_reader(link_id, link)
 
     def frame_received(self, message: Message, payload: bytes) -> None:
@@ -115,5 +117,5 @@ class ClientLink:
     def link_closed(self) -> None:
         self._logs.remove_reader(self.link_id)
         self._recipients.remove(self.link_id)
-        self._requests.link_closed(self.link_id, self._client_id)
+        self._requests.link_closed(self.link_id, self._hello.name, self._hello.pid)
         self._functions.release_all(self.link_id)

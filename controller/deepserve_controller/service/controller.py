@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Welcome
+from deepserve.protocol.messages import Hello, Welcome
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.cores import Cores
@@ -138,9 +138,9 @@ class Controller:
     def _open_link(self, connection: socket.socket) -> None:
         Link(self.doorkeeper.greet, self.settings.hello_timeout_s).open(connection)
 
-    def _client(self, link_id: str, link: Link, client_id: str) -> ClientLink:
+    def _client(self, link_id: str, link: Link, hello: Hello) -> ClientLink:
         return ClientLink(
-            link_id, link, client_id, self.messages, self.recipients, self.requests, self.functions, self.logs
+            link_id, link, hello, self.messages, self.recipients, self.requests, self.functions, self.logs
         )
 
     def _welcome(self) -> Welcome:

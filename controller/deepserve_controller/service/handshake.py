@@ -15,7 +15,7 @@ from deepserve_controller.service.links import Handler, Link, RawHandler
 from deepserve_controller.service.logs import LogLink, Logs
 from deepserve_controller.service.pod_links import PodLinks
 
-MakeClient = Callable[[str, Link, str], ClientLink]
+MakeClient = Callable[[str, Link, Hello], ClientLink]
 
 
 def python_version() -> str:
@@ -55,7 +55,7 @@ class Doorkeeper:
 
     def _greet_client(self, link: Link, hello: Hello) -> Handler:
         link.send(self._welcome)
-        return self._make_client(self._ids.new("link"), link, hello.name)
+        return self._make_client(self._ids.new("link"), link, hello)
 
     def _greet_pod(self, link: Link, hello: Hello) -> Handler:
         handler = self._pods.join(link, hello)

@@ -67,7 +67,10 @@ class PodLink:
         self._pods.link_closed(self._pod)
 
     def _task_finished(self, message: TaskFinished, data: bytes) -> None:
-        if not self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+        is_current = self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt)
+        if message.value.segment:
+            self._requests.announced(self._pod.pod_id, message.value, is_current)
+        if not is_current:
             return
         self._requests.task_ended(message.task_id)
         self._cores.give(
@@ -86,6 +89,8 @@ class PodLink:
     def _task_output(self, message: TaskOutput, data: bytes) -> None:
         if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
             self._requests.produced(message, data)
+        else:
+            self._requests.announced(self._pod.pod_id, message.value, is_current=False)
 
     def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
         bundle = self._bundles.get(message.digest)

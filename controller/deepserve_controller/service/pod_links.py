@@ -257,7 +257,7 @@ class PodLinks:
         # Without a reason of our own the exit code says it all; without that too, the core says what is known.
         self._cores.give(events.PodLost(pod.pod_id, pod.reason, pod.exit_code))
         # Calls made inside it outside of any task (in an enter hook) have nobody to report to.
-        self._requests.link_closed(pod.pod_id)
+        self._requests.link_closed(pod.pod_id, pid=pod.pid)
         # What its code defined, to call it, has one holder less.
         self._functions.release_all(pod.pod_id)
 

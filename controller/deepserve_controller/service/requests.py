@@ -34,7 +34,6 @@ from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.segments import Segments
 
 NUM_RECENT = 500
-NUM_DELIVERED = 256
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
 HELD_BYTES = 64 << 20
@@ -83,8 +82,6 @@ class Requests:
         self.running: dict[str, RequestRecord] = {}
         self.tasks: dict[str, TaskPlace] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
-        self._delivered: dict[str, deque[str]] = {}
-        """The last segments that each link was told to read (and unlink)."""
         self._left: dict[str, str] = {}
         """Client ids of links that closed while requests of theirs were running."""
 
@@ -111,6 +108,7 @@ class Requests:
             arrived_at=time.time(),
         )
         if message.value.segment:
+            self._segments.announced(link_id, message.value)
             record.segments[-1] = message.value.segment
         self.running[request_id] = record
         self._cores.give(
@@ -132,6 +130,7 @@ class Requests:
         if record is None:  # the request ended while the input was on its way
             return self._segments.remove(message.value.segment)
         if message.value.segment:
+            self._segments.announced(record.link_id, message.value)
             record.segments[message.index] = message.value.segment
         payload = Payload(message.value, data)
         self._cores.give(events.MapInputArrived(message.request_id, message.index, payload))
@@ -181,13 +180,17 @@ class Requests:
         else:
             self._kept.forget(request_id)
 
-    def link_closed(self, link_id: str, client_id: str = "") -> None:
-        """`client_id`: of a client that will not come back; what it stored by `put` goes with its last request."""
+    def link_opened(self, pid: int) -> None:
+        self._segments.link_opened(pid)
+
+    def link_closed(self, link_id: str, client_id: str = "", pid: int = 0) -> None:
+        """pid: of the process at the other end, 0 for one elsewhere.
+
+        client_id: of a client that will not come back; what it stored by `put` goes with its last request."""
         for record in self.running.values():
             if link_id in record.listeners:
                 record.listeners.remove(link_id)
-        for segment in self._delivered.pop(link_id, ()):
-            self._segments.remove(segment)  # gone already, where it was read
+        self._segments.link_closed(link_id, pid)
         self._cores.give(events.LinkClosed(link_id))
         if client_id:
             self._left[link_id] = client_id
@@ -203,6 +206,13 @@ class Requests:
             return ()
         record.pod_id = action.pod_id
         return (record.root_link_id,)
+
+    def announced(self, pod_id: str, value: Value, is_current: bool) -> None:
+        """A pod told of a result that it wrote; nobody wants that of a task which is no longer its own."""
+        if is_current:
+            self._segments.announced(pod_id, value)
+        else:
+            self._segments.remove(value.segment)
 
     def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
         """Answers of an older attempt, or of another pod, count for nothing."""
@@ -233,6 +243,7 @@ class Requests:
         """Relays one stream item; the core hears only that there was one."""
         place = self.tasks[message.task_id]
         record = self.running.get(place.request_id)
+        self._segments.announced(place.pod_id, message.value)
         if record is not None:
             item = StreamItem(record.request_id, message.offset, message.value)
             self._deliver_item(record, Delivery(message.offset, item, data))
@@ -302,7 +313,7 @@ class Requests:
 
     def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:
         if segment := message.value.segment:
-            self._delivered.setdefault(link_id, deque(maxlen=NUM_DELIVERED)).append(segment)
+            self._segments.delivered(link_id, segment)
         try:
             link.send(message, data)
         except FrameError as error:

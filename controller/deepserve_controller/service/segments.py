@@ -14,15 +14,58 @@ from deepserve.protocol.messages import Value
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
+NUM_NOTED = 256
+"""So many names of one link are noted before those that are gone are sorted out."""
+
+
 class Segments:
+    """Their names are the writers' choice: `v-PID-…`, `r-…` for what `put` stored, `.pool-PID-…` for a writer's own."""
+
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self._delivered: dict[str, list[str]] = {}
+        """The segments that each link was told to read (and unlink)."""
+        self._announced: dict[str, list[str]] = {}
+        """The segments that each link has told of: others that its process wrote are nobody's when it ends."""
+        self._pids: dict[int, int] = {}
+        """How many links a process has: one that lost its link may have the next one already."""
 
     def remove(self, name: str) -> None:
         """A name that is no plain file name came from a confused peer and is left alone."""
         if name and _PLAIN_NAME.fullmatch(name):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.folder, name))
+
+    def link_opened(self, pid: int) -> None:
+        self._pids[pid] = self._pids.get(pid, 0) + 1
+
+    def announced(self, link_id: str, value: Value) -> None:
+        """A process told of what it wrote; from here the name is known where it is needed."""
+        if value.segment:
+            self._note(self._announced, link_id, value.segment)
+
+    def delivered(self, link_id: str, name: str) -> None:
+        """`link_id` was told to read a segment of its own: what it has not read when it ends is removed."""
+        self._note(self._delivered, link_id, name)
+
+    def link_closed(self, link_id: str, pid: int) -> None:
+        """Removes what the process was to read, what it wrote and told nobody of, and what it kept to write into."""
+        for name in self._delivered.pop(link_id, ()):
+            self.remove(name)
+        announced = set(self._announced.pop(link_id, ()))
+        num_links = self._pids.pop(pid, 1) - 1
+        if num_links:
+            self._pids[pid] = num_links
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.folder) if pid and not num_links else ():
+                if name.startswith((f".pool-{pid}-", f"v-{pid}-")) and name not in announced:
+                    os.unlink(os.path.join(self.folder, name))
+
+    def _note(self, notes: dict[str, list[str]], link_id: str, name: str) -> None:
+        names = notes.setdefault(link_id, [])
+        names.append(name)
+        if len(names) % NUM_NOTED == 0:
+            names[:] = [name for name in names if os.path.exists(os.path.join(self.folder, name))]
 
     def remove_refs_of(self, client_id: str) -> None:
         """What a client stored by `put` (the SDK's names for it begin so)."""
@@ -48,7 +91,7 @@ class Segments:
             return b""
         try:
             with open(os.path.join(self.folder, value.segment), "rb") as file:
-                return file.read()
+                return file.read(value.size_bytes)
         except OSError:
             return b""
         finally:
