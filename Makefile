@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check bench clean
+PEERS := pool ray dask
+
+.PHONY: run test check bench bench-peers clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
@@ -20,10 +22,18 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/deepserve bench calls
 
+# Each peer in an environment of its own, for `deepserve bench calls --peers`.
+bench-peers: $(PEERS:%=.bench-peers/%/.installed)
+
+.bench-peers/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .bench-peers/$*
+	.bench-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[flowserve,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

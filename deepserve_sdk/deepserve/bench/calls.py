@@ -1,165 +1,138 @@
-"""What a call costs: the machine's limit, the standard library's pool, and DeepServe, in one run.
+"""What calls cost: the machine's limits, the peers and DeepServe, in one run.
 
-Machines are shared and noisy, so the figures to compare are the ratios within one run.
+Every subject runs in processes of its own (`scripts`, `fresh`), one after the other, in rounds whose order alternates:
+what else the machine does hits all alike. Machines are shared and noisy, so compare the ratios within one run.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import socket
-import statistics
+import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import deepserve
+from deepserve.bench.fresh_start import SubjectFailed, first_result, running_up
+from deepserve.bench.report import rows
+from deepserve.bench.subjects import FRESH, HERE, STANDING, Subject, chosen, missing
 
-WARM_UP_CALLS = 50
+WORKS = ("warm", "map", "values", "fresh")
+TIMEOUT_S = 300.0
 
-app = deepserve.App("bench-calls")
-
-
-def local_noop(x: int) -> int:
-    return x
-
-
-@app.function(max_pods=2, min_pods=0)
-def noop(x: int) -> int:
-    return x
-
-
-COLD_SCRIPT = """
-import deepserve
-@deepserve.function
-def noop(x): return x
-if __name__ == "__main__":
-    assert noop.remote(3) == 3
-"""
+Sample = dict[str, Any]
+"""work, who, unit, value (the median where one sample is of many calls), and what else was measured with it."""
 
 
 @dataclass(frozen=True)
-class Measurement:
-    work: str
-    who: str
-    unit: str
-    median: float
-    p99: float | None = None
-    spread: tuple[float, float] | None = None
+class Options:
+    """works: of WORKS. rounds: samples of each figure. peers: the folder of their environments, None for no peers."""
+
+    works: tuple[str, ...] = WORKS
+    rounds: int = 3
+    is_quick: bool = False
+    peers: Path | None = None
 
 
-def one_by_one(call: Callable[[int], Any], num_calls: int) -> tuple[float, float]:
-    """Median and 99th percentile of `call(i)` in microseconds, after a warm-up."""
-    for i in range(WARM_UP_CALLS):
-        call(i)
-    took_us = []
-    for i in range(num_calls):
-        start_s = time.perf_counter()
-        call(i)
-        took_us.append((time.perf_counter() - start_s) * 1e6)
-    took_us.sort()
-    return statistics.median(took_us), took_us[int(len(took_us) * 0.99)]
+@dataclass
+class Found:
+    samples: list[Sample] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Subjects that did not do their work, and why."""
 
 
-def socket_ping_pong(num_calls: int) -> tuple[float, float]:
-    """The floor: eight bytes there and back over a unix socket to a forked process."""
-    here, there = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        here.close()
-        while data := there.recv(64):
-            there.send(data)
-        os._exit(0)
-    there.close()
-
-    def call(_: int) -> None:
-        here.send(b"12345678")
-        here.recv(64)
-
-    try:
-        return one_by_one(call, num_calls)
-    finally:
-        here.close()
-        os.waitpid(pid, 0)
-
-
-def warm_calls(num_calls: int) -> list[Measurement]:
-    limit = socket_ping_pong(num_calls)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        peer = one_by_one(lambda i: pool.submit(local_noop, i).result(), num_calls)
-    ours = one_by_one(noop.remote, num_calls)
-    return [
-        Measurement("warm no-op call", who, "µs", median, p99)
-        for who, (median, p99) in (
-            ("limit: socket ping-pong", limit),
-            ("ProcessPoolExecutor", peer),
-            ("DeepServe", ours),
-        )
-    ]
-
-
-def per_second(run: Callable[[], Any], num_calls: int, repeats: int) -> tuple[float, tuple[float, float]]:
-    rates = []
-    for _ in range(repeats):
-        start_s = time.perf_counter()
-        run()
-        rates.append(num_calls / (time.perf_counter() - start_s))
-    return statistics.median(rates), (min(rates), max(rates))
-
-
-def mapped_calls(num_calls: int, repeats: int = 3) -> list[Measurement]:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(local_noop, range(100)))
-        peer, peer_spread = per_second(lambda: list(pool.map(local_noop, range(num_calls))), num_calls, repeats)
-    list(noop.map(range(100)))
-    ours, our_spread = per_second(lambda: list(noop.map(range(num_calls))), num_calls, repeats)
-    work = f"{num_calls:,} no-op calls by map, 2 pods"
-    return [
-        Measurement(work, "ProcessPoolExecutor", "calls/s", peer, spread=peer_spread),
-        Measurement(work, "DeepServe", "calls/s", ours, spread=our_spread),
-    ]
-
-
-def fresh_scripts(repeats: int = 5) -> list[Measurement]:
-    """From `python app.py` to its end, with one remote call in it."""
-    with tempfile.TemporaryDirectory() as folder:
-        ours, bare = Path(folder, "cold_call.py"), Path(folder, "bare.py")
-        ours.write_text(COLD_SCRIPT)
-        bare.write_text("pass\n")
-        return [
-            script_time("limit: bare Python", bare, repeats),
-            script_time("DeepServe", ours, repeats),
-        ]
-
-
-def script_time(who: str, script: Path, repeats: int) -> Measurement:
-    environment = {**os.environ, "DEEPSERVE_QUIET": "1"}
-    took_s = []
-    for _ in range(repeats):
-        start_s = time.perf_counter()
-        subprocess.run([sys.executable, str(script)], check=True, env=environment)
-        took_s.append(time.perf_counter() - start_s)
-    return Measurement("fresh script, one call", who, "s", statistics.median(took_s), spread=(min(took_s), max(took_s)))
-
-
-def measure(num_calls: int = 2000, num_mapped: int = 10_000) -> dict[str, Any]:
-    """All measurements, with what they were taken on."""
-    found = [*warm_calls(num_calls), *mapped_calls(num_mapped), *fresh_scripts()]
+def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """All measurements, with what they were taken on. `tell` hears what is being measured."""
+    found = Found()
+    with TemporaryDirectory(prefix="ds-bench-") as folder, ExitStack() as stack:
+        # A copy outside of any package: like the scripts of users, whose modules travel with them.
+        scripts = Path(shutil.copytree(HERE / "scripts", Path(folder, "scripts"), ignore=_CACHES))
+        fresh = Path(shutil.copytree(HERE / "fresh", Path(folder, "fresh"), ignore=_CACHES))
+        standing = [work for work in options.works if work != "fresh"]
+        jobs: list[tuple[Subject, Callable[[], list[Sample]]]] = []
+        if standing:
+            for subject in chosen(STANDING, options.peers):
+                jobs.append((subject, _standing_job(subject, scripts, standing, options)))
+        if "fresh" in options.works:
+            up = stack.enter_context(running_up())
+            for subject in chosen(FRESH, options.peers):
+                jobs.append((subject, _fresh_job(subject, fresh, up, options)))
+        for number in range(options.rounds):
+            for subject, job in jobs if number % 2 == 0 else reversed(jobs):
+                if subject.who not in found.failed:
+                    tell(f"round {number + 1} of {options.rounds}: {subject.who}")
+                    _take(subject, job, found)
     return {
         "bench": "calls",
         "taken": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "machine": machine_name(),
-        "measurements": [asdict(item) for item in found],
+        "load_before": os.getloadavg()[0],
+        "rounds": options.rounds,
+        "rows": rows(found.samples),
+        "failed": found.failed,
+        "not_measured": missing(options.peers) if options.peers else [],
     }
+
+
+_CACHES = shutil.ignore_patterns("__pycache__")
+
+
+def _take(subject: Subject, job: Callable[[], list[Sample]], found: Found) -> None:
+    try:
+        found.samples += job()
+    except SubjectFailed as error:
+        found.failed[subject.who] = str(error)
+
+
+def _standing_job(subject: Subject, scripts: Path, works: list[str], options: Options) -> Callable[[], list[Sample]]:
+    command = [subject.python(options.peers or Path()), subject.script, *works, *["--quick"] * options.is_quick]
+    environment = {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_QUIET": "1"}
+
+    def job() -> list[Sample]:
+        try:
+            done = subprocess.run(
+                command, cwd=scripts, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise SubjectFailed(f"{subject.script}: not done after {TIMEOUT_S:.0f} s") from None
+        if done.returncode:
+            raise SubjectFailed(f"{subject.script}: {done.stderr.strip()[-500:] or f'exit code {done.returncode}'}")
+        samples: list[Sample] = json.loads(done.stdout.splitlines()[-1])
+        return samples
+
+    return job
+
+
+def _fresh_job(subject: Subject, fresh: Path, up: dict[str, str], options: Options) -> Callable[[], list[Sample]]:
+    python = subject.python(options.peers or Path())
+    embedded = {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_QUIET": "1"}
+    num_starts = 1 if options.is_quick else 3
+    is_known: list[bool] = []
+
+    def job() -> list[Sample]:
+        environment = up if subject.needs_up else embedded
+        if not is_known:  # compiles what it imports and fills the page cache
+            first_result(python, fresh / subject.script, environment)
+            is_known.append(True)
+        return [
+            {
+                "work": "fresh",
+                "who": subject.who,
+                "unit": "s",
+                **first_result(python, fresh / subject.script, environment),
+            }
+            for _ in range(num_starts)
+        ]
+
+    return job
 
 
 def machine_name() -> str:

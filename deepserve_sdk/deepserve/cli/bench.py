@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import print_json, print_table
 
 
-def run_bench(what: str, *, as_json: bool) -> int:
-    if what != "calls":
-        raise UsageError(f"no benchmark {what!r}; there is: calls")
-    from deepserve.bench import calls
+def run_calls(
+    *, only: str, rounds: int, is_quick: bool, with_peers: bool, with_profile: bool, output: Path | None, as_json: bool
+) -> int:
+    """`deepserve bench calls`: a table, or the report as JSON, which `output` gets in any case."""
+    from deepserve.bench.calls import WORKS, Options, measure
+    from deepserve.bench.subjects import PEER_ENVIRONMENTS
 
-    report = calls.measure()
+    if with_profile:
+        return run_profile(num_calls=500 if is_quick else 5000, as_json=as_json)
+    works = tuple(name for name in only.split(",") if name) or WORKS
+    for name in works:
+        if name not in WORKS:
+            raise UsageError(f"no work {name!r}; there are: {', '.join(WORKS)}")
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    options = Options(works, 1 if is_quick else rounds, is_quick, PEER_ENVIRONMENTS if with_peers else None)
+    report = measure(options, tell=_tell)
+    if output is not None:
+        with output.open("w") as file:
+            print_json(report, file)
     if as_json:
         print_json(report)
-        return OK
-    print(f"{report['taken']}  Python {report['python']}, {report['cores']} cores, {report['machine']}")
-    columns = ("work", "who", "median", "p99 / spread", "unit")
-    print_table(columns, [row(item) for item in report["measurements"]], empty="nothing measured")
+    else:
+        _print_report(report)
     return OK
 
 
-def row(item: dict[str, Any]) -> tuple[object, ...]:
-    digits = 3 if item["unit"] == "s" else 0
-    spread = item["spread"]
-    beside = f"{spread[0]:,.{digits}f} - {spread[1]:,.{digits}f}" if spread else f"{item['p99']:,.{digits}f}"
-    return item["work"], item["who"], f"{item['median']:,.{digits}f}", beside, item["unit"]
+def run_profile(*, num_calls: int, as_json: bool) -> int:
+    import deepserve
+    from deepserve.bench import profile
+
+    deepserve.init(engine="embedded")
+    found = profile.profile(num_calls)
+    if as_json:
+        print_json(found)
+        return OK
+    print(
+        f"{found['num_calls']:,} warm calls: p50 {found['p50_us']:.0f} µs, mean {found['mean_us']:.0f} µs, "
+        f"of which {found['run_us']:.0f} µs of processor time in all processes"
+    )
+    print_table(profile.COLUMNS, [profile.cells(row) for row in found["rows"]], empty="nothing measured")
+    return OK
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from deepserve.bench.report import COLUMNS, cells
+
+    print(f"{report['taken']}  Python {report['python']}, {report['cores']} cores, {report['machine']}")
+    found = report["rows"]
+    befores = [None, *found]
+    print_table(COLUMNS, [cells(row, before) for row, before in zip(found, befores, strict=False)], empty="nothing")
+    for who, text in report["failed"].items():
+        print(f"{who} failed: {text}")
+    if report["not_measured"]:
+        print(f"not measured: {', '.join(report['not_measured'])} (make bench-peers)")
+
+
+def _tell(text: str) -> None:
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)

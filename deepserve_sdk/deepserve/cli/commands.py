@@ -145,12 +145,31 @@ def app_stop(app: Annotated[str, typer.Argument(help="Name of the app")], json: 
     return stop_app(app, as_json=json)
 
 
-@root.command()
-def bench(
-    what: Annotated[str, typer.Argument(help="calls")] = "calls",
+bench_commands = typer.Typer(
+    help="Measure this machine: its limits, peers and DeepServe in one run.", no_args_is_help=True
+)
+root.add_typer(bench_commands, name="bench")
+
+
+@bench_commands.command("calls")
+def bench_calls(
+    only: Annotated[str, typer.Option(help="Works, separated by commas: warm,map,values,fresh.")] = "",
+    rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One round of few calls, to see that it works.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also those that `make bench-peers` installed.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Where a warm call's time goes, instead.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the report to this file as JSON, too.")] = None,
     json: Json = False,
 ) -> int:
-    """Measure this machine: the limit, a peer and DeepServe in one run."""
-    from deepserve.cli.bench import run_bench
+    """Calls, maps, large values and fresh scripts."""
+    from deepserve.cli.bench import run_calls
 
-    return run_bench(what, as_json=json)
+    return run_calls(
+        only=only,
+        rounds=rounds,
+        is_quick=quick,
+        with_peers=peers,
+        with_profile=profile,
+        output=output,
+        as_json=json,
+    )

@@ -1,0 +1,3 @@
+from wait import say_and_wait
+
+say_and_wait(1)
