@@ -16,9 +16,11 @@ from deepserve_controller.policies.routing import least_loaded
 WARM_PODS: Mapping[str, int] = {"python": 1}
 
 
-def build_job_executor(ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 1) -> JobExecutor:
-    """`random` is for retry jitter only; `grace_s` is what stopped code gets before its pod is killed."""
-    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries)
+def build_job_executor(
+    ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 1, max_depth: int = 100
+) -> JobExecutor:
+    """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
+    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth)
 
 
 def build_cluster_manager(

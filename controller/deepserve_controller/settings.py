@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple
 
+from deepserve_controller.errors import ControllerError
+
 Mode = Literal["embedded", "up"]
 
 
@@ -29,6 +31,14 @@ def runtime_folder() -> str:
     """Where this user's sockets lie."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     return os.path.join(base, "deepserve") if base else f"/tmp/deepserve-{os.getuid()}"
+
+
+def max_depth() -> int:
+    """How many calls deep calls may be nested: `DEEPSERVE_MAX_DEPTH`. Raises ControllerError."""
+    text = os.environ.get("DEEPSERVE_MAX_DEPTH", "") or "100"
+    if not text.isdecimal() or int(text) < 1:
+        raise ControllerError(f"DEEPSERVE_MAX_DEPTH={text!r} is no number from 1 on")
+    return int(text)
 
 
 def default_state_folder() -> str:

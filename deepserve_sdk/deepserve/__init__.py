@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepserve._cls import exit as exit
     from deepserve._cls import method as method
     from deepserve._cls import parameter as parameter
+    from deepserve._context import cancelled as cancelled
     from deepserve._context import context as context
     from deepserve._controller_process import init as init
     from deepserve._decorators import function as function
@@ -58,10 +59,12 @@ if TYPE_CHECKING:
     from deepserve.errors import PromptTooLongError as PromptTooLongError
     from deepserve.errors import ProtocolError as ProtocolError
     from deepserve.errors import PythonVersionMismatch as PythonVersionMismatch
+    from deepserve.errors import RecursionTooDeep as RecursionTooDeep
     from deepserve.errors import Refused as Refused
     from deepserve.errors import RemoteError as RemoteError
     from deepserve.errors import SerializationError as SerializationError
     from deepserve.errors import StartupFailed as StartupFailed
+    from deepserve.errors import StartupTimeout as StartupTimeout
     from deepserve.errors import ToolError as ToolError
     from deepserve.errors import UnguardedCallError as UnguardedCallError
     from deepserve.errors import UnpicklableArgument as UnpicklableArgument
@@ -76,7 +79,7 @@ _HOMES = {
     "_batched": ("batched",),
     "_call": ("Call",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
-    "_context": ("context",),
+    "_context": ("cancelled", "context"),
     "_controller_process": ("init",),
     "_decorators": ("function",),
     "_deployed": ("Cls",),
@@ -108,10 +111,12 @@ _HOMES = {
         "PromptTooLongError",
         "ProtocolError",
         "PythonVersionMismatch",
+        "RecursionTooDeep",
         "Refused",
         "RemoteError",
         "SerializationError",
         "StartupFailed",
+        "StartupTimeout",
         "ToolError",
         "UnguardedCallError",
         "UnpicklableArgument",

@@ -113,7 +113,7 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
         from deepserve._app import default_app
 
         app = default_app(target.__module__)
-    entry = Entry(target, options.retry_on)
+    entry = Entry(target, options.retry_on, options.never_on)
     attributes: Any = target
     attributes.__deepserve_entry__ = entry
     attributes.__deepserve_definer__ = Definer(app, entry, options, "class")

@@ -61,7 +61,7 @@ def is_found_by_name(named: Named) -> bool:
     """The pod, importing the module, will find this very entry."""
     found = look_up(named.module, named.qualname)
     if found is named.entry.target:
-        return named.entry.retry_on == (Exception,)
+        return named.entry.retry_on == (Exception,) and not named.entry.never_on
     return getattr(found, "__deepserve_entry__", None) == named.entry
 
 

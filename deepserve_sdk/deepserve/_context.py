@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from deepserve.protocol.specs import CodeRef
 
 @dataclass(frozen=True)
 class TaskContext:
-    """attempt: counts from 1. code: the code that the pod is bound to, from which calls to other functions of the
-    same bundle take theirs; None outside pods."""
+    """attempt: counts from 1. index: of the input, in a map; else -1. ends_at_s: on `time.monotonic()`, when the
+    controller will stop this attempt; 0 without a limit. code: the code that the pod is bound to, from which calls to
+    other functions of the same bundle take theirs; None outside pods."""
 
     request_id: str = ""
     task_id: str = ""
@@ -19,6 +21,18 @@ class TaskContext:
     pod_id: str = ""
     job_id: str = ""
     code: CodeRef | None = None
+    index: int = -1
+    ends_at_s: float = 0.0
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt of this input and in no other: for services that ignore what they did already."""
+        return self.request_id if self.index < 0 else f"{self.request_id}/{self.index}"
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until this attempt is stopped, the caller's own deadline counted; None without a limit."""
+        return max(0.0, self.ends_at_s - time.monotonic()) if self.ends_at_s else None
 
 
 current_task: ContextVar[TaskContext | None] = ContextVar("deepserve_current_task", default=None)
@@ -26,6 +40,9 @@ current_task: ContextVar[TaskContext | None] = ContextVar("deepserve_current_tas
 
 importing: str = ""
 """Name of the user's module while a pod imports it: remote calls are refused meanwhile."""
+
+stopping: set[tuple[str, int]] = set()
+"""In a pod: the tasks, with their attempts, that were told to stop and have not ended."""
 
 _outside = TaskContext()
 
@@ -37,6 +54,16 @@ def context() -> TaskContext:
     `current_function_call_id`, `current_input_id`.)
     """
     return current_task.get() or _outside
+
+
+def cancelled() -> bool:
+    """Whether the running call was cancelled or has run out of time: for code that polls. False outside pods.
+
+    Needed where InputCancelled does not reach: in threads of your own (start them with a copy of the context), in
+    coroutines that shield, in code that caught it and is tidying up.
+    """
+    task = current_task.get()
+    return task is not None and (task.task_id, task.attempt) in stopping
 
 
 _bound_code: CodeRef | None = None

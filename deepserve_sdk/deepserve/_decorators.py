@@ -33,6 +33,7 @@ class OptionArguments(TypedDict, total=False):
     memory: int | None
     timeout: float
     startup_timeout: float
+    queue_timeout: float | None
     min_pods: int
     max_pods: int | None
     buffer_pods: int
@@ -94,8 +95,9 @@ def function(*, app: App | None = None, **options: Unpack[OptionArguments]) -> F
 def function(target: Any = None, /, *, app: App | None = None, **options: Any) -> Any:
     """Make a function one that also runs in pods. Bare, it joins the file's default app. (Modal: `@app.function`.)
 
-    cpu: weight (default 0.125). memory: MiB, a hard limit. timeout, startup_timeout: seconds an attempt and the
-    loading of the code may take (300, 120). min_pods, max_pods: bounds of its pool (0, the host's default).
+    cpu: weight (default 0.125). memory: MiB, a hard limit. timeout: seconds an attempt may run (300).
+    startup_timeout: seconds the start of a pod and the loading of the code may take (120). queue_timeout: seconds
+    a call may wait for a pod (without a limit). min_pods, max_pods: bounds of its pool (0, the host's default).
     buffer_pods: idle pods kept beyond the demand. scaledown_window: seconds until an idle pod is given back (60).
     retries: a number, or Retries. accelerator: `kind[:model][:count]`, or a list in order of preference; npu=1 and
     gpu="h100" are short for it. name: instead of the function's own. Raises InvalidOption.
@@ -120,7 +122,7 @@ def make_function(target: Callable[..., Any], options: Options, app: App | None)
         from deepserve._app import default_app
 
         app = default_app(target.__module__)
-    entry = Entry(target, options.retry_on)
+    entry = Entry(target, options.retry_on, options.never_on)
     made = function_class(target)(Definer(app, entry, options))
     app.add(options.name, made, entry)
     return made

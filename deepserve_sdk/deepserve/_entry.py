@@ -42,10 +42,11 @@ class Entry:
 
     target: Callable[..., Any]
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    never_on: tuple[type[BaseException], ...] = ()
 
     def may_retry(self, error: BaseException) -> bool:
-        """Retries(on=...), judged where the exception's class exists."""
-        return isinstance(error, self.retry_on)
+        """Retries(on=..., never_on=...), judged where the exception's class exists."""
+        return isinstance(error, self.retry_on) and not isinstance(error, self.never_on)
 
 
 def entry_of(found: Any) -> Entry:

@@ -62,6 +62,7 @@ class Definer:
             scaling=self.options.scaling,
             timeout_s=self.options.timeout_s,
             startup_timeout_s=self.options.startup_timeout_s,
+            queue_timeout_s=self.options.queue_timeout_s,
             retries=self.options.retries,
             params=params,
             is_generator=is_generator(target),
@@ -128,8 +129,8 @@ class Function(Inspectable, Generic[P, R]):
         definer = self._definer
         merged = merge_code_options(definer.options, self._target.__qualname__, dict(options))
         entry = definer.entry
-        if merged.retry_on != entry.retry_on:
-            entry = Entry(entry.target, merged.retry_on)
+        if (merged.retry_on, merged.never_on) != (entry.retry_on, entry.never_on):
+            entry = Entry(entry.target, merged.retry_on, merged.never_on)
         return type(self)(Definer(definer.app, entry, merged, key=definer.key))
 
     @staticmethod

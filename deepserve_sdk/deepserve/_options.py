@@ -16,8 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ACCELERATOR = re.compile(r"(npu|gpu|cpu)(:[A-Za-z0-9_.-]*)?(:[1-9][0-9]*)?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.<>#-]*")
 OPTION_NAMES = frozenset(
-    "cpu memory timeout startup_timeout min_pods max_pods buffer_pods scaledown_window max_inputs retries accelerator "
-    "npu gpu name".split()
+    "cpu memory timeout startup_timeout queue_timeout min_pods max_pods buffer_pods scaledown_window max_inputs "
+    "retries accelerator npu gpu name".split()
 )
 CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 """On functions and classes: what `concurrent` allows."""
@@ -25,10 +25,13 @@ CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 
 @dataclass(frozen=True)
 class Retries:
-    """Run a call again after an exception of the types in `on`. (Modal: `modal.Retries`.)
+    """Run a call again after an exception of the types in `on`, but for those in `never_on`. (Modal: `modal.Retries`.)
 
     initial_delay, max_delay: seconds. The n-th retry waits initial_delay * backoff_coefficient ** (n - 1), at most
-    max_delay, shortened by up to half with `jitter`. A lost pod is retried on a budget of its own.
+    max_delay, shortened by up to half with `jitter`. Timeouts and cancelled calls are never retried.
+    pod_losses: how often a call is run again because its pod died under it, on an account of its own (Ray: its
+    `max_retries`); None is 3 where max_retries is above 0, else 0. Without `retries=` the loss of a pod ends the call:
+    its code may have had its effects, and nobody has said that it may have them twice.
     """
 
     max_retries: int
@@ -37,6 +40,8 @@ class Retries:
     max_delay: float = 60.0
     jitter: bool = True
     on: tuple[type[BaseException], ...] = (Exception,)
+    never_on: tuple[type[BaseException], ...] = ()
+    pod_losses: int | None = None
 
     def __post_init__(self) -> None:
         check = _Checker("Retries")
@@ -45,9 +50,15 @@ class Retries:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not least <= value < 1e12:
                 raise check.error(name, value, f"is not a number from {least} on")
-        kinds = self.on if isinstance(self.on, tuple) else ()
-        if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise check.error("on", self.on, "is not a tuple of exception classes")
+        if not isinstance(self.jitter, bool):
+            raise check.error("jitter", self.jitter, "is neither True nor False")
+        if self.pod_losses is not None:
+            check.count("pod_losses", self.pod_losses, 0, None)
+        for name, least in (("on", 1), ("never_on", 0)):
+            kinds = getattr(self, name)
+            is_tuple = isinstance(kinds, tuple) and len(kinds) >= least
+            if not is_tuple or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+                raise check.error(name, kinds, "is not a tuple of exception classes")
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,10 @@ class Options:
     scaling: Scaling = Scaling()
     timeout_s: float = 300.0
     startup_timeout_s: float = 120.0
+    queue_timeout_s: float = 0.0
     retries: RetrySpec | None = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    never_on: tuple[type[BaseException], ...] = ()
 
 
 class Unset:
@@ -97,9 +110,14 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
         options = replace(
             options, startup_timeout_s=check.number("startup_timeout", given["startup_timeout"], above=0.0)
         )
+    if "queue_timeout" in given:
+        value = given["queue_timeout"]
+        queue_timeout_s = 0.0 if value is None else check.number("queue_timeout", value, above=0.0)
+        options = replace(options, queue_timeout_s=queue_timeout_s)
     if "retries" in given:
         retries = check.retries(given["retries"])
-        options = replace(options, retries=_retry_spec(retries), retry_on=retries.on if retries else (Exception,))
+        on, never_on = (retries.on, retries.never_on) if retries else ((Exception,), ())
+        options = replace(options, retries=_retry_spec(retries), retry_on=on, never_on=never_on)
     return options
 
 
@@ -213,11 +231,16 @@ class _Checker:
 
 
 def _retry_spec(retries: Retries | None) -> RetrySpec | None:
-    if retries is None or retries.max_retries == 0:
+    if retries is None:
+        return None
+    default_losses = RetrySpec(0).pod_losses if retries.max_retries else 0
+    pod_losses = default_losses if retries.pod_losses is None else retries.pod_losses
+    if not retries.max_retries and not pod_losses:
         return None
     return RetrySpec(
-        retries.max_retries, retries.initial_delay, retries.backoff_coefficient, retries.max_delay, retries.jitter
-    )
+        retries.max_retries, retries.initial_delay, retries.backoff_coefficient, retries.max_delay, retries.jitter,
+        pod_losses,
+    )  # fmt: skip
 
 
 def _with(struct: Any, **changes: Any) -> Any:

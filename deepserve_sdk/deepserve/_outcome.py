@@ -12,11 +12,13 @@ from deepserve.errors import (
     FunctionTimeout,
     PodLost,
     PythonVersionMismatch,
+    RecursionTooDeep,
     Refused,
     StartupFailed,
+    StartupTimeout,
     UnguardedCallError,
 )
-from deepserve.protocol.messages import ItemFinished, RequestFinished
+from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished
 
 _PLAIN_ENOUGH = (PythonVersionMismatch, UnguardedCallError)
 """Reasons of a failed start that say all by themselves."""
@@ -28,30 +30,34 @@ def error_of(
     message: RequestFinished | ItemFinished, payload: bytes, *, roots: dict[str, str], label: str
 ) -> BaseException:
     """The exception for an outcome that is not ok; `label` names the function in its text."""
-    kind, detail = message.outcome.kind, message.outcome.detail
-    where = f"call {message.request_id}" + (f" on pod {message.timings.pod_id}" if message.timings.pod_id else "")
+    outcome, timings = message.outcome, message.timings
+    kind, detail = outcome.kind, outcome.detail
+    where = f"call {message.request_id}" + (f" on pod {timings.pod_id}" if timings.pod_id else "")
     remote: BaseException | None = None
     if message.value.format == "exception":
         remote = decode_exception(message.value, payload, note=f"raised in {where}", roots=roots)
     if remote is not None and (kind == "error" or isinstance(remote, _PLAIN_ENOUGH)):
         return remote
-    error = _own_error(kind, f"{label}: {detail or kind} ({where})", detail)
+    error = _own_error(outcome, f"{label}: {detail or kind} ({where})", timings.pod_losses)
     error.__cause__ = remote
     return error
 
 
-def _own_error(kind: str, text: str, detail: str) -> DeepServeError:
-    match kind:
+def _own_error(outcome: Outcome, text: str, pod_losses: int) -> DeepServeError:
+    match outcome.kind:
         case "timeout":
-            return FunctionTimeout(text)
+            kind = StartupTimeout if outcome.clock == "startup" else FunctionTimeout
+            return kind(text, clock=outcome.clock, stopped=outcome.stopped)
         case "cancelled":
-            return CallCancelled(text)
+            return CallCancelled(text, stopped=outcome.stopped)
         case "pod_lost":
-            return PodLost(text, exit_code=exit_code_in(detail))
+            return PodLost(text, exit_code=exit_code_in(outcome.detail), pod_losses=max(1, pod_losses))
         case "startup_failed":
             return StartupFailed(text)
-        case "refused" if detail.startswith("python"):
+        case "refused" if outcome.detail.startswith("python"):
             return PythonVersionMismatch(text)
+        case "refused" if outcome.code == "depth":
+            return RecursionTooDeep(text)
         case _:
             return Refused(text)
 

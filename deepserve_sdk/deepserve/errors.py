@@ -30,25 +30,45 @@ class RemoteError(DeepServeError):
 
 
 class FunctionTimeout(DeepServeError):
-    """The function ran over its own `timeout=`, or over the time its caller had left.
+    """The call ran out of time.
 
+    clock: whose time it was: `queue` (waiting for a pod: `queue_timeout=`), `startup` (loading the code:
+    `startup_timeout=`), `run` (one attempt: `timeout=`), `idle` (a stream's silence: `idle_timeout=`), `caller` (what
+    was left to the call inside which it was made).
+    stopped: how its code was stopped, as in CallCancelled.
     Not a TimeoutError: that one is `Call.get(timeout=)` giving up while the function goes on.
     """
 
+    def __init__(self, text: str = "", *, clock: str = "", stopped: str = "") -> None:
+        super().__init__(text)
+        self.clock = clock
+        self.stopped = stopped
+
 
 class CallCancelled(DeepServeError):
-    """The call was cancelled: by `Call.cancel()`, or because the call inside which it was made ended."""
+    """The call was cancelled: by `Call.cancel()`, or because the call inside which it was made ended.
+
+    stopped: `before it began`, `while it waited` (for another attempt), `cooperatively` (its code was interrupted and
+    ended), `pod killed` (it did not end within the grace), `pod draining` (the same, but other inputs run in the pod,
+    which is killed when they are done), `pod lost` (the pod died meanwhile).
+    """
+
+    def __init__(self, text: str = "", *, stopped: str = "") -> None:
+        super().__init__(text)
+        self.stopped = stopped
 
 
 class PodLost(DeepServeError):
     """The pod that ran the call died.
 
     exit_code: of the process, negative for a signal, None where unknown. signal_name: such as SIGKILL, else empty.
+    pod_losses: how many pods were lost under this call; more than one where it was run again.
     """
 
-    def __init__(self, text: str = "", *, exit_code: int | None = None) -> None:
+    def __init__(self, text: str = "", *, exit_code: int | None = None, pod_losses: int = 1) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+        self.pod_losses = pod_losses
 
     @property
     def signal_name(self) -> str:
@@ -62,6 +82,10 @@ class PodLost(DeepServeError):
 
 class StartupFailed(DeepServeError):
     """The function could not be loaded in a pod: its import, its `enter` hook or its model failed (see `__cause__`)."""
+
+
+class StartupTimeout(FunctionTimeout, StartupFailed):
+    """The function was not ready in a pod within its `startup_timeout=`. Its `clock` is `startup`."""
 
 
 class InputCancelled(BaseException):
@@ -123,6 +147,13 @@ class NotFound(DeepServeError, LookupError):
 
 class Refused(DeepServeError):
     """The controller did not accept the request; the text says why."""
+
+
+class RecursionTooDeep(Refused, RecursionError):
+    """Calls were nested deeper than `DEEPSERVE_MAX_DEPTH` (100); the text names the chain of functions.
+
+    Each level holds a thread of a pod while it waits for the next one.
+    """
 
 
 # --- the controller --------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
     BundleContent,
+    CancelReceived,
     CancelTask,
     ExecutorFailed,
     ExecutorReady,
@@ -110,6 +111,7 @@ class PodAgent:
 
     def _on_cancel(self, message: CancelTask, payload: bytes) -> None:
         self._handle(life.CancelArrived((message.task_id, message.attempt), message.reason))
+        self._link.send(CancelReceived(message.task_id, message.attempt))
 
     def _on_credit(self, message: TaskCredit, payload: bytes) -> None:
         task = self._tasks.get(message.task_id)

@@ -51,7 +51,10 @@ class Task:
     @property
     def context(self) -> sdk.TaskContext:
         a = self.assignment
-        return sdk.TaskContext(a.request_id, a.task_id, a.attempt, self.pod.pod_id, a.job_id, self.pod.code)
+        ends_at_s = time.monotonic() + a.time_left_s if a.time_left_s > 0.0 else 0.0
+        return sdk.TaskContext(
+            a.request_id, a.task_id, a.attempt, self.pod.pod_id, a.job_id, self.pod.code, a.index, ends_at_s
+        )
 
     # --- input ---------------------------------------------------------------------------------------
 
@@ -68,6 +71,8 @@ class Task:
             if self.cancel_reason:
                 return
             self.cancel_reason = reason
+            if not self.is_finished:
+                sdk.context.stopping.add(self.key)
             if self._interrupt is not None:
                 self._interrupt()
             self._notify()
@@ -158,6 +163,7 @@ class Task:
             if self.is_finished:
                 return
             self.is_finished = True
+            sdk.context.stopping.discard(self.key)
         run_ms = (time.perf_counter() - self._started_s) * 1e3
         flush_prints()
         if self.before_finish is not None:

@@ -11,15 +11,12 @@ from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, 
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.endings import exit_text
 from deepserve_controller.core.events import Event
-from deepserve_controller.core.function_pool import FunctionPool
+from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.pod_record import PodRecord, PodState
 from deepserve_controller.core.views import Autoscaler, FunctionView, PodView, Prewarm
 from deepserve_controller.core.warm_pool import WarmPool
 
 OWNER = "cluster_manager"
-MAX_START_FAILURES = 3
-START_BACKOFF_S = 0.1
-"""Before the second try; doubled for the third."""
 WARM_START_TIMEOUT_S = 120.0
 """For pods of the warm pool, which have no function with a `startup_timeout_s`."""
 
@@ -65,6 +62,7 @@ class ClusterManager:
             events.PodIdle: self._on_pod_idle,
             events.PodBusy: self._on_pod_busy,
             events.PodDrained: self._on_pod_drained,
+            events.PodStuck: self._on_pod_stuck,
             events.TimerFired: self._on_timer,
         }
 
@@ -169,7 +167,8 @@ class ClusterManager:
         self._alarms.set(by_s, "start", pod)
 
     def _bind(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
-        self._claim(pod, pool, now_s)
+        if pod.pod_id not in pool.pods:  # else its clock runs since it was started for this function
+            self._claim(pod, pool, now_s)
         pod.move("binding", now_s)
         self._out.append(BindPod(pod.pod_id, pool.function_id, pool.spec, pod.reason))
 
@@ -235,9 +234,10 @@ class ClusterManager:
 
     def _remove(self, pod: PodRecord, text: str, now_s: float) -> None:
         del self._pods[pod.pod_id]
-        self._replace(pod, pod.state, pod.since_s, f"{pod.pod_id} ended while {pod.doing}: {text}", now_s)
+        failure = Failure("ended", f"{pod.pod_id} ended while {pod.doing}: {text}")
+        self._replace(pod, pod.state, pod.since_s, now_s, failure)
 
-    def _replace(self, pod: PodRecord, state: PodState, began_s: float, text: str, now_s: float) -> None:
+    def _replace(self, pod: PodRecord, state: PodState, began_s: float, now_s: float, failure: Failure) -> None:
         """`pod`, in `state` since `began_s`, is gone or given up: start another where one is still needed."""
         pool = self._pools.get(pod.function_id)
         if pool is None:
@@ -247,23 +247,20 @@ class ClusterManager:
             return
         pool.pods.pop(pod.pod_id, None)
         if state == "starting" or state == "binding":
-            self._note_failure(pool, pod, began_s, text, now_s)
+            self._note_failure(pool, pod, began_s, now_s, failure)
         self._scale(pool, now_s)
 
-    def _note_failure(self, pool: FunctionPool, pod: PodRecord, began_s: float, text: str, now_s: float) -> None:
+    def _note_failure(self, pool: FunctionPool, pod: PodRecord, began_s: float, now_s: float, failure: Failure) -> None:
         """Try again a bounded number of times. Pods started together that fail together count once."""
         if began_s <= pool.failed_s or pool.is_removed:
             return
-        pool.failed_s = now_s
-        pool.num_failures += 1
-        if pool.num_failures < MAX_START_FAILURES:
-            pool.retry_s = now_s + START_BACKOFF_S * 2 ** (pool.num_failures - 1)
+        if pool.note_failure(now_s, failure):
             self._alarms.set(pool.retry_s, "retry", pool)
         else:
-            text = f"{text} ({pool.num_failures} tries)"
-            pool.num_failures, pool.retry_s = 0, 0.0
+            text = pool.epitaph(failure)
             self._mark_broken(pool, now_s, text)
-            self._out.append(Notify(events.ExecutorFailed(pod.pod_id, pool.function_id, text)))
+            is_slow = failure.kind != "ended"
+            self._out.append(Notify(events.ExecutorFailed(pod.pod_id, pool.function_id, text, is_slow=is_slow)))
 
     def _mark_broken(self, pool: FunctionPool, now_s: float, text: str) -> None:
         """Nothing more is started for what waits now: it is about to be told `text`."""
@@ -350,6 +347,15 @@ class ClusterManager:
         if pod is not None and pod.state == "draining":
             self._stop(pod, pod.reason, now_s)
 
+    def _on_pod_stuck(self, event: events.PodStuck, now_s: float) -> None:
+        """The job executor has closed it already, and kills it; what is needed beside it is started now."""
+        pod = self._pods.get(event.pod_id)
+        pool = self._pools.get(pod.function_id) if pod is not None else None
+        if pod is not None and pod.state == "bound" and pool is not None:
+            del pool.pods[pod.pod_id]
+            pod.move("draining", now_s, event.reason)
+            self._scale(pool, now_s)
+
     def _stop(self, pod: PodRecord, reason: str, now_s: float) -> None:
         pod.move("stopped", now_s, reason)
         self._out.append(StopPod(pod.pod_id, reason, self._stop_grace_s))
@@ -375,7 +381,9 @@ class ClusterManager:
         pod.move("stopped", now_s, text)
         self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
         self._out.append(KillPod(pod.pod_id, text))
-        self._replace(pod, state, began_s, text, now_s)
+        self._replace(
+            pod, state, began_s, now_s, Failure("loads slowly" if state == "binding" else "starts slowly", text)
+        )
 
     # --- checks ---------------------------------------------------------------------------------------
 

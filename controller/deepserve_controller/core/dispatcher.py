@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
-from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle
+from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle, PodStuck
 from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
 from deepserve_controller.core.task import Task
@@ -24,6 +24,8 @@ class Dispatcher:
         self._out = out
         self._functions = functions
         self._executors: dict[str, ExecutorRecord] = {}
+        self._stuck: dict[str, ExecutorRecord] = {}
+        """By task id: where it still runs, though it ended for its caller."""
         self._unwanted: set[str] = set()
         """Pods that were drained before their executor was ready; forgotten when they are lost."""
         self._touched: dict[str, FunctionQueue] = {}
@@ -44,6 +46,8 @@ class Dispatcher:
         function = task.function
         if function.waiting or not self._try_assign(task, now_s):
             function.push(task, first)
+            if function.spec.queue_timeout_s > 0.0:
+                task.alarm = self._alarms.set(now_s + function.spec.queue_timeout_s, "queue", task)
             self._touched[function.function_id] = function
 
     def withdraw(self, task: Task) -> None:
@@ -106,6 +110,8 @@ class Dispatcher:
         task.attempt += 1
         task.assigned_s = now_s
         task.reason = routed.reason
+        if task.alarm is not None:
+            self._alarms.cancel(task.alarm)
         job = task.job
         limit_s = task.limit_s
         time_left_s = NEVER_S
@@ -168,11 +174,29 @@ class Dispatcher:
             self._unwanted.add(pod_id)
             self._out.append(Notify(PodDrained(pod_id)))
             return
-        executor.is_draining = True
-        executor.function.routable.pop(pod_id, None)
-        self._note_pod_gone(executor.function)
+        self._close(executor)
         if not executor.tasks:
             self._out.append(Notify(PodDrained(pod_id)))
+
+    def strand(self, task: Task, reason: str) -> None:
+        """`task` is about to end for its caller while its code runs on: its pod takes nothing new and dies for it."""
+        executor = task.executor
+        assert executor is not None
+        executor.stuck[task.task_id] = task.attempt
+        self._stuck[task.task_id] = executor
+        self._close(executor)
+        self._out.append(Notify(PodStuck(executor.pod_id, reason)))
+
+    def note_freed(self, task_id: str, attempt: int) -> None:
+        """Code that did not stop in time has ended after all: with the last such, its pod need not be killed."""
+        executor = self._stuck.get(task_id)
+        if executor is not None and executor.stuck[task_id] == attempt:
+            del executor.stuck[task_id], self._stuck[task_id]
+
+    def _close(self, executor: ExecutorRecord) -> None:
+        executor.is_draining = True
+        executor.function.routable.pop(executor.pod_id, None)
+        self._note_pod_gone(executor.function)
 
     def kill(self, pod_id: str, reason: str) -> list[Task]:
         """Kill the pod and forget it; returns the tasks that were on it, already taken off."""
@@ -197,11 +221,15 @@ class Dispatcher:
         for task in tasks:
             task.executor = None
             task.is_blocked = False
+        for task_id in executor.stuck:
+            del self._stuck[task_id]
         self._note_pod_gone(function)
         return tasks
 
     def _tell_empty(self, executor: ExecutorRecord) -> None:
-        if executor.is_draining:
+        if executor.stuck:
+            self.kill(executor.pod_id, f"{', '.join(executor.stuck)} did not stop, and its other tasks are done")
+        elif executor.is_draining:
             self._out.append(Notify(PodDrained(executor.pod_id)))
         elif executor.is_told_busy:
             executor.is_told_busy = False
@@ -270,5 +298,9 @@ class Dispatcher:
         assert holding == executor.load, f"{executor.pod_id}: {holding} tasks hold slots, load is {executor.load}"
         for task in executor.tasks.values():
             assert task.is_on_pod and task.executor is executor, f"{task.task_id} on {executor.pod_id} is {task.state}"
+        if executor.stuck:
+            assert executor.is_draining and executor.tasks, f"{executor.pod_id} lives on with {executor.stuck}"
+        for task_id in executor.stuck:
+            assert self._stuck.get(task_id) is executor, f"{task_id} is stuck on {executor.pod_id} and not found"
         if executor.tasks and not executor.is_draining:
             assert executor.is_told_busy, f"{executor.pod_id} has tasks but was reported idle"

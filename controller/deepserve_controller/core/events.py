@@ -91,6 +91,13 @@ class TaskFinished(Event, frozen=True):
     num_reruns: int = 0
 
 
+class CancelReceived(Event, frozen=True):
+    """The pod has read a SendCancel: its interpreter runs, though the code may go on for a while."""
+
+    task_id: str
+    attempt: int
+
+
 class TaskBlocked(Event, frozen=True):
     task_id: str
 
@@ -149,6 +156,14 @@ class PodDrained(Event, frozen=True):
     pod_id: str
 
 
+class PodStuck(Event, frozen=True):
+    """From the job executor: code on this pod does not stop. It gets nothing new and is killed, by the job executor,
+    when its other tasks are done; where these are needed, others must take its place."""
+
+    pod_id: str
+    reason: str
+
+
 class ScalingChanged(Event, frozen=True):
     """An order from outside (`autoscaler.update`, deploy): new bounds for a function's pods."""
 
@@ -184,6 +199,8 @@ class ExecutorFailed(Event, frozen=True):
     function_id: str
     text: str
     payload: Payload = Payload()
+    is_slow: bool = False
+    """It was still loading when its `startup_timeout_s` was over."""
 
 
 class PodLost(Event, frozen=True):

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import FunctionLoad, FunctionView, PodsWanted
+
+MAX_START_FAILURES = 3
+START_BACKOFF_S = 0.1
+"""Before the second try; doubled for the third."""
+
+
+FailureKind = Literal["ended", "starts slowly", "loads slowly"]
+
+
+class Failure(NamedTuple):
+    """Of a pod that did not get ready. `loads slowly`: the code's own doing, which is not tried again."""
+
+    kind: FailureKind
+    text: str
 
 
 class FunctionPool(msgspec.Struct, eq=False):
@@ -37,6 +53,25 @@ class FunctionPool(msgspec.Struct, eq=False):
             self.queued, min(self.running, busy_slots), self.slots,
             self.min_pods, self.max_pods, self.spec.scaling.buffer_pods,
         )  # fmt: skip
+
+    def note_failure(self, now_s: float, failure: Failure) -> bool:
+        """Whether to try again, at `retry_s`; else it is given up."""
+        self.failed_s = now_s
+        self.num_failures += 1
+        if failure.kind == "loads slowly" or self.num_failures >= MAX_START_FAILURES:
+            return False
+        self.retry_s = now_s + START_BACKOFF_S * 2 ** (self.num_failures - 1)
+        return True
+
+    def epitaph(self, failure: Failure) -> str:
+        """What to tell who waits, once it is given up; the count begins anew."""
+        text = failure.text
+        if failure.kind != "ended":
+            text = f"not ready within its startup_timeout of {self.spec.startup_timeout_s:g} s: {text}"
+        if self.num_failures > 1:
+            text = f"{text} ({self.num_failures} tries)"
+        self.num_failures, self.retry_s = 0, 0.0
+        return text
 
     def excess_pods(self) -> list[PodRecord]:
         """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""

@@ -19,6 +19,8 @@ class ExecutorRecord(msgspec.Struct, eq=False):
     slots: int
     load: int = 0
     tasks: dict[str, Task] = {}
+    stuck: dict[str, int] = {}
+    """Tasks that ended for their callers and whose code runs on, with their attempts: the pod is killed for them."""
     is_draining: bool = False
     is_told_busy: bool = False
 

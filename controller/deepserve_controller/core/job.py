@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from deepserve.protocol.messages import Outcome, RequestKind, Timings
+from deepserve.protocol.messages import Outcome, RequestKind, Stopped, Timings
 from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import NO_PAYLOAD, Payload
 from deepserve_controller.core.task import Task
@@ -34,6 +34,8 @@ class Job(msgspec.Struct, eq=False):
     deadline_s: float
     parent: Task | None = None
     parent_request_id: str = ""
+    depth: int = 1
+    """How many calls deep it is nested, itself counted."""
     tasks: dict[str, Task] = {}
     num_done: int = 0
     num_inputs: int | None = None
@@ -45,8 +47,8 @@ class Job(msgspec.Struct, eq=False):
     ending: Outcome | None = None
     """Set while the job's running tasks are being stopped; what it will end with."""
     ending_payload: Payload = NO_PAYLOAD
-    manner: str = ""
-    """How its running tasks were stopped."""
+    stopped: Stopped = ""
+    """How its tasks were stopped, the worst of them."""
     outcome: Outcome | None = None
     finished_s: float | None = None
     last_task_id: str = ""
@@ -54,12 +56,22 @@ class Job(msgspec.Struct, eq=False):
     last_assigned_s: float | None = None
     last_attempt: int = 0
     first_assigned_s: float = NEVER_S
+    user_retries: int = 0
+    pod_losses: int = 0
     run_ms: float = 0.0
     """Of its tasks together, those in different pods too."""
 
     @property
     def is_map_complete(self) -> bool:
         return self.num_inputs is not None and self.num_done >= self.num_inputs
+
+    def chain(self) -> list[str]:
+        """The functions of its callers, the outermost first, down to its own."""
+        labels, job = [self.label], self
+        while job.parent is not None:
+            job = job.parent.job
+            labels.append(job.label)
+        return labels[::-1]
 
     def note_latest(self, task: Task) -> None:
         """Remember where `task` was, for status after it is gone."""
@@ -76,6 +88,7 @@ class Job(msgspec.Struct, eq=False):
         return Timings(
             self.job_id, self.last_task_id, self.last_pod_id, self.last_attempt,
             (assigned_s - self.arrived_s) * 1e3, self.run_ms, (now_s - self.arrived_s) * 1e3,
+            self.user_retries, self.pod_losses,
         )  # fmt: skip
 
     def shed(self) -> None:
@@ -98,6 +111,7 @@ class Job(msgspec.Struct, eq=False):
             kind=self.kind,
             state=self._state(),
             detail=self.outcome.detail if self.outcome else "",
+            stopped=self.outcome.stopped if self.outcome else "",
             parent_request_id=self.parent_request_id,
             arrived_s=self.arrived_s,
             assigned_s=self.last_assigned_s,

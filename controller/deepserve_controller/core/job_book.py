@@ -56,6 +56,8 @@ class JobBook:
 
     def remove_task(self, task: Task) -> None:
         task.job.note_latest(task)
+        task.job.user_retries += task.user_retries
+        task.job.pod_losses += task.pod_losses
         task.payload = NO_PAYLOAD
         del self._tasks[task.task_id]
         del task.job.tasks[task.task_id]

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Outcome, Timings
+from deepserve.protocol.messages import Outcome, Stopped, Timings
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, FinishItem, FinishRequest, SendCancel, SendCredit
+from deepserve_controller.core.actions import Action, FinishItem, FinishRequest, SendCredit
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
     pod_lost_outcome,
     removed_outcome,
+    startup_outcome,
+    stopped_outcome,
     timeout_outcome,
-    with_manner,
+    too_deep_outcome,
 )
 from deepserve_controller.core.events import NO_PAYLOAD, Event, Payload
 from deepserve_controller.core.function_book import FirstStep, FunctionBook
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.retrying import Retrying
+from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RequestView, RetryDelay, Routing
 
@@ -37,12 +41,10 @@ class JobExecutor:
     Every request that arrives ends in exactly one FinishRequest. What ends a task:
 
     - its pod's TaskFinished for the current attempt; older attempts are ignored;
-    - its time limit: SendCancel, after `grace_s` KillPod; outcome timeout either way. Timeouts are not retried;
-    - cancellation of its request: the same way, outcome cancelled whatever the pod then answers;
-    - the loss of its pod. Killed for another task: requeued, `system_retries` times. Died by itself: the task may
-      have been the cause and may have had side effects, so it ends as pod_lost, unless the user's `retries` allow
-      one more attempt or it only computes (model and tokenizer executors: requeued, `system_retries` times).
-      A stream that delivered items is never started again.
+    - its time limit, or the cancellation of its request: see Stopping. Timeouts are not retried;
+    - the loss of its pod: see Retrying.
+
+    Calls that are nested deeper than `max_depth` are refused: each level holds a thread of a pod.
     """
 
     def __init__(
@@ -53,18 +55,20 @@ class JobExecutor:
         retry_delay: RetryDelay,
         grace_s: float = 1.0,
         system_retries: int = 1,
+        max_depth: int = 100,
     ) -> None:
         self._ids = ids
-        self._random = random
-        self._retry_delay = retry_delay
-        self._grace_s = grace_s
-        self._system_retries = system_retries
+        self._max_depth = max_depth
         self._out: list[Action] = []
         self._alarms = Alarms(OWNER, self._out)
         self._functions = FunctionBook()
         self._dispatcher = Dispatcher(self._functions, routing, self._alarms, self._out)
-        self._jobs = JobBook()
         self._orphans: deque[Job] = deque()
+        self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)
+        self._stopping = Stopping(
+            self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._end_task
+        )
+        self._jobs = JobBook()
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.RequestArrived: self._on_request_arrived,
             events.MapInputArrived: self._on_map_input,
@@ -74,6 +78,7 @@ class JobExecutor:
             events.LinkClosed: self._on_link_closed,
             events.TaskProduced: self._on_task_produced,
             events.TaskFinished: self._on_task_finished,
+            events.CancelReceived: self._on_cancel_received,
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
             events.PodDrainStarted: self._on_pod_drain_started,
@@ -113,11 +118,14 @@ class JobExecutor:
             event.request_id, self._ids.new("job"), event.link_id, event.function_id,
             self._functions.label(event.function_id), event.kind, event.method, event.timeout_s, event.keep,
             now_s, deadline_s, parent, parent.job.request_id if parent else "",
+            parent.job.depth + 1 if parent else 1,
         )  # fmt: skip
         self._jobs.add(job)
         step = self._functions.first_step(event.function_id, event.kind)
         if isinstance(step, Outcome):
             self._finish_job(job, step, now_s)
+        elif job.depth > self._max_depth:
+            self._finish_job(job, too_deep_outcome(job.chain(), self._max_depth), now_s)
         elif event.parent_task_id and (parent is None or parent.state != "running"):
             self._finish_job(job, cancelled_outcome("because its caller ended"), now_s)
         else:
@@ -164,7 +172,7 @@ class JobExecutor:
         if job is not None:
             self._stop_job(job, cancelled_outcome("by the caller"), now_s)
             if event.force:
-                self._kill_pods_of(job, now_s)
+                self._stopping.force(job, now_s)
 
     def _on_link_closed(self, event: events.LinkClosed, now_s: float) -> None:
         for job in self._jobs.of_link(event.link_id):
@@ -186,6 +194,11 @@ class JobExecutor:
         if task is not None and task.attempt == event.attempt:
             task.num_produced = max(task.num_produced, event.offset + 1)
 
+    def _on_cancel_received(self, event: events.CancelReceived, now_s: float) -> None:
+        task = self._jobs.task(event.task_id)
+        if task is not None and task.attempt == event.attempt:
+            task.is_stop_received = True
+
     def _on_task_blocked(self, event: events.TaskBlocked, now_s: float) -> None:
         if (task := self._jobs.task(event.task_id)) is not None:
             self._dispatcher.block(task, now_s)
@@ -197,43 +210,13 @@ class JobExecutor:
     def _on_task_finished(self, event: events.TaskFinished, now_s: float) -> None:
         task = self._jobs.task(event.task_id)
         if task is None or task.attempt != event.attempt or not task.is_on_pod:
+            self._dispatcher.note_freed(event.task_id, event.attempt)
             return
         task.num_reruns += event.num_reruns
         if task.state == "stopping":
-            self._end_stopped(task, "stopped cooperatively", now_s, event.run_ms)
-        elif event.outcome.kind != "error" or not event.may_retry or not self._retry(task, now_s):
+            self._stopping.end(task, "cooperatively", now_s, event.run_ms)
+        elif event.outcome.kind != "error" or not event.may_retry or not self._retrying.after_error(task, now_s):
             self._end_task(task, event.outcome, now_s, event.run_ms, event.payload, event.count)
-
-    def _retry(self, task: Task, now_s: float) -> bool:
-        """Let the user's retries start `task` again after a delay; False where they do not reach."""
-        spec = task.function.spec.retries
-        if spec is None or task.user_retries >= spec.max_retries or task.num_produced or task.function.is_removed:
-            return False
-        task.user_retries += 1
-        self._leave_pod(task, now_s)
-        task.move("waiting")
-        delay_s = self._retry_delay(spec, task.user_retries, self._random)
-        task.alarm = self._alarms.set(now_s + delay_s, "retry", task)
-        return True
-
-    def _requeue(self, task: Task, now_s: float) -> bool:
-        """Start `task` again at the head of its queue, on the system's account; False where that is used up."""
-        if task.system_retries >= self._system_retries or task.num_produced or task.function.is_removed:
-            return False
-        task.system_retries += 1
-        self._leave_pod(task, now_s)
-        task.move("queued")
-        self._dispatcher.enqueue(task, now_s, first=True)
-        return True
-
-    def _leave_pod(self, task: Task, now_s: float) -> None:
-        """End the attempt: no alarm, no slot, no children."""
-        if task.alarm is not None:
-            self._alarms.cancel(task.alarm)
-            task.alarm = None
-        if task.children:
-            self._orphans.extend(task.children.values())
-        self._dispatcher.release(task, now_s)
 
     def _end_task(
         self,
@@ -250,14 +233,14 @@ class JobExecutor:
         if task.state == "queued":
             self._dispatcher.withdraw(task)
         task.move("finished")
-        self._leave_pod(task, now_s)
+        self._retrying.leave_pod(task, now_s)
         if task.then is not None:
             self._dispatcher.stop_expecting(task.then, task)
         self._jobs.remove_task(task)
         job.run_ms += run_ms
         if job.ending is not None:
             if not job.tasks:
-                ending, count = with_manner(job.ending, job.manner), job.num_done or task.num_produced
+                ending, count = stopped_outcome(job.ending, job.stopped), job.num_done or task.num_produced
                 last = timings if job.kind != "map" else None
                 self._finish_job(job, ending, now_s, job.ending_payload, count, last)
         elif outcome.is_ok and task.then is not None:
@@ -270,40 +253,16 @@ class JobExecutor:
         else:
             self._finish_job(job, outcome, now_s, payload, count or task.num_produced, timings)
 
-    def _end_stopped(self, task: Task, manner: str, now_s: float, run_ms: float = 0.0) -> None:
-        """`task` was told to stop and did, in this `manner`: it ends as decided, whatever the pod answered."""
-        assert task.stop_outcome is not None
-        if task.job.manner != "pod killed":
-            task.job.manner = manner
-        self._end_task(task, with_manner(task.stop_outcome, manner), now_s, run_ms)
-
-    def _stop_task(self, task: Task, outcome: Outcome, now_s: float) -> None:
-        """End a task that waits; ask the pod of one that runs, which has `grace_s` to obey."""
-        if task.state == "stopping":
-            return
-        task.stop_outcome = outcome
-        if task.state != "running":
-            self._end_task(task, outcome, now_s)
-            return
-        task.move("stopping")
-        if task.then is not None:
-            self._dispatcher.stop_expecting(task.then, task)
-        if task.alarm is not None:
-            self._alarms.cancel(task.alarm)
-        task.alarm = self._alarms.set(now_s + self._grace_s, "grace", task)
-        reason: Literal["timeout", "cancelled"] = "timeout" if outcome.kind == "timeout" else "cancelled"
-        self._out.append(SendCancel(task.pod_id, task.task_id, task.attempt, reason))
-        self._orphans.extend(task.children.values())
-
     def _stop_job(self, job: Job, outcome: Outcome, now_s: float, payload: Payload = NO_PAYLOAD) -> None:
         """End `job` with `outcome` as soon as none of its tasks runs any more."""
         if job.ending is not None or job.outcome is not None:
             return
         job.ending, job.ending_payload = outcome, payload
         if not job.tasks:
-            self._finish_job(job, outcome, now_s, payload, job.num_done)
+            stopped: Stopped = "while it waited" if job.num_done else "before it began"
+            self._finish_job(job, stopped_outcome(outcome, stopped), now_s, payload, job.num_done)
         for task in list(job.tasks.values()):
-            self._stop_task(task, outcome, now_s)
+            self._stopping.ask(task, outcome, now_s)
 
     def _finish_job(
         self,
@@ -344,7 +303,7 @@ class JobExecutor:
         function = self._functions.get(event.function_id)
         if function is None or function.routable:
             return
-        outcome = Outcome("startup_failed", event.text)
+        outcome = startup_outcome(event.text, event.is_slow)
         for task in [*function.waiting.values(), *function.expected.values()]:
             if task.job.kind != "map":
                 self._stop_job(task.job, outcome, now_s, event.payload)
@@ -357,38 +316,28 @@ class JobExecutor:
 
     def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
         for task in reversed(self._dispatcher.forget_pod(event.pod_id)):
-            is_pure = task.function.spec.kind in ("model", "tokenizer")
             if task.state == "stopping":
-                self._end_stopped(task, "pod lost", now_s)
-            elif not (is_pure and self._requeue(task, now_s)) and not self._retry(task, now_s):
-                self._end_task(task, pod_lost_outcome(event.pod_id, event.reason, event.exit_code), now_s)
-
-    def _kill_pods_of(self, job: Job, now_s: float) -> None:
-        for task in list(job.tasks.values()):
-            if task.state == "stopping" and task.executor is not None:
-                self._kill_pod(task.pod_id, f"{task.task_id} had to be stopped", now_s)
-
-    def _kill_pod(self, pod_id: str, reason: str, now_s: float) -> None:
-        """End the tasks that were told to stop; the others on the pod are not to blame and run again elsewhere."""
-        for task in reversed(self._dispatcher.kill(pod_id, reason)):
-            if task.state == "stopping":
-                self._end_stopped(task, "pod killed", now_s)
-            elif not self._requeue(task, now_s):
-                self._end_task(task, Outcome("pod_lost", f"{pod_id} was killed: {reason}"), now_s)
+                self._stopping.end(task, "pod lost", now_s)
+            elif not self._retrying.after_loss(task, True, now_s):
+                outcome = pod_lost_outcome(event.pod_id, event.reason, event.exit_code, task.pod_losses)
+                self._end_task(task, outcome, now_s)
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:
         for kind, subject in self._alarms.due(event.key, now_s):
             if kind == "deadline":
                 left_s = subject.deadline_s - subject.arrived_s
-                self._stop_job(subject, timeout_outcome(left_s, "the time left to its caller"), now_s)
+                self._stop_job(subject, timeout_outcome(left_s, "the time left to its caller", "caller"), now_s)
             else:
                 self._on_task_alarm(kind, subject, now_s)
 
     def _on_task_alarm(self, kind: str, task: Task, now_s: float) -> None:
         if kind == "limit":
-            self._stop_task(task, timeout_outcome(task.limit_s, "its time limit"), now_s)
+            self._stopping.ask(task, timeout_outcome(task.limit_s, "its time limit", "run"), now_s)
+        elif kind == "queue":
+            limit_s = task.function.spec.queue_timeout_s
+            self._stopping.ask(task, timeout_outcome(limit_s, "its time to wait for a pod", "queue"), now_s)
         elif kind == "grace":
-            self._kill_pod(task.pod_id, f"{task.task_id} did not stop within {self._grace_s:g} s", now_s)
+            self._stopping.grace_is_over(task, now_s)
         else:
             task.move("queued")
             self._dispatcher.enqueue(task, now_s)

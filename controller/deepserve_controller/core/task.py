@@ -51,13 +51,16 @@ class Task(msgspec.Struct, eq=False):
     num_produced: int = 0
     """Stream items passed on: after the first it is never started again."""
     user_retries: int = 0
-    system_retries: int = 0
+    pod_losses: int = 0
+    """Attempts that ended with their pod."""
     num_reruns: int = 0
     """Runs beyond its attempts, inside pods: its batch was run again."""
     alarm: Alarm | None = None
-    """The limit while running, the grace while stopping, the delay while waiting."""
+    """The limit while running, the grace while stopping, the delay while waiting, the patience while queued."""
     stop_outcome: Outcome | None = None
     """What it will end with, once it was told to stop."""
+    is_stop_received: bool = False
+    """Its pod has confirmed that it was told."""
     children: dict[str, Job] = {}
     """Unfinished requests made inside it, by request id."""
 
@@ -83,7 +86,10 @@ class Task(msgspec.Struct, eq=False):
         queued_ms = ((self.assigned_s if self.attempt else now_s) - arrived_s) * 1e3
         total_ms = (now_s - arrived_s) * 1e3
         attempts = self.attempt + self.num_reruns
-        return Timings(self.job.job_id, self.task_id, self.pod_id, attempts, queued_ms, run_ms, total_ms)
+        return Timings(
+            self.job.job_id, self.task_id, self.pod_id, attempts, queued_ms, run_ms, total_ms,
+            self.user_retries, self.pod_losses,
+        )  # fmt: skip
 
     def move(self, state: TaskState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.task_id}: {self.state} -> {state} is no transition"

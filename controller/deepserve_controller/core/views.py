@@ -78,6 +78,8 @@ class RequestView(msgspec.Struct, frozen=True):
     kind: str
     state: str
     detail: str
+    stopped: str
+    """How it was stopped, where that is how it ended."""
     parent_request_id: str
     arrived_s: float
     assigned_s: float | None

@@ -41,7 +41,7 @@ from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.store import MemoryStore, Store
-from deepserve_controller.settings import Settings, runtime_folder
+from deepserve_controller.settings import Settings, max_depth, runtime_folder
 
 if TYPE_CHECKING:
     from deepserve_controller.service.up import UpPort
@@ -68,7 +68,8 @@ class Controller:
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)
         ids = IdAllocator(suffix=f"{secrets.token_hex(2)}-" if settings.mode == "up" else "")
-        self.cores = CoreLoop(Cores(build_job_executor(ids, Random()), build_cluster_manager(ids, default_max_pods())))
+        job_executor = build_job_executor(ids, Random(), max_depth=max_depth())
+        self.cores = CoreLoop(Cores(job_executor, build_cluster_manager(ids, default_max_pods())))
         self.functions = Functions(self.cores)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
         self.deployments = Deployments(store, self.functions, self.bundles)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.messages import (
     BundleContent,
+    CancelReceived,
     ExecutorFailed,
     ExecutorReady,
     FetchBundle,
@@ -48,6 +49,7 @@ class PodLink:
         self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
             TaskFinished: self._task_finished,
             TaskOutput: self._task_output,
+            CancelReceived: lambda message, data: cores.give(events.CancelReceived(message.task_id, message.attempt)),
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
             FetchBundle: self._fetch_bundle,

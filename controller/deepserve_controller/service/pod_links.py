@@ -187,6 +187,7 @@ class PodLinks:
         self._recipients.remove(pod.pod_id)
         if pod.is_exit_known:
             return self._lost(pod)
+        self._cores.give(events.PodDrainStarted(pod.pod_id))  # no call is given to it while its exit code is waited for
         if pod.state != "stopping":
             pod.state = "ending"
             assert self.provider is not None

@@ -38,9 +38,30 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
     segment: str = ""
 
 
+Stopped = Literal[
+    "",
+    "before it began",
+    "while it waited",  # for another attempt, or between two inputs of a map
+    "cooperatively",  # its code heard of it and ended
+    "pod draining",  # it went on after the grace: its pod is killed when the pod's other inputs are done
+    "pod killed",
+    "pod lost",  # the pod died while its code was being stopped
+]
+Clock = Literal["", "queue", "startup", "run", "idle", "caller"]
+"""Which time ran out: waiting for a pod, loading the code, one attempt's run, a stream's silence, the caller's own."""
+
+
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`stopped` and `clock` say of what was cancelled or ran out of time how it was stopped, and whose clock it was.
+
+    code: of what is refused, where its error has a class of its own: `depth`.
+    """
+
     kind: OutcomeKind
     detail: str = ""
+    stopped: Stopped = ""
+    clock: Clock = ""
+    code: str = ""
 
     @property
     def is_ok(self) -> bool:
@@ -59,6 +80,10 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     run_ms: float = 0.0
     """Inside the pod, as the pod measured it."""
     total_ms: float = 0.0
+    user_retries: int = 0
+    """Attempts that the function's own `retries` paid for."""
+    pod_losses: int = 0
+    """Attempts that ended with their pod: never counted as the user's."""
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag=True):
@@ -322,6 +347,13 @@ class TaskFinished(Message, frozen=True):
     """How often the pod ran the input again by itself: its batch had failed, or was stopped for another item."""
 
 
+class CancelReceived(Message, frozen=True):
+    """Answers a CancelTask before the code obeys: the pod's interpreter runs, what else is in it can go on."""
+
+    task_id: str
+    attempt: int
+
+
 class TaskBlocked(Message, frozen=True):
     """The task waits for a call it made: its slot is free."""
 
@@ -375,6 +407,7 @@ AnyMessage = (
     | AttachRequest | ForgetRequest | Query
     | Answer | RequestFinished | ItemFinished | StreamItem | LogOutput
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
-    | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished | TaskBlocked | TaskResumed
+    | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished
+    | CancelReceived | TaskBlocked | TaskResumed
     | ForkPod | TemplateReady | TemplateFailed | PodForked | PodExited
 )  # fmt: skip

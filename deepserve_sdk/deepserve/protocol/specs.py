@@ -46,13 +46,17 @@ class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Retries of the user's errors. Which exceptions count is judged in the pod (`may_retry`)."""
+    """Retries of the user's errors. Which exceptions count is judged in the pod (`may_retry`).
+
+    pod_losses: how often a task is started again after its pod died under it; no business of `max_retries`.
+    """
 
     max_retries: int
     initial_delay_s: float = 0.5
     backoff_coefficient: float = 2.0
     max_delay_s: float = 60.0
     jitter: bool = True
+    pod_losses: int = 3
 
 
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,6 +96,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     scaling: Scaling = Scaling()
     timeout_s: float = 300.0
     startup_timeout_s: float = 120.0
+    queue_timeout_s: float = 0.0
+    """How long a task may wait for a pod, each time it waits; 0 without a limit."""
     retries: RetrySpec | None = None
     params: bytes = b""
     model: ModelSpec | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -22,8 +23,10 @@ from deepserve.errors import (
     FunctionTimeout,
     NotFound,
     PodLost,
+    RecursionTooDeep,
     Refused,
     StartupFailed,
+    StartupTimeout,
     UnguardedCallError,
     UnpicklableArgument,
 )
@@ -110,17 +113,25 @@ def test_the_users_exception_is_raised() -> None:
 @pytest.mark.parametrize(
     ("outcome", "kind"),
     [
-        (Outcome("timeout", "over its time limit of 1 s"), FunctionTimeout),
+        (Outcome("timeout", "over its time limit of 1 s", "pod killed", "run"), FunctionTimeout),
+        (Outcome("timeout", "not ready", "before it began", "startup"), StartupTimeout),
         (Outcome("cancelled", "by the caller"), CallCancelled),
         (Outcome("pod_lost", "pod-1 was lost: killed by SIGKILL"), PodLost),
         (Outcome("startup_failed", "ImportError: nothing"), StartupFailed),
         (Outcome("refused", "queue full"), Refused),
+        (Outcome("refused", "calls are nested 8 deep", code="depth"), RecursionTooDeep),
     ],
 )
 def test_every_outcome_has_its_error(outcome: Outcome, kind: type[DeepServeError]) -> None:
     with installed(OutcomeController(outcome)), pytest.raises(kind, match=outcome.detail) as caught:
         square.remote(3)
     assert not isinstance(caught.value, TimeoutError)
+    there = pickle.loads(pickle.dumps(caught.value))
+    assert type(there) is kind and vars(there) == vars(caught.value)
+    if isinstance(caught.value, FunctionTimeout | CallCancelled):
+        assert caught.value.stopped == outcome.stopped
+    if isinstance(caught.value, FunctionTimeout):
+        assert caught.value.clock == outcome.clock
     if isinstance(caught.value, PodLost):
         assert (caught.value.exit_code, caught.value.signal_name) == (-9, "SIGKILL")
 

@@ -30,9 +30,15 @@ def test_options_take_the_protocols_shapes() -> None:
     assert options.scaling == Scaling(1, 8, 2, 0.0, 4)
     assert options.timeout_s == 30.0
     assert options.retries == RetrySpec(3, 0.2)
-    assert options.retry_on == (ConnectionError,)
+    assert (options.retry_on, options.never_on, options.queue_timeout_s) == ((ConnectionError,), (), 0.0)
+    assert merged(queue_timeout=2).queue_timeout_s == 2.0
+    assert merged(queue_timeout=None).queue_timeout_s == 0.0
+    assert merged(retries=deepserve.Retries(1, never_on=(TimeoutError,))).never_on == (TimeoutError,)
     assert merged(retries=2).retries == RetrySpec(2, 1.0, 1.0)
     assert merged(retries=0).retries is None
+    assert merged(retries=deepserve.Retries(0)).retries is None
+    assert merged(retries=deepserve.Retries(0, pod_losses=2)).retries == RetrySpec(0, pod_losses=2)
+    assert merged(retries=deepserve.Retries(1, pod_losses=0)).retries == RetrySpec(1, pod_losses=0)
     assert merged(max_pods=None).scaling.max_pods == 0
 
 
@@ -64,6 +70,9 @@ def test_accelerators_have_one_grammar(given: dict[str, Any], spelled: tuple[str
         ({"timeout": 0}, "timeout=0"),
         ({"timeout": None}, "timeout=None"),
         ({"timeout": float("nan")}, "timeout=nan"),
+        ({"queue_timeout": 0}, "queue_timeout=0"),
+        ({"queue_timeout": "1"}, "queue_timeout='1'"),
+        ({"startup_timeout": float("inf")}, "startup_timeout=inf"),
         ({"min_pods": -1}, "min_pods=-1"),
         ({"min_pods": 3, "max_pods": 2}, "max_pods=2"),
         ({"max_pods": 0}, "max_pods=0"),
@@ -95,6 +104,12 @@ def test_a_wrong_option_names_function_and_option(given: dict[str, Any], named: 
         {"max_retries": 1, "max_delay": "x"},
         {"max_retries": 1, "on": ("ValueError",)},
         {"max_retries": 1, "on": ValueError},
+        {"max_retries": 1, "on": ()},
+        {"max_retries": 1, "never_on": ValueError},
+        {"max_retries": 1, "never_on": (3,)},
+        {"max_retries": 1, "jitter": "yes"},
+        {"max_retries": 1, "pod_losses": -1},
+        {"max_retries": 1, "pod_losses": True},
     ],
 )
 def test_wrong_retries(given: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ FUNCTIONS: dict[str, FunctionSpec] = {
         max_pods=3,
         scaledown_window_s=1.0,
         retries=RetrySpec(2, initial_delay_s=0.2),
+        queue_timeout_s=4.0,
     ),
     "fn-model": spec(
         "model",
@@ -82,6 +83,7 @@ class Chaos:
         self.items: set[tuple[str, int]] = set()
         self.map_inputs: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
+        self.cancelled: list[tuple[str, int]] = []
         self.old: list[events.TaskFinished] = []
         self.ended: set[tuple[str, int]] = set()
         self.give(events.ControllerStarted())
@@ -124,7 +126,10 @@ class Chaos:
                     attempt = (action.timings.task_id, action.timings.attempts)
                     is_result = action.outcome.is_ok and self.requests[action.request_id].kind != "map"
                     assert not is_result or attempt in self.ended, f"{attempt} did not end, but its result is there"
-                case actions.SendCancel() | actions.SendCredit():
+                case actions.SendCancel():
+                    assert action.task_id in self.pods[action.pod_id].tasks, f"{action.task_id} is not there"
+                    self.cancelled.append((action.task_id, action.attempt))
+                case actions.SendCredit():
                     assert action.task_id in self.pods[action.pod_id].tasks, f"{action.task_id} is not there"
 
     def start_task(self, task: actions.SendTask) -> None:
@@ -146,6 +151,7 @@ class Chaos:
             (25, self.task_goes_on),
             (4, self.repeat_old_news),
             (4, self.cancel),
+            (4, self.confirm_cancel),
             (2, self.lose_pod),
             (2, self.grant_credit),
             (1, self.close_link),
@@ -251,11 +257,18 @@ class Chaos:
         if self.requests:
             self.give(events.RequestCancelled(self.random.choice(list(self.requests)), self.random.random() < 0.3))
 
+    def confirm_cancel(self) -> None:
+        """Some pods confirm that they were told to stop a task, some do not."""
+        if self.cancelled:
+            self.give(events.CancelReceived(*self.cancelled.pop()))
+
     def lose_pod(self) -> None:
         if self.pods:
             self.lose(self.random.choice(list(self.pods)))
 
     def lose(self, pod_id: str) -> None:
+        if self.random.random() < 0.5:  # its connection ended first
+            self.give(events.PodDrainStarted(pod_id))
         self.end_tasks(self.pods.pop(pod_id))
         lost = events.PodLost(pod_id, "", self.random.choice([None, 1, -9]))
         self.give(lost)

@@ -17,6 +17,7 @@ from deepserve_controller.core.events import (
     PodIdle,
     PodLost,
     PodStartFailed,
+    PodStuck,
     ScalingChanged,
 )
 from tests.unit.deepserve_controller.harness import Cluster, news, of_type, only
@@ -239,17 +240,46 @@ def test_a_binding_error_ends_all_starts_until_new_demand(cluster: Cluster) -> N
     assert len(of_type(cluster(demand(1)), StartPod)) == 1
 
 
-def test_a_pod_that_does_not_get_ready_in_time_is_killed_and_replaced(cluster: Cluster) -> None:
+def test_start_and_load_have_one_clock_and_slow_code_is_not_tried_again(cluster: Cluster) -> None:
     cluster.define(startup_timeout_s=5.0)
     cluster(demand(1))
     cluster.advance(1.0)
     cluster(PodConnected("pod-1", 1))
-    assert not cluster.advance(4.9)
+    assert not cluster.advance(3.9)
     actions = cluster.advance(0.1)
-    assert only(actions, KillPod).reason == "pod-1 was still loading app/f after 5 s"
-    assert only(cluster.advance(0.1), StartPod).pod_id == "pod-2"
-    assert not cluster(PodLost("pod-1", "killed", -9))
+    assert only(actions, KillPod).reason == "pod-1 was still loading app/f after 4 s"
+    [failed] = news(actions, ExecutorFailed)
+    assert failed.is_slow
+    assert failed.text == "not ready within its startup_timeout of 5 s: pod-1 was still loading app/f after 4 s"
+    assert not of_type(cluster.advance(1.0) + cluster(PodLost("pod-1", "killed", -9)), StartPod)
     assert not cluster(ExecutorReady("pod-1", "fn", 1))
+    assert only(cluster(demand(1)), StartPod).pod_id == "pod-2"
+
+
+def test_a_pod_that_does_not_connect_in_time_is_tried_three_times(cluster: Cluster) -> None:
+    cluster.define(startup_timeout_s=5.0)
+    cluster(demand(1))
+    killed, failed = [], []
+    for _ in range(3):
+        actions = cluster.advance(5.2)
+        killed += [kill.pod_id for kill in of_type(actions, KillPod)]
+        failed += news(actions, ExecutorFailed)
+    assert killed == ["pod-1", "pod-2", "pod-3"]
+    assert [(event.is_slow, event.text.endswith("after 5 s (3 tries)")) for event in failed] == [(True, True)]
+
+
+def test_a_stuck_pod_is_replaced_where_there_is_demand_and_is_not_stopped_twice(cluster: Cluster) -> None:
+    cluster.define(max_pods=1, max_inputs=2)
+    cluster(demand(1))
+    cluster(PodConnected("pod-1", 1))
+    cluster(ExecutorReady("pod-1", "fn", 2))
+    cluster(PodBusy("pod-1"))
+    cluster(demand(0, 2))
+    assert not cluster(PodStuck("pod-1", "task-1 did not stop within 1 s"))
+    assert cluster.states() == {"pod-1": "draining"}
+    assert only(cluster(demand(1, 1)), StartPod).pod_id == "pod-2"  # max_pods counts those that take work
+    assert not cluster(PodStuck("pod-1", "again")) and not cluster(PodLost("pod-1", "killed", -9))
+    assert cluster.states() == {"pod-2": "starting"}
 
 
 def test_warm_pods_that_do_not_start_are_not_tried_for_ever() -> None:

@@ -8,6 +8,7 @@ from deepserve.protocol.messages import Outcome
 from deepserve.protocol.specs import RetrySpec
 from deepserve_controller.core.actions import FinishItem, FinishRequest, KillPod, SendCancel, SendTask
 from deepserve_controller.core.events import (
+    CancelReceived,
     DemandChanged,
     ExecutorFailed,
     FunctionRemoved,
@@ -15,7 +16,9 @@ from deepserve_controller.core.events import (
     MapInputArrived,
     MapInputsEnded,
     Payload,
+    PodDrained,
     PodLost,
+    PodStuck,
     RequestArrived,
     RequestCancelled,
     TaskBlocked,
@@ -42,7 +45,8 @@ def test_a_task_over_its_limit_is_stopped_cooperatively(jobs: Jobs) -> None:
     assert not jobs.advance(1.9)
     assert only(jobs.advance(0.2), SendCancel) == SendCancel("pod-1", "task-1", 1, "timeout")
     finish = only(jobs.finish("task-1", outcome=Outcome("error", "whatever the code made of it")), FinishRequest)
-    assert finish.outcome == Outcome("timeout", "over its time limit of 2 s; stopped cooperatively")
+    text = "over its time limit of 2 s; stopped cooperatively"
+    assert finish.outcome == Outcome("timeout", text, "cooperatively", "run")
     assert not jobs.advance(10.0)
 
 
@@ -52,7 +56,7 @@ def test_a_task_that_does_not_stop_costs_its_pod(jobs: Jobs) -> None:
     actions = jobs.advance(1.0)
     assert only(actions, KillPod).pod_id == "pod-1"
     finish = only(actions, FinishRequest)
-    assert finish.outcome == Outcome("timeout", "over its time limit of 2 s; pod killed")
+    assert finish.outcome == Outcome("timeout", "over its time limit of 2 s; pod killed", "pod killed", "run")
     assert finish.timings.pod_id == "pod-1"
     assert jobs(PodLost("pod-1", "killed", -9)) == []
 
@@ -107,7 +111,9 @@ def test_a_map_input_over_its_limit_ends_alone(jobs: Jobs) -> None:
 def test_a_queued_request_is_cancelled_at_once(jobs: Jobs) -> None:
     running(jobs, "a", "b")
     actions = jobs(RequestCancelled("b"))
-    assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled by the caller")
+    assert only(actions, FinishRequest).outcome == Outcome(
+        "cancelled", "cancelled by the caller; before it began", "before it began"
+    )
     assert not of_type(actions, SendCancel)
     assert not of_type(jobs.finish("task-1"), SendTask)
 
@@ -118,7 +124,7 @@ def test_a_running_request_is_cancelled_whatever_the_pod_answers(jobs: Jobs, ans
     assert only(jobs(RequestCancelled("a")), SendCancel).reason == "cancelled"
     assert jobs(RequestCancelled("a")) == []
     actions = jobs.finish("task-1", outcome=Outcome(answer), may_retry=True)
-    stopped = Outcome("cancelled", "cancelled by the caller; stopped cooperatively")
+    stopped = Outcome("cancelled", "cancelled by the caller; stopped cooperatively", "cooperatively")
     assert only(actions, FinishRequest).outcome == stopped
 
 
@@ -163,6 +169,153 @@ def test_a_closed_link_cancels_what_is_not_kept(jobs: Jobs) -> None:
     assert only(jobs.pod(), SendTask).request_id == "kept"
 
 
+# --- one of several on a pod ----------------------------------------------------------------------------
+
+
+def stuck(jobs: Jobs) -> None:
+    """Of three calls on pod-1 the first, `bad`, is cancelled, and its pod confirms that it was told."""
+    running(jobs, "bad", "good", "other", slots=3, max_inputs=3)
+    assert only(jobs(RequestCancelled("bad")), SendCancel).task_id == "task-1"
+    jobs(CancelReceived("task-1", 1))
+
+
+def test_a_stuck_task_ends_after_its_grace_and_its_pod_when_the_others_are_done(jobs: Jobs) -> None:
+    stuck(jobs)
+    actions = jobs.advance(1.0)
+    assert not of_type(actions, KillPod)
+    finish = only(actions, FinishRequest)
+    assert (finish.request_id, finish.outcome.stopped) == ("bad", "pod draining")
+    assert finish.outcome.detail.endswith("it did not stop: its pod is killed when the pod's other inputs are done")
+    assert news(actions, PodStuck) == [PodStuck("pod-1", "task-1 did not stop within 1 s")]
+    actions = jobs(RequestArrived("new", "link", "fn"))
+    assert not of_type(actions, SendTask) and news(actions, DemandChanged)[0].queued == 1
+    assert only(jobs.pod("pod-2"), SendTask).request_id == "new"
+    assert not of_type(jobs.finish("task-2"), KillPod)
+    actions = jobs.finish("task-3")
+    assert only(actions, FinishRequest).outcome.is_ok and not news(actions, PodDrained)
+    assert only(actions, KillPod).reason == "task-1 did not stop, and its other tasks are done"
+    assert jobs(PodLost("pod-1", "killed", -9)) == []
+
+
+def test_a_pod_that_does_not_even_confirm_is_killed_and_its_other_tasks_run_again_counted(jobs: Jobs) -> None:
+    running(jobs, "bad", "good", slots=2)
+    jobs(RequestCancelled("bad"))
+    actions = jobs.advance(1.0)
+    assert only(actions, KillPod) and only(actions, FinishRequest).outcome.stopped == "pod killed"
+    assert only(jobs.pod("pod-2"), SendTask).request_id == "good"
+    timings = only(jobs.finish("task-2", 2), FinishRequest).timings
+    assert (timings.attempts, timings.pod_losses, timings.user_retries) == (2, 1, 0)
+
+
+def test_a_task_that_stops_late_saves_its_pod_from_being_killed(jobs: Jobs) -> None:
+    stuck(jobs)
+    jobs.advance(1.0)
+    assert jobs.finish("task-1", outcome=Outcome("cancelled")) == []
+    jobs.finish("task-2")
+    actions = jobs.finish("task-3")
+    assert news(actions, PodDrained) == [PodDrained("pod-1")] and not of_type(actions, KillPod)
+
+
+def test_the_drain_of_a_stuck_pod_is_bounded_by_the_limits_of_its_other_tasks(jobs: Jobs) -> None:
+    running(jobs, "bad", "endless", slots=2, timeout_s=5.0)
+    jobs(RequestCancelled("bad"))
+    jobs(CancelReceived("task-1", 1))
+    jobs.advance(4.9)
+    jobs(CancelReceived("task-2", 1))
+    actions = jobs.advance(1.2)
+    assert only(actions, KillPod) and only(actions, FinishRequest).outcome.stopped == "pod killed"
+
+
+def test_force_ends_a_draining_pod_and_runs_the_others_again(jobs: Jobs) -> None:
+    stuck(jobs)
+    jobs.advance(1.0)
+    actions = jobs(RequestCancelled("good", force=True))
+    assert only(actions, KillPod) and only(actions, FinishRequest).request_id == "good"
+    assert only(jobs.pod("pod-2"), SendTask).request_id == "other"
+
+
+def test_a_lost_pod_takes_its_stuck_task_along(jobs: Jobs) -> None:
+    stuck(jobs)
+    jobs.advance(1.0)
+    assert len(of_type(jobs(PodLost("pod-1", "", -11)), FinishRequest)) == 2
+    assert jobs.finish("task-1") == []
+
+
+def test_a_map_says_how_the_hardest_of_its_inputs_was_stopped(jobs: Jobs) -> None:
+    jobs.define()
+    for number in (1, 2):
+        jobs.pod(f"pod-{number}")
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    for index in range(4):
+        jobs(MapInputArrived("map", index, Payload()))
+    jobs(RequestCancelled("map"))
+    jobs.finish("task-1", outcome=Outcome("cancelled"))
+    assert only(jobs.advance(1.0), FinishRequest).outcome.stopped == "pod killed"
+
+
+# --- clocks ---------------------------------------------------------------------------------------------
+
+
+def test_the_queue_clock_runs_while_a_call_waits_for_a_pod(jobs: Jobs) -> None:
+    running(jobs, "a", queue_timeout_s=3.0)
+    jobs(RequestArrived("b", "link", "fn"))
+    assert not jobs.advance(2.9)
+    finish = only(jobs.advance(0.2), FinishRequest)
+    text = "over its time to wait for a pod of 3 s; before it began"
+    assert (finish.request_id, finish.outcome) == ("b", Outcome("timeout", text, "before it began", "queue"))
+    assert not jobs.advance(200.0)  # the one that runs has no part in it
+    assert only(jobs.finish("task-1"), FinishRequest).outcome.is_ok
+
+
+def test_the_queue_clock_begins_anew_when_a_call_waits_again(jobs: Jobs) -> None:
+    running(jobs, "a", queue_timeout_s=3.0, retries=RetrySpec(1, initial_delay_s=1.0, jitter=False))
+    jobs.advance(2.0)
+    jobs.finish("task-1", 1, ERROR, may_retry=True)
+    jobs(PodLost("pod-1", "", 1))
+    assert not of_type(jobs.advance(3.9), FinishRequest)
+    finish = only(jobs.advance(0.2), FinishRequest)
+    assert (finish.outcome.clock, finish.outcome.stopped) == ("queue", "while it waited")
+
+
+def test_each_input_of_a_map_waits_on_its_own_queue_clock(jobs: Jobs) -> None:
+    running(jobs, "a", queue_timeout_s=2.0)
+    jobs(RequestArrived("map", "link", "fn", "map"))
+    jobs(MapInputArrived("map", 0, Payload()))
+    jobs.advance(1.0)
+    jobs(MapInputArrived("map", 1, Payload()))
+    jobs(MapInputsEnded("map", 2))
+    assert only(jobs.advance(1.0), FinishItem).outcome.clock == "queue"
+    actions = jobs.advance(1.0)
+    assert only(actions, FinishItem).index == 1 and only(actions, FinishRequest).count == 2
+
+
+def test_code_that_loads_too_slowly_runs_out_of_the_startup_clock(jobs: Jobs) -> None:
+    jobs.define()
+    jobs(RequestArrived("a", "link", "fn"))
+    finish = only(jobs(ExecutorFailed("pod-1", "fn", "not ready", is_slow=True)), FinishRequest)
+    assert finish.outcome == Outcome("timeout", "not ready; before it began", "before it began", "startup")
+
+
+# --- recursion ------------------------------------------------------------------------------------------
+
+
+def test_calls_nested_too_deeply_are_refused_and_the_chain_is_named() -> None:
+    jobs = Jobs(max_depth=7)
+    jobs.define()
+    jobs.define("fn-b", name="b")
+    jobs.pod()
+    jobs.pod("pod-2", "fn-b")
+    parent = ""
+    for depth in range(1, 9):
+        actions = jobs(RequestArrived(f"rq-{depth}", "link", "fn-b" if depth % 2 else "fn", parent_task_id=parent))
+        parent = f"task-{depth}"
+        jobs(TaskBlocked(parent))
+    outcome = only(actions, FinishRequest).outcome
+    assert (outcome.kind, outcome.code) == ("refused", "depth")
+    chain = "app/b > app/f > app/b > ... > app/f > app/b > app/f"
+    assert outcome.detail == f"calls are nested 8 deep, at most 7 may be: {chain}"
+
+
 # --- children -------------------------------------------------------------------------------------------
 
 
@@ -182,7 +335,8 @@ def test_the_inherited_deadline_counts_in_the_queue(jobs: Jobs) -> None:
     jobs(RequestArrived("free", "link", "fn-other"))
     finish = only(jobs.advance(2.0), FinishRequest)
     assert finish.request_id == "child"
-    assert finish.outcome == Outcome("timeout", "over the time left to its caller of 2 s")
+    text = "over the time left to its caller of 2 s; before it began"
+    assert finish.outcome == Outcome("timeout", text, "before it began", "caller")
     assert only(jobs.pod("pod-2", "fn-other"), SendTask).request_id == "free"
 
 
@@ -223,7 +377,8 @@ def test_a_child_of_a_task_that_has_ended_is_cancelled(jobs: Jobs) -> None:
     assert only(actions, FinishRequest).outcome == Outcome("cancelled", "cancelled because its caller ended")
 
 
-def test_a_chain_of_a_thousand_callers_is_cancelled_without_recursion(jobs: Jobs) -> None:
+def test_a_chain_of_a_thousand_callers_is_cancelled_without_recursion() -> None:
+    jobs = Jobs(max_depth=1000)
     jobs.define()
     jobs.pod()
     parent = ""
@@ -287,12 +442,35 @@ def test_a_task_whose_pod_died_ends_as_pod_lost(jobs: Jobs, exit_code: int | Non
     assert finish.outcome == Outcome("pod_lost", f"pod-1 was lost: {text}")
 
 
-def test_the_users_retries_cover_a_lost_pod(jobs: Jobs) -> None:
-    running(jobs, "a", retries=RetrySpec(1, initial_delay_s=0.1))
-    assert not of_type(jobs(PodLost("pod-1", "", -11)), FinishRequest)
-    jobs.advance(1.0)
-    assert only(jobs.pod("pod-2"), SendTask).attempt == 2
-    assert only(jobs(PodLost("pod-2", "", -11)), FinishRequest).outcome.kind == "pod_lost"
+def test_lost_pods_have_an_account_of_their_own_beside_the_users_retries(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(1, initial_delay_s=0.1, pod_losses=2))
+    for number, attempt in ((1, 2), (2, 3)):
+        assert not of_type(jobs(PodLost(f"pod-{number}", "", -11)), FinishRequest)
+        assert not of_type(jobs.pod(f"pod-{number + 1}"), SendTask)  # after a delay, as other retries
+        assert only(jobs.advance(1.0), SendTask).attempt == attempt
+    assert not of_type(jobs.finish("task-1", 3, ERROR, may_retry=True), FinishRequest)
+    assert only(jobs.advance(1.0), SendTask).attempt == 4
+    finish = only(jobs.finish("task-1", 4, ERROR, may_retry=True), FinishRequest)
+    timings = finish.timings
+    assert finish.outcome == ERROR
+    assert (timings.attempts, timings.user_retries, timings.pod_losses) == (4, 1, 2)
+
+
+def test_a_call_that_kills_pod_after_pod_ends_and_says_how_many(jobs: Jobs) -> None:
+    running(jobs, "poison", retries=RetrySpec(9, initial_delay_s=0.1, pod_losses=2))
+    for number in (1, 2):
+        assert not of_type(jobs(PodLost(f"pod-{number}", "", -11)), FinishRequest)
+        jobs.advance(1.0)
+        jobs.pod(f"pod-{number + 1}")
+    finish = only(jobs(PodLost("pod-3", "", -11)), FinishRequest)
+    text = "pod-3 was lost: killed by SIGSEGV; the last of 3 pods lost under it"
+    assert finish.outcome == Outcome("pod_lost", text)
+    assert (finish.timings.user_retries, finish.timings.pod_losses) == (0, 3)
+
+
+def test_retries_without_a_budget_for_lost_pods_do_not_cover_them(jobs: Jobs) -> None:
+    running(jobs, "a", retries=RetrySpec(5, pod_losses=0))
+    assert only(jobs(PodLost("pod-1", "", -11)), FinishRequest).outcome.kind == "pod_lost"
 
 
 def test_generation_only_computes_and_is_moved_to_another_pod_once(jobs: Jobs) -> None:
@@ -306,7 +484,7 @@ def test_a_pod_lost_while_it_stops_a_task_stops_it(jobs: Jobs) -> None:
     running(jobs, "a")
     jobs(RequestCancelled("a"))
     finish = only(jobs(PodLost("pod-1", "", 1)), FinishRequest)
-    assert finish.outcome == Outcome("cancelled", "cancelled by the caller; pod lost")
+    assert finish.outcome == Outcome("cancelled", "cancelled by the caller; its pod was lost meanwhile", "pod lost")
 
 
 def test_late_and_repeated_news_of_a_task_is_ignored(jobs: Jobs) -> None:

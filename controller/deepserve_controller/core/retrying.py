@@ -1,0 +1,87 @@
+"""Retrying: whether a task is started again, and on whose account."""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.dispatcher import Dispatcher
+from deepserve_controller.core.job import Job
+from deepserve_controller.core.task import Task
+from deepserve_controller.core.views import RetryDelay
+
+
+class Retrying:
+    """Two accounts, which never touch each other.
+
+    - What the code raised, where the pod judged that `retries` cover it: `max_retries` of the function's.
+    - The loss of the pod. The task may have begun and had its effects, and may be what killed the pod, so it is run
+      again only where the user has said that it may be: `pod_losses` times with `retries`, not at all without. Exempt
+      are tasks that only compute (models, tokenizers) and those whose pod was killed for another task's sake:
+      `system_retries` times whatever the user said. A task that kills pod after pod ends when its account is empty.
+
+    A stream that delivered items is never started again.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        alarms: Alarms,
+        orphans: deque[Job],
+        random: Random,
+        delay: RetryDelay,
+        system_retries: int,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._alarms = alarms
+        self._orphans = orphans
+        self._random = random
+        self._delay = delay
+        self._system_retries = system_retries
+
+    def after_error(self, task: Task, now_s: float) -> bool:
+        """Start `task` again after a delay, on the user's account; False where that is used up."""
+        spec = task.function.spec.retries
+        if spec is None or task.user_retries >= spec.max_retries or not self._may_start_again(task):
+            return False
+        task.user_retries += 1
+        self._wait(task, self._delay(spec, task.user_retries, self._random), now_s)
+        return True
+
+    def after_loss(self, task: Task, is_blamed: bool, now_s: float) -> bool:
+        """`task`'s pod is gone, by its own death (`is_blamed`) or killed for another task: start it again?"""
+        task.pod_losses += 1
+        if task.pod_losses > self._budget(task, is_blamed) or not self._may_start_again(task):
+            return False
+        spec = task.function.spec.retries
+        if is_blamed and spec is not None:
+            self._wait(task, self._delay(spec, task.pod_losses, self._random), now_s)
+        else:
+            self.leave_pod(task, now_s)
+            task.move("queued")
+            self._dispatcher.enqueue(task, now_s, first=True)
+        return True
+
+    def leave_pod(self, task: Task, now_s: float) -> None:
+        """End the attempt: no alarm, no slot, no children."""
+        if task.alarm is not None:
+            self._alarms.cancel(task.alarm)
+            task.alarm = None
+        if task.children:
+            self._orphans.extend(task.children.values())
+        self._dispatcher.release(task, now_s)
+
+    def _budget(self, task: Task, is_blamed: bool) -> int:
+        spec = task.function.spec
+        paid = spec.retries.pod_losses if spec.retries is not None else 0
+        is_pure = spec.kind in ("model", "tokenizer")
+        return max(paid, self._system_retries) if is_pure or not is_blamed else paid
+
+    def _may_start_again(self, task: Task) -> bool:
+        return not task.num_produced and not task.function.is_removed
+
+    def _wait(self, task: Task, delay_s: float, now_s: float) -> None:
+        self.leave_pod(task, now_s)
+        task.move("waiting")
+        task.alarm = self._alarms.set(now_s + delay_s, "retry", task)

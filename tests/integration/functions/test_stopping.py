@@ -1,0 +1,253 @@
+"""Cancellation, clocks, retries and recursion on real pods: what ends, how, and what goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deepserve
+from tests.integration.functions import stopping_code as code
+from tests.integration.functions.conftest import wait_until
+from tests.integration.functions.user_code import square
+
+
+@pytest.fixture(autouse=True)
+def next_call_works() -> Iterator[None]:
+    yield
+    assert square.remote(7) == 49
+
+
+def text_of(path: Path, timeout_s: float = 30.0) -> str:
+    """Of a file, as soon as it is there."""
+    wait_until(path.exists, timeout_s)
+    return path.read_text()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+HARD_TO_STOP = ["masks the signal", "replaces the handler", "swallows it", "holds the interpreter", "is stopped"]
+
+
+# --- a call that is alone in its pod --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HARD_TO_STOP)
+def test_a_cancel_ends_code_that_does_not_stop_and_its_process(how: str, tmp_path: Path) -> None:
+    call = code.stuck.spawn(how, str(tmp_path))
+    pid = int(text_of(tmp_path / "began"))
+    call.cancel()
+    with pytest.raises(deepserve.CallCancelled, match="pod killed") as caught:
+        call.get(timeout=30)
+    assert caught.value.stopped == "pod killed"
+    wait_until(lambda: is_gone(pid))
+
+
+@pytest.mark.parametrize("how", HARD_TO_STOP)
+def test_a_time_limit_ends_it_too(how: str, tmp_path: Path) -> None:
+    with pytest.raises(deepserve.FunctionTimeout, match="over its time limit of 0.3 s; pod killed") as caught:
+        code.stuck.with_options(timeout=0.3).remote(how, str(tmp_path))
+    assert (caught.value.clock, caught.value.stopped) == ("run", "pod killed")
+    wait_until(lambda: is_gone(int(text_of(tmp_path / "began"))))
+
+
+def test_a_cancel_says_that_the_code_stopped_by_itself(tmp_path: Path) -> None:
+    call = code.polls.spawn(str(tmp_path))
+    text_of(tmp_path / "began")
+    call.cancel()
+    with pytest.raises(deepserve.CallCancelled, match="stopped cooperatively") as caught:
+        call.get(timeout=30)
+    assert caught.value.stopped == "cooperatively"
+    assert text_of(tmp_path / "polled") == "False True"
+    assert deepserve.cancelled() is False
+
+
+def test_a_coroutine_is_cancelled_as_coroutines_are(tmp_path: Path) -> None:
+    call = code.coroutine.spawn(str(tmp_path))
+    text_of(tmp_path / "began")
+    call.cancel()
+    with pytest.raises(deepserve.CallCancelled) as caught:
+        call.get(timeout=30)
+    assert caught.value.stopped == "cooperatively"
+    assert text_of(tmp_path / "cancelled") == "True"
+
+
+def test_a_call_that_never_began_says_so(tmp_path: Path) -> None:
+    running = code.stuck.spawn("sleeps", str(tmp_path))
+    text_of(tmp_path / "began")
+    waiting = code.stuck.spawn("sleeps", str(tmp_path))
+    waiting.cancel()
+    with pytest.raises(deepserve.CallCancelled) as caught:
+        waiting.get(timeout=30)
+    assert caught.value.stopped == "before it began"
+    running.cancel(force=True)
+    with pytest.raises(deepserve.CallCancelled, match="pod killed"):
+        running.get(timeout=30)
+
+
+# --- one of several in a pod ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["swallows it", "masks the signal"])
+def test_the_others_of_a_stuck_input_finish_where_they_are_and_then_the_pod_dies(how: str, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    bad = code.one_of_several.spawn(how, folder, "bad")
+    pid = int(text_of(tmp_path / "bad-1"))
+    good = [code.one_of_several.spawn("wait", folder, f"good{number}") for number in range(2)]
+    assert {int(text_of(tmp_path / f"good{number}-1")) for number in range(2)} == {pid}
+    bad.cancel()
+    with pytest.raises(deepserve.CallCancelled, match="its pod is killed when") as caught:
+        bad.get(timeout=30)  # while the others are still there
+    assert caught.value.stopped == "pod draining" and not any(call.done() for call in good)
+    later = code.one_of_several.spawn("wait", folder, "later")
+    assert int(text_of(tmp_path / "later-1")) != pid  # nothing new comes to that pod, another one is started
+    (tmp_path / "go").touch()
+    assert [call.get(timeout=30) for call in good] == [(pid, 1), (pid, 1)]
+    assert later.get(timeout=30)[1] == 1
+    wait_until(lambda: is_gone(pid))
+    attempts = sorted(path.name for path in tmp_path.iterdir() if path.name != "go")
+    assert attempts == ["bad-1", "good0-1", "good1-1", "later-1"]
+
+
+@pytest.mark.parametrize("how", ["holds the interpreter", "is stopped"])
+def test_where_nothing_in_the_pod_can_go_on_the_others_run_again_and_it_is_counted(how: str, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    good = code.one_of_several.spawn("wait", folder, "good")
+    pid = int(text_of(tmp_path / "good-1"))
+    bad = code.one_of_several.spawn(how, folder, "bad")
+    assert int(text_of(tmp_path / "bad-1")) == pid
+    (tmp_path / "go").touch()
+    bad.cancel()
+    with pytest.raises(deepserve.CallCancelled) as caught:
+        bad.get(timeout=30)
+    assert caught.value.stopped == "pod killed"
+    again_pid, attempt = good.get(timeout=30)
+    assert good.timings is not None
+    assert (attempt, good.timings.pod_losses) in ((1, 0), (2, 1))  # it may have seen `go` in time
+    assert (again_pid == pid) == (attempt == 1)
+    wait_until(lambda: is_gone(pid))
+
+
+def test_one_of_several_that_obeys_harms_nobody(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    bad = code.one_of_several.spawn("sleeps", folder, "bad")
+    good = code.one_of_several.spawn("wait", folder, "good")
+    pids = {int(text_of(tmp_path / f"{name}-1")) for name in ("bad", "good")}
+    other = code.one_of_several.spawn("looks", folder, "other")  # not in the main thread: raised at its next bytecode
+    text_of(tmp_path / "other-1")
+    bad.cancel()
+    with pytest.raises(deepserve.CallCancelled, match="stopped cooperatively"):
+        bad.get(timeout=30)
+    (tmp_path / "go").touch()
+    assert good.get(timeout=30) == (pids.pop(), 1) and not pids
+    other.cancel(force=True)
+    with pytest.raises(deepserve.CallCancelled, match="pod killed"):
+        other.get(timeout=30)
+
+
+# --- clocks ---------------------------------------------------------------------------------------------
+
+
+def test_the_queue_clock() -> None:
+    running = code.single.spawn(60)
+    with pytest.raises(deepserve.FunctionTimeout, match="wait for a pod of 0.5 s; before it began") as caught:
+        while True:  # one of the two gets the pod
+            code.single.remote(0)
+    assert (caught.value.clock, caught.value.stopped) == ("queue", "before it began")
+    running.cancel()
+    with pytest.raises(deepserve.CallCancelled):
+        running.get(timeout=30)
+
+
+def test_the_startup_clock() -> None:
+    with pytest.raises(deepserve.StartupTimeout, match="startup_timeout of 1 s") as caught:
+        code.SlowToLoad().run.remote()
+    assert caught.value.clock == "startup"
+    assert isinstance(caught.value, deepserve.FunctionTimeout) and isinstance(caught.value, deepserve.StartupFailed)
+
+
+def test_what_code_may_know_of_its_call() -> None:
+    key, index, left_s = code.tells_its_context.remote(1)
+    assert key.startswith("rq-") and index == -1 and left_s is not None and 0.0 < left_s <= 40.0
+    keys = [key for key, _, _ in code.tells_its_context.map(range(3))]
+    assert len(set(keys)) == 3
+    assert deepserve.context().time_left_s is None
+
+
+# --- retries --------------------------------------------------------------------------------------------
+
+
+def test_lost_pods_are_paid_from_their_own_account(tmp_path: Path) -> None:
+    call = code.kills_its_pod.spawn(2, str(tmp_path))
+    assert call.get(timeout=60) == (3, call.id)
+    assert call.timings is not None
+    assert (call.timings.attempts, call.timings.pod_losses, call.timings.user_retries) == (3, 2, 0)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {call.id}  # the key is the same in every attempt
+
+
+def test_a_call_that_kills_every_pod_ends(tmp_path: Path) -> None:
+    with pytest.raises(deepserve.PodLost, match="killed by SIGKILL.*the last of 3 pods lost under it") as caught:
+        code.kills_its_pod.remote(99, str(tmp_path))
+    assert (caught.value.pod_losses, caught.value.exit_code) == (3, -9)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_never_on_wins() -> None:
+    assert code.fails.remote("sometimes") == 3
+    with pytest.raises(code.Never):
+        code.fails.remote("never")
+
+
+# --- recursion ------------------------------------------------------------------------------------------
+
+
+def test_recursion_without_end_is_refused_and_names_the_chain() -> None:
+    with pytest.raises(deepserve.RecursionTooDeep, match="at most 100") as caught:
+        code.two_steps.remote(1 << 30)
+    assert "stopping/two_steps > stopping/one_step > stopping/two_steps > ... > " in str(caught.value)
+    assert code.two_steps.remote(20) == "bottom"
+
+
+# --- a pod that was stopped from outside ----------------------------------------------------------------
+
+
+def test_an_idle_pod_that_is_stopped_costs_one_call_its_time_limit_and_is_replaced() -> None:
+    pid = code.pid.remote()
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(deepserve.FunctionTimeout, match="over its time limit of 3 s; pod killed"):
+        code.pid.remote()
+    assert code.pid.remote() != pid
+    wait_until(lambda: is_gone(pid))
+
+
+# --- many -----------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_pending_calls_are_cancelled_and_gone(tmp_path: Path) -> None:
+    running = code.stuck.spawn("sleeps", str(tmp_path))
+    text_of(tmp_path / "began")
+    waiting = [code.stuck.spawn("sleeps", str(tmp_path)) for _ in range(10_000)]
+    for call in waiting:
+        call.cancel()
+    for call in waiting:
+        with pytest.raises(deepserve.CallCancelled):
+            call.get(timeout=60)
+    running.cancel()
+    with pytest.raises(deepserve.CallCancelled):
+        running.get(timeout=30)
+
+
+def test_ten_thousand_spawned_calls_all_end() -> None:
+    calls = [square.spawn(number) for number in range(10_000)]
+    started_s = time.monotonic()
+    assert [call.get(timeout=120) for call in calls] == [number * number for number in range(10_000)]
+    assert time.monotonic() - started_s < 120
