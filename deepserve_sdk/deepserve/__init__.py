@@ -6,7 +6,7 @@ Public names are loaded when they are first used, so that `import deepserve` cos
 from __future__ import annotations
 
 TYPE_CHECKING = False
-"""Type checkers know the name; importing `typing` would cost more than the rest of this module."""
+"""Type checkers take it for true; importing `typing` would cost more than the rest of this module."""
 
 if TYPE_CHECKING:
     from typing import Any
@@ -130,7 +130,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'deepserve' has no attribute {name!r}")
@@ -139,6 +139,10 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"deepserve.{home}"), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # type checkers must see a name that does not exist
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

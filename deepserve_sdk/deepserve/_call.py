@@ -48,7 +48,7 @@ class Call(Generic[R]):
         return GetVerb(self)
 
     @property
-    def stream(self) -> StreamVerb:
+    def stream(self: Call[Iterator[T]]) -> StreamVerb[T]:
         """`call.stream(from_offset=, with_offset=)` iterates over a generator's items; `.aio` is its twin."""
         return StreamVerb(self)
 
@@ -140,7 +140,7 @@ def _is_over(call: Call[Any]) -> bool:
     return call._inbox.is_over
 
 
-class StreamVerb:
+class StreamVerb(Generic[T]):
     """`call.stream(...)` and `call.stream.aio(...)`: the items of a generator's call."""
 
     __slots__ = ("_call",)
@@ -149,9 +149,9 @@ class StreamVerb:
         self._call = call
 
     @overload
-    def __call__(self, from_offset: int | None = None, with_offset: Literal[False] = False) -> Iterator[Any]: ...
+    def __call__(self, from_offset: int | None = None, with_offset: Literal[False] = False) -> Iterator[T]: ...
     @overload
-    def __call__(self, from_offset: int | None = None, *, with_offset: Literal[True]) -> Iterator[tuple[int, Any]]: ...
+    def __call__(self, from_offset: int | None = None, *, with_offset: Literal[True]) -> Iterator[tuple[int, T]]: ...
     def __call__(self, from_offset: int | None = None, with_offset: bool = False) -> Iterator[Any]:
         """Items as they come, from where the last reader of this process stopped, or from `from_offset`.
 
@@ -161,6 +161,10 @@ class StreamVerb:
         reader = self._reader(from_offset)
         return ((offset, item) if with_offset else item for offset, item in reader.items())
 
+    @overload
+    def aio(self, from_offset: int | None = None, with_offset: Literal[False] = False) -> AsyncIterator[T]: ...
+    @overload
+    def aio(self, from_offset: int | None = None, *, with_offset: Literal[True]) -> AsyncIterator[tuple[int, T]]: ...
     async def aio(self, from_offset: int | None = None, with_offset: bool = False) -> AsyncIterator[Any]:
         async for offset, item in self._reader(from_offset).items_async():
             yield (offset, item) if with_offset else item

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from deepserve._app import App
     from deepserve._decorators import OptionArguments
+    from deepserve._verb_types import ForEach, Map, StarMap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +40,7 @@ class Definer:
         self.options = options
         self.key = key
         """The entry's name in the dump out of which this very object came, in a pod."""
-        self._kind = kind
+        self._kind: ExecutorKind = kind
         self._made: dict[bytes, tuple[Code, Definition]] = {}
 
     @property
@@ -98,9 +99,9 @@ class Function(Inspectable, Generic[P, R]):
 
     remote: RemoteVerb[P, R]
     spawn: SpawnVerb[P, R]
-    map: MapVerb[R]
-    starmap: StarMapVerb[R]
-    for_each: ForEachVerb
+    map: Map[P, R]
+    starmap: StarMap[P, R]
+    for_each: ForEach[P, R]
 
     def __init__(self, definer: Definer) -> None:
         target = definer.entry.target
@@ -113,9 +114,9 @@ class Function(Inspectable, Generic[P, R]):
         remote = RemoteStreamVerb if callee.is_stream else RemoteVerb
         self.remote = cast(RemoteVerb[P, R], remote(callee))
         self.spawn = SpawnVerb(callee)
-        self.map = MapVerb(callee)
-        self.starmap = StarMapVerb(callee)
-        self.for_each = ForEachVerb(callee)
+        self.map = cast("Map[P, R]", MapVerb(callee))
+        self.starmap = cast("StarMap[P, R]", StarMapVerb(callee))
+        self.for_each = cast("ForEach[P, R]", ForEachVerb(callee))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, self._target(*args, **kwargs))
@@ -187,8 +188,13 @@ class Function(Inspectable, Generic[P, R]):
     def __setstate__(self, state: tuple[Entry, str, Options, str]) -> None:
         self.__dict__["_pending"] = state
 
-    def __getattr__(self, name: str) -> Any:
-        """Completes an unpickled function at its first use: it may be part of a cycle that is still being loaded."""
+    if not TYPE_CHECKING:  # checkers must see a name that does not exist
+
+        def __getattr__(self, name: str) -> Any:
+            return self._complete(name)
+
+    def _complete(self, name: str) -> Any:
+        """An unpickled function at its first use: before, it may be part of a cycle that is still being loaded."""
         pending = self.__dict__.pop("_pending", None)
         if pending is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

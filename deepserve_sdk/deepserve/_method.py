@@ -17,6 +17,9 @@ from deepserve._values import encode_value
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
 from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
 
+if TYPE_CHECKING:
+    from deepserve._verb_types import ForEach, Map, StarMap
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -53,16 +56,16 @@ class BoundMethod(Inspectable, Generic[P, R]):
         return SpawnVerb(self._callee())
 
     @property
-    def map(self) -> MapVerb[R]:
-        return MapVerb(self._callee())
+    def map(self) -> Map[P, R]:
+        return cast("Map[P, R]", MapVerb(self._callee()))
 
     @property
-    def starmap(self) -> StarMapVerb[R]:
-        return StarMapVerb(self._callee())
+    def starmap(self) -> StarMap[P, R]:
+        return cast("StarMap[P, R]", StarMapVerb(self._callee()))
 
     @property
-    def for_each(self) -> ForEachVerb:
-        return ForEachVerb(self._callee())
+    def for_each(self) -> ForEach[P, R]:
+        return cast("ForEach[P, R]", ForEachVerb(self._callee()))
 
     @property
     def __signature__(self) -> inspect.Signature:

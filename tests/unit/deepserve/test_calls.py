@@ -422,11 +422,13 @@ def test_a_task_that_waits_says_so_once() -> None:
     try:
         with installed(controller := FakeController(lambda x: x), is_pod=True):
             asyncio.run(main())
+            blocked = controller.seen_of(TaskBlocked)
+            assert blocked
+            controller.wait_for(TaskResumed, len(blocked))
     finally:
         _context.current_task.reset(token)
     assert {message.parent_task_id for message in controller.seen_of(OpenRequest)} == {"task-7"}
-    blocked, resumed = controller.seen_of(TaskBlocked), controller.seen_of(TaskResumed)
-    assert blocked and len(blocked) == len(resumed)
+    assert len(controller.seen_of(TaskResumed)) == len(controller.seen_of(TaskBlocked))
 
 
 def test_a_remote_call_while_a_pod_imports_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
