@@ -1,6 +1,6 @@
 """DeepServe in one file: functions over warm pods, a hosted model, and an agent that calls functions.
 
-    deepserve run examples/quickstart.py        (or: python examples/quickstart.py)
+deepserve run examples/quickstart.py        (or: python examples/quickstart.py)
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 from deepserve import _timeline
 from deepserve._call import Call
 from deepserve._client import Client, Definition, current_client
+from deepserve._dependencies import Dependencies
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox
 from deepserve._ref import ByReference, Ref
@@ -46,9 +47,11 @@ class Callee:
         """Start a call or a stream, whichever the function is."""
         definition = self.define()
         _timeline.mark("code collected")
-        value, payload = self.encode(client, definition, args, kwargs)
+        value, payload, depends_on = self.encode(client, definition, args, kwargs)
         kind: RequestKind = "stream" if self.is_stream else "call"
-        inbox = client.open_request(definition, kind, value, payload, method=self.method, keep=keep)
+        inbox = client.open_request(
+            definition, kind, value, payload, method=self.method, keep=keep, depends_on=depends_on
+        )
         _timeline.mark("call sent")
         return inbox
 
@@ -57,17 +60,26 @@ class Callee:
 
     def encode(
         self, client: Client, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Value, Buffer]:
-        """Raises UnpicklableArgument naming the argument, ValueTooLarge."""
+    ) -> tuple[Value, Buffer, tuple[str, ...]]:
+        """The arguments as they travel, and the calls whose results are among them.
+
+        Raises UnpicklableArgument naming the argument, ValueTooLarge.
+        """
+        depends_on: tuple[str, ...] = ()
         is_large = stands_in = False
         for argument in (*args, *kwargs.values()) if kwargs else args:
             stands_in = stands_in or type(argument) in _STANDING_FOR_A_VALUE
             is_large = is_large or is_large_piece(argument)
         if stands_in:
-            args = tuple(_stand_in(argument) for argument in args)
-            kwargs = {name: _stand_in(argument) for name, argument in kwargs.items()}
+            dependencies = Dependencies()
+            args = tuple(_stand_in(argument, dependencies) for argument in args)
+            kwargs = {name: _stand_in(argument, dependencies) for name, argument in kwargs.items()}
+            depends_on = dependencies.ids
         try:
-            return encode_value((args, kwargs), segments=client.segments, reach=definition.reach, is_large=is_large)
+            value, payload = encode_value(
+                (args, kwargs), segments=client.segments, reach=definition.reach, is_large=is_large
+            )
+            return value, payload, depends_on
         except UnpicklableArgument as error:
             from deepserve._culprit import Arguments, explain
 
@@ -75,25 +87,13 @@ class Callee:
             raise UnpicklableArgument(explain(Arguments(self.target, args, kwargs), cause)) from cause
 
 
-def _stand_in(argument: Any) -> Any:
-    """A top-level Ref arrives as its value; so does the result of a call, which is awaited here."""
+def _stand_in(argument: Any, dependencies: Dependencies) -> Any:
+    """A top-level Ref arrives as its value, and a Call as its result, for which the controller waits."""
     if type(argument) is Ref:
         return ByReference(argument)
     if type(argument) is Call:
-        return argument.get()
+        return dependencies.stand_in(argument)
     return argument
-
-
-async def settled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every top-level Call's result in its place, waited for without blocking the event loop."""
-    if any(type(argument) is Call for argument in (*args, *kwargs.values())):
-        args = tuple([await _settle(argument) for argument in args])
-        kwargs = {name: await _settle(argument) for name, argument in kwargs.items()}
-    return args, kwargs
-
-
-async def _settle(argument: Any) -> Any:
-    return await argument.get.aio() if type(argument) is Call else argument
 
 
 _STANDING_FOR_A_VALUE = (Ref, Call)

@@ -135,6 +135,7 @@ class Client:
         *,
         method: str = "",
         keep: bool = False,
+        depends_on: tuple[str, ...] = (),
     ) -> Inbox:
         """Start a request; returns without a round trip."""
         if definition.function_id not in self._defined:
@@ -154,6 +155,7 @@ class Client:
                     0.0,
                     keep,
                     value,
+                    depends_on,
                 ),
                 payload,
             )
@@ -163,8 +165,10 @@ class Client:
             raise
         return inbox
 
-    def send_input(self, inbox: Inbox, index: int, value: Value, payload: Buffer) -> None:
-        self.send(MapInput(inbox.request_id, index, value), payload)
+    def send_input(
+        self, inbox: Inbox, index: int, value: Value, payload: Buffer, depends_on: tuple[str, ...] = ()
+    ) -> None:
+        self.send(MapInput(inbox.request_id, index, value, depends_on), payload)
 
     def end_inputs(self, inbox: Inbox, inputs: int) -> None:
         self.send(MapEnd(inbox.request_id, inputs))

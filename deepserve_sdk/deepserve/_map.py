@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from deepserve._callee import Callee, settled
+from deepserve._callee import Callee
 from deepserve._client import Client
 from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
 from deepserve.errors import DeepServeError
@@ -87,21 +87,15 @@ class MapRun:
     def is_over(self) -> bool:
         return self._are_inputs_over and self._num_yielded == self._num_sent
 
-    async def send_async(self, arguments: Arguments) -> None:
-        """As `send`, but results of calls among the arguments are waited for without blocking the event loop."""
-        try:
-            arguments, kwargs = await settled(arguments, self._options.kwargs)
-        except Exception as error:
-            raise _with_index(error, self._num_sent) from error.__cause__
-        self.send(arguments, kwargs)
-
-    def send(self, arguments: Arguments, kwargs: dict[str, Any]) -> None:
+    def send(self, arguments: Arguments) -> None:
         """Raises UnpicklableArgument, ValueTooLarge, with `input_index`."""
         try:
-            value, payload = self._callee.encode(self._client, self._definition, arguments, kwargs)
+            value, payload, depends_on = self._callee.encode(
+                self._client, self._definition, arguments, self._options.kwargs
+            )
         except Exception as error:
             raise _with_index(error, self._num_sent) from error.__cause__
-        self._client.send_input(self.inbox, self._num_sent, value, payload)
+        self._client.send_input(self.inbox, self._num_sent, value, payload, depends_on)
         self._num_sent += 1
 
     def take(self) -> Any:
@@ -163,7 +157,7 @@ def run_map(
             if (output := run.take()) is not _NOTHING:
                 yield output
             elif (arguments := run.take_input()) is not None:
-                run.send(arguments, options.kwargs)
+                run.send(arguments)
             elif not run.is_over:
                 run._client.wait(run.inbox)
     finally:
@@ -184,7 +178,7 @@ async def run_map_async(
             if (output := run.take()) is not _NOTHING:
                 yield output
             elif (arguments := run.take_input()) is not None:
-                await run.send_async(arguments)
+                run.send(arguments)
             elif not run.is_over:
                 await client.wait_async(run.inbox)
     finally:

@@ -33,6 +33,8 @@ def error_of(
     outcome, timings = message.outcome, message.timings
     kind, detail = outcome.kind, outcome.detail
     where = f"call {message.request_id}" + (f" on pod {timings.pod_id}" if timings.pod_id else "")
+    if outcome.dependency:
+        where = f"call {outcome.dependency}, whose result was to be an argument of call {message.request_id}"
     remote: BaseException | None = None
     if message.value.format == "exception":
         remote = decode_exception(message.value, payload, note=f"raised in {where}", roots=roots)

@@ -7,7 +7,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from deepserve import _timeline
 from deepserve._call import Call
-from deepserve._callee import Callee, settled
+from deepserve._callee import Callee
 from deepserve._client import current_client
 from deepserve._map import MapOptions, run_map, run_map_async
 from deepserve._map_inputs import Arguments, may_wait
@@ -43,7 +43,7 @@ class RemoteVerb(Generic[P, R]):
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
         client = current_client()
-        inbox = callee.open(client, *await settled(args, kwargs))
+        inbox = callee.open(client, args, kwargs)
         try:
             while not inbox.is_over:
                 await client.wait_async(inbox)
@@ -66,7 +66,7 @@ class RemoteStreamVerb(Generic[P, T]):
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         client = current_client()
-        inbox = self._callee.open(client, *await settled(args, kwargs))
+        inbox = self._callee.open(client, args, kwargs)
         reader = StreamReader(client, inbox, self._callee.name)
         async for _, item in reader.items_async():
             yield item
@@ -86,7 +86,7 @@ class SpawnVerb(Generic[P, R]):
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         client = current_client()
-        inbox = self._callee.open(client, *await settled(args, kwargs), keep=True)
+        inbox = self._callee.open(client, args, kwargs, keep=True)
         return Call(client, inbox, self._callee.name)
 
 

@@ -62,7 +62,19 @@ class Task:
         """The decoded input; the clock of run_ms starts here."""
         self._started_s = time.perf_counter()
         payload, self.payload = self.payload, b""
+        if self.assignment.dependencies:
+            return self._with_results(payload)
         return sdk.decode_value(self.assignment.value, payload, segments=self.pod.segments)
+
+    def _with_results(self, payload: bytes) -> Any:
+        """The arguments with results of other calls in their places."""
+        decoded: list[Any] = []
+        at = 0
+        for value in (self.assignment.value, *self.assignment.dependencies):
+            size_bytes = 0 if value.segment else value.size_bytes
+            decoded.append(sdk.decode_value(value, payload[at : at + size_bytes], segments=self.pod.segments))
+            at += size_bytes
+        return sdk.put_in(decoded[0], decoded[1:])
 
     # --- cancel and credit, from the reader thread -----------------------------------------------------
 

@@ -43,12 +43,18 @@ class RequestArrived(Event, frozen=True):
     timeout_s: float = 0.0
     keep: bool = False
     payload: Payload = Payload()
+    depends_on: tuple[str, ...] = ()
+    """Unfinished requests whose results are arguments; the service keeps the results themselves."""
+    broken: Outcome | None = None
+    """Such a result will never come, and `payload` says why: nothing is run."""
 
 
 class MapInputArrived(Event, frozen=True):
     request_id: str
     index: int
     payload: Payload
+    depends_on: tuple[str, ...] = ()
+    broken: Outcome | None = None
 
 
 class MapInputsEnded(Event, frozen=True):

@@ -33,6 +33,10 @@ class JobBook:
         if job.parent is not None:
             job.parent.children[job.request_id] = job
 
+    def ids(self) -> Iterator[str]:
+        """Of the unfinished requests."""
+        return iter(self._jobs)
+
     def get(self, request_id: str) -> Job | None:
         return self._jobs.get(request_id)
 
@@ -96,6 +100,7 @@ class JobBook:
             if task.state == "queued":
                 assert task_id in task.function.waiting, f"{task_id} is queued in no queue"
             if task.state in ("waiting", "stopping"):
-                assert task.alarm is not None and task.alarm.kind, f"{task_id} is {task.state} without an alarm"
+                has_alarm = task.alarm is not None and task.alarm.kind
+                assert has_alarm or task.waits_for, f"{task_id} is {task.state} without an alarm"
         num_by_link = sum(len(jobs) for jobs in self._of_link.values())
         assert num_by_link == len(self._jobs), f"{num_by_link} requests by link, {len(self._jobs)} by id"

@@ -12,6 +12,7 @@ from deepserve.protocol.messages import Outcome, Stopped, Timings
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, FinishItem, FinishRequest, SendCredit
 from deepserve_controller.core.alarms import NEVER_S, Alarms
+from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
@@ -69,6 +70,9 @@ class JobExecutor:
             self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._end_task
         )
         self._jobs = JobBook()
+        self._dependencies = Dependencies()
+        self._settled: deque[tuple[Task, str, Outcome, Payload]] = deque()
+        """Tasks whose dependency has finished, and how."""
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.RequestArrived: self._on_request_arrived,
             events.MapInputArrived: self._on_map_input,
@@ -95,8 +99,11 @@ class JobExecutor:
         if handler is None:
             return []
         handler(event, now_s)
-        while self._orphans:
-            self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
+        while self._orphans or self._settled:
+            while self._orphans:
+                self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
+            if self._settled:
+                self._dependency_finished(*self._settled.popleft(), now_s)
         self._dispatcher.report_demand()
         actions = self._out.copy()
         self._out.clear()
@@ -120,6 +127,7 @@ class JobExecutor:
             now_s, deadline_s, parent, parent.job.request_id if parent else "",
             parent.job.depth + 1 if parent else 1,
         )  # fmt: skip
+        broken = event.broken or self._broken(event.depends_on)
         self._jobs.add(job)
         step = self._functions.first_step(event.function_id, event.kind)
         if isinstance(step, Outcome):
@@ -128,19 +136,48 @@ class JobExecutor:
             self._finish_job(job, too_deep_outcome(job.chain(), self._max_depth), now_s)
         elif event.parent_task_id and (parent is None or parent.state != "running"):
             self._finish_job(job, cancelled_outcome("because its caller ended"), now_s)
+        elif broken is not None:
+            self._finish_job(job, broken, now_s, event.payload)
         else:
             if deadline_s != NEVER_S:
                 job.alarm = self._alarms.set(deadline_s, "deadline", job)
             if event.kind != "map":
-                self._open_first_task(job, step, -1, event.payload, now_s)
+                self._open_first_task(job, step, -1, event.payload, event.depends_on, now_s)
 
-    def _open_first_task(self, job: Job, step: FirstStep, index: int, payload: Payload, now_s: float) -> None:
+    def _open_first_task(
+        self, job: Job, step: FirstStep, index: int, payload: Payload, depends_on: tuple[str, ...], now_s: float
+    ) -> Task:
         task_id = self._ids.new("task")
         task = Task(task_id, job, step.function, step.kind, job.method, index, payload, now_s, step.then)
         self._jobs.add_task(task)
-        if step.then is not None:
-            self._dispatcher.expect(step.then, task)
+        if depends_on:
+            task.state = "waiting"
+            self._dependencies.add(task, depends_on)
+        else:
+            self._enqueue(task, now_s)
+        return task
+
+    def _enqueue(self, task: Task, now_s: float) -> None:
+        """It has all its arguments."""
+        if task.then is not None:
+            self._dispatcher.expect(task.then, task)
         self._dispatcher.enqueue(task, now_s)
+
+    def _broken(self, depends_on: tuple[str, ...]) -> Outcome | None:
+        """The outcome for what depends on a request that is not there."""
+        return next((gone_outcome(request_id) for request_id in depends_on if self._jobs.get(request_id) is None), None)
+
+    def _dependency_finished(
+        self, task: Task, request_id: str, outcome: Outcome, payload: Payload, now_s: float
+    ) -> None:
+        """One result that `task` waited for is there, or will never be."""
+        if task.state != "waiting":
+            return
+        if not outcome.is_ok:
+            self._end_task(task, dependency_outcome(outcome, request_id), now_s, payload=payload)
+        elif self._dependencies.settle(task, request_id):
+            task.move("queued")
+            self._enqueue(task, now_s)
 
     def _open_next_task(self, done: Task, function: FunctionQueue, payload: Payload, now_s: float) -> None:
         """The tokenise task gave token ids: generate with them."""
@@ -155,10 +192,16 @@ class JobExecutor:
             return
         job.seen_inputs.add(event.index)
         step = self._functions.first_step(job.function_id, job.kind)
+        broken = event.broken or self._broken(event.depends_on)
         if isinstance(step, Outcome):
             self._stop_job(job, step, now_s)
+        elif broken is not None:
+            job.num_done += 1
+            self._out.append(
+                FinishItem(job.request_id, job.link_id, event.index, broken, job.timings(now_s), event.payload)
+            )
         else:
-            self._open_first_task(job, step, event.index, event.payload, now_s)
+            self._open_first_task(job, step, event.index, event.payload, event.depends_on, now_s)
 
     def _on_map_ended(self, event: events.MapInputsEnded, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
@@ -232,6 +275,8 @@ class JobExecutor:
         timings = task.timings(run_ms, now_s)
         if task.state == "queued":
             self._dispatcher.withdraw(task)
+        if task.waits_for:
+            self._dependencies.drop(task)
         task.move("finished")
         self._retrying.leave_pod(task, now_s)
         if task.then is not None:
@@ -280,6 +325,8 @@ class JobExecutor:
             job.alarm = None
         self._jobs.write_off(job, outcome, now_s)
         self._out.append(FinishRequest(job.request_id, job.link_id, outcome, timings, payload, count, job.keep))
+        for task in self._dependencies.finished(job.request_id):
+            self._settled.append((task, job.request_id, outcome, payload))
 
     # --- functions and pods ---------------------------------------------------------------------------
 
@@ -348,3 +395,4 @@ class JobExecutor:
         self._alarms.check_invariants()
         self._dispatcher.check_invariants()
         self._jobs.check_invariants()
+        self._dependencies.check_invariants(self._jobs.ids())

@@ -20,7 +20,7 @@ TRANSITIONS: dict[TaskState, tuple[TaskState, ...]] = {
     "queued": ("running", "finished"),
     "running": ("stopping", "waiting", "queued", "finished"),  # queued: its pod was killed for another task
     "stopping": ("finished",),
-    "waiting": ("queued", "finished"),  # for the delay before a retry
+    "waiting": ("queued", "finished"),  # for the delay before a retry, or for the results of other calls
     "finished": (),
 }
 
@@ -57,6 +57,8 @@ class Task(msgspec.Struct, eq=False):
     """Runs beyond its attempts, inside pods: its batch was run again."""
     alarm: Alarm | None = None
     """The limit while running, the grace while stopping, the delay while waiting, the patience while queued."""
+    waits_for: set[str] = set()
+    """Requests whose results it is given as arguments and that have not finished."""
     stop_outcome: Outcome | None = None
     """What it will end with, once it was told to stop."""
     is_stop_received: bool = False

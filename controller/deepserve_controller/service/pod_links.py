@@ -105,6 +105,7 @@ class PodLinks:
         root_links = self._requests.task_sent(action)
         if pod := self._linked(action.pod_id):
             pod.last_root_links = root_links  # what it prints may be read only after its outcome
+            dependencies, results = self._requests.dependencies.of(action.request_id, action.index)
             message = AssignTask(
                 task_id=action.task_id,
                 attempt=action.attempt,
@@ -116,9 +117,10 @@ class PodLinks:
                 time_left_s=action.time_left_s,
                 credit=action.credit,
                 value=action.payload.value,
+                dependencies=dependencies,
             )
             try:
-                self._send(pod, message, action.payload.data)
+                self._send(pod, message, action.payload.data + results if results else action.payload.data)
             except FrameError as error:
                 self._requests.task_ended(action.task_id)
                 refused = Outcome("refused", f"the task cannot be sent: {error}")

@@ -93,13 +93,14 @@ class Queries:
             "functions": [msgspec.to_builtins(view) for view in manager.functions_view()[:NUM_STATUS_FUNCTIONS]],
             "apps": [describe_app(app) for app in self._deployments.apps.values()],
             "num_running": len(self._requests.running),
+            "num_waiting": self._requests.dependencies.num_waiting,
             "requests": self._recent(NUM_STATUS_REQUESTS),
         }
 
     def _list_requests(self, link_id: str, body: Body) -> Body:
         limit = optional(body, "limit", int, 100)
         label = optional(body, "label", str, "")
-        running = [describe_running(record) for record in self._requests.running.values()]
+        running = [self._describe_running(record) for record in self._requests.running.values()]
         found = [record for record in running + self._recent(limit) if not label or record["label"] == label]
         return {"requests": found}
 
@@ -139,7 +140,7 @@ class Queries:
         request_id = required(body, "request_id", str)
         running = self._requests.running.get(request_id)
         if running is not None:
-            return describe_running(running)
+            return self._describe_running(running)
         kept = self._kept.get(request_id)
         known = next((record for record in reversed(self._requests.recent) if record["request_id"] == request_id), None)
         if kept is None and known is None:
@@ -240,6 +241,20 @@ class Queries:
             "num_running": sum(record.function_id == function_id for record in self._requests.running.values()),
         }
 
+    def _describe_running(self, record: RequestRecord) -> Body:
+        is_waiting = not record.pod_id and self._requests.dependencies.is_waiting(record.request_id)
+        return {
+            "request_id": record.request_id,
+            "pod_id": record.pod_id,
+            "function_id": record.function_id,
+            "label": record.label,
+            "kind": record.kind,
+            "state": "running" if record.pod_id else "waiting" if is_waiting else "queued",
+            "parent_task_id": record.parent_task_id,
+            "arrived_at": record.arrived_at,
+            "is_kept": record.keep,
+        }
+
 
 def describe_app(app: App) -> Body:
     return {
@@ -248,20 +263,6 @@ def describe_app(app: App) -> Body:
         "deployed_at": app.deployed_at,
         "functions": dict(sorted(app.functions.items())),
         "entrypoints": app.entrypoints,
-    }
-
-
-def describe_running(record: RequestRecord) -> Body:
-    return {
-        "request_id": record.request_id,
-        "pod_id": record.pod_id,
-        "function_id": record.function_id,
-        "label": record.label,
-        "kind": record.kind,
-        "state": "running" if record.pod_id else "queued",
-        "parent_task_id": record.parent_task_id,
-        "arrived_at": record.arrived_at,
-        "is_kept": record.keep,
     }
 
 

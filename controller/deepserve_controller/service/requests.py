@@ -27,6 +27,7 @@ from deepserve_controller.core import events
 from deepserve_controller.core.actions import FinishItem, FinishRequest, SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
+from deepserve_controller.service.dependencies import DependencyValues, Wanted
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipient, Recipients
@@ -79,6 +80,7 @@ class Requests:
         self._functions = functions
         self._kept = kept
         self._segments = segments
+        self.dependencies = DependencyValues(kept, segments)
         self.running: dict[str, RequestRecord] = {}
         self.tasks: dict[str, TaskPlace] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
@@ -110,6 +112,9 @@ class Requests:
         if message.value.segment:
             self._segments.announced(link_id, message.value)
             record.segments[-1] = message.value.segment
+        wanted = Wanted()
+        if message.depends_on:
+            wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
         self.running[request_id] = record
         self._cores.give(
             events.RequestArrived(
@@ -121,7 +126,9 @@ class Requests:
                 parent_task_id=message.parent_task_id,
                 timeout_s=message.timeout_s,
                 keep=message.keep,
-                payload=Payload(message.value, data),
+                payload=wanted.payload if wanted.broken else Payload(message.value, data),
+                depends_on=wanted.unfinished,
+                broken=wanted.broken,
             )
         )
 
@@ -133,7 +140,13 @@ class Requests:
             self._segments.announced(record.link_id, message.value)
             record.segments[message.index] = message.value.segment
         payload = Payload(message.value, data)
-        self._cores.give(events.MapInputArrived(message.request_id, message.index, payload))
+        if not message.depends_on:
+            return self._cores.give(events.MapInputArrived(message.request_id, message.index, payload))
+        wanted = self.dependencies.want(message.request_id, message.index, message.depends_on, self.running)
+        payload = wanted.payload if wanted.broken else payload
+        self._cores.give(
+            events.MapInputArrived(message.request_id, message.index, payload, wanted.unfinished, wanted.broken)
+        )
 
     def map_end(self, message: MapEnd) -> None:
         if message.request_id in self.running:
@@ -261,6 +274,8 @@ class Requests:
 
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
+        self.dependencies.finished(action.request_id, action.outcome, action.payload)
+        self.dependencies.over(action.request_id)
         finished = RequestFinished(
             request_id=action.request_id,
             outcome=action.outcome,

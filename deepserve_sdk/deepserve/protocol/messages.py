@@ -62,6 +62,8 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     stopped: Stopped = ""
     clock: Clock = ""
     code: str = ""
+    dependency: str = ""
+    """The request whose result was to be an argument, where it is that one that ended so."""
 
     @property
     def is_ok(self) -> bool:
@@ -151,6 +153,7 @@ class OpenRequest(Message, frozen=True):
     parent_task_id: the task inside which the call is made (from pods), else empty.
     timeout_s: overrides the function's time limit per attempt where positive.
     keep: the result is kept after it was delivered or the client left (spawned under up).
+    depends_on: requests whose results are arguments; placeholders in `value` name them by their position here.
     """
 
     request_id: str
@@ -161,12 +164,15 @@ class OpenRequest(Message, frozen=True):
     timeout_s: float = 0.0
     keep: bool = False
     value: Value = Value()
+    depends_on: tuple[str, ...] = ()
 
 
 class MapInput(Message, frozen=True):
     request_id: str
     index: int
     value: Value
+    depends_on: tuple[str, ...] = ()
+    """As in OpenRequest."""
 
 
 class MapEnd(Message, frozen=True):
@@ -286,6 +292,8 @@ class AssignTask(Message, frozen=True):
     credit: int = 0
     """Stream items that may be sent before the next TaskCredit."""
     value: Value = Value()
+    dependencies: tuple[Value, ...] = ()
+    """Results for the placeholders in `value`; their bytes follow its own in the payload, one after the other."""
 
 
 class CancelTask(Message, frozen=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 from deepserve import _client
 from deepserve._client import Client
+from deepserve._dependencies import put_in
 from deepserve._link import Link
 from deepserve._values import decode_value, encode_exception, encode_value
 from deepserve.protocol import PROTOCOL_VERSION
@@ -42,6 +43,7 @@ class FakeController:
         self.seen: list[Message] = []
         self.ours, self.theirs = socket.socketpair()
         self.welcome = Welcome(PROTOCOL_VERSION, "fake", "embedded", folder="/nowhere", segments=segments)
+        self.results: dict[str, tuple[Value, bytes]] = {}
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.changed = threading.Condition()
 
@@ -50,19 +52,21 @@ class FakeController:
 
     def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
         if isinstance(message, OpenRequest) and message.kind == "call":
-            yield self._finish(message.request_id, message.value, payload)
+            yield self._finish(message, payload)
         elif isinstance(message, MapInput):
-            outcome, value, data = self._outcome(message.value, payload)
+            outcome, value, data = self._outcome(message, payload)
             yield ItemFinished(message.request_id, message.index, outcome, Timings(pod_id="pod-1"), value), data
         elif isinstance(message, MapEnd):
             yield RequestFinished(message.request_id, Outcome("ok"), Timings(), count=message.count), b""
 
-    def _finish(self, request_id: str, value: Value, payload: bytes) -> Reply:
-        outcome, result, data = self._outcome(value, payload)
-        return RequestFinished(request_id, outcome, Timings(pod_id="pod-1", attempts=1), result), data
+    def _finish(self, message: OpenRequest, payload: bytes) -> Reply:
+        outcome, result, data = self._outcome(message, payload)
+        self.results[message.request_id] = result, data
+        return RequestFinished(message.request_id, outcome, Timings(pod_id="pod-1", attempts=1), result), data
 
-    def _outcome(self, value: Value, payload: bytes) -> tuple[Outcome, Value, bytes]:
-        args, kwargs = decode_value(value, payload, segments=self.welcome.segments)
+    def _outcome(self, message: OpenRequest | MapInput, payload: bytes) -> tuple[Outcome, Value, bytes]:
+        results = [decode_value(*self.results[request_id]) for request_id in message.depends_on]
+        args, kwargs = put_in(decode_value(message.value, payload, segments=self.welcome.segments), results)
         try:
             result, data = encode_value(self.run(*args, **kwargs), segments=self.welcome.segments)
         except Exception as error:

@@ -66,6 +66,11 @@ def square(x: int) -> int:
 
 
 @app.function
+def total(*numbers: int, other: int) -> int:
+    return sum(numbers) + other
+
+
+@app.function
 def tokens(n: int) -> Iterator[str]:
     yield from (f"t{i}" for i in range(n))
 
@@ -171,7 +176,20 @@ def test_a_result_can_be_taken_twice_and_found_by_id() -> None:
 
 def test_a_call_as_argument_stands_for_its_result() -> None:
     with installed(FakeController(lambda x: x * x)):
-        assert square.remote(square.spawn(3).arg) == 81
+        call = square.spawn(3)
+        assert square.remote(call.arg) == 81
+        assert list(square.map([call.arg, 2])) == [81, 4]
+        assert square.remote(x=call.arg) == 81
+
+
+def test_a_call_that_waits_for_another_is_spawned_at_once_and_named_once() -> None:
+    with installed(controller := SilentController()):
+        call = square.spawn(3)
+        square.spawn(call.arg)
+        square.spawn([call])
+        total.spawn(call.arg, call.arg, other=call.arg)
+        opened = controller.wait_for(OpenRequest, 4)
+        assert [message.depends_on for message in opened] == [(), (call.id,), (), (call.id,)]
 
 
 def test_an_interrupted_wait_cancels(monkeypatch: pytest.MonkeyPatch) -> None:

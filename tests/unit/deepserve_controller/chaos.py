@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Outcome
+from deepserve.protocol.messages import Outcome, RequestKind
 from deepserve.protocol.specs import FunctionSpec, RetrySpec
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
@@ -134,6 +134,8 @@ class Chaos:
 
     def start_task(self, task: actions.SendTask) -> None:
         pod = self.pods[task.pod_id]
+        for name in self.requests[task.request_id].depends_on:
+            assert self.finished[name].outcome.is_ok, f"{task.request_id} runs without the result of {name}"
         assert pod.state == "bound" and pod.function_id == task.function_id, f"{task.task_id} sent to {pod}"
         assert task.attempt == self.attempts.get(task.task_id, 0) + 1
         self.attempts[task.task_id] = task.attempt
@@ -166,14 +168,17 @@ class Chaos:
         number = len(self.requests) + 1
         running = [task for pod in self.pods.values() for task in pod.tasks.values()]
         parent = self.random.choice(running) if running and self.random.random() < 0.3 else None
+        kind: RequestKind = self.random.choice(["call", "call", "call", "stream", "map"])
+        depends_on = self.dependencies() if kind != "map" else ()
         request = events.RequestArrived(
             f"rq-{number}",
             parent.pod_id if parent else f"link-{self.random.randint(1, 3)}",
             self.random.choice(["fn-one", "fn-two", "fn-model", "fn-tok" if number % 7 else "fn-unknown"]),
-            self.random.choice(["call", "call", "call", "stream", "map"]),
+            kind,
             parent_task_id=parent.task_id if parent else "",
             timeout_s=self.random.choice([0.0, 0.0, 1.5]),
             keep=self.random.random() < 0.2,
+            depends_on=depends_on,
         )  # fmt: skip
         self.requests[request.request_id] = request
         if request.kind == "map":
@@ -182,10 +187,19 @@ class Chaos:
         if parent is not None and self.random.random() < 0.8:
             self.block(parent)
 
+    def dependencies(self) -> tuple[str, ...]:
+        """Calls that are mostly unfinished; now and then one that nobody knows any more."""
+        calls = [name for name, rq in self.requests.items() if name not in self.finished and rq.kind != "map"]
+        if self.random.random() < 0.02:
+            calls = [*self.finished, "rq-0"]
+        return tuple(self.random.sample(calls, min(len(calls), self.random.choice([0, 0, 0, 1, 2]))))
+
     def map_input(self) -> None:
         if self.map_inputs:
             request_id = self.random.choice(list(self.map_inputs))
-            self.give(events.MapInputArrived(request_id, self.map_inputs[request_id], Payload()))
+            # Of older requests only, as the service has it: what waits for itself would wait for ever.
+            older = tuple(name for name in self.dependencies() if int(name[3:]) < int(request_id[3:]))
+            self.give(events.MapInputArrived(request_id, self.map_inputs[request_id], Payload(), older))
             self.map_inputs[request_id] += 1
 
     def end_map(self) -> None:

@@ -1,0 +1,97 @@
+"""Results on their way into the arguments of other calls: the bytes, of which the cores know nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from deepserve.protocol.messages import Outcome, Value
+from deepserve_controller.core.dependencies import dependency_outcome, gone_outcome, no_result_outcome
+from deepserve_controller.core.events import NO_PAYLOAD, Payload
+from deepserve_controller.service.results import KeptResults
+from deepserve_controller.service.segments import Segments
+
+Input = tuple[str, int]
+"""Request id and index: -1 of a call, the input's of a map."""
+
+
+class Unfinished(Protocol):
+    kind: str
+
+
+class Wanted(NamedTuple):
+    """What an input still waits for; `broken`, with its payload, where it will never have all it wants."""
+
+    unfinished: tuple[str, ...] = ()
+    broken: Outcome | None = None
+    payload: Payload = NO_PAYLOAD
+
+
+class DependencyValues:
+    """A result is held here for each input that wants it, under a name of its own where it lies in a segment, until
+    that input's request is over: it may be run again, and whoever made the first call may have forgotten it by then.
+    """
+
+    def __init__(self, kept: KeptResults, segments: Segments) -> None:
+        self._kept = kept
+        self._segments = segments
+        self._values: dict[Input, list[Payload | None]] = {}
+        self._wanted: dict[str, list[tuple[Input, int]]] = {}
+        """By unfinished request: who wants its result, and as which one."""
+        self._inputs: dict[str, list[Input]] = {}
+
+    def want(
+        self, request_id: str, index: int, depends_on: tuple[str, ...], running: Mapping[str, Unfinished]
+    ) -> Wanted:
+        """`depends_on` are the arguments of this input, in their order; those that are there are taken now."""
+        values: list[Payload | None] = [None] * len(depends_on)
+        unfinished = []
+        for name in depends_on:
+            record, kept = running.get(name), self._kept.get(name)
+            if record is not None and record.kind != "call":
+                return Wanted(broken=no_result_outcome(name, record.kind))
+            if kept is not None and not kept.finished.outcome.is_ok:
+                broken = dependency_outcome(kept.finished.outcome, name)
+                return Wanted(broken=broken, payload=Payload(kept.finished.value, kept.data))
+            if record is None and kept is None:
+                return Wanted(broken=gone_outcome(name))
+            if record is not None:
+                unfinished.append(name)
+        self._values[request_id, index] = values
+        self._inputs.setdefault(request_id, []).append((request_id, index))
+        for position, name in enumerate(depends_on):
+            if name in unfinished:
+                self._wanted.setdefault(name, []).append(((request_id, index), position))
+            elif (kept := self._kept.get(name)) is not None:
+                values[position] = self._own(Payload(kept.finished.value, kept.data))
+        return Wanted(tuple(unfinished))
+
+    def finished(self, request_id: str, outcome: Outcome, payload: Payload) -> None:
+        """Before anybody is told of it, who may remove it from shared memory."""
+        for wanted_by, position in self._wanted.pop(request_id, ()):
+            values = self._values.get(wanted_by)
+            if values is not None and outcome.is_ok:
+                values[position] = self._own(payload)
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls that wait for results of others."""
+        return sum(self.is_waiting(request_id) for request_id in self._inputs)
+
+    def is_waiting(self, request_id: str) -> bool:
+        return any(value is None for value in self._values.get((request_id, -1), ()))
+
+    def of(self, request_id: str, index: int) -> tuple[tuple[Value, ...], bytes]:
+        """What goes to the pod with this input: descriptions, and the bytes that lie in no segment."""
+        payloads = [payload for payload in self._values.get((request_id, index), ()) if payload is not None]
+        return tuple(payload.value for payload in payloads), b"".join(payload.data for payload in payloads)
+
+    def over(self, request_id: str) -> None:
+        """The request has ended, with all its inputs."""
+        for wanted_by in self._inputs.pop(request_id, ()):
+            for payload in self._values.pop(wanted_by):
+                if payload is not None:
+                    self._segments.remove(payload.value.segment)
+
+    def _own(self, payload: Payload) -> Payload:
+        return Payload(self._segments.double(payload.value), payload.data) if payload.value.segment else payload
