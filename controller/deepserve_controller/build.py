@@ -8,12 +8,14 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.policies.autoscaler import fit_demand
-from deepserve_controller.policies.prewarm import fixed_pool
+from deepserve_controller.core.views import Autoscaler
+from deepserve_controller.policies.autoscaler import Reactive
+from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
 from deepserve_controller.policies.routing import least_loaded
 
 WARM_PODS: Mapping[str, int] = {"python": 1}
+AUTOSCALER: Autoscaler = Reactive()
 
 
 def build_job_executor(
@@ -28,7 +30,13 @@ def build_cluster_manager(
     default_max_pods: int,
     warm_pods: Mapping[str, int] = WARM_PODS,
     stop_grace_s: float = 5.0,
+    usable_mib: int = 0,
+    autoscaler: Autoscaler = AUTOSCALER,
 ) -> ClusterManager:
-    """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment."""
-    prewarm = fixed_pool(warm_pods)
-    return ClusterManager(ids, fit_demand, prewarm, default_max_pods, stop_grace_s, tuple(sorted(warm_pods)))
+    """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
+
+    `usable_mib`: memory of the host that pods may have, 0 without a bound.
+    """
+    prewarm = ReactivePool(warm_pods)
+    environments = tuple(sorted(warm_pods))
+    return ClusterManager(ids, autoscaler, prewarm, default_max_pods, stop_grace_s, environments, usable_mib)

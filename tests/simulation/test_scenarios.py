@@ -25,7 +25,8 @@ def check_all_is_over(scenario: Scenario, done: Run) -> None:
     done.cores.check_invariants()
     pods = done.cores.cluster_manager.pods_view()
     assert {pod.state for pod in pods} <= {"warm"}
-    assert len(pods) == sum(scenario.warm_pods.values())
+    least = sum(scenario.warm_pods.values())
+    assert least <= len(pods) <= max(least, 4)  # what the warm pool may grow to after cold starts
     assert all(view.finished_s is not None for view in done.cores.job_executor.requests_view())
     assert all(function.queued == 0 for function in done.cores.cluster_manager.functions_view())
 
@@ -56,12 +57,12 @@ def test_a_burst_scales_from_zero_to_the_bound_and_back() -> None:
     scenario, done = run_by_name("burst", seed=1)
     record = done.record
     assert record.outcomes() == {"ok": 208}
-    assert record.num_started == 8 + 1  # the bound, and the warm pool filled again
+    assert record.num_started == 8 + 1 + 2  # the bound, the warm pool filled again, and grown after seven cold starts
     assert record.num_warm_hits == 8  # the second burst, within the window
     assert record.num_lost == 0
     # 200 tasks of 10 to 30 ms on 8 pods are at least 0.25 s; the rest is the cold start.
     assert 0.25 < percentile(record.latencies_s, 100) < 1.0
-    assert record.pod_seconds(scenario.end_s) < 8 * 5.0 + scenario.end_s
+    assert record.pod_seconds(scenario.end_s) < 8 * 5.0 + 3 * scenario.end_s  # and the warm pool
 
 
 def test_a_higher_bound_never_makes_a_burst_slower() -> None:
@@ -76,7 +77,7 @@ def test_a_higher_bound_never_makes_a_burst_slower() -> None:
 def test_recursion_on_few_pods_does_not_deadlock() -> None:
     _, done = run_by_name("recursion", seed=1)
     assert done.record.outcomes() == {"ok": 20 * 7}
-    assert done.record.peak_pods == 2 + 1
+    assert done.record.peak_pods == 2 + 1 + 1  # with the warm pool, grown by one cold start
 
 
 @pytest.mark.parametrize("first_seed", range(0, 24, 6))

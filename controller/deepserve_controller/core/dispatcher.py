@@ -145,14 +145,14 @@ class Dispatcher:
         function = executor.function
         executor.load += 1
         function.running += 1
-        if function.expected:
+        if function.expected or function.slots > 1:
             self._touched[function.function_id] = function
 
     def _give_slot(self, executor: ExecutorRecord) -> None:
         function = executor.function
         executor.load -= 1
         function.running -= 1
-        if function.expected:
+        if function.expected or function.slots > 1:
             self._touched[function.function_id] = function
 
     # --- pods -----------------------------------------------------------------------------------------
@@ -251,15 +251,16 @@ class Dispatcher:
     def report_demand(self) -> None:
         """Tell the cluster manager what changed materially: any growth in pods needed, an eighth less, an empty queue.
 
-        A call that is routed at once changes nothing here.
+        A call that is routed at once changes nothing here, unless pods have several slots: then the cluster manager
+        cannot see from busy and idle pods how many are needed.
         """
         if not self._touched:
             return
         for function in self._touched.values():
             queued, pods = function.demand()
-            if not queued and not function.reported_queued:
-                continue
             before = function.reported_pods
+            if not queued and not function.reported_queued and (function.slots == 1 or max(pods, before) <= 1):
+                continue
             is_material = bool(queued) != bool(function.reported_queued) or pods > before or pods < before - before // 8
             if is_material:
                 function.reported_queued, function.reported_pods = queued, pods

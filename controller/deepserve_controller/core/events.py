@@ -171,11 +171,16 @@ class PodStuck(Event, frozen=True):
 
 
 class ScalingChanged(Event, frozen=True):
-    """An order from outside (`autoscaler.update`, deploy): new bounds for a function's pods."""
+    """An order from outside (`autoscaler.update`, deploy): new bounds for a function's pods.
+
+    `buffer_pods` and `window_s` (the scale-down window) stay as they are where they are None.
+    """
 
     function_id: str
     min_pods: int
     max_pods: int
+    buffer_pods: int | None = None
+    window_s: float | None = None
 
 
 # --- to both ------------------------------------------------------------------------------------
@@ -199,7 +204,10 @@ class ExecutorReady(Event, frozen=True):
 
 
 class ExecutorFailed(Event, frozen=True):
-    """Binding failed in a way that repeats (the user's import raised, the model folder is broken)."""
+    """Binding failed in a way that repeats (the user's import raised, the model folder is broken).
+
+    `is_refused`: no pod of it can ever start on this host (memory); `pod_id` is empty then.
+    """
 
     pod_id: str
     function_id: str
@@ -207,6 +215,7 @@ class ExecutorFailed(Event, frozen=True):
     payload: Payload = Payload()
     is_slow: bool = False
     """It was still loading when its `startup_timeout_s` was over."""
+    is_refused: bool = False
 
 
 class PodLost(Event, frozen=True):

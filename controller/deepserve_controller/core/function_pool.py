@@ -7,8 +7,14 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import FunctionLoad, FunctionView, PodsWanted
+from deepserve_controller.core.pod_use import PodUse
+from deepserve_controller.core.scaling_history import ScalingHistory
+from deepserve_controller.core.views import NO_PANIC, Autoscaler, FunctionLoad, FunctionView, Panic, PodsWanted
+
+REVIEW_S = 1.0
+"""Between two looks at pods that are too many and yet kept."""
 
 MAX_START_FAILURES = 3
 START_BACKOFF_S = 0.1
@@ -32,11 +38,22 @@ class FunctionPool(msgspec.Struct, eq=False):
     spec: FunctionSpec
     min_pods: int
     max_pods: int
+    buffer_pods: int
+    window_s: float
     slots: int
+    use: PodUse
     pods: dict[str, PodRecord] = {}
+    num_busy: int = 0
+    """Of `pods`: those with a task."""
     queued: int = 0
     running: int = 0
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
+    panic: Panic = NO_PANIC
+    history: ScalingHistory = msgspec.field(default_factory=ScalingHistory)
+    review: Alarm | None = None
+    """Will ask whether there are too many pods."""
+    short_reason: str = ""
+    """Why the pods that it wants do not start; empty while they may."""
     is_removed: bool = False
     """Its pods are given up; only a late timer can still hold it."""
     is_broken: bool = False
@@ -46,12 +63,56 @@ class FunctionPool(msgspec.Struct, eq=False):
     retry_s: float = 0.0
     """No start before, after one that failed."""
 
-    def load(self) -> FunctionLoad:
+    @property
+    def target(self) -> int:
+        """Tasks of one pod that scaling aims at."""
+        return min(self.spec.scaling.target_inputs or self.slots, self.slots)
+
+    # --- its pods -------------------------------------------------------------------------------------
+
+    def add(self, pod: PodRecord, now_s: float) -> None:
+        self.pods[pod.pod_id] = pod
+        self.num_busy += pod.is_busy
+        self.note_use(now_s)
+
+    def take_out(self, pod: PodRecord, now_s: float) -> None:
+        if self.pods.pop(pod.pod_id, None) is not None:
+            self.num_busy -= pod.is_busy
+            self.note_use(now_s)
+
+    def set_busy(self, pod: PodRecord, is_busy: bool, now_s: float) -> None:
+        if pod.is_busy != is_busy:
+            pod.is_busy = is_busy
+            if pod.pod_id in self.pods:
+                self.num_busy += 1 if is_busy else -1
+                self.note_use(now_s)
+
+    def note_use(self, now_s: float) -> None:
+        """Pods with several slots may all be busy with what fewer could do: those count."""
+        in_use = self.num_busy
+        if in_use > 1 and self.slots > 1:
+            in_use = min(in_use, max(1, -(-self.running // self.target)))
+        self.use.note(in_use, now_s)
+
+    def set_window(self, window_s: float) -> None:
+        self.window_s = window_s
+        self.use.keep_s = max(self.use.keep_s, window_s)
+
+    def count(self, *states: str) -> int:
+        return sum(1 for pod in self.pods.values() if pod.state in states)
+
+    # --- for the autoscaler -----------------------------------------------------------------------------
+
+    def load(self, autoscaler: Autoscaler, now_s: float) -> FunctionLoad:
         """Demand as last reported, less what cannot be running any more because its pods are idle or gone."""
         busy_slots = sum(pod.slots for pod in self.pods.values() if pod.is_busy)
         return FunctionLoad(
-            self.queued, min(self.running, busy_slots), self.slots,
-            self.min_pods, self.max_pods, self.spec.scaling.buffer_pods,
+            self.queued, min(self.running, busy_slots), self.target,
+            self.min_pods, self.max_pods, self.buffer_pods,
+            len(self.pods), self.count("bound"), self._recent_pods(now_s),
+            self.use.average(autoscaler.stable_window_s, now_s),
+            self.use.average(autoscaler.panic_window_s, now_s),
+            self.panic,
         )  # fmt: skip
 
     def note_failure(self, now_s: float, failure: Failure) -> bool:
@@ -73,6 +134,49 @@ class FunctionPool(msgspec.Struct, eq=False):
         self.num_failures, self.retry_s = 0, 0.0
         return text
 
+    def _recent_pods(self, now_s: float) -> int:
+        """Pods that work or did within the scale-down window; a fresh one has its window, too."""
+        recent = self.num_busy + sum(1 for pod in self.pods.values() if self._is_within_window(pod, now_s))
+        if self.slots > 1 and recent > 1:
+            recent = min(recent, max(1, self.use.most(self.window_s, now_s)))
+        return recent
+
+    def _is_within_window(self, pod: PodRecord, now_s: float) -> bool:
+        return pod.state == "bound" and not pod.is_busy and now_s < pod.idle_since_s + self.window_s
+
+    # --- too many pods ----------------------------------------------------------------------------------
+
+    def review_at_s(self, now_s: float, is_again: bool = False) -> float | None:
+        """When a pod may be one too many; None where only an event can change that.
+
+        `is_again`: a look was taken just now. While calls come, what keeps pods fades with time, so look again soon;
+        when nobody calls, nothing happens before the last pod's window ends.
+        """
+        if len(self.pods) <= self.min_pods:
+            return None
+        idle_s = [pod.idle_since_s for pod in self.pods.values() if pod.state == "bound" and not pod.is_busy]
+        if not self.num_busy and not self.queued:
+            return max(now_s, max(idle_s) + self.window_s) if idle_s else None
+        at_s = min(idle_s) + self.window_s if idle_s else None
+        if self.slots > 1 and len(self.pods) > 1:
+            at_s = now_s if at_s is None else min(at_s, now_s)
+        if at_s is None:
+            return None
+        return max(at_s, now_s + (REVIEW_S if is_again or self.slots > 1 else 0.0))
+
+    def superfluous_pods(self, now_s: float) -> list[PodRecord]:
+        """Pods to give up, the longest idle first. Of pods with several slots also busy ones, the newest first."""
+        num_excess = len(self.pods) - self.wanted.pods
+        if num_excess <= 0:
+            return []
+        bound = [pod for pod in self.pods.values() if pod.state == "bound"]
+        found = [pod for pod in bound if not pod.is_busy and not self._is_within_window(pod, now_s)]
+        found.sort(key=lambda pod: pod.idle_since_s)
+        if self.slots > 1 and len(found) < num_excess:
+            others = [pod for pod in reversed(bound) if pod not in found]
+            found += sorted(others, key=lambda pod: pod.is_busy)
+        return found[:num_excess]
+
     def excess_pods(self) -> list[PodRecord]:
         """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""
         num_excess = max(0, len(self.pods) - self.max_pods)
@@ -80,10 +184,16 @@ class FunctionPool(msgspec.Struct, eq=False):
         by_value = sorted(newest_first, key=lambda pod: 0 if pod.state != "bound" else 2 if pod.is_busy else 1)
         return by_value[:num_excess]
 
-    def view(self) -> FunctionView:
+    # --- for people and tests ---------------------------------------------------------------------------
+
+    def view(self, num_draining: int = 0) -> FunctionView:
+        ready = self.count("bound")
+        reason = f"{self.wanted.reason}; {self.short_reason}" if self.short_reason else self.wanted.reason
         return FunctionView(
-            self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, self.wanted.reason
-        )
+            self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, reason,
+            self.running, ready, len(self.pods) - ready, num_draining,
+            self.min_pods, self.max_pods, self.buffer_pods, self.window_s,
+        )  # fmt: skip
 
     def check_invariants(self) -> None:
         num_pods, label = len(self.pods), self.spec.label
@@ -91,3 +201,9 @@ class FunctionPool(msgspec.Struct, eq=False):
         for pod_id, pod in self.pods.items():
             assert pod.function_id == self.function_id, f"{pod_id} of {label} belongs to {pod.label}"
             assert pod.state in ("starting", "binding", "bound"), f"{pod_id} is {pod.state} and counted for {label}"
+        num_busy = sum(pod.is_busy for pod in self.pods.values())
+        assert num_busy == self.num_busy, f"{label}: {num_busy} busy pods, counted {self.num_busy}"
+        is_idle = any(pod.state == "bound" and not pod.is_busy for pod in self.pods.values())
+        if is_idle and num_pods > self.min_pods:
+            assert self.review is not None, f"{label} has an idle pod and no window runs"
+        self.use.check_invariants()

@@ -55,12 +55,15 @@ class FunctionQueue(msgspec.Struct, eq=False):
             self.waiting.move_to_end(task.task_id, last=False)
 
     def demand(self) -> tuple[int, int]:
-        """(queued, pods that queued and running tasks fill). Expected tasks that will find a free slot do not count."""
+        """(queued, pods that queued and running tasks fill up to their target).
+
+        Expected tasks that will find a free slot do not count.
+        """
         queued = len(self.waiting)
         if self.expected:
             num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
             queued += max(0, len(self.expected) - num_free)
-        return queued, -(-(queued + self.running) // self.slots)
+        return queued, -(-(queued + self.running) // min(self.spec.scaling.target_inputs or self.slots, self.slots))
 
     def oldest_arrival_s(self) -> float | None:
         for tasks in (self.waiting, self.expected):

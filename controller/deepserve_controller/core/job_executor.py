@@ -350,7 +350,7 @@ class JobExecutor:
         function = self._functions.get(event.function_id)
         if function is None or function.routable:
             return
-        outcome = startup_outcome(event.text, event.is_slow)
+        outcome = Outcome("refused", event.text) if event.is_refused else startup_outcome(event.text, event.is_slow)
         for task in [*function.waiting.values(), *function.expected.values()]:
             if task.job.kind != "map":
                 self._stop_job(task.job, outcome, now_s, event.payload)

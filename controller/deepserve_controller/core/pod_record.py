@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.views import PodView
 
 PodState = Literal["starting", "warm", "binding", "bound", "draining", "stopped"]
@@ -37,7 +38,8 @@ class PodRecord(msgspec.Struct, eq=False):
     slots: int = 0
     is_busy: bool = False
     idle_since_s: float = 0.0
-    has_idle_alarm: bool = False
+    drain_alarm: Alarm | None = None
+    """While draining: when it is killed all the same."""
     ready_by_s: float = 0.0
     """When it counts as a failed start, while starting or binding."""
 
@@ -71,5 +73,5 @@ class PodRecord(msgspec.Struct, eq=False):
             assert not self.function_id, f"{self.pod_id} is warm but belongs to {self.label}"
         if self.state in ("starting", "binding"):
             assert self.ready_by_s > 0.0, f"{self.pod_id} may be {self.state} for ever"
-        if self.state == "bound" and not self.is_busy:
-            assert self.has_idle_alarm, f"{self.pod_id} is idle and no window runs"
+        if self.state == "draining":
+            assert self.drain_alarm is not None, f"{self.pod_id} may drain for ever"

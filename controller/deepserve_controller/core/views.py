@@ -43,25 +43,88 @@ RetryDelay = Callable[[RetrySpec, int, Random], float]
 # --- scaling ------------------------------------------------------------------------------------------
 
 
+class Panic(NamedTuple):
+    """What a function remembers of a burst: while it lasts, no pod is given up. `pods` 0: there is none."""
+
+    since_s: float = 0.0
+    over_s: float = 0.0
+    """When demand was last far beyond the pods."""
+    pods: int = 0
+    """The most that were needed since it began."""
+
+
+NO_PANIC = Panic()
+
+
 class FunctionLoad(NamedTuple):
     """One function's demand and pods. `max_pods` is resolved: never 0 for "the host's default"."""
 
     queued: int
     running: int
     slots: int
+    """Tasks of one pod that scaling aims at (`target_inputs`)."""
     min_pods: int
     max_pods: int
     buffer_pods: int
+    pods: int = 0
+    """Starting, binding and bound ones; not those that drain."""
+    ready_pods: int = 0
+    recent_pods: int = 0
+    """Pods in use now or at some time within the function's scale-down window."""
+    stable_pods: float = 0.0
+    """Pods in use on average over the autoscaler's stable window."""
+    panic_pods: float = 0.0
+    """The same over its panic window."""
+    panic: Panic = NO_PANIC
 
 
 class PodsWanted(NamedTuple):
     pods: int
     reason: str
+    panic: Panic = NO_PANIC
 
 
-Autoscaler = Callable[[FunctionLoad], PodsWanted]
-Prewarm = Callable[[str], PodsWanted]
-"""How many unbound pods of an environment to keep started."""
+class Autoscaler(Protocol):
+    """How many pods a function should have. The windows say which averages `decide` is to be given."""
+
+    @property
+    def stable_window_s(self) -> float: ...
+    @property
+    def panic_window_s(self) -> float: ...
+    def decide(self, load: FunctionLoad, now_s: float) -> PodsWanted: ...
+
+
+class PoolUse(NamedTuple):
+    """What the pods of one environment did lately."""
+
+    environment: str
+    cold_starts: int = 0
+    """Pods that had to be started while somebody waited, within the policy's memory."""
+    taken: int = 0
+    """The most warm pods that one burst took, within the same time."""
+
+
+class Prewarm(Protocol):
+    """How many unbound pods of an environment to keep started."""
+
+    @property
+    def memory_s(self) -> float: ...
+    def decide(self, use: PoolUse) -> PodsWanted: ...
+
+
+class ScalingDecision(NamedTuple):
+    """One change of a function's pods, or what kept it from changing."""
+
+    at_s: float
+    from_pods: int
+    to_pods: int
+    reason: str
+    ready: int
+    starting: int
+    draining: int
+    queued: int
+    running: int
+
 
 # --- status -------------------------------------------------------------------------------------------
 
@@ -114,6 +177,14 @@ class FunctionView(msgspec.Struct, frozen=True):
     pods_wanted: int
     queued: int
     reason: str
+    running: int = 0
+    ready: int = 0
+    starting: int = 0
+    draining: int = 0
+    min_pods: int = 0
+    max_pods: int = 0
+    buffer_pods: int = 0
+    scaledown_window_s: float = 0.0
 
 
 def pod_order(pod_id: str) -> tuple[int, str]:

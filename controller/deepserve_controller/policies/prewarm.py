@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from deepserve_controller.core.views import PodsWanted, Prewarm
+from deepserve_controller.core.views import PodsWanted, PoolUse
 
 
-def fixed_pool(targets: Mapping[str, int]) -> Prewarm:
-    """A constant number for each environment named in `targets`, none of the others (these start on demand)."""
-    kept = dict(targets)
+@dataclass(frozen=True, slots=True)
+class ReactivePool:
+    """More warm pods after cold starts and while bursts take them, fewer when neither happened for `memory_s`.
 
-    def prewarm(environment: str) -> PodsWanted:
-        pods = kept.get(environment, 0)
-        return PodsWanted(pods, f"warm pool of {pods} for {environment}")
+    clamp(least, most, taken by one burst + ceil(cold starts / threshold) * increment), over the last `memory_s`.
+    `least` names the environments that are kept warm at all; the others start on demand. (OpenWhisk: the reactive
+    stem cells of its container pool.)
+    """
 
-    return prewarm
+    least: Mapping[str, int]
+    most: int = 4
+    threshold: int = 4
+    increment: int = 1
+    memory_s: float = 60.0
+
+    def decide(self, use: PoolUse) -> PodsWanted:
+        least = self.least.get(use.environment, 0)
+        if not least:
+            return PodsWanted(0, f"no warm pool for {use.environment}")
+        grown = use.taken + -(-use.cold_starts // self.threshold) * self.increment
+        pods = max(least, min(self.most, grown))
+        reason = f"warm pool of {pods} for {use.environment}"
+        if pods > least:
+            reason += f": {use.cold_starts} cold starts, {use.taken} taken at once within {self.memory_s:g} s"
+        return PodsWanted(pods, reason)

@@ -41,6 +41,8 @@ class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
     scaledown_window_s: float = 60.0
     max_inputs: int = 1
     """Tasks that one pod holds at the same time; of a batched function as many as its batches take."""
+    target_inputs: int = 0
+    """Tasks of one pod that scaling aims at; 0: `max_inputs`. What is between the two is for bursts."""
     max_batch_size: int = 0
     """Tasks that run as one, at most; 0 where they are not batched. Of a class: its largest."""
 

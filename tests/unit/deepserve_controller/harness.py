@@ -29,7 +29,7 @@ def spec(name: str = "f", **options: Any) -> FunctionSpec:
     options.setdefault("kind", "function")
     scaling = {
         key: options.pop(key)
-        for key in ("min_pods", "max_pods", "buffer_pods", "scaledown_window_s", "max_inputs")
+        for key in ("min_pods", "max_pods", "buffer_pods", "scaledown_window_s", "max_inputs", "target_inputs")
         if key in options
     }
     return FunctionSpec(app="app", name=name, code=CODE, scaling=Scaling(**scaling), **options)
@@ -87,8 +87,9 @@ class Cluster(Driven):
 
     core: ClusterManager
 
-    def __init__(self, default_max_pods: int = 8, warm_pods: dict[str, int] | None = None) -> None:
-        super().__init__(build_cluster_manager(IdAllocator(), default_max_pods, warm_pods or {}))
+    def __init__(self, default_max_pods: int = 8, warm_pods: dict[str, int] | None = None, usable_mib: int = 0) -> None:
+        ids = IdAllocator()
+        super().__init__(build_cluster_manager(ids, default_max_pods, warm_pods or {}, usable_mib=usable_mib))
 
     def define(self, function_id: str = "fn", **options: Any) -> list[Action]:
         return self(FunctionDefined(function_id, spec(**options)))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepserve.protocol.specs import RetrySpec
-from deepserve_controller.core.views import FunctionLoad
-from deepserve_controller.policies.autoscaler import fit_demand
-from deepserve_controller.policies.prewarm import fixed_pool
+from deepserve_controller.core.views import FunctionLoad, PoolUse
+from deepserve_controller.policies.autoscaler import FitDemand
+from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
 from deepserve_controller.policies.routing import least_loaded
 
@@ -44,7 +44,7 @@ def test_routing_says_why() -> None:
     ],
 )
 def test_the_autoscaler_fits_demand_within_bounds(load: FunctionLoad, pods: int) -> None:
-    assert fit_demand(load).pods == pods
+    assert FitDemand().decide(load, 0.0).pods == pods
 
 
 def test_backoff_grows_to_its_bound_and_jitter_keeps_half() -> None:
@@ -58,6 +58,16 @@ def test_jitter_stays_within_bounds_for_any_number_of_retries(seed: int, retry: 
     assert 0.25 <= backoff_delay_s(spec, retry, Random(seed)) <= 60.0
 
 
-def test_the_warm_pool_is_for_named_environments_only() -> None:
-    prewarm = fixed_pool({"python": 2})
-    assert (prewarm("python").pods, prewarm("flowserve").pods) == (2, 0)
+@pytest.mark.parametrize(
+    ("use", "pods"),
+    [
+        (PoolUse("python"), 1),
+        (PoolUse("flowserve", 50, 50), 0),  # not named: starts on demand
+        (PoolUse("python", cold_starts=4), 1),
+        (PoolUse("python", cold_starts=5), 2),
+        (PoolUse("python", cold_starts=1, taken=2), 3),
+        (PoolUse("python", cold_starts=100, taken=9), 4),
+    ],
+)
+def test_the_warm_pool_grows_with_cold_starts_and_takers_within_its_bounds(use: PoolUse, pods: int) -> None:
+    assert ReactivePool({"python": 1}, most=4, threshold=4, increment=1).decide(use).pods == pods

@@ -1,0 +1,262 @@
+"""Scaler: the cluster manager's half that decides how many pods each function has, and moves pods accordingly.
+
+Starts pods, binds them to functions, drains and stops them. It hears of no event: the cluster manager, the other half,
+says when to look.
+"""
+
+from __future__ import annotations
+
+from deepserve.protocol.ids import IdAllocator
+from deepserve_controller.core import events
+from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, StartPod, StopPod
+from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.function_pool import FunctionPool
+from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.views import Autoscaler, Prewarm, ScalingDecision
+from deepserve_controller.core.warm_pool import WarmPool
+
+WARM_START_TIMEOUT_S = 120.0
+"""For pods of the warm pool, which have no function with a `startup_timeout_s`."""
+
+
+class Scaler:
+    """Actions are appended to `out`, which the cluster manager returns."""
+
+    def __init__(
+        self,
+        ids: IdAllocator,
+        autoscaler: Autoscaler,
+        prewarm: Prewarm,
+        alarms: Alarms,
+        out: list[Action],
+        stop_grace_s: float,
+        usable_mib: int,
+    ) -> None:
+        self._ids = ids
+        self.autoscaler = autoscaler
+        self._alarms = alarms
+        self._out = out
+        self._stop_grace_s = stop_grace_s
+        self.pods: dict[str, PodRecord] = {}
+        self.pools: dict[str, FunctionPool] = {}
+        self.warm = WarmPool(self.pods, prewarm)
+        self._memory = HostMemory(self.pods, usable_mib)
+        self.short: dict[str, FunctionPool] = {}
+        """Functions that wait for memory, the longest waiting first."""
+
+    # --- how many --------------------------------------------------------------------------------------
+
+    def scale(self, pool: FunctionPool, now_s: float) -> None:
+        """Start what is missing. What is too much is found by a review."""
+        self.decide(pool, now_s)
+        before = len(pool.pods)
+        missing = pool.wanted.pods - before
+        if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
+            if not (why_never := self._memory.never_fits(pool.spec)):
+                while missing > 0 and self._add_pod(pool, now_s):
+                    missing -= 1
+                self._note_short(pool, missing > 0, now_s)
+            elif pool.queued:
+                pool.is_broken, pool.queued = True, 0
+                self._out.append(Notify(events.ExecutorFailed("", pool.function_id, why_never, is_refused=True)))
+        elif pool.short_reason:
+            self._note_short(pool, False, now_s)
+        if len(pool.pods) != before:
+            self.record(pool, before, pool.wanted.reason, now_s)
+        self.plan_review(pool, now_s)
+
+    def decide(self, pool: FunctionPool, now_s: float) -> None:
+        pool.wanted = self.autoscaler.decide(pool.load(self.autoscaler, now_s), now_s)
+        pool.panic = pool.wanted.panic
+
+    def record(self, pool: FunctionPool, before: int, reason: str, now_s: float) -> None:
+        view = pool.view(self.num_draining(pool))
+        pool.history.add(
+            ScalingDecision(
+                now_s, before, view.pods, reason, view.ready, view.starting, view.draining, view.queued, view.running
+            )
+        )
+
+    def num_draining(self, pool: FunctionPool) -> int:
+        return sum(
+            1 for pod in self.pods.values() if pod.state == "draining" and pod.function_id == pool.function_id
+        )  # fmt: skip
+
+    def plan_review(self, pool: FunctionPool, now_s: float, is_again: bool = False) -> None:
+        """One alarm serves all idle times of a function's pods: a warm call must not set one each time."""
+        if pool.review is None and not pool.is_removed:
+            at_s = pool.review_at_s(now_s, is_again)
+            if at_s is not None:
+                pool.review = self._alarms.set(at_s, "review", pool)
+
+    def review(self, pool: FunctionPool, now_s: float) -> None:
+        """Give up the pods that are not wanted any more."""
+        pool.review = None
+        if pool.is_removed:
+            return
+        self.decide(pool, now_s)
+        self.give_up_all(pool, pool.superfluous_pods(now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
+        self.plan_review(pool, now_s, is_again=True)
+
+    def _add_pod(self, pool: FunctionPool, now_s: float) -> bool:
+        """Bind a warm pod, or start one that is bound when it connects; False while the host's memory is full."""
+        spec = pool.spec
+        environment, memory_mib = spec.environment, spec.resources.memory_mib
+        pod = self.warm.find(spec)
+        if pod is not None:
+            self.bind(pod, pool, now_s)
+            self.warm.note_taken(environment, now_s)
+            self.refill(environment, now_s)
+        elif self._has_room(pool, now_s):
+            pod = self._start(environment, memory_mib, pool.wanted.reason, now_s)
+            self.claim(pod, pool, now_s)
+            self.warm.note_cold_start(environment, memory_mib, now_s)
+            self._tend(environment, now_s)
+        else:
+            return False
+        return True
+
+    def refill(self, environment: str, now_s: float) -> None:
+        """Bring the warm pool of `environment` to what the prewarm policy wants, where memory allows."""
+        missing = self.warm.missing(environment, now_s)
+        for _ in range(missing.pods):
+            if self.short or self._memory.missing_mib(environment, 0) > 0:
+                break
+            self._must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
+        for pod in self.warm.superfluous_pods(environment, -missing.pods):
+            self.stop(pod, missing.reason, now_s)
+        self._tend(environment, now_s)
+
+    def _tend(self, environment: str, now_s: float) -> None:
+        """Look at its warm pool again when time alone may change its size."""
+        at_s = self.warm.tend_at_s(environment, now_s)
+        if at_s is not None and environment not in self.warm.tended:
+            self.warm.tended.add(environment)
+            self._alarms.set(at_s, "warm pool", environment)
+
+    # --- memory ---------------------------------------------------------------------------------------
+
+    def _has_room(self, pool: FunctionPool, now_s: float) -> bool:
+        """Whether one more pod of `pool` fits. Where it does not, others are asked to make room: it starts then."""
+        spec = pool.spec
+        missing_mib = self._memory.missing_mib(spec.environment, spec.resources.memory_mib)
+        if missing_mib <= 0:
+            return True
+        missing_mib -= self._memory.leaving_mib()
+        for pod in self._memory.givers(pool, self.pools, self.warm.unbound_pods()):
+            if missing_mib <= 0:
+                break
+            missing_mib -= self._memory.total_mib([pod])
+            reason = f"gives its memory to {spec.label}"
+            if pod.state == "warm":
+                self.stop(pod, reason, now_s)
+            else:
+                self.give_up_all(self.pools[pod.function_id], [pod], reason, now_s)
+        return False
+
+    def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
+        if not is_short:
+            self.short.pop(pool.function_id, None)
+            pool.short_reason = ""
+            return
+        was_short = bool(pool.short_reason)
+        self.short[pool.function_id] = pool
+        pool.short_reason = self._memory.short_reason(pool.spec)
+        if not was_short:
+            self.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
+
+    def forget(self, pool: FunctionPool) -> None:
+        """The function was removed and its pods were given up."""
+        pool.is_removed = True
+        del self.pools[pool.function_id]
+        self.short.pop(pool.function_id, None)
+
+    def use_room(self, now_s: float) -> None:
+        """Memory became free, or a pod fell idle that could give its own: first come, first served."""
+        for pool in list(self.short.values()):
+            self.scale(pool, now_s)
+
+    # --- moves of pods --------------------------------------------------------------------------------
+
+    def _start(self, environment: str, memory_mib: int, reason: str, now_s: float) -> PodRecord:
+        pod_id = self._ids.new("pod")
+        pod = PodRecord(pod_id, environment, memory_mib, "", "", reason, now_s, now_s)
+        self.pods[pod_id] = pod
+        self._out.append(StartPod(pod_id, environment, memory_mib, reason))
+        return pod
+
+    def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
+        """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
+        pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
+        pool.add(pod, now_s)
+        self._must_be_ready(pod, now_s + pool.spec.startup_timeout_s)
+
+    def _must_be_ready(self, pod: PodRecord, by_s: float) -> None:
+        pod.ready_by_s = by_s
+        self._alarms.set(by_s, "start", pod)
+
+    def bind(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
+        if pod.pod_id not in pool.pods:  # else its clock runs since it was started for this function
+            self.claim(pod, pool, now_s)
+        pod.move("binding", now_s)
+        self._out.append(BindPod(pod.pod_id, pool.function_id, pool.spec, pod.reason))
+
+    def unclaim(self, pod: PodRecord, reason: str, now_s: float) -> None:
+        """It goes on starting, for the warm pool."""
+        self.pools[pod.function_id].take_out(pod, now_s)
+        pod.function_id, pod.label, pod.reason = "", "", reason
+        self._must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
+
+    def give_up_all(self, pool: FunctionPool, pods: list[PodRecord], reason: str, now_s: float) -> None:
+        """`{}` in the reason stands for the autoscaler's."""
+        before, reason = len(pool.pods), reason.replace("{}", pool.wanted.reason)
+        for pod in pods:
+            self._give_up(pod, reason, now_s)
+        if len(pool.pods) != before:
+            self.record(pool, before, reason, now_s)
+
+    def _give_up(self, pod: PodRecord, reason: str, now_s: float) -> None:
+        """Take the pod from its function: drain a bound one, end one that binds, keep one that starts for the pool."""
+        if pod.state == "bound":
+            self._drain(pod, reason, now_s)
+        elif pod.state == "binding":
+            self.pools[pod.function_id].take_out(pod, now_s)
+            pod.move("stopped", now_s, reason)
+            self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
+            self._out.append(KillPod(pod.pod_id, reason))
+        elif pod.state == "starting":
+            self.unclaim(pod, reason, now_s)
+
+    def _drain(self, pod: PodRecord, reason: str, now_s: float) -> None:
+        """What runs on it may end, within its own time limit; then exit hooks run, then it ends."""
+        self.close(pod, reason, now_s)
+        self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
+
+    def close(self, pod: PodRecord, reason: str, now_s: float) -> None:
+        """It counts no more; its tasks have their own time limit to end."""
+        pool = self.pools[pod.function_id]
+        pool.take_out(pod, now_s)
+        pod.move("draining", now_s, reason)
+        pod.drain_alarm = self._alarms.set(now_s + pool.spec.timeout_s + self._stop_grace_s, "drain", pod)
+
+    def stop(self, pod: PodRecord, reason: str, now_s: float) -> None:
+        pod.move("stopped", now_s, reason)
+        self._out.append(StopPod(pod.pod_id, reason, self._stop_grace_s))
+
+    # --- checks ---------------------------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        self._memory.check_invariants()
+        for pod in self.pods.values():
+            pod.check_invariants()
+            if pod.state in ("binding", "bound"):
+                pool = self.pools.get(pod.function_id)
+                assert pool and pod.pod_id in pool.pods, f"{pod.pod_id} is {pod.state} but in no function's pool"
+        for pool in self.pools.values():
+            pool.check_invariants()
+            for pod_id, pod in pool.pods.items():
+                assert self.pods.get(pod_id) is pod, f"{pool.spec.label} keeps the lost {pod_id}"
+            is_short = self.short.get(pool.function_id) is pool
+            assert is_short == bool(pool.short_reason), f"{pool.spec.label} waits for memory and is not on the list"
+        assert self.short.keys() <= self.pools.keys(), "a removed function waits for memory"
