@@ -1,0 +1,383 @@
+"""The load of the kill loop: one client process that calls in every way there is, and keeps a ledger of every call.
+
+python tests/kill_load.py FOLDER SEED: runs until a line comes on stdin, prints its report as one line of JSON.
+
+Each call has to end exactly once: with the right value, or with an error of its list whose text names the cause. What
+runs in pods notes each run in FOLDER/runs, so that a run that nobody counted is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import deepserve
+
+NUM_THREADS = 6
+HANG_S = 45.0
+"""No call here takes longer, whatever happens to its pods: 3 s limits, a grace of 1 s, few retries."""
+
+app = deepserve.App("kill-load")
+RUNS = os.environ.get("KILL_LOAD_RUNS", "")
+
+
+def note_run() -> None:
+    """One line for each run of an input: its key and attempt. One write, so that lines stay whole."""
+    context = deepserve.context()
+    line = f"{context.idempotency_key} {context.attempt}\n".encode()
+    descriptor = os.open(RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+@app.function(timeout=3, max_pods=3, scaledown_window=2)
+def once(x: int, seconds: float) -> int:
+    note_run()
+    time.sleep(seconds)
+    return x * x
+
+
+@app.function(timeout=3, max_pods=2, retries=deepserve.Retries(2, initial_delay=0.02, pod_losses=3))
+def again(x: int, seconds: float) -> int:
+    note_run()
+    time.sleep(seconds)
+    if deepserve.context().attempt == 1 and x % 5 == 0:
+        raise ConnectionError(f"the first attempt of {x}")
+    return x * x
+
+
+@app.function(timeout=3, max_pods=2)
+@deepserve.concurrent(max_inputs=4)
+def beside_others(x: int, seconds: float, is_stubborn: bool = False) -> int:
+    note_run()
+    ends_at_s = time.monotonic() + seconds
+    while time.monotonic() < ends_at_s:
+        try:
+            time.sleep(0.02)
+        except BaseException:
+            if not is_stubborn:
+                raise
+    return x * x
+
+
+@app.function(timeout=3, max_pods=2)
+async def in_a_loop(x: int, seconds: float) -> int:
+    note_run()
+    await asyncio.sleep(seconds)
+    return x * x
+
+
+@app.function(timeout=4, max_pods=2)
+def counts(n: int, seconds: float) -> Iterator[int]:
+    for number in range(n):
+        time.sleep(seconds)
+        yield number
+
+
+@app.function(timeout=6, max_pods=3)
+def nested(depth: int, x: int) -> int:
+    note_run()
+    return once.remote(x, 0.01) if depth == 0 else nested.remote(depth - 1, x)
+
+
+@app.function(timeout=3, max_pods=2)
+def doubles(data: bytes) -> bytes:
+    return data + data
+
+
+@app.cls(timeout=3, max_pods=2)
+class Store:
+    factor: int = deepserve.parameter(default=1)
+
+    @deepserve.enter()
+    def load(self) -> None:
+        self.loaded = self.factor
+
+    @deepserve.method()
+    def scale(self, x: int) -> int:
+        note_run()
+        return x * self.loaded
+
+
+# --- the ledger -----------------------------------------------------------------------------------------
+
+POD = (deepserve.PodLost, deepserve.StartupFailed, deepserve.FunctionTimeout, deepserve.ControllerLost)
+CAUSES = {
+    deepserve.PodLost: ("was lost: ", "was killed: "),
+    deepserve.FunctionTimeout: ("time limit of", "the time left to its caller"),
+    deepserve.StartupFailed: ("ended while", "could not start", "template", "was still"),
+    deepserve.CallCancelled: ("cancelled by the caller", "because its caller ended", "because its client left"),
+    deepserve.ControllerLost: ("controller", "link"),
+}
+NOT_BEGUN = (deepserve.ControllerUnreachable,)
+
+
+@dataclass
+class Ledger:
+    """`begun` and `ended` by kind of call, `outcomes` by kind and what came out. Thread-safe by its lock."""
+
+    begun: Counter[str] = field(default_factory=Counter)
+    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    stopped: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    attempts: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Of spawned calls whose timings are known: what became of them, and how many attempts were counted."""
+    num_not_begun: int = 0
+    slowest_s: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def violate(self, kind: str, text: str) -> None:
+        with self.lock:
+            self.violations.append(f"{kind}: {text}")
+
+    def end(self, kind: str, outcome: str, began_s: float) -> None:
+        with self.lock:
+            self.outcomes[kind][outcome] += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+
+    def account(self, kind: str, call: deepserve.Call[Any], outcome: str) -> None:
+        """Attempts are those that the user's retries and lost pods paid for, and no others."""
+        timings = call.timings
+        if timings is None:
+            return
+        if timings.attempts > 1 + timings.user_retries + timings.pod_losses:
+            self.violate(kind, f"{call.id} has uncounted attempts: {timings}")
+        with self.lock:
+            self.attempts[call.id] = (outcome, timings.attempts)
+
+
+def judge(error: BaseException, is_cancelled: bool) -> str:
+    """'' for an error that may come and names its cause, else what is wrong with it."""
+    allowed = (*POD, deepserve.CallCancelled) if is_cancelled else POD
+    if not isinstance(error, allowed):
+        return f"unexpected {type(error).__name__}: {error}"
+    causes = next(causes for kind, causes in CAUSES.items() if isinstance(error, kind))
+    if not any(cause in str(error) for cause in causes):
+        return f"{type(error).__name__} names no cause: {error}"
+    if isinstance(error, deepserve.CallCancelled) and not error.stopped:
+        return f"CallCancelled does not say how: {error}"
+    if isinstance(error, deepserve.FunctionTimeout) and not (error.clock and error.stopped):
+        return f"FunctionTimeout does not say whose clock or how: {error}"
+    return ""
+
+
+class Load:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.ledger = Ledger()
+        self.is_over = threading.Event()
+        self.doing: dict[int, str] = {}
+        self.deeds: list[tuple[int, Callable[[random.Random, str], str]]] = [
+            (8, self.call),
+            (4, self.call_in_a_loop),
+            (6, self.spawn_and_get),
+            (6, self.spawn_and_cancel),
+            (3, self.cancel_one_of_several),
+            (4, self.map_all),
+            (2, self.leave_a_map),
+            (4, self.stream),
+            (2, self.leave_a_stream),
+            (4, self.call_a_method),
+            (4, self.call_inside_calls),
+            (2, self.pass_much),
+        ]
+
+    def run_thread(self, number: int) -> None:
+        chance = random.Random(f"{self.seed}-{number}")
+        while not self.is_over.is_set():
+            [deed] = chance.choices([deed for _, deed in self.deeds], [weight for weight, _ in self.deeds])
+            kind = deed.__name__.replace("_", " ")
+            self.doing[number] = kind
+            self.do(kind, deed, chance)
+        self.doing.pop(number, None)
+
+    def do(self, kind: str, deed: Callable[[random.Random, str], str], chance: random.Random) -> None:
+        began_s = time.monotonic()
+        with self.ledger.lock:
+            self.ledger.begun[kind] += 1
+        try:
+            outcome = deed(chance, kind)
+        except NOT_BEGUN:
+            with self.ledger.lock:
+                self.ledger.begun[kind] -= 1
+                self.ledger.num_not_begun += 1
+            self.is_over.wait(0.05)
+            return
+        except Exception as error:
+            outcome = self.outcome_of(kind, error, is_cancelled=False)
+        self.ledger.end(kind, outcome, began_s)
+
+    def outcome_of(self, kind: str, error: BaseException, is_cancelled: bool) -> str:
+        if isinstance(error, NOT_BEGUN):
+            raise error
+        if text := judge(error, is_cancelled):
+            self.ledger.violate(kind, text)
+        if stopped := getattr(error, "stopped", ""):
+            with self.ledger.lock:
+                self.ledger.stopped[stopped] += 1
+        return type(error).__name__
+
+    def check(self, kind: str, value: Any, expected: Any) -> str:
+        if value != expected:
+            self.ledger.violate(kind, f"{value!r} where {expected!r} was to come")
+        return "ok"
+
+    # --- deeds: each makes one call and returns its outcome -------------------------------------------------
+
+    def call(self, chance: random.Random, kind: str) -> str:
+        x = chance.randrange(1000)
+        function = chance.choice([once, again])
+        return self.check(kind, function.remote(x, chance.choice([0.0, 0.0, 0.05, 0.3])), x * x)
+
+    def call_in_a_loop(self, chance: random.Random, kind: str) -> str:
+        x = chance.randrange(1000)
+        return self.check(kind, asyncio.run(in_a_loop.remote.aio(x, chance.choice([0.0, 0.1]))), x * x)
+
+    def spawn_and_get(self, chance: random.Random, kind: str) -> str:
+        """The outcome asked for twice is the same."""
+        x = chance.randrange(1000)
+        call = chance.choice([once, again, beside_others]).spawn(x, chance.choice([0.0, 0.1, 0.3]))
+        outcomes = []
+        for _ in range(2):
+            try:
+                outcomes.append(self.check(kind, call.get(timeout=HANG_S), x * x))
+            except Exception as error:
+                outcomes.append(self.outcome_of(kind, error, is_cancelled=False))
+        if outcomes[0] != outcomes[1]:
+            self.ledger.violate(kind, f"{call.id} ended twice: {outcomes}")
+        self.ledger.account(kind, call, outcomes[0])
+        return outcomes[0]
+
+    def spawn_and_cancel(self, chance: random.Random, kind: str) -> str:
+        x = chance.randrange(1000)
+        call = chance.choice([once, again]).spawn(x, chance.choice([0.1, 2.0]))
+        return self.cancel(kind, call, x * x, chance)
+
+    def cancel_one_of_several(self, chance: random.Random, kind: str) -> str:
+        x = chance.randrange(1000)
+        call = beside_others.spawn(x, 2.5, is_stubborn=chance.random() < 0.3)
+        return self.cancel(kind, call, x * x, chance)
+
+    def cancel(self, kind: str, call: deepserve.Call[int], expected: int, chance: random.Random) -> str:
+        time.sleep(chance.choice([0.0, 0.05, 0.2]))
+        try:
+            call.cancel(force=chance.random() < 0.2)
+            outcome = self.check(kind, call.get(timeout=HANG_S), expected)
+        except Exception as error:
+            outcome = self.outcome_of(kind, error, is_cancelled=True)
+        self.ledger.account(kind, call, outcome)
+        return outcome
+
+    def map_all(self, chance: random.Random, kind: str) -> str:
+        """Every input comes out once, in its place."""
+        function = chance.choice([once, again, beside_others])
+        inputs = [(chance.randrange(1000), chance.choice([0.0, 0.01])) for _ in range(chance.randrange(1, 40))]
+        outcomes = Counter[str]()
+        given = 0
+        for (x, _), result in zip(inputs, function.starmap(inputs, return_exceptions=True), strict=True):
+            given += 1
+            if isinstance(result, BaseException):
+                outcomes[self.outcome_of(kind, result, is_cancelled=False)] += 1
+            else:
+                outcomes[self.check(kind, result, x * x)] += 1
+        if given != len(inputs):
+            self.ledger.violate(kind, f"{given} of {len(inputs)} inputs came out")
+        return "ok" if set(outcomes) == {"ok"} else "ok, some inputs failed"
+
+    def leave_a_map(self, chance: random.Random, kind: str) -> str:
+        for number, value in enumerate(once.starmap([(x, 0.02) for x in range(200)])):
+            self.check(kind, value, number * number)
+            if number == 3:
+                break
+        return "left"
+
+    def stream(self, chance: random.Random, kind: str) -> str:
+        """Items come in order, none missing, none twice."""
+        n, came = chance.randrange(1, 200), 0
+        for item in counts.remote(n, chance.choice([0.0, 0.002])):
+            self.check(kind, item, came)
+            came += 1
+        return self.check(kind, came, n)
+
+    def leave_a_stream(self, chance: random.Random, kind: str) -> str:
+        for came, item in enumerate(counts.remote(500, 0.001)):
+            self.check(kind, item, came)
+            if came == 5:
+                break
+        return "left"
+
+    def call_a_method(self, chance: random.Random, kind: str) -> str:
+        x, factor = chance.randrange(1000), chance.choice([1, 2])
+        return self.check(kind, Store(factor=factor).scale.remote(x), x * factor)
+
+    def call_inside_calls(self, chance: random.Random, kind: str) -> str:
+        x = chance.randrange(1000)
+        return self.check(kind, nested.remote(chance.randrange(4), x), x * x)
+
+    def pass_much(self, chance: random.Random, kind: str) -> str:
+        data = chance.randbytes(64) * chance.choice([1 << 10, 1 << 14])
+        return self.check(kind, doubles.remote(data) == data + data, True)
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def check_runs(self, path: str) -> int:
+        """No input ran more often than was counted, and what succeeded did run. Returns how many runs there were."""
+        runs = Counter(line.split()[0] for line in open(path)) if os.path.exists(path) else Counter[str]()
+        for call_id, (outcome, attempts) in self.ledger.attempts.items():
+            if runs[call_id] > attempts:
+                self.ledger.violate("runs", f"{call_id} ran {runs[call_id]} times, {attempts} attempts were counted")
+            if outcome == "ok" and not runs[call_id]:
+                self.ledger.violate("runs", f"{call_id} has a result but never ran")
+        return sum(runs.values())
+
+    def report(self, num_runs: int) -> str:
+        ledger = self.ledger
+        return json.dumps(
+            {
+                "begun": dict(ledger.begun),
+                "outcomes": {kind: dict(outcomes) for kind, outcomes in ledger.outcomes.items()},
+                "stopped": dict(ledger.stopped),
+                "not_begun": ledger.num_not_begun,
+                "slowest_s": ledger.slowest_s,
+                "runs": num_runs,
+                "violations": ledger.violations,
+            }
+        )
+
+
+def main() -> int:
+    load = Load(int(sys.argv[2]))
+    threads = [threading.Thread(target=load.run_thread, args=(number,), daemon=True) for number in range(NUM_THREADS)]
+    for thread in threads:
+        thread.start()
+    sys.stdin.readline()
+    load.is_over.set()
+    ends_at_s = time.monotonic() + HANG_S
+    for thread in threads:
+        thread.join(max(0.0, ends_at_s - time.monotonic()))
+    hung = dict(load.doing)
+    for kind in hung.values():
+        load.ledger.violate(kind, f"has not ended after {HANG_S:g} s")
+    if hung:
+        faulthandler.dump_traceback(all_threads=True)
+    print(load.report(load.check_runs(RUNS)), flush=True)
+    return 1 if hung else 0
+
+
+if __name__ == "__main__":
+    code = main()
+    if code:
+        sys.stdout.flush()
+        os._exit(code)
