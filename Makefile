@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := pool ray dask
 
-.PHONY: run test check bench bench-peers clean
+.PHONY: run test check bench bench-peers kill-loop clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
@@ -34,6 +34,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[flowserve,dev]"
 	touch $@
+
+KILLS ?= 500
+SEED ?= 1
+
+kill-loop: $(STAMP)
+	$(BIN)/python tests/kill_loop.py --kills $(KILLS) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -23,7 +23,7 @@ from typing import Any
 
 import deepserve
 
-NUM_THREADS = 6
+NUM_THREADS = 8
 HANG_S = 45.0
 """No call here takes longer, whatever happens to its pods: 3 s limits, a grace of 1 s, few retries."""
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from deepserve._definition import Bundle
 from deepserve._installed import is_installed, is_installed_file
 from deepserve.errors import ValueTooLarge
 from deepserve.settings import current_settings
+
+_parsing = threading.Lock()
+"""Python 3.11's ast.parse counts its depth for all threads together and fails where two parse side by side."""
 
 
 class Home(NamedTuple):
@@ -137,7 +141,9 @@ def _imported_names(file: str, root: str) -> Iterator[str]:
     """Dotted names that the file's import statements may mean, wherever they stand."""
     try:
         with open(file, "rb") as source:
-            tree = ast.parse(source.read(), file)
+            text = source.read()
+        with _parsing:
+            tree = ast.parse(text, file)
     except (OSError, SyntaxError, ValueError):
         return
     package = os.path.relpath(os.path.dirname(file), root).replace(os.sep, ".").strip(".")

@@ -92,6 +92,11 @@ class Client:
         return self._welcome
 
     @property
+    def welcome_or_none(self) -> Welcome | None:
+        """As far as it has come; never waits."""
+        return self._welcome
+
+    @property
     def is_embedded(self) -> bool:
         return self._welcome is None or self._welcome.mode == "embedded"
 

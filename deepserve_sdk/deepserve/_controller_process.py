@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -188,19 +189,51 @@ def _hello(client_id: str) -> Hello:
 
 def _client_over(link: Link, welcome: Welcome | None, client_id: str, controller_pid: int) -> Client:
     client = Client(link.send, welcome=welcome, client_id=client_id, is_pod=False)
-    link.start_reader(client.deliver, client.on_closed)
+    child = _EmbeddedController(controller_pid) if controller_pid else None
+
+    def on_closed(error: Exception | None = None) -> None:
+        client.on_closed(error)
+        if child is not None:
+            child.reap()
+
+    link.start_reader(client.deliver, on_closed)
     owner_pid = os.getpid()
 
     def leave() -> None:
         if os.getpid() == owner_pid:
-            _leave(client, link, controller_pid)
+            _leave(client, link, child)
 
     atexit.register(leave)
     os.register_at_fork(after_in_child=link.abandon)
     return client
 
 
-def _leave(client: Client, link: Link, controller_pid: int) -> None:
+class _EmbeddedController:
+    """The child process. Reaped once: its id may be another process's afterwards."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._lock = threading.Lock()
+
+    def reap(self) -> None:
+        """Its link has ended, so it ends, or has ended already."""
+        with self._lock:
+            if self._pid:
+                _wait_for_exit(self._pid, EXIT_TIMEOUT_S)
+            self._pid = 0
+
+
+def _remove_folders(client: Client) -> None:
+    """What a controller that was killed had no time to remove; one that ended well has left none."""
+    welcome = client.welcome_or_none
+    for folder in (welcome.folder, welcome.segments) if welcome is not None else ():
+        if os.path.isdir(folder):
+            import shutil
+
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave(client: Client, link: Link, child: _EmbeddedController | None) -> None:
     """Close the link, which is an embedded controller's lifeline, and wait until it has cleaned up."""
     pending = client.pending_calls
     if pending and client.is_embedded and client.closed is None:
@@ -209,8 +242,9 @@ def _leave(client: Client, link: Link, controller_pid: int) -> None:
             f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled"
         )
     link.close()
-    if controller_pid:
-        _wait_for_exit(controller_pid, EXIT_TIMEOUT_S)
+    if child is not None:
+        child.reap()
+        _remove_folders(client)
 
 
 def _wait_for_exit(pid: int, timeout_s: float) -> None:

@@ -101,13 +101,18 @@ class Link:
 def dial(path: str, hello: Hello) -> tuple[socket.socket, FrameReader, Welcome]:
     """Connects and introduces this pod. Raises LinkClosed where the controller refuses, or is ending just now."""
     connection = _connected(path)
-    connection.sendall(encode_frame(hello))
     reader = FrameReader()
-    while (frame := reader.next_frame()) is None:
-        data = connection.recv(READ_BYTES)
-        if not data:
-            raise LinkClosed("the controller closed the connection during the handshake")
-        reader.feed(data)
+    try:
+        connection.sendall(encode_frame(hello))
+        while (frame := reader.next_frame()) is None:
+            data = connection.recv(READ_BYTES)
+            if not data:
+                raise LinkClosed("the controller closed the connection during the handshake")
+            reader.feed(data)
+    except LinkClosed:
+        raise
+    except OSError as error:  # it was killed just now
+        raise LinkClosed(f"the controller ended during the handshake: {error}") from None
     if isinstance(frame.message, Refused):
         raise LinkClosed(f"the controller refused this pod: {frame.message.text}")
     if not isinstance(frame.message, Welcome):
@@ -119,7 +124,10 @@ def dial(path: str, hello: Hello) -> tuple[socket.socket, FrameReader, Welcome]:
 def dial_log(path: str, hello: Hello) -> socket.socket:
     """A connection that carries raw bytes after its Hello; the controller answers nothing on it."""
     connection = _connected(path)
-    connection.sendall(encode_frame(hello))
+    try:
+        connection.sendall(encode_frame(hello))
+    except OSError as error:
+        raise LinkClosed(f"the controller ended during the handshake: {error}") from None
     connection.settimeout(None)
     return connection
 
