@@ -54,6 +54,9 @@ def parse(arguments: list[str]) -> Settings:
     parser.add_argument("--client-fd", type=int, default=-1)
     parser.add_argument("--state", default="")
     parser.add_argument("--http-port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--tls-cert", default="")
+    parser.add_argument("--tls-key", default="")
     found = parser.parse_args(arguments)
     if found.embedded:
         if not is_socket(found.client_fd):
@@ -63,6 +66,9 @@ def parse(arguments: list[str]) -> Settings:
         "up",
         state_folder=found.state or default_state_folder(),
         http_port=found.http_port,
+        http_host=found.host,
+        tls_certificate=found.tls_cert,
+        tls_key=found.tls_key,
         kept_ttl_s=7 * 86400.0,
     )
 

@@ -18,6 +18,11 @@ class Settings(NamedTuple):
     """Empty: nothing is kept."""
     http_port: int = 0
     """Up: 0 lets the system choose."""
+    http_host: str = "127.0.0.1"
+    """Up: any other than a loopback address needs a certificate."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    """Files in PEM form."""
     hello_timeout_s: float = 10.0
     shutdown_grace_s: float = 3.0
     """For the exit hooks of pods, when the controller ends."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from deepserve.errors import FunctionTimeout as FunctionTimeout
     from deepserve.errors import InputCancelled as InputCancelled
     from deepserve.errors import InvalidOption as InvalidOption
+    from deepserve.errors import KeyRefused as KeyRefused
     from deepserve.errors import MaxTurnsExceeded as MaxTurnsExceeded
     from deepserve.errors import ModelError as ModelError
     from deepserve.errors import ModelLoadError as ModelLoadError
@@ -102,6 +103,7 @@ _HOMES = {
         "FunctionTimeout",
         "InputCancelled",
         "InvalidOption",
+        "KeyRefused",
         "MaxTurnsExceeded",
         "ModelError",
         "ModelLoadError",

@@ -21,7 +21,7 @@ from deepserve._definition import Bundle as Bundle
 from deepserve._definition import Definition as Definition
 from deepserve._inbox import Inbox, Item
 from deepserve._outcome import error_of
-from deepserve._segments import segment_path
+from deepserve._segments import remove_segment
 from deepserve._values import decode_value
 from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
 from deepserve.protocol.framing import Buffer
@@ -372,8 +372,8 @@ class Client:
         """A result that nobody will read must not stay in shared memory."""
         if value.segment and self._welcome is not None:
             try:
-                os.unlink(segment_path(self._welcome.segments, value.segment))
-            except OSError:
+                remove_segment(self._welcome.segments, value.segment)
+            except (OSError, DeepServeError):
                 pass
 
 

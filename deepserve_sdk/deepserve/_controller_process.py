@@ -11,15 +11,19 @@ import stat
 import sys
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from deepserve import _timeline, settings
 from deepserve._client import Client
 from deepserve._link import Link
 from deepserve._pickling import PYTHON
-from deepserve.errors import ControllerUnreachable, InvalidOption, ProtocolError
+from deepserve.errors import ControllerUnreachable, DeepServeError, InvalidOption, ProtocolError
 from deepserve.protocol import PROTOCOL_VERSION
-from deepserve.protocol.messages import Hello, Refused, Welcome
+from deepserve.protocol.messages import Hello, Message, Refused, Welcome
+
+if TYPE_CHECKING:
+    from deepserve._websocket_link import WebSocketLink
 
 CONNECT_TIMEOUT_S = 3.0
 EXIT_TIMEOUT_S = 5.0
@@ -28,28 +32,30 @@ LINK_FD = 3
 
 
 class Choice(NamedTuple):
-    """kind: embedded, up, url. path: the socket, empty for embedded."""
+    """kind: embedded, up, url, distant. path: the socket, empty for embedded; of a distant one its URL."""
 
     kind: str
     path: str = ""
 
 
 _engine = ""
+_key = ""
 
 
-def init(engine: str | None = None) -> None:
+def init(engine: str | None = None, *, key: str | None = None) -> None:
     """Choose the controller before the first remote call.
 
-    engine: "embedded", "up", or "unix:///path"; None for the usual order (DEEPSERVE_URL, a running `deepserve up`,
-    embedded). Raises InvalidOption for anything else, or after the first remote call. (Ray: `ray.init(address=)`.)
+    engine: "embedded", "up", "unix:///path" or "https://host:port"; None for the usual order (DEEPSERVE_URL, a running
+    `deepserve up`, embedded). key: for https, None for DEEPSERVE_KEY. Raises InvalidOption for anything else, or after
+    the first remote call. (Ray: `ray.init(address=)`.)
     """
     from deepserve._client import installed_client
 
-    global _engine
+    global _engine, _key
     if installed_client() is not None:
         raise InvalidOption("init(engine=...): a controller is in use already; call init before the first remote call")
     _parse_engine(engine or "")
-    _engine = engine or ""
+    _engine, _key = engine or "", key or ""
 
 
 def connect() -> Client:
@@ -60,6 +66,10 @@ def connect() -> Client:
     choice = _choose()
     if choice.kind == "embedded":
         return _start_embedded()
+    if choice.kind == "distant":
+        from deepserve._distant_controller import connect_distant
+
+        return connect_distant(choice.path, _key or settings.current_settings().key)
     return _connect_socket(choice)
 
 
@@ -80,8 +90,14 @@ def _parse_engine(engine: str) -> Choice:
     scheme, separator, path = engine.partition("://")
     if scheme == "unix" and path.startswith("/"):
         return Choice("url", path)
+    if scheme in ("https", "http"):
+        from deepserve._distant_address import parse_url
+
+        return Choice("distant", parse_url(engine).url)
     named = f"{scheme}://" if separator else repr(engine)
-    raise InvalidOption(f"{named} is no controller that this version reaches: use unix:///path, 'up' or 'embedded'")
+    raise InvalidOption(
+        f"{named} is no controller that this version reaches: use https://host:port, unix:///path, 'up' or 'embedded'"
+    )
 
 
 # --- a running controller ---------------------------------------------------------------------------
@@ -120,7 +136,7 @@ def _connect_socket(choice: Choice) -> Client:
         connection.connect(choice.path)
         link = Link(connection)
         client_id = os.urandom(3).hex()
-        link.send(_hello(client_id))
+        link.send(hello_of(client_id))
         answer = link.read_one(CONNECT_TIMEOUT_S).message
     except (OSError, ProtocolError) as error:
         connection.close()
@@ -129,7 +145,7 @@ def _connect_socket(choice: Choice) -> Client:
         raise ProtocolError(f"the controller at {choice.path} refused this connection: {answer.text}")
     if not isinstance(answer, Welcome):
         raise ProtocolError(f"what answers at {choice.path} is no DeepServe controller of this version")
-    _say(f"using the controller at {choice.path}")
+    say(f"using the controller at {choice.path}")
     return _client_over(link, answer, client_id, controller_pid=0)
 
 
@@ -147,8 +163,8 @@ def _start_embedded() -> Client:
         theirs.close()
     link = Link(ours)
     client_id = os.urandom(3).hex()
-    link.send(_hello(client_id))
-    _say("using an embedded controller, which ends with this process")
+    link.send(hello_of(client_id))
+    say("using an embedded controller, which ends with this process")
     _timeline.mark("controller process started")
     return _client_over(link, None, client_id, controller_pid=pid)
 
@@ -183,7 +199,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _hello(client_id: str) -> Hello:
+def hello_of(client_id: str) -> Hello:
     return Hello(PROTOCOL_VERSION, "client", client_id, "", PYTHON, os.getpid())
 
 
@@ -196,7 +212,18 @@ def _client_over(link: Link, welcome: Welcome | None, client_id: str, controller
         if child is not None:
             child.reap()
 
-    link.start_reader(client.deliver, on_closed)
+    return client_on(link, client, client.deliver, on_closed, child)
+
+
+def client_on(
+    link: Link | WebSocketLink,
+    client: Client,
+    on_frame: Callable[[Message, bytes], object],
+    on_closed: Callable[[DeepServeError], None],
+    child: _EmbeddedController | None = None,
+) -> Client:
+    """From here on the link is read, and at the end of this process it is closed."""
+    link.start_reader(on_frame, on_closed)
     owner_pid = os.getpid()
 
     def leave() -> None:
@@ -233,12 +260,12 @@ def _remove_folders(client: Client) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _leave(client: Client, link: Link, child: _EmbeddedController | None) -> None:
+def _leave(client: Client, link: Link | WebSocketLink, child: _EmbeddedController | None) -> None:
     """Close the link, which is an embedded controller's lifeline, and wait until it has cleaned up."""
     pending = client.pending_calls
     if pending and client.is_embedded and client.closed is None:
         calls = "call was" if pending == 1 else "calls were"
-        _say(
+        say(
             f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled"
         )
     link.close()
@@ -267,6 +294,6 @@ def _wait_for_exit(pid: int, timeout_s: float) -> None:
         os.close(pidfd)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     if not settings.current_settings().quiet and sys.stderr is not None:
         print(f"deepserve: {text}", file=sys.stderr)

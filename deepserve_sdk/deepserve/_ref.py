@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any, Generic, TypeVar, cast
 
 from deepserve._client import current_client
-from deepserve._segments import segment_path
+from deepserve._segments import remove_segment
 from deepserve._values import decode_value, store_value
 from deepserve.protocol.messages import Value
 
@@ -54,10 +53,7 @@ class Ref(Generic[T]):
 
     def delete(self) -> None:
         """Free the memory; calls that are running with it keep their copy. Deleting twice is no error."""
-        try:
-            os.unlink(segment_path(current_client().segments(), self._value.segment))
-        except FileNotFoundError:
-            pass
+        remove_segment(current_client().segments(), self._value.segment)
 
 
 class ByReference:

@@ -5,12 +5,32 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from deepserve.errors import ProtocolError, SerializationError
+from deepserve.protocol.framing import Buffer
 
 
 class SegmentGone(SerializationError):
     """The segment was removed, or never was."""
+
+
+class DistantSegments(Protocol):
+    """Those of a controller on another host, which shares no memory with this one."""
+
+    def write(self, parts: Sequence[Buffer], size_bytes: int, kind: str) -> str:
+        """Raises ValueTooLarge."""
+
+    def read(self, name: str, size_bytes: int, *, unlink: bool) -> memoryview:
+        """Raises SegmentGone."""
+
+    def remove(self, name: str) -> None:
+        """One that is gone already is no error."""
+
+
+distant: dict[str, DistantSegments] = {}
+"""By what stands for their folder."""
 
 
 def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> memoryview:
@@ -20,6 +40,8 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
     `unlink`: remove the name; the mapping lives on. Raises SegmentGone, SerializationError where it is short,
     ProtocolError where `name` is no plain file name.
     """
+    if (elsewhere := distant.get(folder)) is not None:
+        return elsewhere.read(name, size_bytes, unlink=unlink)
     path = segment_path(folder, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -42,6 +64,16 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
     finally:
         os.close(fd)
     return memoryview(mapped)
+
+
+def remove_segment(folder: str, name: str) -> None:
+    """Raises ProtocolError where `name` is no plain file name; one that is gone already is no error."""
+    if (elsewhere := distant.get(folder)) is not None:
+        return elsewhere.remove(name)
+    try:
+        os.unlink(segment_path(folder, name))
+    except FileNotFoundError:
+        pass
 
 
 def _hold(fd: int, path: str) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from deepserve import _pickling
 from deepserve._exceptions import decode_exception, encode_exception
 from deepserve._pickling import EVERYTHING, PIECE_BYTES, PYTHON, CannotPickle, Pickled, Reach
-from deepserve._segments import map_segment
+from deepserve._segments import distant, map_segment
 from deepserve.errors import (
     PythonVersionMismatch,
     SerializationError,
@@ -39,6 +39,8 @@ __all__ = ["NONE", "decode_exception", "decode_value", "encode_exception", "enco
 
 INLINE_BYTES = 256 << 10
 """Larger values go into a segment where there is a folder for them."""
+DISTANT_INLINE_BYTES = 1 << 20
+"""The same for a controller on another host, where a segment costs one more round trip."""
 
 NONE = Value()
 _HEAD = struct.Struct("<II")
@@ -77,7 +79,8 @@ def encode_value(
     if size_bytes > INLINE_BYTES and callable(segments):
         segments = segments()
     check_size(size_bytes, bool(segments))
-    if size_bytes > INLINE_BYTES and segments:
+    inline_bytes = DISTANT_INLINE_BYTES if segments in distant else INLINE_BYTES
+    if size_bytes > inline_bytes and segments:
         assert isinstance(segments, str)
         return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes)), b""
     return Value("pickle", size_bytes, python), b"".join(parts)
@@ -145,6 +148,8 @@ def check_size(size_bytes: int, may_use_segment: bool) -> None:
 
 def write_segment(folder: str, parts: list[Buffer], size_bytes: int, kind: str = "v") -> str:
     """The name, beginning with `kind`, of a segment that holds `parts`. Raises ValueTooLarge where there is no room."""
+    if (elsewhere := distant.get(folder)) is not None:
+        return elsewhere.write(parts, size_bytes, kind)
     from deepserve._arena import arena_of
 
     try:

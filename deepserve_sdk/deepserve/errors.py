@@ -163,6 +163,10 @@ class ControllerUnreachable(DeepServeError):
     """No controller answers at the given address, or it could not be started."""
 
 
+class KeyRefused(ControllerUnreachable):
+    """The controller at an `https://` address does not accept the key, or none was given."""
+
+
 class ControllerLost(DeepServeError):
     """The controller ended while calls were pending."""
 

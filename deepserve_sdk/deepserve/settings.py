@@ -2,7 +2,9 @@
 
 | variable | meaning | default |
 | --- | --- | --- |
-| `DEEPSERVE_URL` | controller to use: `unix:///path`, `up`, `embedded` | a running `deepserve up`, else embedded |
+| `DEEPSERVE_URL` | controller: `https://host:port`, `unix:///path`, `up`, `embedded` | a running `up`, else embedded |
+| `DEEPSERVE_KEY` | key for an `https://` controller: what the file `key` of its state folder holds | none |
+| `DEEPSERVE_CA` | file of certificates (PEM) to trust for it, besides the system's | the system's |
 | `DEEPSERVE_QUIET` | `1`: do not say on stderr which controller is used | say it |
 | `DEEPSERVE_TIMINGS` | `1`: print the first call's timeline on stderr | do not |
 | `DEEPSERVE_MAX_VALUE_BYTES` | largest argument, result or bundled value | 1 GiB |
@@ -23,6 +25,12 @@ class Settings(NamedTuple):
     timings: bool = False
     max_value_bytes: int = 1 << 30
     max_bundle_bytes: int = 64 << 20
+    key: str = ""
+    ca: str = ""
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._asdict().items() if name != 'key')})"
 
 
 _settings: Settings | None = None
@@ -34,6 +42,8 @@ def current_settings() -> Settings:
     if _settings is None:
         _settings = Settings(
             url=os.environ.get("DEEPSERVE_URL", ""),
+            key=os.environ.get("DEEPSERVE_KEY", ""),
+            ca=os.environ.get("DEEPSERVE_CA", ""),
             quiet=_flag("DEEPSERVE_QUIET"),
             timings=_flag("DEEPSERVE_TIMINGS"),
             max_value_bytes=_size("DEEPSERVE_MAX_VALUE_BYTES", Settings._field_defaults["max_value_bytes"]),

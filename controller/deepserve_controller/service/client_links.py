@@ -26,9 +26,8 @@ from deepserve.protocol.messages import (
 from deepserve_controller.errors import QueryError, Refusal
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.functions import Functions
-from deepserve_controller.service.links import Link
 from deepserve_controller.service.logs import Logs
-from deepserve_controller.service.recipients import Recipient, Recipients
+from deepserve_controller.service.recipients import Connection, Recipient, Recipients
 from deepserve_controller.service.requests import Requests
 
 
@@ -90,7 +89,7 @@ class ClientLink:
     def __init__(
         self,
         link_id: str,
-        link: Link,
+        link: Connection,
         hello: Hello,
         messages: ClientMessages,
         recipients: Recipients,

@@ -36,7 +36,7 @@ from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
 from deepserve_controller.service.queries import Queries
 from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
-from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.recipients import Connection, Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
@@ -139,7 +139,7 @@ class Controller:
     def _open_link(self, connection: socket.socket) -> None:
         Link(self.doorkeeper.greet, self.settings.hello_timeout_s).open(connection)
 
-    def _client(self, link_id: str, link: Link, hello: Hello) -> ClientLink:
+    def _client(self, link_id: str, link: Connection, hello: Hello) -> ClientLink:
         return ClientLink(
             link_id, link, hello, self.messages, self.recipients, self.requests, self.functions, self.logs
         )
@@ -187,7 +187,7 @@ def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> N
         if settings.mode == "up":
             from deepserve_controller.service.up import UpPort
 
-            up = UpPort(runtime, settings.state_folder, settings.http_port)
+            up = UpPort(runtime, settings)
             leaving.callback(up.release)
         folders = make_folders(runtime)
         leaving.callback(folders.remove)

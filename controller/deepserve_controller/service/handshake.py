@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Hello, Welcome
@@ -14,8 +16,9 @@ from deepserve_controller.service.client_links import ClientLink
 from deepserve_controller.service.links import Handler, Link, RawHandler
 from deepserve_controller.service.logs import LogLink, Logs
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.recipients import Connection
 
-MakeClient = Callable[[str, Link, Hello], ClientLink]
+MakeClient = Callable[[str, Connection, Hello], ClientLink]
 
 
 def python_version() -> str:
@@ -48,6 +51,18 @@ class Doorkeeper:
         """Of the inherited connection: whoever holds its other end started this process."""
         self._check_version(hello)
         return self._greet_client(link, hello)
+
+    def greet_remote(self, connection: Connection, hello: Hello) -> ClientLink:
+        """Of a WebSocket, whose key was checked before it was opened: a client that shares nothing with this host.
+
+        Raises Refusal.
+        """
+        self._check_version(hello)
+        if hello.role != "client":
+            raise Refusal("key", f"a {hello.role} cannot come over the network")
+        connection.send(msgspec.structs.replace(self._welcome, segments=""))
+        # Its process id means another process here.
+        return self._make_client(self._ids.new("link"), connection, msgspec.structs.replace(hello, pid=0))
 
     def _check_version(self, hello: Hello) -> None:
         if hello.version != PROTOCOL_VERSION:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,19 +17,24 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
 from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
 from deepserve_controller.errors import QueryError
+from deepserve_controller.service.bearer import HOW_TO_BRING_THE_KEY, Bearer
 from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.impatience import ImpatientProtocol
 from deepserve_controller.service.queries import Queries
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.web_link import MAX_MESSAGE_BYTES, LinkEndpoint
 
-HOST = "127.0.0.1"
 MAX_BODY_BYTES = 1 << 20
+PING_INTERVAL_S = 20.0
+PING_TIMEOUT_S = 60.0
+"""A client whose code holds the interpreter for a while is not gone yet."""
 LINK_ID = "http"
 STATUS_OF_OUTCOME = {
     "ok": 200,
@@ -87,14 +92,15 @@ class HttpCaller:
 class HttpApp:
     def __init__(
         self,
-        key: str,
+        bearer: Bearer,
         queries: Queries,
         deployments: Deployments,
         requests: Requests,
         recipients: Recipients,
         segments: Segments,
+        link_endpoint: LinkEndpoint,
     ) -> None:
-        self._key = key.encode()
+        self._bearer = bearer
         self._queries = queries
         self._deployments = deployments
         self._segments = segments
@@ -105,6 +111,7 @@ class HttpApp:
             Route("/api/status", self._guarded(self._status)),
             Route("/api/apps", self._guarded(self._apps)),
             Route("/api/call/{app}/{function:path}", self._guarded(self._call), methods=["POST"]),
+            WebSocketRoute("/v1/link", link_endpoint.take),
         ]
         self.asgi = Starlette(routes=routes)
 
@@ -147,7 +154,8 @@ class HttpApp:
 
         async def guarded(request: HttpRequest) -> Response:
             try:
-                self._check_key(request)
+                if not self._bearer.is_brought_by(request):
+                    raise HttpError(401, "unauthorized", HOW_TO_BRING_THE_KEY)
                 response: Response = await answer(request)
                 return response
             except HttpError as error:
@@ -158,11 +166,6 @@ class HttpApp:
                 return Response(status_code=499)
 
         return guarded
-
-    def _check_key(self, request: HttpRequest) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
-            raise HttpError(401, "unauthorized", "send the key of the state folder as `Authorization: Bearer <key>`")
 
 
 async def read_body(request: HttpRequest) -> bytes:
@@ -231,12 +234,13 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def listen_http(port: int) -> socket.socket:
-    """Loopback only. Raises OSError."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def listen_http(host: str, port: int) -> socket.socket:
+    """Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind(address)
         listener.listen(128)
     except BaseException:
         listener.close()
@@ -245,15 +249,21 @@ def listen_http(port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: HttpApp) -> HttpServer:
+def make_server(app: HttpApp, tls: ssl.SSLContext | None) -> HttpServer:
     config = uvicorn.Config(
         app.asgi,
+        http=ImpatientProtocol,
         log_level="warning",
         access_log=False,
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=1,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # a few bytes must not become many
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
     )
     return HttpServer(config)
 

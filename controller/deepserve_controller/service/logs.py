@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from deepserve.protocol.messages import LogOutput
-from deepserve_controller.service.links import Link
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.reactor import Timer, running_reactor
+from deepserve_controller.service.recipients import Connection
 
 RING_BYTES = 1 << 20
 NUM_RINGS = 256
@@ -45,7 +45,7 @@ class Ring:
 class LogReader:
     """One client's terminal: output beyond what its link takes is dropped and counted."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Connection) -> None:
         self._link = link
         self._dropped_bytes = 0
         link.on_resume = self._resume
@@ -86,7 +86,7 @@ class Logs:
         self._followers: dict[str, set[str]] = {}
         """Link id to the functions whose output it asked for."""
 
-    def add_reader(self, link_id: str, link: Link) -> None:
+    def add_reader(self, link_id: str, link: Connection) -> None:
         self._readers[link_id] = LogReader(link)
 
     def remove_reader(self, link_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from deepserve.protocol.framing import Buffer
@@ -10,6 +11,14 @@ from deepserve.protocol.messages import Message
 
 class Recipient(Protocol):
     def send(self, message: Message, payload: Buffer = b"") -> None: ...
+
+
+class Connection(Recipient, Protocol):
+    """A client's own, over a socket or a WebSocket."""
+
+    is_paused: bool
+    """Much of what was sent is unsent: output is dropped, and counted."""
+    on_resume: Callable[[], None] | None
 
 
 class Recipients:

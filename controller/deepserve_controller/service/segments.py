@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -35,6 +36,31 @@ class Segments:
         if name and _PLAIN_NAME.fullmatch(name):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.folder, name))
+
+    def path(self, name: str) -> str | None:
+        """None for what is no plain file name."""
+        return os.path.join(self.folder, name) if _PLAIN_NAME.fullmatch(name) else None
+
+    def read(self, name: str, offset: int, size_bytes: int) -> bytes:
+        """A piece of a segment. Raises OSError where it is gone or not so long."""
+        if (path := self.path(name)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with open(path, "rb", buffering=0) as file:
+            content = os.pread(file.fileno(), size_bytes, offset)
+        if len(content) != size_bytes:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return content
+
+    def why_not_stored(self, size_bytes: int, error: OSError) -> str:
+        """For whoever sent the value."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"the value could not be stored: {error.strerror}"
+        disk = os.statvfs(self.folder)
+        free_bytes, total_bytes = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        return (
+            f"the value has {size_bytes:,} bytes; of the {total_bytes:,} bytes of shared memory on the controller's "
+            f"host {free_bytes:,} are free"
+        )
 
     def link_opened(self, pid: int) -> None:
         self._pids[pid] = self._pids.get(pid, 0) + 1

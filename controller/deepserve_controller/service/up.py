@@ -10,10 +10,14 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from deepserve_controller.errors import ControllerError
+from deepserve_controller.service.address import check_host, load_tls, url_of
+from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.http_port import HttpApp, HttpServer, listen_http, make_server
 from deepserve_controller.service.keys import load_key
 from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.state_folder import Claim
+from deepserve_controller.service.web_link import LinkEndpoint
+from deepserve_controller.settings import Settings
 
 if TYPE_CHECKING:
     from deepserve_controller.service.controller import Controller
@@ -25,20 +29,25 @@ ANNOUNCEMENT = "up.json"
 class UpPort:
     """The user's socket, the HTTP port, and the file that says where they are."""
 
-    def __init__(self, runtime: str, state_folder: str, http_port: int) -> None:
-        """Raises ControllerError where this user's controller runs already or the port is taken."""
+    def __init__(self, runtime: str, settings: Settings) -> None:
+        """Raises ControllerError where this user's controller runs already, the port is taken, or it must not be
+        opened without TLS."""
+        self._tls = load_tls(settings.tls_certificate, settings.tls_key)
+        check_host(settings.http_host, has_tls=self._tls is not None)
+        self._hello_timeout_s = settings.hello_timeout_s
         self._claim = Claim(runtime, "a controller of this user runs already (process {pid}, {folder})")
         self.socket_path = os.path.join(runtime, SOCKET)
         self._announcement = os.path.join(runtime, ANNOUNCEMENT)
-        self._key = load_key(state_folder)
+        self._bearer = Bearer(load_key(settings.state_folder))
         for leftover in (self.socket_path, self._announcement):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
         try:
-            self._listener: socket.socket = listen_http(http_port)
+            self._listener: socket.socket = listen_http(settings.http_host, settings.http_port)
         except OSError as error:
-            raise ControllerError(f"HTTP port {http_port} cannot be opened: {error.strerror}") from None
-        self.url = "http://{}:{}".format(*self._listener.getsockname()[:2])
+            place = f"{settings.http_host}:{settings.http_port}"
+            raise ControllerError(f"HTTP port {place} cannot be opened: {error.strerror}") from None
+        self.url = url_of(self._listener, has_tls=self._tls is not None)
         self._server: HttpServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -62,14 +71,15 @@ class UpPort:
     def _open(self, controller: Controller) -> None:
         controller.listen(self.socket_path)
         app = HttpApp(
-            self._key,
+            self._bearer,
             controller.queries,
             controller.deployments,
             controller.requests,
             controller.recipients,
             controller.segments,
+            LinkEndpoint(self._bearer, controller.doorkeeper, controller.segments, self._hello_timeout_s),
         )
-        self._server = make_server(app)
+        self._server = make_server(app, self._tls)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
         self._announce({"pid": os.getpid(), "socket": self.socket_path, "url": self.url})
 

@@ -74,15 +74,19 @@ def deploy(
 
 @root.command()
 def up(
-    http_port: Annotated[int, typer.Option(help="Loopback port of the HTTP API; 0 chooses a free one.")] = 0,
+    http_port: Annotated[int, typer.Option(help="Port of the HTTP API; 0 chooses a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Its address; others than this machine's own need TLS.")] = "127.0.0.1",
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (and its chain), a PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder that keeps deployed apps.")] = None,
     foreground: Annotated[bool, typer.Option(help="Stay attached and print the controller's log.")] = False,
     json: Json = False,
 ) -> int:
     """Start this user's controller, which outlives scripts."""
-    from deepserve.cli.controller import start
+    from deepserve.cli.controller import HttpOptions, start
 
-    return start(http_port=http_port, state=state, foreground=foreground, as_json=json)
+    options = HttpOptions(http_port, host, tls_cert, tls_key)
+    return start(options, state=state, foreground=foreground, as_json=json)
 
 
 @root.command()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from deepserve.cli.connection import connected, is_up, query
 from deepserve.cli.exit_codes import OK
@@ -20,19 +21,35 @@ STOP_TIMEOUT_S = 15.0
 LOOK_AGAIN_S = 0.02
 
 
-def start(*, http_port: int, state: Path | None, foreground: bool, as_json: bool) -> int:
+class HttpOptions(NamedTuple):
+    """Where the HTTP port listens; the certificate and its key are files."""
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def arguments(self) -> list[str]:
+        given = ["--http-port", str(self.port), "--host", self.host]
+        for name, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key)):
+            if path is not None:
+                given += [name, str(path.resolve())]
+        return given
+
+
+def start(options: HttpOptions, *, state: Path | None, foreground: bool, as_json: bool) -> int:
     if is_up():
         return report(already=True, as_json=as_json)
-    command = controller_command(http_port, state)
+    command = controller_command(options, state)
     if foreground:
         return subprocess.run(command, check=False).returncode
     start_in_background(command, state)
     return report(already=False, as_json=as_json)
 
 
-def controller_command(http_port: int = 0, state: Path | None = None) -> list[str]:
+def controller_command(options: HttpOptions | None = None, state: Path | None = None) -> list[str]:
     """-P: files of the folder that the command is given in shadow nothing."""
-    command = [sys.executable, "-P", "-m", "deepserve_controller", "--up", "--http-port", str(http_port)]
+    command = [sys.executable, "-P", "-m", "deepserve_controller", "--up", *(options or HttpOptions()).arguments()]
     return [*command, "--state", str(state.resolve())] if state is not None else command
 
 

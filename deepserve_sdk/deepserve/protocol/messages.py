@@ -120,7 +120,7 @@ class Welcome(Message, frozen=True):
     folder: str = ""
     """The controller's private folder on this host (bundles are unpacked under `folder/bundles`)."""
     segments: str = ""
-    """Folder of shared-memory segments."""
+    """Folder of shared-memory segments; empty for a client on another host."""
 
 
 class Refused(Message, frozen=True):
@@ -259,6 +259,51 @@ class LogOutput(Message, frozen=True):
     pod_id: str
     label: str
     stream: Literal["stdout", "stderr"]
+
+
+# --- clients on other hosts, which share no memory with the controller <-> controller -------------------
+
+
+class PutValue(Message, frozen=True):
+    """The payload is a piece of a value that becomes a segment once all its `size_bytes` are here.
+
+    Pieces come in order; `ValueStored` answers the last one, or the first that there is no room for.
+    """
+
+    segment: str
+    size_bytes: int
+    offset: int = 0
+
+
+class ValueStored(Message, frozen=True):
+    """`error`: why it was not, in words."""
+
+    segment: str
+    error: str = ""
+
+
+class FetchValue(Message, frozen=True):
+    """Answered by ValueContent with `size_bytes` of the segment from `offset` on; `unlink`: it is then removed."""
+
+    fetch_id: int
+    segment: str
+    offset: int
+    size_bytes: int
+    unlink: bool = False
+
+
+class ValueContent(Message, frozen=True):
+    """`error`: why there is nothing, in words."""
+
+    fetch_id: int
+    offset: int
+    error: str = ""
+
+
+class DropValue(Message, frozen=True):
+    """Nobody will read this segment."""
+
+    segment: str
 
 
 # --- controller -> pods --------------------------------------------------------------------------------
@@ -414,6 +459,7 @@ AnyMessage = (
     | PutBundle | DefineFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
     | AttachRequest | ForgetRequest | Query
     | Answer | RequestFinished | ItemFinished | StreamItem | LogOutput
+    | PutValue | ValueStored | FetchValue | ValueContent | DropValue
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
     | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished
     | CancelReceived | TaskBlocked | TaskResumed
