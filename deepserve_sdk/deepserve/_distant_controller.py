@@ -86,6 +86,7 @@ def _open(address: Address, key: str) -> ClientConnection:
             ping_interval=PING_INTERVAL_S,
             ping_timeout=PING_TIMEOUT_S,
             max_size=MESSAGE_BYTES,
+            legacy=True,
             **{"create_connection": _connection_on, **options},
         )
         return connection

@@ -258,7 +258,7 @@ def make_server(app: HttpApp, tls: ssl.SSLContext | None) -> HttpServer:
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=1,
-        ws="websockets-sansio",
+        ws=_websocket_protocol,  # type: ignore[arg-type]
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # a few bytes must not become many
         ws_ping_interval=PING_INTERVAL_S,
@@ -266,6 +266,13 @@ def make_server(app: HttpApp, tls: ssl.SSLContext | None) -> HttpServer:
         ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
     )
     return HttpServer(config)
+
+
+def _websocket_protocol(**parts: Any) -> asyncio.Protocol:
+    """Of a connection that is upgraded; imported with the first one."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    return WebSocketsSansIOProtocol(**parts)
 
 
 async def _disconnected(request: HttpRequest) -> None:

@@ -11,7 +11,7 @@ import deepserve
 
 HEAVY = (
     "torch numpy flowserve httpx2 starlette uvicorn rich typer sqlalchemy pydantic asyncio anyio ssl cloudpickle "
-    "tarfile subprocess deepserve_controller deepserve_runtime"
+    "tarfile subprocess websockets deepserve_controller deepserve_runtime"
 ).split()
 
 
