@@ -77,7 +77,7 @@ def test_other_schemes_name_what_there_is(engine: str) -> None:
     with pytest.raises(InvalidOption, match="use https://host:port, unix:///path, 'up' or 'embedded'"):
         init(engine)
     use(engine)
-    with pytest.raises(InvalidOption, match="use unix:///path, 'up' or 'embedded'"):
+    with pytest.raises(InvalidOption, match="use https://host:port, unix:///path, 'up' or 'embedded'"):
         connect()
 
 
