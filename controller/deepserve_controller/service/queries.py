@@ -214,7 +214,7 @@ class Queries:
         return [label for label in self._known_labels() if label == target or label.startswith(target + "/")]
 
     def _describe_pod(self, pod: PodEntry) -> Body:
-        running = [place.request_id for place in self._requests.tasks.values() if place.pod_id == pod.pod_id]
+        running = [place.request_id for place in self._requests.tasks.on_pod(pod.pod_id)]
         return {
             "pod_id": pod.pod_id,
             "state": pod.state,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -33,18 +33,13 @@ from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipient, Recipients
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.tallies import RequestTally, TaskPlace, TaskPlaces
 
 NUM_RECENT = 500
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
 HELD_BYTES = 64 << 20
 """A kept stream with more unread bytes than this gets no further credit."""
-
-
-class TaskPlace(NamedTuple):
-    request_id: str
-    attempt: int
-    pod_id: str
 
 
 class RequestRecord(msgspec.Struct):
@@ -82,7 +77,8 @@ class Requests:
         self._segments = segments
         self.dependencies = DependencyValues(kept, segments)
         self.running: dict[str, RequestRecord] = {}
-        self.tasks: dict[str, TaskPlace] = {}
+        self.tasks = TaskPlaces()
+        self._tally = RequestTally()
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
         self._left: dict[str, str] = {}
         """Client ids of links that closed while requests of theirs were running."""
@@ -116,6 +112,7 @@ class Requests:
         if message.depends_on:
             wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
         self.running[request_id] = record
+        self._tally.began(record.function_id, record.root_link_id)
         self._cores.give(
             events.RequestArrived(
                 request_id=request_id,
@@ -213,7 +210,7 @@ class Requests:
 
     def task_sent(self, action: SendTask) -> tuple[str, ...]:
         """Returns whose work it is: the client, while it is there to be answered."""
-        self.tasks[action.task_id] = TaskPlace(action.request_id, action.attempt, action.pod_id)
+        self.tasks.put(action.task_id, TaskPlace(action.request_id, action.attempt, action.pod_id))
         record = self.running.get(action.request_id)
         if record is None:
             return ()
@@ -234,23 +231,21 @@ class Requests:
 
     def root_links_on(self, pod_id: str) -> tuple[str, ...]:
         """The clients whose tasks run on this pod."""
-        running = (self.running.get(place.request_id) for place in self.tasks.values() if place.pod_id == pod_id)
+        running = (self.running.get(place.request_id) for place in self.tasks.on_pod(pod_id))
         return tuple(dict.fromkeys(record.root_link_id for record in running if record is not None))
 
     def is_running(self, function_id: str) -> bool:
-        return any(record.function_id == function_id for record in self.running.values())
+        return self._tally.has_function(function_id)
 
     def root_links_for(self, function_id: str) -> tuple[str, ...]:
         """The clients who wait for a function."""
-        waiting = (record for record in self.running.values() if record.function_id == function_id)
-        return tuple(dict.fromkeys(record.root_link_id for record in waiting))
+        return self._tally.links_for(function_id)
 
     def task_ended(self, task_id: str) -> None:
-        self.tasks.pop(task_id, None)
+        self.tasks.remove(task_id)
 
     def pod_ended(self, pod_id: str) -> None:
-        for task_id in [task_id for task_id, place in self.tasks.items() if place.pod_id == pod_id]:
-            del self.tasks[task_id]
+        self.tasks.remove_pod(pod_id)
 
     def produced(self, message: TaskOutput, data: bytes) -> None:
         """Relays one stream item; the core hears only that there was one."""
@@ -285,6 +280,7 @@ class Requests:
         )
         if record is None:
             return self._send(action.link_id, finished, action.payload.data, is_last_reader=True)
+        self._tally.ended(record.function_id, record.root_link_id)
         self._remember(record, action)
         for name in record.segments.values():
             self._segments.remove(name)
@@ -298,7 +294,7 @@ class Requests:
 
     def _remove_refs(self, link_id: str) -> None:
         """Spawned requests of a client that left may still read what it stored."""
-        if all(record.root_link_id != link_id for record in self.running.values()):
+        if not self._tally.has_link(link_id):
             self._segments.remove_refs_of(self._left.pop(link_id))
 
     def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
