@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from deepserve.errors import MaxTurnsExceeded as MaxTurnsExceeded
     from deepserve.errors import ModelError as ModelError
     from deepserve.errors import ModelLoadError as ModelLoadError
+    from deepserve.errors import NetworkRefused as NetworkRefused
     from deepserve.errors import NotFound as NotFound
     from deepserve.errors import OutputTruncated as OutputTruncated
     from deepserve.errors import PodLost as PodLost
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from deepserve.errors import RecursionTooDeep as RecursionTooDeep
     from deepserve.errors import Refused as Refused
     from deepserve.errors import RemoteError as RemoteError
+    from deepserve.errors import ScriptExhausted as ScriptExhausted
     from deepserve.errors import SerializationError as SerializationError
     from deepserve.errors import StartupFailed as StartupFailed
     from deepserve.errors import StartupTimeout as StartupTimeout
@@ -107,6 +109,7 @@ _HOMES = {
         "MaxTurnsExceeded",
         "ModelError",
         "ModelLoadError",
+        "NetworkRefused",
         "NotFound",
         "OutputTruncated",
         "PodLost",
@@ -116,6 +119,7 @@ _HOMES = {
         "RecursionTooDeep",
         "Refused",
         "RemoteError",
+        "ScriptExhausted",
         "SerializationError",
         "StartupFailed",
         "StartupTimeout",

@@ -81,6 +81,8 @@ class Client:
         self._blocked = BlockedTasks(self.send)
         self._forgotten: deque[str] = deque()
         self._closed: DeepServeError | None = None
+        self.leave: Callable[[], None] = lambda: None
+        """Ends the link, and an embedded controller with it."""
 
     # --- what is known of the controller ---
 

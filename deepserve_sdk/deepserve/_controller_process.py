@@ -230,6 +230,7 @@ def client_on(
         if os.getpid() == owner_pid:
             _leave(client, link, child)
 
+    client.leave = leave
     atexit.register(leave)
     os.register_at_fork(after_in_child=link.abandon)
     return client
@@ -258,6 +259,17 @@ def _remove_folders(client: Client) -> None:
             import shutil
 
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def disconnect() -> None:
+    """End this process's link, and an embedded controller with all that it started; the next call connects anew."""
+    from deepserve._client import install, installed_client
+
+    client = installed_client()
+    if client is not None and not client.is_pod:
+        install(None)
+        atexit.unregister(client.leave)
+        client.leave()
 
 
 def _leave(client: Client, link: Link | WebSocketLink, child: _EmbeddedController | None) -> None:

@@ -20,6 +20,7 @@ from deepserve._tool import as_tool
 from deepserve.errors import InvalidOption, ModelLoadError
 from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling, function_id
+from deepserve.settings import current_settings
 
 T = TypeVar("T")
 Messages = str | Sequence[dict[str, Any]]
@@ -137,9 +138,17 @@ class Model:
             model=self._with_source(ModelSpec(self.name, "", max_model_len=self._engine.max_model_len)),
         )
 
-    @cached_property
+    @property
     def requests(self) -> ModelRequests:
         """How requests reach the model; what agents use."""
+        if scripts := current_settings().scripted_models:
+            from deepserve._scripted_requests import ScriptedRequests
+
+            return ScriptedRequests(scripts, self.name, lambda: self._to_pods)
+        return self._to_pods
+
+    @cached_property
+    def _to_pods(self) -> ModelRequests:
         return ClientRequests(_definition(self.spec), _definition(self.tokenizer_spec))
 
     @property

@@ -175,6 +175,13 @@ class ProtocolError(DeepServeError):
     """The peer is no DeepServe controller, or one of another version."""
 
 
+# --- tests ------------------------------------------------------------------------------------------
+
+
+class NetworkRefused(DeepServeError):
+    """Code under test with `deepserve_local` wanted to use the network; the text names the address."""
+
+
 # --- models, tools, agents -------------------------------------------------------------------------
 
 
@@ -196,6 +203,10 @@ class OutputTruncated(ModelError):
     def __init__(self, message: str = "", *, text: str = "") -> None:
         super().__init__(message)
         self.text = text
+
+
+class ScriptExhausted(ModelError):
+    """A test's scripted model was asked more often than the script has answers."""
 
 
 class ToolError(DeepServeError):

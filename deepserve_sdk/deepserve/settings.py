@@ -7,6 +7,8 @@
 | `DEEPSERVE_CA` | file of certificates (PEM) to trust for it, besides the system's | the system's |
 | `DEEPSERVE_QUIET` | `1`: do not say on stderr which controller is used | say it |
 | `DEEPSERVE_TIMINGS` | `1`: print the first call's timeline on stderr | do not |
+| `DEEPSERVE_NO_NETWORK` | `1`: refuse the network to this process (set for pods by `deepserve.testing`) | do not |
+| `DEEPSERVE_SCRIPTED_MODELS` | socket of the test that scripts models (set by `deepserve.testing`) | none |
 | `DEEPSERVE_MAX_VALUE_BYTES` | largest argument, result or bundled value | 1 GiB |
 | `DEEPSERVE_MAX_BUNDLE_BYTES` | largest code bundle | 64 MiB |
 """
@@ -25,6 +27,8 @@ class Settings(NamedTuple):
     timings: bool = False
     max_value_bytes: int = 1 << 30
     max_bundle_bytes: int = 64 << 20
+    no_network: bool = False
+    scripted_models: str = ""
     key: str = ""
     ca: str = ""
 
@@ -48,6 +52,8 @@ def current_settings() -> Settings:
             timings=_flag("DEEPSERVE_TIMINGS"),
             max_value_bytes=_size("DEEPSERVE_MAX_VALUE_BYTES", Settings._field_defaults["max_value_bytes"]),
             max_bundle_bytes=_size("DEEPSERVE_MAX_BUNDLE_BYTES", Settings._field_defaults["max_bundle_bytes"]),
+            no_network=_flag("DEEPSERVE_NO_NETWORK"),
+            scripted_models=os.environ.get("DEEPSERVE_SCRIPTED_MODELS", ""),
         )
     return _settings
 

@@ -36,6 +36,7 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
         use_given_threads()
         _sign(order.pod_id)
         sdk.tell_no_timeline()
+        sdk.refuse_network_if_asked()
         PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
         atexit._run_exitfuncs()
         exit_code = 0

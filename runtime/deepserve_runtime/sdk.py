@@ -36,6 +36,7 @@ __all__ = [
     "errors",
     "load_decorators",
     "public_name_steps",
+    "refuse_network_if_asked",
     "put_in",
     "tell_no_timeline",
 ]
@@ -51,6 +52,14 @@ def batch_results(target: Callable[..., object], returned: object, num_items: in
 def tell_no_timeline() -> None:
     """In a pod: DEEPSERVE_TIMINGS asks for the script's first call, not for those that are made inside it."""
     settings.use_settings(settings.current_settings()._replace(timings=False))
+
+
+def refuse_network_if_asked() -> None:
+    """In a pod of a test."""
+    if settings.current_settings().no_network:
+        from deepserve._network_guard import refuse_network
+
+        refuse_network()
 
 
 def load_decorators() -> None:

@@ -27,16 +27,18 @@ BLOCKS = [(path, number, block) for path in DOCUMENTS for number, block in enume
 def test_python_blocks_run(path: Path, number: int, block: str, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block)
+    has_tests = "\ndef test_" in block
+    run = ["-m", "pytest", "-q", "-p", "deepserve.testing.plugin", "--rootdir", str(tmp_path)] if has_tests else []
     with TemporaryDirectory(prefix="ds-") as runtime:
         done = subprocess.run(
-            [sys.executable, str(script)],
+            [sys.executable, *run, str(script)],
             cwd=ROOT,
             env={**os.environ, "XDG_RUNTIME_DIR": runtime},
             capture_output=True,
             text=True,
             timeout=120,
         )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     if path.name == "README.md":
         assert done.stdout.split() == ["9", "9", "328350", "144"]
 

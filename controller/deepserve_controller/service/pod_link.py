@@ -18,7 +18,7 @@ from deepserve.protocol.messages import (
     TaskOutput,
     TaskResumed,
 )
-from deepserve_controller.core import events
+from deepserve_controller.core import actions, events
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.bundles import Bundles
@@ -74,6 +74,8 @@ class PodLink:
             self._requests.announced(self._pod.pod_id, message.value, is_current)
         if not is_current:
             return
+        if reason := self._pods.faults.at_end(message.task_id, self._pod.pod_id):
+            return self._pods.kill(actions.KillPod(self._pod.pod_id, reason))
         self._requests.task_ended(message.task_id)
         self._cores.give(
             events.TaskFinished(

@@ -24,6 +24,7 @@ from deepserve_controller.errors import Refusal
 from deepserve_controller.pod_providers.base import PodProvider
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientMessages
+from deepserve_controller.service.faults import Faults
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
@@ -56,6 +57,7 @@ class PodLinks:
         self.pods: dict[str, PodEntry] = {}
         self._ended: dict[str, PodEntry] = {}
         """The last few: what they printed may still be on its way."""
+        self.faults = Faults()
         self._is_ending = False
         cores.carry(actions.StartPod, self.start)
         cores.carry(actions.BindPod, self.bind)
@@ -104,6 +106,8 @@ class PodLinks:
     def send_task(self, action: actions.SendTask) -> None:
         root_links = self._requests.task_sent(action)
         if pod := self._linked(action.pod_id):
+            if reason := self.faults.at_start(action.task_id, action.pod_id):
+                return self._kill(pod, reason)
             pod.last_root_links = root_links  # what it prints may be read only after its outcome
             dependencies, results = self._requests.dependencies.of(action.request_id, action.index)
             message = AssignTask(

@@ -67,6 +67,8 @@ class Queries:
             "scale": self._scale,
             "result_info": self._result_info,
             "timeline": self._timeline,
+            "order_fault": self._order_fault,
+            "withdraw_fault": self._withdraw_fault,
         }
 
     def answer(self, link_id: str, name: str, body: Body) -> Body:
@@ -191,6 +193,21 @@ class Queries:
             raise QueryError("invalid", f"min_pods {least} and max_pods {most} do not go together")
         self._cores.give(events.ScalingChanged(function_id, least, most))
         return {"function_id": function_id, "min_pods": least, "max_pods": most}
+
+    def _order_fault(self, link_id: str, body: Body) -> Body:
+        """Kill the pod of the `step`-th task from now on: for tests, of their own controller."""
+        if self.about["mode"] != "embedded":
+            raise QueryError("invalid", "faults are ordered of an embedded controller only")
+        step, when = required(body, "step", int), required(body, "when", str)
+        if step < 1 or when not in ("start", "end"):
+            raise QueryError("invalid", f"step {step} from 1 on, and when {when!r} start or end")
+        return {"fault_id": self._pods.faults.order(step, "start" if when == "start" else "end")}
+
+    def _withdraw_fault(self, link_id: str, body: Body) -> Body:
+        order = self._pods.faults.withdraw(required(body, "fault_id", int))
+        if order is None:
+            raise QueryError("not_found", "no such fault was ordered")
+        return {"pod_id": order.pod_id, "num_started": order.num_started}
 
     def _shutdown(self, link_id: str, body: Body) -> Body:
         # After the answer is on its way.

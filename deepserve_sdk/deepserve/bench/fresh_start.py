@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deepserve._marked_processes import marked_processes
 from deepserve.bench import processes
 from deepserve.errors import DeepServeError
 
@@ -47,7 +48,7 @@ def first_result(python: str, script: Path, environment: dict[str, str]) -> dict
         took_s = time.perf_counter() - start_s
         if line.strip() == b"1":
             time.sleep(SETTLE_S)
-            alive = processes.marked(mark)
+            alive = marked_processes(processes.MARK, mark)
             memory_mb = sum(processes.pss_mb(pid) for pid in alive)
             found = {"value": took_s, "processes": len(alive), "pss_mb": memory_mb}
     finally:

@@ -11,20 +11,6 @@ MARK = "DEEPSERVE_BENCH_MARK"
 """An environment variable: its value is inherited by all that a script starts, also by what leaves its process tree."""
 
 
-def marked(value: str) -> list[int]:
-    """Ids of living processes that inherited the mark."""
-    wanted = f"{MARK}={value}\0".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                if wanted in (folder / "environ").read_bytes() + b"\0":
-                    found.append(int(folder.name))
-            except OSError:  # it ended, or belongs to somebody else
-                continue
-    return found
-
-
 def pss_mb(pid: int) -> float:
     """Its share of memory in megabytes: what it has alone, and of shared pages its part. 0 when it has ended."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deepserve._marked_processes import marked_processes
 from deepserve.bench import calls, fresh_start, processes
 from deepserve.bench.report import COLUMNS, cells, rows
 from deepserve.bench.subjects import FRESH, STANDING, chosen, missing
@@ -97,5 +98,5 @@ def test_peers_are_those_whose_environment_was_made(tmp_path: Path) -> None:
 
 def test_marked_processes_and_descendants() -> None:
     assert os.getpid() in processes.descendants(os.getppid())
-    assert processes.marked("nobody has this") == []
+    assert marked_processes(processes.MARK, "nobody has this") == []
     assert processes.pss_mb(os.getpid()) > 1

@@ -1,0 +1,61 @@
+"""Faults that a test orders (`deepserve.testing`): the pod of the n-th task that starts from now on dies."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Literal
+
+import msgspec
+
+When = Literal["start", "end"]
+
+
+class KillOrder(msgspec.Struct):
+    """`start`: the pod is killed in place of being given the task; `end`: when its outcome is there, which is lost."""
+
+    step: int
+    when: When
+    num_started: int = 0
+    task_id: str = ""
+    """The task that is meant, once it has started."""
+    pod_id: str = ""
+    """The pod that was killed."""
+
+    @property
+    def reason(self) -> str:
+        return f"a test killed it at the {self.when} of step {self.step}"
+
+
+class Faults:
+    """Counts starts of tasks, of every attempt, as they are sent to pods: no clock decides."""
+
+    def __init__(self) -> None:
+        self._ids = count(1)
+        self._orders: dict[int, KillOrder] = {}
+
+    def order(self, step: int, when: When) -> int:
+        order_id = next(self._ids)
+        self._orders[order_id] = KillOrder(step, when)
+        return order_id
+
+    def withdraw(self, order_id: int) -> KillOrder | None:
+        return self._orders.pop(order_id, None)
+
+    def at_start(self, task_id: str, pod_id: str) -> str:
+        """Why the pod must die rather than take the task; empty where it need not."""
+        for order in self._orders.values():
+            order.num_started += 1
+            if order.num_started == order.step:
+                order.task_id = task_id
+                if order.when == "start":
+                    order.pod_id = pod_id
+                    return order.reason
+        return ""
+
+    def at_end(self, task_id: str, pod_id: str) -> str:
+        """Why the pod must die and the task's outcome be lost; empty where it need not."""
+        for order in self._orders.values():
+            if order.when == "end" and order.task_id == task_id and not order.pod_id:
+                order.pod_id = pod_id
+                return order.reason
+        return ""
