@@ -24,7 +24,7 @@ from deepserve._outcome import error_of
 from deepserve._segments import remove_segment
 from deepserve._values import decode_value
 from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
-from deepserve.protocol.framing import Buffer
+from deepserve.protocol.framing import Buffer, Frame
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
@@ -47,6 +47,7 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 
+Lead = Callable[[Callable[[Frame], bool]], bool]
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
 
@@ -61,12 +62,15 @@ class Client:
         welcome: Welcome | None,
         client_id: str,
         is_pod: bool,
+        lead: Lead | None = None,
     ) -> None:
+        """lead: reads the link on the caller's thread until a frame is taken; see LinkReader."""
         self.client_id = client_id
         self.is_pod = is_pod
         self.pid = os.getpid()
         self._roots: dict[str, str] = {}
         self._send_frame = send
+        self._lead = lead
         self._welcome = welcome
         self._welcomed = threading.Event()
         if welcome is not None:
@@ -299,6 +303,13 @@ class Client:
             return inbox.wait(timeout_s)
         with self.blocking():
             return inbox.wait(timeout_s)
+
+    def wait_for_end(self, inbox: Inbox) -> None:
+        """Block until the request has ended. The caller reads the link itself where nobody else does."""
+        while not inbox.is_over:
+            if self._lead is None or not self._lead(inbox.is_finished_by):
+                self.wait(inbox)
+        self._open.discard(inbox.request_id)
 
     async def wait_async(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
         if inbox.has_news:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
+from deepserve.protocol.framing import Frame
 from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
 
 
@@ -83,6 +84,14 @@ class Inbox:
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
             wake()
+
+    def is_finished_by(self, frame: Frame) -> bool:
+        """Takes the frame that ends this request, for the one who waits for nothing else. False for any other frame."""
+        message = frame.message
+        if type(message) is not RequestFinished or message.request_id != self.request_id:
+            return False
+        self.put_finished(message, frame.payload)
+        return True
 
     # --- the reader thread ---
 

@@ -1,4 +1,4 @@
-"""The process's connection to its controller: writes from any thread, one reader thread."""
+"""The process's connection to its controller: writes from any thread; who reads it is LinkReader's matter."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 
+from deepserve._link_reader import READ_BYTES, LinkReader
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
 from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
-from deepserve.protocol.messages import Message, Refused
-
-READ_BYTES = 256 << 10
+from deepserve.protocol.messages import Message
 
 
 class Link:
@@ -27,7 +26,8 @@ class Link:
         self._deferred: deque[tuple[Message, Buffer]] = deque()
         self._closed: DeepServeError | None = None
         self._on_closed: Callable[[DeepServeError], None] = lambda error: None
-        self._reader = FrameReader()
+        self._frames = FrameReader()
+        self._reader: LinkReader | None = None
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         """Write one frame; blocks while the socket is full. Raises ControllerLost.
@@ -69,32 +69,24 @@ class Link:
     ) -> None:
         self._on_closed = on_closed
 
-        def read() -> None:
-            error = self._read_all(on_frame)
+        def end(error: DeepServeError) -> None:
             with self._lock:
                 self._closed = error
             on_closed(error)
 
-        threading.Thread(target=read, name="deepserve-link", daemon=True).start()
+        self._reader = LinkReader(self._socket, self._frames)
+        self._reader.start(on_frame, end)
 
-    def _read_all(self, on_frame: Callable[[Message, bytes], object]) -> DeepServeError:
-        buffer = memoryview(bytearray(READ_BYTES))
+    def lead(self, is_awaited: Callable[[Frame], bool]) -> bool:
+        """Read on the caller's thread until the frame comes that `is_awaited` takes; see LinkReader."""
+        reader = self._reader
+        if reader is None:
+            return False
         try:
-            while True:
-                for frame in self._reader.frames():
-                    if isinstance(frame.message, Refused):
-                        return ProtocolError(f"the controller refused this connection: {frame.message.text}")
-                    on_frame(frame.message, frame.payload)
-                num_read = self._socket.recv_into(buffer)
-                if not num_read:
-                    return ControllerLost("the controller ended")
-                self._reader.feed(buffer[:num_read])
-        except FrameError as error:
-            return ProtocolError(f"the controller sent what is no frame: {error}")
-        except OSError as error:
-            return ControllerLost(f"the connection to the controller broke: {error}")
-        except Exception as error:  # a fault of ours: those who wait must hear of it
-            return ControllerLost(f"what came from the controller was not understood: {error!r}")
+            return reader.lead(is_awaited)
+        except BaseException:  # Ctrl-C, perhaps in the middle of stopping to lead
+            reader.stop_leading()
+            raise
 
     def read_one(self, timeout_s: float) -> Frame:
         """The first frame, before the reader thread runs.
@@ -103,11 +95,11 @@ class Link:
         """
         self._socket.settimeout(timeout_s)
         try:
-            while (frame := self._reader.next_frame()) is None:
+            while (frame := self._frames.next_frame()) is None:
                 data = self._socket.recv(READ_BYTES)
                 if not data:
                     raise ProtocolError("the peer closed the connection instead of answering")
-                self._reader.feed(data)
+                self._frames.feed(data)
         except FrameError as error:
             raise ProtocolError(str(error)) from None
         self._socket.settimeout(None)
@@ -125,6 +117,8 @@ class Link:
     def abandon(self) -> None:
         """In a forked child: drop the inherited descriptor without disturbing the parent's connection."""
         try:
+            if self._reader is not None:
+                self._reader.close_copy()
             os.close(self._socket.detach())
         except OSError:
             pass

@@ -32,8 +32,7 @@ class RemoteVerb(Generic[P, R]):
         client = callee.blocking_client("remote")
         inbox = callee.open(client, args, kwargs)
         try:
-            while not inbox.is_over:
-                client.wait(inbox)
+            client.wait_for_end(inbox)
             if _timeline.is_wanted():
                 _timeline.finish(client, inbox.request_id)
             return cast(R, client.result(inbox, callee.name))

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -43,7 +42,7 @@ Dial = Callable[[], tuple[Link, Welcome]]
 
 
 class PodAgent:
-    """One per pod. The main thread runs user code, a reader thread serves the link."""
+    """One per pod. The main thread runs user code, and reads the link while there is none to run."""
 
     def __init__(self, pod_id: str, dial: Dial, memory_mib: int = 0) -> None:
         self._pod_id = pod_id
@@ -78,8 +77,10 @@ class PodAgent:
     def run(self) -> None:
         """On the main thread, until the pod is stopped."""
         self._handle(life.PodStarted())
-        threading.Thread(target=self._read, name="deepserve-link", daemon=True).start()
-        self._threads.main.loop()
+        reader = self._link.reader(self._receive, self._lose_link, self._check_memory if self._memory else None)
+        self._pod.on_copied = reader.close_copy
+        reader.start()
+        self._threads.main.loop(reader)
 
     def _handle(self, event: life.Event) -> None:
         with self._lock:
@@ -87,22 +88,16 @@ class PodAgent:
         for action in actions:
             self._performers[type(action)](action)
 
-    # --- the link, on the reader thread ----------------------------------------------------------------
+    # --- the link, on the thread that reads it -------------------------------------------------------------
 
-    def _read(self) -> None:
-        text = "the controller closed the link"
-        try:
-            for message, payload in self._link.frames(self._check_memory if self._memory else None):
-                receive = self._receivers.get(type(message))
-                if receive is not None:
-                    receive(message, payload)
-                else:
-                    self._client.deliver(message, payload)
-        except FrameError as error:
-            text = f"the controller sent a broken frame: {error}"
-        except BaseException:
-            text = f"the pod's reader failed: {traceback.format_exc()}"
-            os.write(2, text.encode())
+    def _receive(self, message: Message, payload: bytes) -> None:
+        receive = self._receivers.get(type(message))
+        if receive is not None:
+            receive(message, payload)
+        else:
+            self._client.deliver(message, payload)
+
+    def _lose_link(self, text: str) -> None:
         self._handle(life.LinkLost(text))
 
     def _on_assign(self, message: AssignTask, payload: bytes) -> None:

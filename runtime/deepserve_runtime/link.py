@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_frame, encode_prefix
+from deepserve.protocol.framing import Buffer, FrameError, FrameReader, encode_frame, encode_prefix
 from deepserve.protocol.messages import Hello, Message, Refused, Welcome
+from deepserve_runtime.link_reader import LinkReader
 
 SMALL_PAYLOAD_BYTES = 64 << 10
 """Up to here one copy is cheaper than a second system call."""
 READ_BYTES = 256 << 10
 DIAL_TIMEOUT_S = 30.0
-TICK_MS = 100
 
 
 class LinkClosed(ConnectionError):
@@ -68,26 +67,14 @@ class Link:
     def is_writing_on(self, thread_ident: int) -> bool:
         return self._writer == thread_ident
 
-    def frames(self, tick: Callable[[], None] | None = None) -> Iterator[Frame]:
-        """All frames until the end of the connection; `tick` is called about every TICK_MS meanwhile.
-
-        Raises FrameError for what is none.
-        """
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        while True:
-            yield from self._reader.frames()
-            if tick is not None:
-                tick()
-                if not poll.poll(TICK_MS):
-                    continue
-            try:
-                data = self._socket.recv(READ_BYTES)
-            except ConnectionError:
-                return
-            if not data:
-                return
-            self._reader.feed(data)
+    def reader(
+        self,
+        on_frame: Callable[[Message, bytes], object],
+        on_end: Callable[[str], None],
+        tick: Callable[[], None] | None = None,
+    ) -> LinkReader:
+        """What reads this connection; see there."""
+        return LinkReader(self._socket, self._reader, on_frame, on_end, tick)
 
     def fileno(self) -> int:
         return self._socket.fileno()

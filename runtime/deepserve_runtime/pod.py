@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from deepserve.protocol.messages import Welcome
@@ -23,9 +24,12 @@ class Pod:
         self.bundles = Path(welcome.folder) / "bundles"
         self.code: CodeRef | None = None
         self.is_copy = False
+        self.on_copied: Callable[[], None] | None = None
         os.register_at_fork(after_in_child=self._become_copy)
 
     def _become_copy(self) -> None:
         """The copy must not hold the link open: its end of file is how the controller hears of the pod's death."""
         self.is_copy = True
         self.link.close_copy()
+        if self.on_copied is not None:
+            self.on_copied()

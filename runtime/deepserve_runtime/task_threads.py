@@ -11,11 +11,13 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from deepserve_runtime import sdk
 from deepserve_runtime.link import Link, LinkClosed
+from deepserve_runtime.link_reader import LinkReader
 from deepserve_runtime.task import Task
 
 T = TypeVar("T")
@@ -25,15 +27,20 @@ NUM_SIGNALS = 50
 """Code that does not heed them in this time is ended by the controller."""
 
 
+class Inbox(Protocol):
+    def put(self, work: Callable[[], None] | None, /) -> None: ...
+    def get(self) -> Callable[[], None] | None: ...
+
+
 class TaskThread:
     """A queue and the thread that empties it. `is_free` is the pool's to change."""
 
     def __init__(self, threads: TaskThreads) -> None:
         self.threads = threads
         self.ident = 0
-        self.inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.inbox: Inbox = queue.SimpleQueue()
 
-    def loop(self) -> None:
+    def work(self) -> None:
         """Runs what comes until None comes."""
         self.ident = threading.get_ident()
         while True:
@@ -43,7 +50,7 @@ class TaskThread:
                     return
                 work()
             except (sdk.errors.InputCancelled, LinkClosed):
-                continue  # a cancel that came as its task was ending; the reader thread ends a pod without a link
+                continue  # a cancel that came as its task was ending; who reads the link ends a pod without one
 
     def interruptibly(self, task: Task, call: Callable[[], T]) -> T:
         """call(), in which a cancel of `task` raises InputCancelled."""
@@ -69,11 +76,46 @@ class TaskThread:
                 continue
 
 
+class MainInbox:
+    """Work for the main thread. From other threads it is rare (the last task of a draining pod ended there), and ends
+    the main thread's wait at the link by a signal, which is sent again like one that cancels."""
+
+    def __init__(self) -> None:
+        self._works: deque[Callable[[], None] | None] = deque()
+        self.is_awaited = False
+        """The main thread waits at the link, or is about to."""
+
+    def put(self, work: Callable[[], None] | None) -> None:
+        self._works.append(work)
+        main = threading.main_thread().ident
+        if threading.get_ident() != main:
+            while self.is_awaited and self._works:
+                signal.pthread_kill(main or 0, CANCEL_SIGNAL)
+                time.sleep(SIGNAL_AGAIN_S)
+
+    def get(self) -> Callable[[], None] | None:
+        return self._works.popleft()
+
+    def stop_waiting(self) -> None:
+        self.is_awaited = False
+
+    def empty(self) -> bool:
+        return not self._works
+
+
+class WokenUp(BaseException):
+    """Raised in the main thread while it waits at the link, for there is other work."""
+
+
 class MainThread(TaskThread):
-    """The pod's main thread: a cancel arrives as a signal, whose handler raises."""
+    """The pod's main thread: it reads the link while it has nothing to run; a cancel arrives as a signal, whose handler
+    raises."""
+
+    inbox: MainInbox
 
     def __init__(self, threads: TaskThreads, link: Link) -> None:
         super().__init__(threads)
+        self.inbox = MainInbox()
         self.link = link
         self.ident = threading.main_thread().ident or 0
         self._interruptible: Task | None = None
@@ -83,6 +125,33 @@ class MainThread(TaskThread):
         self.ident = threading.get_ident()
         signal.signal(CANCEL_SIGNAL, self._on_signal)
         self.link.after_write = self._after_write
+
+    def loop(self, reader: LinkReader) -> None:
+        """Until None comes as work."""
+        inbox = self.inbox
+        while True:
+            try:
+                while not inbox.empty():
+                    work = inbox.get()
+                    if work is None:
+                        return
+                    reader.hand_over()
+                    try:
+                        work()
+                    finally:
+                        reader.take_back()
+                self._read(reader)
+            except (sdk.errors.InputCancelled, LinkClosed, WokenUp):
+                continue  # a cancel that came as its task was ending; the end of the link is read next
+
+    def _read(self, reader: LinkReader) -> None:
+        inbox = self.inbox
+        try:
+            inbox.is_awaited = True
+            if inbox.empty():
+                reader.lead(inbox.stop_waiting)
+        finally:
+            inbox.is_awaited = False
 
     def interruptibly(self, task: Task, call: Callable[[], T]) -> T:
         outer, self._interruptible = self._interruptible, task
@@ -114,6 +183,9 @@ class MainThread(TaskThread):
 
     def _on_signal(self, signal_number: int, frame: Any) -> None:
         """Runs in the main thread between two bytecodes, or inside an interrupted system call."""
+        if self.inbox.is_awaited and not self.inbox.empty():
+            self.inbox.is_awaited = False
+            raise WokenUp
         if self.link.is_writing_on(self.ident):
             self._is_put_off = True  # half a frame may be out: finish it first
             return
@@ -152,7 +224,7 @@ class TaskThreads:
                 return self._free.pop()
             self._count += 1
             thread = TaskThread(self)
-        threading.Thread(target=thread.loop, name=f"deepserve-task-{self._count}", daemon=True).start()
+        threading.Thread(target=thread.work, name=f"deepserve-task-{self._count}", daemon=True).start()
         return thread
 
     def _release(self, thread: TaskThread) -> None:

@@ -64,6 +64,8 @@ class Controller:
         """Called at the end as well; for whoever hosts the reactor."""
         self._reactor = running_reactor()
         self._listeners: list[Listener] = []
+        num_cores = len(os.sched_getaffinity(0))
+        self._reactor.spin.is_allowed = lambda: len(self.requests.tasks) < num_cores
         self.reaper = ChildReaper()
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)

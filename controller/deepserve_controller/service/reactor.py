@@ -8,6 +8,7 @@ anyway (the HTTP port of `deepserve up`), its loop hosts this one: an epoll desc
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import signal
 import socket
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 MAX_WAIT_S = 3600.0
+SPIN_S = 150e-6
+"""How long to look for more before sleeping. Being woken on another core takes 10 to 30 µs, twice a call."""
+MAX_CREDIT = 8
 
 Ready = Callable[[int], None]
 """Called with epoll's event bits."""
+Poll = Callable[[float], list[tuple[int, int]]]
 
 
 class Timer:
@@ -39,6 +44,38 @@ class Timer:
 
     def cancel(self) -> None:
         self.callback = None
+
+
+class Spin:
+    """Looks for more a moment before the loop sleeps, where lately that would have been worth it.
+
+    One call after another from one script finds the loop awake, which saves half of the call's wake-ups. It earns
+    credit by news that came within the moment, whether looked for or slept through, and loses it by looking in vain.
+    """
+
+    def __init__(self) -> None:
+        self.is_allowed: Callable[[], bool] = lambda: True
+        """Whether a core is free for it."""
+        self._has_cores = len(os.sched_getaffinity(0)) > 1
+        self._credit = 0
+
+    def look(self, poll: Poll) -> list[tuple[int, int]]:
+        if not self._credit or not self.is_allowed():
+            return []
+        until_s = time.monotonic() + SPIN_S
+        while time.monotonic() < until_s:
+            if ready := poll(0):
+                self._credit = MAX_CREDIT
+                return ready
+        self._credit -= 1
+        return []
+
+    def sleep(self, poll: Poll, wait_s: float) -> list[tuple[int, int]]:
+        began_s = time.monotonic()
+        ready = poll(wait_s)
+        if ready and self._has_cores and self._credit < MAX_CREDIT and time.monotonic() - began_s < SPIN_S:
+            self._credit += 1
+        return ready
 
 
 class Reactor:
@@ -55,6 +92,11 @@ class Reactor:
         self._host: asyncio.AbstractEventLoop | None = None
         self._host_timer: asyncio.TimerHandle | None = None
         self._is_turning = False
+        self._spin = Spin()
+
+    @property
+    def spin(self) -> Spin:
+        return self._spin
 
     # --- descriptors ---
 
@@ -131,7 +173,8 @@ class Reactor:
         while not is_over():
             if time.monotonic() >= until_s:
                 return is_over()
-            self._handle(poll(self._wait_s()))
+            ready = poll(0) or self._spin.look(poll) or self._spin.sleep(poll, self._wait_s())
+            self._handle(ready)
         return True
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:
@@ -188,8 +231,9 @@ class Reactor:
     def _turn(self) -> None:
         if self._host is None:
             return
+        poll = self._epoll.poll
         while True:
-            ready = self._epoll.poll(0)
+            ready = poll(0) or self._spin.look(poll)
             self._handle(ready)
             if not ready and not self._soon:
                 break

@@ -85,6 +85,17 @@ class FrameReader:
     def feed(self, data: Buffer) -> None:
         self._buffer += data
 
+    @staticmethod
+    def whole_frame(data: bytes) -> Frame | None:
+        """The one frame that `data` is, from its first byte to its last; None where it is anything else."""
+        if len(data) < _PREFIX_BYTES:
+            return None
+        magic, version, header_len, payload_len = PREFIX.unpack_from(data)
+        payload_at = _PREFIX_BYTES + header_len
+        if payload_at + payload_len != len(data) or magic != MAGIC or version != PROTOCOL_VERSION:
+            return None
+        return Frame(decode_header(data[_PREFIX_BYTES:payload_at]), data[payload_at:])
+
     def take_rest(self) -> bytes:
         """What was read past the last frame; used where a connection turns to raw bytes."""
         rest = bytes(memoryview(self._buffer)[self._start :])

@@ -58,21 +58,17 @@ def test_a_fault_on_the_reader_thread_wakes_those_who_wait() -> None:
     assert isinstance(closed[0], ControllerLost) and "a fault" in str(closed[0])
 
 
-class InterruptedSocket:
-    def sendall(self, data: bytes) -> None:
+class InterruptedSocket(socket.socket):
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
         raise KeyboardInterrupt
-
-    def recv_into(self, buffer: memoryview) -> int:
-        threading.Event().wait()
-        return 0
-
-    def shutdown(self, how: int) -> None: ...
 
 
 def test_an_interrupted_write_closes_the_link_before_the_next_call() -> None:
-    link = Link(InterruptedSocket())  # type: ignore[arg-type]
-    closed: list[DeepServeError] = []
-    link.start_reader(lambda message, payload: None, closed.append)
-    with pytest.raises(KeyboardInterrupt):
-        link.send(CancelRequest("rq-1"))
-    assert "interrupted" in str(closed[0])
+    ours, theirs = socket.socketpair()
+    with theirs, InterruptedSocket(fileno=ours.detach()) as interrupted:
+        link = Link(interrupted)
+        closed: list[DeepServeError] = []
+        link.start_reader(lambda message, payload: None, closed.append)
+        with pytest.raises(KeyboardInterrupt):
+            link.send(CancelRequest("rq-1"))
+        assert "interrupted" in str(closed[0])

@@ -43,13 +43,6 @@ def test_a_large_payload_of_the_main_thread_is_not_copied() -> None:
     assert [len(write) > SMALL_PAYLOAD_BYTES for write in recorder.writes] == [False, True]
 
 
-def test_the_end_of_the_connection_ends_the_frames() -> None:
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    assert list(Link(ours).frames()) == []
-    ours.close()
-
-
 def test_a_frame_sent_by_a_finaliser_inside_a_write_follows_that_write() -> None:
     ours, theirs = socket.socketpair()
     link = Link(ours)

@@ -1,0 +1,139 @@
+"""LinkReader: who reads the connection to the controller: a caller that waits for its result, or a watching thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
+from deepserve.protocol.framing import Frame, FrameError, FrameReader
+from deepserve.protocol.messages import Message, Refused
+
+READ_BYTES = 64 << 10
+_ONE_READ = (READ_BYTES,)
+
+
+class LinkReader:
+    """A result that is read by the thread that waits for it costs no hand-over between two threads, which takes longer
+    than the rest of a warm call here. So who waits may `lead`; all that is not its own result, and all that comes
+    while nobody leads, is handled by the watching thread, which no signal interrupts. That one sleeps in the kernel.
+    """
+
+    def __init__(self, connection: socket.socket, frames: FrameReader) -> None:
+        self._socket = connection
+        self._fd = connection.fileno()
+        self._frames = frames
+        self._role = threading.RLock()
+        """Held by the thread that reads."""
+        self._is_unwatched = False
+        self._chunks: deque[bytes] = deque()
+        """Read and not handled yet."""
+        self._epoll = select.epoll()
+        self._kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_over = False
+
+    def start(self, on_frame: Callable[[Message, bytes], object], on_over: Callable[[DeepServeError], None]) -> None:
+        if rest := self._frames.take_rest():  # what came with the welcome
+            self._chunks.append(rest)
+            os.eventfd_write(self._kick, 1)
+        self._epoll.register(self._kick, select.EPOLLIN)
+        self._epoll.register(self._fd, select.EPOLLIN)
+
+        def watch() -> None:
+            error = self._watch(on_frame)
+            with self._role:
+                self._is_over = True
+                self._close()
+            on_over(error)
+
+        threading.Thread(target=watch, name="deepserve-link", daemon=True).start()
+
+    def lead(self, is_awaited: Callable[[Frame], bool]) -> bool:
+        """Read on the caller's thread until a frame comes that `is_awaited` takes; False where another thread reads, or
+        something else came, which the watching thread then handles.
+
+        A KeyboardInterrupt may come between any two bytecodes. It loses no bytes, which go from the system call into
+        the queue without one in between; and whatever it skips here is made up for by the next call of `stop_leading`.
+        """
+        role = self._role
+        if role._is_owned():  # type: ignore[attr-defined]
+            self.stop_leading()
+        try:
+            if not role.acquire(blocking=False):
+                return False
+            if self._is_over or self._chunks or self._frames.is_mid_frame:
+                return False
+            self._is_unwatched = True
+            self._epoll.unregister(self._fd)
+            self._chunks.extend(map(self._socket.recv, _ONE_READ))
+            frame = self._frames.whole_frame(self._chunks[0])
+            if frame is not None and is_awaited(frame):
+                self._chunks.clear()
+                return True
+            return False
+        except (OSError, FrameError):
+            return False  # the watching thread meets it too, and tells everybody
+        finally:
+            self.stop_leading()
+
+    def stop_leading(self) -> None:
+        """Leave the link to the watching thread, where this one has not yet; may be called at any time."""
+        role = self._role
+        if not role._is_owned():  # type: ignore[attr-defined]
+            return
+        if self._is_unwatched and not self._is_over:
+            with suppress(FileExistsError):
+                self._epoll.register(self._fd, select.EPOLLIN)
+            self._is_unwatched = False
+        if self._chunks and not self._is_over:
+            os.eventfd_write(self._kick, 1)
+        while role._is_owned():  # type: ignore[attr-defined]
+            role.release()
+
+    def close_copy(self) -> None:
+        """In a forked child: drop what was inherited, without disturbing the parent's."""
+        self._close()
+
+    def _close(self) -> None:
+        self._epoll.close()
+        if self._kick >= 0:
+            os.close(self._kick)
+            self._kick = -1
+
+    def _watch(self, on_frame: Callable[[Message, bytes], object]) -> DeepServeError:
+        try:
+            while True:
+                ready = self._epoll.poll()
+                with self._role:
+                    self._read(ready)
+                    while self._chunks:
+                        data = self._chunks[0]
+                        if not data:
+                            return ControllerLost("the controller ended")
+                        frames = self._frames.take(data)
+                        self._chunks.popleft()
+                        for message, payload in frames:
+                            if isinstance(message, Refused):
+                                return ProtocolError(f"the controller refused this connection: {message.text}")
+                            on_frame(message, payload)
+        except FrameError as error:
+            return ProtocolError(f"the controller sent what is no frame: {error}")
+        except OSError as error:
+            return ControllerLost(f"the connection to the controller broke: {error}")
+        except Exception as error:  # a fault of ours: those who wait must hear of it
+            return ControllerLost(f"what came from the controller was not understood: {error!r}")
+
+    def _read(self, ready: list[tuple[int, int]]) -> None:
+        for fd, _ in ready:
+            if fd == self._kick:
+                os.eventfd_read(fd)
+            elif not self._chunks:
+                try:
+                    self._chunks.append(self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT))
+                except BlockingIOError:  # a leader was quicker
+                    pass
