@@ -42,6 +42,7 @@ def hold(how: str) -> None:
         sum(itertools.repeat(1))
     elif how == "is stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)  # the signal may go to another thread first, and this one on for a moment
     else:
         time.sleep(60)
 
