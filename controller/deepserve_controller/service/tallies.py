@@ -48,6 +48,9 @@ class TaskPlaces:
         self._places: dict[str, TaskPlace] = {}
         self._on_pod: dict[str, dict[str, TaskPlace]] = {}
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __getitem__(self, task_id: str) -> TaskPlace:
         return self._places[task_id]
 
