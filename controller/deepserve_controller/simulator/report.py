@@ -19,6 +19,8 @@ class Record:
     finished: dict[str, list[actions.FinishRequest]] = field(default_factory=dict)
     """All FinishRequest actions of a request: exactly one, in a run without errors."""
     latencies_s: list[float] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
+    """From the arrival of a request to the first assignment of its first task; not of maps."""
     num_items: int = 0
     num_attempts: int = 0
     num_warm_hits: int = 0
@@ -44,6 +46,8 @@ class Record:
             self.num_started += 1
         elif isinstance(action, actions.SendTask):
             self.num_attempts += 1
+            if action.attempt == 1 and action.kind != "map":
+                self.waits_s.append(now_s - self.arrived_s[action.request_id])
             self.num_warm_hits += action.attempt == 1 and self.arrived_s.get(action.request_id) == now_s
         elif isinstance(action, actions.FinishItem):
             self.num_items += 1

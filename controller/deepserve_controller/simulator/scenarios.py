@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
+import msgspec
+
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.specs import CodeRef, FunctionSpec, RetrySpec, Scaling
-from deepserve_controller.build import WARM_PODS, build_cluster_manager, build_job_executor
+from deepserve.protocol.specs import CodeRef, FunctionSpec, Resources, RetrySpec, Scaling
+from deepserve_controller.build import AUTOSCALER, WARM_PODS, build_cluster_manager, build_job_executor
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined
+from deepserve_controller.core.views import Autoscaler
 from deepserve_controller.simulator import workload
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.report import Record
@@ -31,6 +34,8 @@ class Scenario:
     warm_pods: Mapping[str, int] = field(default_factory=lambda: WARM_PODS)
     times: Times = Times()
     faults: Faults = Faults()
+    usable_mib: int = 0
+    """Memory of the host that pods may have; 0: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +99,81 @@ def losses(random: Random) -> Scenario:
     return Scenario("pod losses", functions, arrivals, end_s=40.0, faults=faults)
 
 
+def bursts(random: Random) -> Scenario:
+    """Every 20 s 32 calls at once of a function that is called once a second besides; its pods may idle for 5 s."""
+    arrivals = list(workload.poisson("fn-bursts", 1.0, 0.5, 120.0, random, "trickle"))
+    for number in range(6):
+        arrivals += workload.burst("fn-bursts", 32, 5.0 + 20.0 * number, f"burst-{number}")
+    functions = {"fn-bursts": simulated_function("bursts", Scaling(max_pods=32, scaledown_window_s=5.0))}
+    return Scenario("bursts on a trickle", functions, arrivals, end_s=180.0, times=Times(task_s=(0.2, 0.4)))
+
+
+def slow_bursts(random: Random) -> Scenario:
+    """As `bursts`, of a function that takes 1 to 2 s to load in a pod."""
+    scenario = bursts(random)
+    times = Times(task_s=(0.2, 0.4), bind_s=(1.0, 2.0))
+    return replace(scenario, title="bursts on a trickle, slow to load", times=times)
+
+
+def sawtooth(random: Random) -> Scenario:
+    """Load that grows for 20 s from nothing to 40 calls a second (ten pods) and falls back at once, six times."""
+    arrivals = workload.varying("fn-saw", lambda at_s: 1.0 + 2.0 * (at_s % 20.0), 41.0, 0.5, 120.0, random)
+    functions = {"fn-saw": simulated_function("saw", Scaling(max_pods=32, scaledown_window_s=5.0))}
+    times = Times(task_s=(0.2, 0.3), bind_s=(0.2, 0.4))
+    return Scenario("sawtooth", functions, list(arrivals), end_s=180.0, times=times)
+
+
+def ramp(random: Random) -> Scenario:
+    """One minute up to 60 calls a second (15 pods), one minute down again."""
+    arrivals = workload.varying("fn-ramp", lambda at_s: 60.0 - abs(at_s - 60.0), 60.0, 0.5, 120.0, random)
+    functions = {"fn-ramp": simulated_function("ramp", Scaling(max_pods=64, scaledown_window_s=10.0))}
+    return Scenario("ramp", functions, list(arrivals), end_s=180.0, times=Times(task_s=(0.2, 0.3)))
+
+
+def rare(random: Random) -> Scenario:
+    """Six calls at once every 30 s and nothing between: pods that may idle for 5 s must go, whatever the policy."""
+    arrivals: list[Occurrence] = []
+    for number in range(5):
+        arrivals += workload.burst("fn-rare", 6, 1.0 + 30.0 * number, f"rare-{number}")
+    functions = {"fn-rare": simulated_function("rare", Scaling(max_pods=8, scaledown_window_s=5.0))}
+    return Scenario("rare calls, scaled to zero", functions, arrivals, end_s=240.0)
+
+
+def small_host(random: Random) -> Scenario:
+    """Twelve functions whose pods have 256 MiB each, on a host with room for six of them."""
+    functions: dict[str, FunctionSpec] = {}
+    arrivals: list[Occurrence] = []
+    for number in range(12):
+        name = f"fn-{number}"
+        spec = simulated_function(name, Scaling(max_pods=4, scaledown_window_s=20.0))
+        functions[name] = msgspec.structs.replace(spec, resources=Resources(memory_mib=256))
+        arrivals += workload.poisson(name, 0.5, 0.5, 60.0, random, f"rq-{number}")
+    arrivals.sort(key=lambda occurrence: occurrence.at_s)
+    times = Times(task_s=(0.1, 0.3))
+    return Scenario("many functions on a small host", functions, arrivals, 120.0, times=times, usable_mib=6 * 256 + 64)
+
+
 SCENARIOS: Mapping[str, Callable[[Random], Scenario]] = {
     "burst": burst,
-    "steady": steady,
-    "recursion": recursion,
+    "bursts": bursts,
     "losses": losses,
+    "ramp": ramp,
+    "rare": rare,
+    "recursion": recursion,
+    "sawtooth": sawtooth,
+    "slow_bursts": slow_bursts,
+    "small_host": small_host,
+    "steady": steady,
 }
 
 
-def run(scenario: Scenario, random: Random) -> Run:
+def run(scenario: Scenario, random: Random, autoscaler: Autoscaler = AUTOSCALER) -> Run:
     """Carry out `scenario` on fresh cores. AssertionError where an invariant breaks."""
     ids = IdAllocator()
-    cores = Cores(
-        build_job_executor(ids, random), build_cluster_manager(ids, scenario.default_max_pods, scenario.warm_pods)
+    cluster_manager = build_cluster_manager(
+        ids, scenario.default_max_pods, scenario.warm_pods, usable_mib=scenario.usable_mib, autoscaler=autoscaler
     )
+    cores = Cores(build_job_executor(ids, random), cluster_manager)
     record = Record()
     world = World(random, scenario.times, scenario.faults, record)
     simulation = Simulation(cores, world.consequences, world.before, world.is_alive)
@@ -118,7 +184,7 @@ def run(scenario: Scenario, random: Random) -> Run:
     return Run(cores, simulation, record)
 
 
-def run_by_name(name: str, seed: int) -> tuple[Scenario, Run]:
+def run_by_name(name: str, seed: int, autoscaler: Autoscaler = AUTOSCALER) -> tuple[Scenario, Run]:
     random = Random(seed)
     scenario = SCENARIOS[name](random)
-    return scenario, run(scenario, random)
+    return scenario, run(scenario, random, autoscaler)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 from deepserve.protocol.messages import RequestKind
@@ -33,6 +33,23 @@ def poisson(
         yield Occurrence(at_s, RequestArrived(f"{prefix}-{number}", "client-1", function_id, kind))
         at_s += random.expovariate(per_s)
         number += 1
+
+
+def varying(
+    function_id: str,
+    per_s: Callable[[float], float],
+    most_per_s: float,
+    start_s: float,
+    end_s: float,
+    random: Random,
+    prefix: str = "rq",
+) -> Iterator[Occurrence]:
+    """Independent arrivals at a rate that changes with time since `start_s`, never above `most_per_s` (thinning)."""
+    at_s, number = start_s, 0
+    while (at_s := at_s + random.expovariate(most_per_s)) < end_s:
+        if random.random() * most_per_s < per_s(at_s - start_s):
+            yield Occurrence(at_s, RequestArrived(f"{prefix}-{number}", "client-1", function_id))
+            number += 1
 
 
 def one_map(function_id: str, num_inputs: int, at_s: float, request_id: str = "map-0") -> Iterator[Occurrence]:
