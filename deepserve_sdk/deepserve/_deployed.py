@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
-from deepserve._autoscaler import Autoscaler
+from deepserve._autoscaler import Autoscaler, FunctionStats, stats_verb
 from deepserve._callee import Callee
 from deepserve._client import Definition, current_client
 from deepserve._function import Function
 from deepserve._method import encode_params
 from deepserve._pickling import NOTHING
+from deepserve._query_verb import QueryVerb
 from deepserve.errors import InvalidOption, NotFound
 from deepserve.protocol.specs import FunctionSpec, function_id
 
@@ -36,8 +37,11 @@ class DeployedFunction(Function[..., Any]):
 
     @property
     def autoscaler(self) -> Autoscaler:
-        """`f.autoscaler.update(min_pods=2)` changes how many pods it has. (Modal: `update_autoscaler`.)"""
-        return Autoscaler(self._definition.function_id, self.spec.scaling)
+        return Autoscaler(self.__name__, lambda: self._definition)
+
+    @property
+    def get_current_stats(self) -> QueryVerb[[], FunctionStats]:
+        return stats_verb(self.__name__, lambda: self._definition)
 
     @property
     def spec(self) -> FunctionSpec:

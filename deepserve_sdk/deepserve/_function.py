@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from deepserve._app import App
+    from deepserve._autoscaler import Autoscaler, FunctionStats
     from deepserve._decorators import OptionArguments
+    from deepserve._query_verb import QueryVerb
     from deepserve._verb_types import ForEach, Map, StarMap
 
 P = ParamSpec("P")
@@ -140,6 +142,20 @@ class Function(Inspectable, Generic[P, R]):
         from deepserve._deployed import find_function
 
         return find_function(app, name)
+
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """Its pool of pods: `settings()`, `update(min_pods=2)`, `history()`. (Modal: `update_autoscaler`.)"""
+        from deepserve._autoscaler import Autoscaler
+
+        return Autoscaler(self._definer.label, self._definer.define)
+
+    @property
+    def get_current_stats(self) -> QueryVerb[[], FunctionStats]:
+        """`f.get_current_stats()`: inputs that wait and run, and pods. (Modal: `get_current_stats`.)"""
+        from deepserve._autoscaler import stats_verb
+
+        return stats_verb(self._definer.label, self._definer.define)
 
     @property
     def app(self) -> App:

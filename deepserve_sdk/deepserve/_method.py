@@ -18,6 +18,8 @@ from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb,
 from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
 
 if TYPE_CHECKING:
+    from deepserve._autoscaler import Autoscaler, FunctionStats
+    from deepserve._query_verb import QueryVerb
     from deepserve._verb_types import ForEach, Map, StarMap
 
 P = ParamSpec("P")
@@ -66,6 +68,20 @@ class BoundMethod(Inspectable, Generic[P, R]):
     @property
     def for_each(self) -> ForEach[P, R]:
         return cast("ForEach[P, R]", ForEachVerb(self._callee()))
+
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """Its pool of pods: `settings()`, `update(min_pods=2)`, `history()`. (Modal: `update_autoscaler`.)"""
+        from deepserve._autoscaler import Autoscaler
+
+        return Autoscaler(self._callee().name, self._define)
+
+    @property
+    def get_current_stats(self) -> QueryVerb[[], FunctionStats]:
+        """`f.get_current_stats()`: inputs that wait and run, and pods. (Modal: `get_current_stats`.)"""
+        from deepserve._autoscaler import stats_verb
+
+        return stats_verb(self._callee().name, self._define)
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -17,10 +17,12 @@ _ACCELERATOR = re.compile(r"(npu|gpu|cpu)(:[A-Za-z0-9_.-]*)?(:[1-9][0-9]*)?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.<>#-]*")
 OPTION_NAMES = frozenset(
     "cpu memory timeout startup_timeout queue_timeout min_pods max_pods buffer_pods scaledown_window max_inputs "
+    "target_inputs "
     "retries accelerator npu gpu name".split()
 )
 CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 """On functions and classes: what `concurrent` allows."""
+TARGET_ATTRIBUTE = "__deepserve_target_inputs__"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,11 @@ def with_inputs(options: Options, owner: str, target: Any, batch_sizes: Sequence
     """
     num_runs = getattr(target, CONCURRENCY_ATTRIBUTE, 1)
     largest = max(batch_sizes, default=0)
-    options = merge_options(options, owner, {"max_inputs": num_runs * max(1, largest)})
+    target_inputs = getattr(target, TARGET_ATTRIBUTE, None)
+    inputs = {"max_inputs": num_runs * max(1, largest), "target_inputs": UNSET}
+    if target_inputs is not None:
+        inputs["target_inputs"] = target_inputs * max(1, largest)
+    options = merge_options(options, owner, inputs)
     return replace(options, scaling=_with(options.scaling, max_batch_size=largest))
 
 
@@ -160,6 +166,10 @@ def _merge_scaling(scaling: Scaling, check: _Checker, given: dict[str, Any]) -> 
         scaling = _with(scaling, scaledown_window_s=window_s)
     if "max_inputs" in given:
         scaling = _with(scaling, max_inputs=check.count("max_inputs", given["max_inputs"], 1, None))
+    if "target_inputs" in given:
+        scaling = _with(scaling, target_inputs=check.count("target_inputs", given["target_inputs"], 1, 0))
+    if scaling.target_inputs > scaling.max_inputs:
+        raise check.error("target_inputs", scaling.target_inputs, f"is more than max_inputs={scaling.max_inputs}")
     if scaling.max_pods and scaling.min_pods > scaling.max_pods:
         raise check.error("min_pods", scaling.min_pods, f"is more than max_pods={scaling.max_pods}")
     return scaling
@@ -249,17 +259,24 @@ def _with(struct: Any, **changes: Any) -> Any:
     return msgspec.structs.replace(struct, **changes)
 
 
-def concurrent(*, max_inputs: int) -> Callable[[F], F]:
+def concurrent(*, max_inputs: int, target_inputs: int | None = None) -> Callable[[F], F]:
     """Let one pod run up to `max_inputs` inputs of the function or class below at the same time.
 
-    Stands below `@function` or `@cls`. Raises InvalidOption. (Modal: `@modal.concurrent`.)
+    target_inputs: how many of them scaling aims at (`max_inputs`): pods are added when more than that would run in
+    each, and what lies between the two is taken meanwhile, in a burst. Stands below `@function` or `@cls`.
+    Raises InvalidOption. (Modal: `@modal.concurrent`.)
     """
 
     def decorate(target: F) -> F:
         name = getattr(target, "__qualname__", repr(target))
         if hasattr(target, "__deepserve_entry__"):
             raise InvalidOption(f"{name}: @deepserve.concurrent stands below @deepserve.function or @deepserve.cls")
-        setattr(target, CONCURRENCY_ATTRIBUTE, _Checker(name).count("max_inputs", max_inputs, 1, None))
+        check = _Checker(name)
+        setattr(target, CONCURRENCY_ATTRIBUTE, check.count("max_inputs", max_inputs, 1, None))
+        if target_inputs is not None:
+            if check.count("target_inputs", target_inputs, 1, None) > max_inputs:
+                raise check.error("target_inputs", target_inputs, f"is more than max_inputs={max_inputs}")
+            setattr(target, TARGET_ATTRIBUTE, target_inputs)
         return target
 
     return decorate

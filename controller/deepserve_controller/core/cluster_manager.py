@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, KillPod, Notify
 from deepserve_controller.core.alarms import Alarms
@@ -79,6 +80,14 @@ class ClusterManager:
 
     def functions_view(self) -> list[FunctionView]:
         return [pool.view(self._scaler.num_draining(pool)) for pool in self._pools.values()]
+
+    def function_view(self, function_id: str) -> FunctionView | None:
+        pool = self._pools.get(function_id)
+        return pool.view(self._scaler.num_draining(pool)) if pool is not None else None
+
+    def why_never(self, spec: FunctionSpec) -> str:
+        """Why no pod of it can ever start on this host; empty where one can."""
+        return self._scaler.memory.never_fits(spec)
 
     def scaling_history(self, function_id: str) -> list[ScalingDecision]:
         """The last decisions about a function's pods, oldest first."""

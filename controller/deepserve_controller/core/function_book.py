@@ -51,6 +51,11 @@ class FunctionBook:
     def get(self, function_id: str) -> FunctionQueue | None:
         return self._functions.get(function_id)
 
+    def load_of(self, function_id: str) -> tuple[int, int]:
+        """Its (queued, running) tasks now; what a draining pod still runs is among them."""
+        function = self._functions.get(function_id)
+        return (function.demand()[0], function.running) if function else (0, 0)
+
     def label(self, function_id: str) -> str:
         function = self._functions.get(function_id)
         return function.label if function else function_id

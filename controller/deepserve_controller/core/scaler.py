@@ -41,7 +41,7 @@ class Scaler:
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
-        self._memory = HostMemory(self.pods, usable_mib)
+        self.memory = HostMemory(self.pods, usable_mib)
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory, the longest waiting first."""
 
@@ -53,7 +53,7 @@ class Scaler:
         before = len(pool.pods)
         missing = pool.wanted.pods - before
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
-            if not (why_never := self._memory.never_fits(pool.spec)):
+            if not (why_never := self.memory.never_fits(pool.spec)):
                 while missing > 0 and self._add_pod(pool, now_s):
                     missing -= 1
                 self._note_short(pool, missing > 0, now_s)
@@ -121,7 +121,7 @@ class Scaler:
         """Bring the warm pool of `environment` to what the prewarm policy wants, where memory allows."""
         missing = self.warm.missing(environment, now_s)
         for _ in range(missing.pods):
-            if self.short or self._memory.missing_mib(environment, 0) > 0:
+            if self.short or self.memory.missing_mib(environment, 0) > 0:
                 break
             self._must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
         for pod in self.warm.superfluous_pods(environment, -missing.pods):
@@ -140,14 +140,14 @@ class Scaler:
     def _has_room(self, pool: FunctionPool, now_s: float) -> bool:
         """Whether one more pod of `pool` fits. Where it does not, others are asked to make room: it starts then."""
         spec = pool.spec
-        missing_mib = self._memory.missing_mib(spec.environment, spec.resources.memory_mib)
+        missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib)
         if missing_mib <= 0:
             return True
-        missing_mib -= self._memory.leaving_mib()
-        for pod in self._memory.givers(pool, self.pools, self.warm.unbound_pods()):
+        missing_mib -= self.memory.leaving_mib()
+        for pod in self.memory.givers(pool, self.pools, self.warm.unbound_pods()):
             if missing_mib <= 0:
                 break
-            missing_mib -= self._memory.total_mib([pod])
+            missing_mib -= self.memory.total_mib([pod])
             reason = f"gives its memory to {spec.label}"
             if pod.state == "warm":
                 self.stop(pod, reason, now_s)
@@ -162,7 +162,7 @@ class Scaler:
             return
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
-        pool.short_reason = self._memory.short_reason(pool.spec)
+        pool.short_reason = self.memory.short_reason(pool.spec)
         if not was_short:
             self.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
@@ -247,7 +247,7 @@ class Scaler:
     # --- checks ---------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
-        self._memory.check_invariants()
+        self.memory.check_invariants()
         for pod in self.pods.values():
             pod.check_invariants()
             if pod.state in ("binding", "bound"):

@@ -26,6 +26,7 @@ from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.folders import ControllerFolders, make_folders
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.handshake import Doorkeeper, python_version
+from deepserve_controller.service.host_memory import usable_memory_mib
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.listener import Listener
 from deepserve_controller.service.log_files import LogFiles
@@ -71,10 +72,12 @@ class Controller:
         self.segments = Segments(folders.segments)
         ids = IdAllocator(suffix=f"{secrets.token_hex(2)}-" if settings.mode == "up" else "")
         job_executor = build_job_executor(ids, Random(), max_depth=max_depth())
-        self.cores = CoreLoop(Cores(job_executor, build_cluster_manager(ids, default_max_pods())))
+        usable_mib = usable_memory_mib()
+        cluster_manager = build_cluster_manager(ids, default_max_pods(), usable_mib=usable_mib)
+        self.cores = CoreLoop(Cores(job_executor, cluster_manager))
         self.functions = Functions(self.cores)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
-        self.deployments = Deployments(store, self.functions, self.bundles)
+        self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
         self.functions.is_used = self.requests.is_running

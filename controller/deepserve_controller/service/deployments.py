@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from deepserve.protocol.specs import FunctionSpec
@@ -14,10 +15,14 @@ from deepserve_controller.service.store import App, Store
 class Deployments:
     """What is in the store is defined in the cores, and nothing else is deployed."""
 
-    def __init__(self, store: Store, functions: Functions, bundles: Bundles) -> None:
+    def __init__(
+        self, store: Store, functions: Functions, bundles: Bundles, why_never: Callable[[FunctionSpec], str]
+    ) -> None:
+        """`why_never`: why no pod of a function could ever start on this host."""
         self._store = store
         self._functions = functions
         self._bundles = bundles
+        self._why_never = why_never
         self.apps: dict[str, App] = {}
 
     def restore(self) -> None:
@@ -26,7 +31,9 @@ class Deployments:
             self.apps[app.name] = app
             self._define(app)
 
-    def deploy(self, name: str, functions: dict[str, str], entrypoints: dict[str, Any]) -> App:
+    def deploy(
+        self, name: str, functions: dict[str, str], entrypoints: dict[str, Any], schemas: dict[str, Any] | None = None
+    ) -> App:
         """Replaces the app: names defined again change, names that are gone stop.
 
         Raises QueryError, changing nothing.
@@ -34,7 +41,10 @@ class Deployments:
         if not name or not functions:
             raise QueryError("invalid", "an app needs a name and at least one function")
         specs = self._specs_of(functions)
-        app = App(name, functions, specs, entrypoints)
+        for spec in specs.values():
+            if why_never := self._why_never(spec):
+                raise QueryError("invalid", why_never)
+        app = App(name, functions, specs, entrypoints, schemas or {})
         bundles = {digest: self._bundle(name, digest) for digest in app.digests()}
         before = self.apps.get(name)
         try:

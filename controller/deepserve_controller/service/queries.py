@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from deepserve_controller.core import events
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.function_queries import FunctionQueries, settings_of
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.query_body import Body, optional, required
 from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.requests import RequestRecord, Requests
 from deepserve_controller.service.results import KeptResults
@@ -26,8 +26,6 @@ VERSION = "0.1.0"
 MAX_LOG_BYTES = 512 << 10
 NUM_STATUS_REQUESTS = 20
 NUM_STATUS_FUNCTIONS = 200
-
-Body = dict[str, Any]
 
 
 class Queries:
@@ -54,6 +52,7 @@ class Queries:
         self._logs = logs
         self._on_shutdown = on_shutdown
         self._started_at = time.time()
+        function_queries = FunctionQueries(cores, functions, deployments)
         self._answers: dict[str, Callable[[str, Body], Body]] = {
             "status": self._status,
             "requests": self._list_requests,
@@ -64,7 +63,9 @@ class Queries:
             "stop_app": self._stop_app,
             "logs": self._read_logs,
             "shutdown": self._shutdown,
-            "scale": self._scale,
+            "scale": function_queries.scale,
+            "function": function_queries.describe,
+            "schema": function_queries.schema,
             "result_info": self._result_info,
             "timeline": self._timeline,
             "order_fault": self._order_fault,
@@ -174,25 +175,14 @@ class Queries:
             raise QueryError("invalid", "functions must map names to function ids")
         name = required(body, "app", str)
         before = self._deployments.apps.get(name)
-        app = self._deployments.deploy(name, functions, optional(body, "entrypoints", dict, {}))
+        app = self._deployments.deploy(
+            name, functions, optional(body, "entrypoints", dict, {}), optional(body, "schemas", dict, {})
+        )
         removed = sorted(set(before.functions) - set(app.functions)) if before else []
         return {**describe_app(app), "is_replaced": before is not None, "removed": removed}
 
     def _stop_app(self, link_id: str, body: Body) -> Body:
         return describe_app(self._deployments.stop(required(body, "app", str)))
-
-    def _scale(self, link_id: str, body: Body) -> Body:
-        if "function_id" in body:
-            function_id = required(body, "function_id", str)
-        else:
-            function_id, _ = self._deployments.lookup(required(body, "app", str), required(body, "name", str))
-        if function_id not in self._functions.specs:
-            raise QueryError("not_found", f"unknown function {function_id!r}")
-        least, most = required(body, "min_pods", int), required(body, "max_pods", int)
-        if least < 0 or most < 0 or (most and least > most):
-            raise QueryError("invalid", f"min_pods {least} and max_pods {most} do not go together")
-        self._cores.give(events.ScalingChanged(function_id, least, most))
-        return {"function_id": function_id, "min_pods": least, "max_pods": most}
 
     def _order_fault(self, link_id: str, body: Body) -> Body:
         """Kill the pod of the `step`-th task from now on: for tests, of their own controller."""
@@ -246,14 +236,16 @@ class Queries:
     def _describe_function(self, app: App, name: str) -> Body:
         function_id = app.functions[name]
         spec = app.specs[function_id]
+        view = self._cores.cores.cluster_manager.function_view(function_id)
+        assert view is not None
         return {
             "app": app.name,
             "name": name,
             "label": spec.label,
             "kind": spec.kind,
             "function_id": function_id,
-            "min_pods": spec.scaling.min_pods,
-            "max_pods": spec.scaling.max_pods,
+            **settings_of(view),
+            "reason": view.reason,
             "num_pods": sum(pod.function_id == function_id for pod in self._pods.pods.values()),
             "num_running": sum(record.function_id == function_id for record in self._requests.running.values()),
         }
@@ -281,16 +273,3 @@ def describe_app(app: App) -> Body:
         "functions": dict(sorted(app.functions.items())),
         "entrypoints": app.entrypoints,
     }
-
-
-def required(body: Body, key: str, kind: type[Any]) -> Any:
-    if key not in body:
-        raise QueryError("invalid", f"{key} is missing")
-    return optional(body, key, kind, None)
-
-
-def optional(body: Body, key: str, kind: type[Any], default: Any) -> Any:
-    value = body.get(key, default)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise QueryError("invalid", f"{key} must be of type {kind.__name__}, not {type(value).__name__}")
-    return value

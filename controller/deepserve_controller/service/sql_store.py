@@ -60,6 +60,7 @@ class SqlStore:
                 entrypoints=msgspec.msgpack.encode(app.entrypoints),
                 functions=app.functions,
                 specs={function_id: msgspec.msgpack.encode(spec) for function_id, spec in app.specs.items()},
+                schemas={function: msgspec.msgpack.encode(schema) for function, schema in app.schemas.items()},
                 contents_by_digest=kept,
             )
             unused = store_tables.drop_unused(connection)
@@ -91,12 +92,14 @@ class SqlStore:
 
     def _app(self, connection: sqlalchemy.Connection, row: Any) -> App:
         functions, specs = store_tables.contents(connection, row.name)
+        schemas = store_tables.schemas_of(connection, row.name)
         try:
             return App(
                 name=row.name,
                 functions=functions,
                 specs={key: msgspec.msgpack.decode(data, type=FunctionSpec) for key, data in specs.items()},
                 entrypoints=msgspec.msgpack.decode(row.entrypoints),
+                schemas={key: msgspec.msgpack.decode(data) for key, data in schemas.items()},
                 revision=row.revision,
                 deployed_at=row.deployed_at,
             )

@@ -18,6 +18,8 @@ class App(msgspec.Struct, frozen=True):
     functions: dict[str, str]
     specs: dict[str, FunctionSpec]
     entrypoints: dict[str, Any] = {}
+    schemas: dict[str, Any] = {}
+    """JSON schemas of parameters, by function or `Class.method`."""
     revision: int = 1
     deployed_at: float = 0.0
 

@@ -47,6 +47,13 @@ app_specs = Table(
     Column("function_id", String, primary_key=True),
     Column("spec", LargeBinary, nullable=False),
 )
+app_schemas = Table(
+    "app_schemas",
+    metadata,
+    Column("app", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("schema", LargeBinary, nullable=False),
+)
 app_bundles = Table(
     "app_bundles",
     metadata,
@@ -98,6 +105,11 @@ def contents(connection: Connection, app: str) -> tuple[dict[str, str], dict[str
     return {row.name: row.function_id for row in named}, {row.function_id: row.spec for row in specs}
 
 
+def schemas_of(connection: Connection, name: str) -> dict[str, bytes]:
+    rows = connection.execute(select(app_schemas).where(app_schemas.c.app == name)).all()
+    return {row.name: row.schema for row in rows}
+
+
 def one_bundle(connection: Connection, digest: str) -> tuple[str, str] | None:
     """Kind and checksum."""
     row = connection.execute(select(bundles).where(bundles.c.digest == digest)).one_or_none()
@@ -112,6 +124,7 @@ def replace_app(
     entrypoints: bytes,
     functions: dict[str, str],
     specs: dict[str, bytes],
+    schemas: dict[str, bytes],
     contents_by_digest: dict[str, tuple[str, str]],
 ) -> None:
     """`contents_by_digest`: kind and checksum of every bundle."""
@@ -123,6 +136,8 @@ def replace_app(
         connection.execute(insert(app_functions).values(app=name, name=function, function_id=function_id))
     for function_id, spec in specs.items():
         connection.execute(insert(app_specs).values(app=name, function_id=function_id, spec=spec))
+    for function, schema in schemas.items():
+        connection.execute(insert(app_schemas).values(app=name, name=function, schema=schema))
     for digest, (kind, checksum) in contents_by_digest.items():
         connection.execute(insert(app_bundles).values(app=name, digest=digest))
         if one_bundle(connection, digest) is None:
@@ -130,7 +145,7 @@ def replace_app(
 
 
 def delete_app(connection: Connection, name: str) -> None:
-    for table in (app_functions, app_specs, app_bundles):
+    for table in (app_functions, app_specs, app_schemas, app_bundles):
         connection.execute(delete(table).where(table.c.app == name))
     connection.execute(delete(apps).where(apps.c.name == name))
 

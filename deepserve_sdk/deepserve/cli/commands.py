@@ -34,6 +34,10 @@ def about(
 app_commands = typer.Typer(help="Deployed apps.", no_args_is_help=True)
 root.add_typer(app_commands, name="app")
 
+function_commands = typer.Typer(help="Deployed functions and their pods.", no_args_is_help=True)
+root.add_typer(function_commands, name="function")
+Target = Annotated[str, typer.Argument(help="APP/FUNCTION")]
+
 FORWARD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -147,6 +151,61 @@ def app_stop(app: Annotated[str, typer.Argument(help="Name of the app")], json: 
     from deepserve.cli.apps import stop_app
 
     return stop_app(app, as_json=json)
+
+
+@function_commands.command("list")
+def function_list(
+    app: Annotated[str | None, typer.Argument(help="Only of this app")] = None,
+    json: Json = False,
+) -> int:
+    """Deployed functions, their pods and the bounds of these."""
+    from deepserve.cli.functions import list_functions
+
+    return list_functions(app, as_json=json)
+
+
+@function_commands.command("info")
+def function_info(target: Target, json: Json = False) -> int:
+    """A function's options, its pods, and the last decisions about how many there are, with their reasons."""
+    from deepserve.cli.functions import show_function
+
+    return show_function(target, as_json=json)
+
+
+@function_commands.command("scale")
+def function_scale(
+    target: Target,
+    min_pods: Annotated[int | None, typer.Option("--min", help="Pods that are always there.")] = None,
+    max_pods: Annotated[int | None, typer.Option("--max", help="At most so many; 0: the host's default.")] = None,
+    buffer_pods: Annotated[int | None, typer.Option("--buffer", help="Idle pods beside the demand.")] = None,
+    window: Annotated[float | None, typer.Option("--window", help="Seconds until an idle pod ends.")] = None,
+    json: Json = False,
+) -> int:
+    """Change how many pods a function may have, until it is deployed again."""
+    from deepserve.cli.functions import scale_function
+
+    bounds = {"min_pods": min_pods, "max_pods": max_pods, "buffer_pods": buffer_pods, "scaledown_window_s": window}
+    return scale_function(target, bounds, as_json=json)
+
+
+@function_commands.command("schema")
+def function_schema(target: Target, json: Json = False) -> int:
+    """The JSON schema of a function's parameters."""
+    from deepserve.cli.functions import show_schema
+
+    return show_schema(target, as_json=json)
+
+
+@root.command()
+def simulate(
+    scenario: Annotated[str | None, typer.Argument(help="Its name; without one, the scenarios there are.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is left to chance.")] = 1,
+    json: Json = False,
+) -> int:
+    """Run a scaling scenario in simulated time: the policy in use beside the baseline."""
+    from deepserve.cli.simulate import run_simulation
+
+    return run_simulation(scenario, seed=seed, as_json=json)
 
 
 bench_commands = typer.Typer(

@@ -10,6 +10,7 @@ from deepserve.cli import controller
 from deepserve.cli.connection import connected, is_up, query
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import complain, print_json
+from deepserve.cli.parameter_schema import schemas_of
 from deepserve.cli.user_file import load_user_file, split_target
 from deepserve.settings import current_settings
 
@@ -43,5 +44,5 @@ def deploy_app(client: Client, app: App, name: str) -> dict[str, Any]:
     for definition in definitions.values():
         client.define(definition)
     function_ids = {key: definition.function_id for key, definition in definitions.items()}
-    query(client, "deploy", app=name, functions=function_ids)
+    query(client, "deploy", app=name, functions=function_ids, schemas=schemas_of(app))
     return {"app": name, "functions": function_ids}

@@ -1,0 +1,104 @@
+"""`deepserve function list|info|scale|schema` and `deepserve simulate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.integration.cli.conftest import Shell
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Shell]:
+    with TemporaryDirectory(prefix="ds-") as folder:
+        shell = Shell(Path(folder))
+        try:
+            shell.out("deploy", "app.py")
+            yield shell
+        finally:
+            shell.run("down")
+
+
+def info(shell: Shell, target: str) -> dict:
+    found: dict = json.loads(shell.out("function", "info", target, "--json"))
+    return found
+
+
+def test_a_function_says_how_many_pods_it_has_and_why(deployed: Shell) -> None:
+    before = info(deployed, "shop/price")
+    assert (before["ready"], before["decisions"], before["label"]) == (0, [], "shop/price")
+    deployed.out("call", "shop/price", '{"item": "fig"}')
+    after = info(deployed, "shop/price")
+    [decision] = after["decisions"]
+    assert (decision["from_pods"], decision["to_pods"], decision["queued"]) == (0, 1, 1)
+    assert decision["reason"] == "1 queued + 0 running tasks / 1 slots = 1 pods"
+    assert after["ready"] == 1 and after["pods"][0]["state"] == "bound"
+    text = deployed.out("function", "info", "shop/price")
+    assert "0 -> 1" in text and "1 queued + 0 running" in text and "1 ready, 0 starting, 0 draining" in text
+
+
+def test_bounds_are_changed_one_by_one_and_shown(deployed: Shell) -> None:
+    assert "1 to" in deployed.out("function", "scale", "shop/pid", "--min", "1", "--window", "9")
+    deployed.out("function", "scale", "shop/pid", "--max", "3", "--buffer", "1")
+    expected = {"min_pods": 1, "max_pods": 3, "buffer_pods": 1, "scaledown_window_s": 9.0}
+    assert info(deployed, "shop/pid")["settings"] == expected
+    listed = json.loads(deployed.out("function", "list", "shop", "--json"))
+    [row] = [each for each in listed if each["name"] == "pid"]
+    assert {name: row[name] for name in expected} == expected
+    assert "1 to 3 pods, idle for 9 s, 1 in reserve" in deployed.out("function", "list")
+    deployed.out("function", "scale", "shop/pid", "--min", "0")
+
+
+def test_schemas_are_known_without_the_code(deployed: Shell) -> None:
+    schema = json.loads(deployed.out("function", "schema", "shop/price", "--json"))
+    assert schema["required"] == ["item"] and schema["additionalProperties"] is False
+    assert schema["properties"]["count"] == {"type": "integer", "default": 1}
+    method = json.loads(deployed.out("function", "schema", "stock/Shelf.room"))
+    assert list(method["properties"]) == ["taken"]
+
+
+def test_schemas_outlive_the_controller() -> None:
+    with TemporaryDirectory(prefix="ds-") as folder:
+        shell = Shell(Path(folder))
+        try:
+            shell.out("deploy", "app.py")
+            shell.out("down")
+            shell.out("up")
+            assert json.loads(shell.out("function", "schema", "shop/price"))["required"] == ["item"]
+        finally:
+            shell.run("down")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["function", "info", "shop/none"], 3, "has no function 'none'"),
+        (["function", "info", "none/price"], 3, "no app 'none'"),
+        (["function", "info", "shop"], 2, "APP/FUNCTION"),
+        (["function", "list", "none"], 3, "no app 'none'"),
+        (["function", "scale", "shop/price"], 2, "--min"),
+        (["function", "scale", "shop/price", "--min", "5", "--max", "2"], 2, "min_pods 5"),
+        (["function", "scale", "shop/price", "--min", "-1"], 2, "0 or more"),
+        (["function", "schema", "stock/Shelf"], 3, "Shelf.room"),
+        (["simulate", "none"], 2, "small_host"),
+    ],
+)
+def test_what_is_wrong_gets_its_exit_code(deployed: Shell, words: list[str], code: int, says: str) -> None:
+    done = deployed.run(*words)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+
+
+def test_without_a_controller_it_says_so(shell: Shell) -> None:
+    assert shell.run("function", "list").returncode == 5
+
+
+def test_a_scenario_is_simulated_beside_the_baseline(shell: Shell) -> None:
+    answer = json.loads(shell.out("simulate", "rare", "--seed", "3", "--json"))
+    assert [row["policy"] for row in answer["policies"]] == ["baseline", "reactive"]
+    assert "| baseline" in shell.out("simulate", "rare", "--seed", "3")
+    assert "sawtooth" in shell.out("simulate")
