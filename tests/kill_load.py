@@ -97,6 +97,12 @@ def doubles(data: bytes) -> bytes:
     return data + data
 
 
+@app.function(timeout=3, max_pods=2)
+@deepserve.batched(max_batch_size=8, wait_ms=5)
+def together(xs: list[int]) -> list[int]:
+    return [x * x for x in xs]
+
+
 @app.cls(timeout=3, max_pods=2)
 class Store:
     factor: int = deepserve.parameter(default=1)
@@ -192,6 +198,9 @@ class Load:
             (4, self.call_a_method),
             (4, self.call_inside_calls),
             (2, self.pass_much),
+            (2, self.pass_a_ref),
+            (3, self.call_on_a_call),
+            (3, self.call_in_batches),
         ]
 
     def run_thread(self, number: int) -> None:
@@ -329,6 +338,30 @@ class Load:
     def pass_much(self, chance: random.Random, kind: str) -> str:
         data = chance.randbytes(64) * chance.choice([1 << 10, 1 << 14])
         return self.check(kind, doubles.remote(data) == data + data, True)
+
+    def pass_a_ref(self, chance: random.Random, kind: str) -> str:
+        data = chance.randbytes(1 << 16) * 8
+        ref = deepserve.put(data)
+        try:
+            return self.check(kind, doubles.remote(ref.arg) == data + data, True)
+        finally:
+            ref.delete()
+
+    def call_on_a_call(self, chance: random.Random, kind: str) -> str:
+        """What the inner call ends with, the outer one ends with too."""
+        x = chance.randrange(1000)
+        return self.check(kind, once.remote(again.spawn(x, 0.05).arg, 0.0), x**4)
+
+    def call_in_batches(self, chance: random.Random, kind: str) -> str:
+        inputs = [chance.randrange(1000) for _ in range(chance.randrange(1, 30))]
+        failures = 0
+        for x, result in zip(inputs, together.map(inputs, return_exceptions=True), strict=True):
+            if isinstance(result, BaseException):
+                failures += 1
+                self.outcome_of(kind, result, is_cancelled=False)
+            else:
+                self.check(kind, result, x * x)
+        return "ok, some inputs failed" if failures else "ok"
 
     # --- the end ----------------------------------------------------------------------------------------------
 

@@ -67,6 +67,18 @@ def one_of_several(how: str, folder: str, name: str) -> tuple[int, int]:
     return os.getpid(), attempt
 
 
+@app.function(max_pods=1, scaledown_window=1)
+@deepserve.concurrent(max_inputs=3)
+async def coroutine_of_several(how: str, folder: str, name: str) -> int:
+    note(folder, name)
+    while how == "swallows it" or not Path(folder, "go").exists():
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            continue
+    return os.getpid()
+
+
 @app.function(max_pods=1)
 def polls(folder: str) -> str:
     note(folder, "began")

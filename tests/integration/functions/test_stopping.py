@@ -118,6 +118,20 @@ def test_the_others_of_a_stuck_input_finish_where_they_are_and_then_the_pod_dies
     assert attempts == ["bad-1", "good0-1", "good1-1", "later-1"]
 
 
+def test_a_coroutine_that_does_not_stop_leaves_the_others_their_time_too(tmp_path: Path) -> None:
+    bad = code.coroutine_of_several.spawn("swallows it", str(tmp_path), "bad")
+    pid = int(text_of(tmp_path / "bad"))
+    good = code.coroutine_of_several.spawn("waits", str(tmp_path), "good")
+    text_of(tmp_path / "good")
+    bad.cancel()
+    with pytest.raises(deepserve.CallCancelled) as caught:
+        bad.get(timeout=30)
+    assert caught.value.stopped == "pod draining"
+    (tmp_path / "go").touch()
+    assert good.get(timeout=30) == pid
+    wait_until(lambda: is_gone(pid))
+
+
 @pytest.mark.parametrize("how", ["holds the interpreter", "is stopped"])
 def test_where_nothing_in_the_pod_can_go_on_the_others_run_again_and_it_is_counted(how: str, tmp_path: Path) -> None:
     folder = str(tmp_path)
