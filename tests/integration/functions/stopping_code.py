@@ -92,6 +92,23 @@ def polls(folder: str) -> str:
 
 
 @app.function(max_pods=1)
+def cancels_itself() -> None:
+    deepserve.Call.from_id(deepserve.context().request_id).cancel()
+    time.sleep(60)
+
+
+@app.function(max_pods=1)
+def cancels(call_id: str) -> str:
+    call = deepserve.Call.from_id(call_id)
+    call.cancel()
+    try:
+        call.get(timeout=30)
+    except deepserve.CallCancelled as error:
+        return error.stopped
+    return "it ended"
+
+
+@app.function(max_pods=1)
 async def coroutine(folder: str) -> None:
     note(folder, "began")
     try:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,51 @@ def test_a_cancel_says_that_the_code_stopped_by_itself(tmp_path: Path) -> None:
     assert caught.value.stopped == "cooperatively"
     assert text_of(tmp_path / "polled") == "False True"
     assert deepserve.cancelled() is False
+
+
+def test_a_call_may_cancel_itself() -> None:
+    with pytest.raises(deepserve.CallCancelled, match="stopped cooperatively"):
+        code.cancels_itself.remote()
+
+
+def test_a_call_is_cancelled_by_whoever_knows_its_id(tmp_path: Path) -> None:
+    call = code.polls.spawn(str(tmp_path))
+    text_of(tmp_path / "began")
+    deepserve.Call.from_id(call.id).cancel()
+    with pytest.raises(deepserve.CallCancelled):
+        call.get(timeout=30)
+    (tmp_path / "began").unlink()
+    other = code.polls.spawn(str(tmp_path))
+    text_of(tmp_path / "began")
+    assert code.cancels.remote(other.id) == "cooperatively"  # from inside another call
+    assert other.status() == "cancelled"
+
+
+def test_cancelling_what_is_over_or_unknown_changes_nothing() -> None:
+    call = square.spawn(3)
+    assert call.get(timeout=30) == 9
+    call.cancel()
+    call.cancel(force=True)
+    assert (call.get(), call.status()) == (9, "ok")
+    unknown = deepserve.Call.from_id("rq-nobody-1")
+    unknown.cancel()
+    with pytest.raises(deepserve.Refused, match="unknown"):
+        unknown.get(timeout=30)
+    cancelled = code.stuck.spawn("sleeps", "/nowhere")
+    for _ in range(3):
+        cancelled.cancel()
+    with pytest.raises((deepserve.CallCancelled, FileNotFoundError)):
+        cancelled.get(timeout=30)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"queue_timeout": -1}, {"queue_timeout": True}, {"startup_timeout": 0}, {"timeout": "1"}, {"retries": 1.5}],
+)
+def test_wrong_limits_name_the_function_and_the_option(options: dict[str, Any]) -> None:
+    [(name, value)] = options.items()
+    with pytest.raises(deepserve.InvalidOption, match=f"stuck: {name}={value!r}"):
+        code.stuck.with_options(**options)
 
 
 def test_a_coroutine_is_cancelled_as_coroutines_are(tmp_path: Path) -> None:
