@@ -8,8 +8,9 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import Autoscaler
+from deepserve_controller.core.views import Autoscaler, ChooseSource
 from deepserve_controller.policies.autoscaler import Reactive
+from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
 from deepserve_controller.policies.routing import least_loaded
@@ -32,6 +33,7 @@ def build_cluster_manager(
     stop_grace_s: float = 5.0,
     usable_mib: int = 0,
     autoscaler: Autoscaler = AUTOSCALER,
+    choose_source: ChooseSource = fork_bursts,
 ) -> ClusterManager:
     """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
 
@@ -39,4 +41,6 @@ def build_cluster_manager(
     """
     prewarm = ReactivePool(warm_pods)
     environments = tuple(sorted(warm_pods))
-    return ClusterManager(ids, autoscaler, prewarm, default_max_pods, stop_grace_s, environments, usable_mib)
+    return ClusterManager(
+        ids, autoscaler, prewarm, choose_source, default_max_pods, stop_grace_s, environments, usable_mib
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, dataclass_transform, overload
 
 from deepserve._decorators import OptionArguments
-from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry
+from deepserve._entry import HOOK_ATTRIBUTE, SNAP_ATTRIBUTE, Batching, Entry
 from deepserve._function import Definer
 from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
 from deepserve._options import UNSET, Options, merge_code_options, with_inputs
@@ -40,12 +40,18 @@ def parameter(*, default: Any = UNSET) -> Any:
 def enter(*, snap: bool = False) -> Callable[[F], F]:
     """Run the method once in every pod before its first call; its time counts as startup. (Modal: `@modal.enter`.)
 
-    snap: says that what it leaves may be shared by pods. The method still runs in every pod: templates hold imports
-    only, no state.
+    snap: run it once for all pods instead, in a template process from which they are forked: they share the memory
+    of what it leaves until they write to it. Then the hooks without `snap` run in each pod. Python's, numpy's and
+    torch's global random generators are seeded anew in each pod; generator objects that the instance holds are
+    copies of one another there, unless a hook without `snap` seeds them. What cannot be shared is found out (a thread
+    that still runs, an open socket, file or device, a child process): then each pod runs the hook itself,
+    and `deepserve function info` and the log say why.
     """
 
     def decorate(target: F) -> F:
-        return cast(F, _hook(target, "enter"))
+        hook = _hook(target, "enter")
+        setattr(hook, SNAP_ATTRIBUTE, snap)
+        return cast(F, hook)
 
     return decorate
 

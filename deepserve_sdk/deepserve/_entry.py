@@ -9,6 +9,8 @@ from typing import Any
 
 HOOK_ATTRIBUTE = "__deepserve_hook__"
 """Set on the functions of a class by the decorators: `enter`, `method` or `exit`."""
+SNAP_ATTRIBUTE = "__deepserve_snap__"
+"""Set on `enter(snap=True)` functions."""
 
 BATCHING_ATTRIBUTE = "__deepserve_batching__"
 """On what `batched` made: its Batching."""
@@ -57,3 +59,16 @@ def entry_of(found: Any) -> Entry:
     if callable(found):
         return Entry(found)
     raise TypeError(f"{found!r} is neither a function nor a class")
+
+
+def hook_names(target: type, kind: str, snap: bool | None = None) -> list[str]:
+    """Of a class, in the order of their definition, base classes first; `snap` asks for `enter` hooks of one sort.
+
+    What a subclass overrides keeps its place; whether it is for the snapshot says the definition decorated last.
+    """
+    is_snap: dict[str, bool] = {}
+    for base in reversed(target.__mro__):
+        for name, member in vars(base).items():
+            if getattr(member, HOOK_ATTRIBUTE, "") == kind:
+                is_snap[name] = getattr(member, SNAP_ATTRIBUTE, False)
+    return [name for name, found in is_snap.items() if snap is None or found is snap]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 from deepserve._callee import Callee
 from deepserve._client import Definition
 from deepserve._code import Code, Named, code_of
-from deepserve._entry import HOOK_ATTRIBUTE, Entry
+from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options
 from deepserve._pickling import look_up
@@ -69,6 +69,7 @@ class Definer:
             retries=self.options.retries,
             params=params,
             is_generator=is_generator(target),
+            snap=self._kind == "class" and bool(hook_names(cast(type, target), "enter", snap=True)),
             methods=method_kinds(target) if self._kind == "class" else {},
         )
         definition = Definition(function_id(spec), spec, code.bundle, self.label, code.reach)

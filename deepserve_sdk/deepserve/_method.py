@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from deepserve._callee import Callee
 from deepserve._client import Definition
-from deepserve._entry import HOOK_ATTRIBUTE
+from deepserve._entry import HOOK_ATTRIBUTE, hook_names
 from deepserve._function import Definer, is_generator
 from deepserve._inspectable import Inspectable
 from deepserve._pickling import Reach
@@ -224,17 +224,12 @@ def _decorate(target: Callable[..., Any]) -> MethodDescriptor[..., Any]:
 
 
 def enter_locally(instance: Any) -> None:
-    """Run the `enter` methods of an instance that is used here, once."""
+    """Run the `enter` methods of an instance that is used here, once, those of the snapshot first."""
     if instance.__dict__.get(ENTERED_ATTRIBUTE):
         return
     instance.__dict__[ENTERED_ATTRIBUTE] = True
-    names = {
-        name: None
-        for base in reversed(type(instance).__mro__)
-        for name, member in vars(base).items()
-        if getattr(member, HOOK_ATTRIBUTE, "") == "enter"
-    }
-    for name in names:
+    target = type(instance)
+    for name in [*hook_names(target, "enter", snap=True), *hook_names(target, "enter", snap=False)]:
         result = getattr(instance, name)()
         if inspect.iscoroutine(result):
             import asyncio

@@ -35,6 +35,7 @@ from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit
 from deepserve_runtime.pod import Pod
+from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.task import Task, describe, encode_error
 from deepserve_runtime.task_threads import TaskThreads
 
@@ -44,7 +45,8 @@ Dial = Callable[[], tuple[Link, Welcome]]
 class PodAgent:
     """One per pod. The main thread runs user code, and reads the link while there is none to run."""
 
-    def __init__(self, pod_id: str, dial: Dial, memory_mib: int = 0) -> None:
+    def __init__(self, pod_id: str, dial: Dial, memory_mib: int = 0, snapshot: Snapshot | None = None) -> None:
+        """`snapshot`: what the pod was forked with, and so is bound to from the start."""
         self._pod_id = pod_id
         self._dial = dial
         self._lifecycle = life.PodLifecycle()
@@ -53,6 +55,7 @@ class PodAgent:
         self._arriving: Task | None = None
         self._contents: dict[str, queue.SimpleQueue[bytes | None]] = {}
         self._executor: TaskExecutor | None = None
+        self._snapshot = snapshot
         self._memory = MemoryLimit(memory_mib) if memory_mib > 0 else None
         self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
             AssignTask: self._on_assign,
@@ -61,6 +64,7 @@ class PodAgent:
             BindExecutor: self._on_bind,
             BundleContent: self._on_bundle,
             StopPod: self._on_stop,
+            Welcome: lambda message, payload: None,  # a forked pod knows it already, and did not wait for it
         }
         self._performers: dict[type, Callable[[Any], None]] = {
             life.RunTask: self._run_task,
@@ -77,6 +81,8 @@ class PodAgent:
     def run(self) -> None:
         """On the main thread, until the pod is stopped."""
         self._handle(life.PodStarted())
+        if self._snapshot is not None:
+            self._handle(life.BindArrived(self._snapshot.function_id, self._snapshot.spec))
         reader = self._link.reader(self._receive, self._lose_link, self._check_memory if self._memory else None)
         self._pod.on_copied = reader.close_copy
         reader.start()
@@ -161,7 +167,8 @@ class PodAgent:
             self._handle(life.ExecutorLoaded(action.function_id, self._executor.slots, steps_ms))
 
     def _make(self, spec: FunctionSpec) -> TaskExecutor:
-        return make_executor(self._pod, spec, self._store, self._threads)
+        code = self._snapshot.code if self._snapshot is not None else None
+        return make_executor(self._pod, spec, self._store, self._threads, code)
 
     def _fetch_bundle(self, digest: str) -> bytes:
         waiting = self._contents.setdefault(digest, queue.SimpleQueue())

@@ -30,6 +30,7 @@ ENVIRONMENTS = {
 }
 
 LATER_MODULES = (
+    "deepserve_runtime.function_template",
     "deepserve_runtime.executors.async_function",
     "cloudpickle",
     "concurrent.futures.process",

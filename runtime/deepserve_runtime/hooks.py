@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
 
 WaitFor = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Runs a coroutine on the pod's event loop, to its end."""
+"""Runs a coroutine on an event loop, to its end."""
 
 
 class ClassHooks:
-    """Makes the instance; the hooks run in the order of their definition, base classes first."""
+    """Makes the instance; the hooks run in the order of their definition, base classes first.
+
+    `wait_for` is the pod's event loop, or in a template a loop that ends with the hook.
+    """
 
     def __init__(self, target: Callable[..., Any], params: bytes, wait_for: WaitFor) -> None:
-        self._wait_for = wait_for
+        self.wait_for = wait_for
         kwargs = sdk.decode_value(Value("pickle", len(params)), params) if params else {}
         self._instance = target(**kwargs)
 
-    def enter(self) -> None:
-        for hook in self._named("enter"):
-            self._run(hook)
+    def enter(self, snap: bool) -> bool:
+        """Those with `snap`, or those without it; whether there are any."""
+        return self._run_all(sdk.hook_names(type(self._instance), "enter", snap))
 
     def exit(self) -> None:
-        for hook in self._named("exit"):
-            self._run(hook)
+        self._run_all(sdk.hook_names(type(self._instance), "exit"))
 
     def method(self, name: str) -> Callable[..., Any]:
         """Raises AttributeError for what is not decorated with `method`."""
@@ -36,17 +38,11 @@ class ClassHooks:
         found: Callable[..., Any] = getattr(self._instance, name)
         return found
 
-    def _named(self, kind: str) -> Iterator[Callable[..., Any]]:
-        names: dict[str, None] = {}
-        for base in reversed(type(self._instance).__mro__):
-            for name, member in vars(base).items():
-                if getattr(member, sdk.HOOK_ATTRIBUTE, "") == kind:
-                    names[name] = None
+    def _run_all(self, names: list[str]) -> bool:
         for name in names:
-            yield getattr(self._instance, name)
-
-    def _run(self, hook: Callable[..., Any]) -> None:
-        if inspect.iscoroutinefunction(hook):
-            self._wait_for(hook())
-        else:
-            hook()
+            hook = getattr(self._instance, name)
+            if inspect.iscoroutinefunction(hook):
+                self.wait_for(hook())
+            else:
+                hook()
+        return bool(names)

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 import types
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TextIO
 
 from deepserve.protocol import PROTOCOL_VERSION
@@ -20,6 +21,7 @@ from deepserve_runtime import sdk
 from deepserve_runtime.agent import PodAgent
 from deepserve_runtime.environments import use_given_threads
 from deepserve_runtime.link import Link, LinkClosed, dial, dial_log
+from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.task import flush_prints
 
 POD_ID_VARIABLE = "DEEPSERVE_POD_ID"
@@ -28,20 +30,40 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
-    """Runs the pod; the process ends here, whatever happens."""
+    """Runs the pod, forked from an environment's template; the process ends here, whatever happens."""
+
+    def run() -> None:
+        leave_template(template_pid, order.pod_id)
+        PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
+
+    run_to_the_end(f"pod {order.pod_id}", run)
+
+
+def become_bound_pod(order: ForkPod, template_pid: int, fds: Iterable[int], snapshot: Snapshot) -> NoReturn:
+    """The same, forked from a function's template, whose descriptors are `fds`: what user code did there stays."""
+
+    def run() -> None:
+        _take_own_group(template_pid)
+        for fd in fds:
+            _close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        gc.enable()
+        _reseed()
+        _sign(order.pod_id)
+        PodAgent(order.pod_id, lambda: _dial_bound(order, snapshot), order.memory_mib, snapshot).run()
+
+    run_to_the_end(f"pod {order.pod_id}", run)
+
+
+def run_to_the_end(name: str, run: Callable[[], None]) -> NoReturn:
+    """Of a forked process: nothing of its template's stack is returned to."""
     exit_code = 1
     try:
-        _leave_template(template_pid)
-        _reseed()
-        use_given_threads()
-        _sign(order.pod_id)
-        sdk.tell_no_timeline()
-        sdk.refuse_network_if_asked()
-        PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
+        run()
         atexit._run_exitfuncs()
         exit_code = 0
     except LinkClosed as error:
-        print(f"pod {order.pod_id}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -49,12 +71,17 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
         os._exit(exit_code)
 
 
-def _leave_template(template_pid: int) -> None:
-    """Own process group, ended with the template, none of its descriptors or signal handlers."""
+def _take_own_group(template_pid: int) -> None:
+    """Own process group, ended with the template."""
     os.setpgid(0, 0)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != template_pid:
         os._exit(1)  # the template ended before the order above took effect
+
+
+def leave_template(template_pid: int, pod_id: str) -> None:
+    """A process of its own, signed with `pod_id`: none of the template's descriptors, signal handlers or numbers."""
+    _take_own_group(template_pid)
     for name in os.listdir("/proc/self/fd"):
         if (fd := int(name)) > 2:
             _close(fd)
@@ -67,6 +94,11 @@ def _leave_template(template_pid: int) -> None:
     # Without a bundled script there is no `__main__` file: code that was typed travels by value both ways.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
+    _reseed()
+    use_given_threads()
+    _sign(pod_id)
+    sdk.tell_no_timeline()
+    sdk.refuse_network_if_asked()
 
 
 def _sign(pod_id: str) -> None:
@@ -113,19 +145,30 @@ def _reseed() -> None:
 def _dial(order: ForkPod) -> tuple[Link, Welcome]:
     hello = Hello(PROTOCOL_VERSION, "pod", order.pod_id, order.token, sdk.PYTHON, os.getpid())
     connection, reader, welcome = dial(order.socket, hello)
-    log_key = hashlib.sha256((order.token + "/log").encode()).hexdigest()[:32]
-    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
-        _send_output(order, fd, stream, log_key)
+    send_output(order.pod_id, order.token, order.socket)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     return Link(connection, reader), welcome
 
 
-def _send_output(order: ForkPod, fd: int, stream: TextIO, log_key: str) -> None:
-    """From here what is written to `fd`, also by libraries and children, goes to the controller."""
-    name = f"{order.pod_id}/{'stdout' if fd == 1 else 'stderr'}"
-    log = dial_log(order.socket, Hello(PROTOCOL_VERSION, "log", name, log_key, pid=os.getpid()))
+def _dial_bound(order: ForkPod, snapshot: Snapshot) -> tuple[Link, Welcome]:
+    """Without waiting for the controller's welcome, which the template got."""
+    hello = Hello(PROTOCOL_VERSION, "pod", order.pod_id, order.token, sdk.PYTHON, os.getpid())
+    connection = dial_log(order.socket, hello)
+    send_output(order.pod_id, order.token, order.socket)
+    return Link(connection), snapshot.welcome
+
+
+def send_output(name: str, token: str, socket_path: str) -> None:
+    """From here what is written to descriptors 1 and 2, also by libraries and children, goes to the controller."""
+    log_key = hashlib.sha256((token + "/log").encode()).hexdigest()[:32]
+    for fd, stream, kind in ((1, sys.stdout, "stdout"), (2, sys.stderr, "stderr")):
+        _send_stream(socket_path, f"{name}/{kind}", fd, stream, log_key)
+
+
+def _send_stream(socket_path: str, name: str, fd: int, stream: TextIO, log_key: str) -> None:
+    log = dial_log(socket_path, Hello(PROTOCOL_VERSION, "log", name, log_key, pid=os.getpid()))
     stream.flush()
     os.dup2(log.fileno(), fd)
     log.close()

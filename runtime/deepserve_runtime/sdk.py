@@ -14,7 +14,7 @@ from deepserve import _context as context
 from deepserve import errors, settings
 from deepserve._context import TaskContext, current_task
 from deepserve._dependencies import put_in
-from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of
+from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of, hook_names
 from deepserve._pickling import PYTHON
 from deepserve._values import decode_exception, decode_value, encode_exception, encode_value
 
@@ -33,6 +33,7 @@ __all__ = [
     "encode_exception",
     "encode_value",
     "entry_of",
+    "hook_names",
     "errors",
     "load_decorators",
     "public_name_steps",

@@ -16,11 +16,24 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from deepserve.protocol.framing import FrameReader, encode_frame
-from deepserve.protocol.messages import ForkPod, Message, PodExited, PodForked, TemplateFailed, TemplateReady
+from deepserve.protocol.messages import (
+    ForkPod,
+    ForkTemplate,
+    Message,
+    PodExited,
+    PodForked,
+    TemplateFailed,
+    TemplateReady,
+)
 from deepserve_runtime.environments import later_steps, load_environment, use_one_thread
 from deepserve_runtime.step_clock import StepClock
+
+if TYPE_CHECKING:
+    from deepserve_runtime.snapshot import Snapshot
 
 READ_BYTES = 64 << 10
 
@@ -31,8 +44,10 @@ class Template:
     Descriptors are plain numbers here: no object of the parent may close one of a child's later.
     """
 
-    def __init__(self, environment: str, control_fd: int) -> None:
+    def __init__(self, environment: str, control_fd: int, snapshot: Snapshot | None = None) -> None:
+        """`snapshot`: of a function's template, for its pods."""
         self._environment = environment
+        self._snapshot = snapshot
         self._control_fd = control_fd
         self._pid = os.getpid()
         self._reader = FrameReader()
@@ -40,7 +55,7 @@ class Template:
         self._poll.register(control_fd, select.POLLIN)
         self._pods: dict[int, tuple[str, int]] = {}
         """Pod id and process id by pidfd."""
-        self._later: Iterator[Callable[[], object]] | None = later_steps()
+        self._later: Iterator[Callable[[], object]] | None = later_steps() if snapshot is None else None
 
     def run(self) -> None:
         """Until the end of file on the control descriptor, which ends all pods too."""
@@ -77,10 +92,26 @@ class Template:
         self._reader.feed(data)
         for message, _ in self._reader.frames():
             if isinstance(message, ForkPod):
-                self._fork(message)
+                self._fork(message.pod_id, partial(self._become_pod, message))
+            elif isinstance(message, ForkTemplate):
+                self._fork(message.template_id, partial(self._become_template, message))
         return True
 
-    def _fork(self, order: ForkPod) -> None:
+    def _become_pod(self, order: ForkPod) -> NoReturn:
+        from deepserve_runtime import pod_process  # the environment has loaded it
+
+        if self._snapshot is None:
+            pod_process.become_pod(order, self._pid)
+        own_fds = [self._control_fd, *self._pods]
+        pod_process.become_bound_pod(order, self._pid, own_fds, self._snapshot)
+
+    def _become_template(self, order: ForkTemplate) -> NoReturn:
+        from deepserve_runtime.function_template import become_template
+
+        become_template(order, self._pid)
+
+    def _fork(self, pod_id: str, become: Callable[[], NoReturn]) -> None:
+        """`pod_id`: or that of a function's template, which is reported on like a pod."""
         if text := running_threads():
             self._send(TemplateFailed(self._environment, text))
             return
@@ -89,19 +120,17 @@ class Template:
             pid = os.fork()
         except OSError:  # the host is out of processes or memory: the pods that run are spared
             traceback.print_exc()
-            self._send(PodExited(order.pod_id, 0, 1))
+            self._send(PodExited(pod_id, 0, 1))
             return
         if pid == 0:
-            from deepserve_runtime.pod_process import become_pod  # the environment has loaded it
-
-            become_pod(order, self._pid)
+            become()
         fork_ms = (time.perf_counter() - started_s) * 1e3
         with suppress(OSError):
             os.setpgid(pid, pid)  # the child does it too: whoever is first
         pidfd = os.pidfd_open(pid)
-        self._pods[pidfd] = (order.pod_id, pid)
+        self._pods[pidfd] = (pod_id, pid)
         self._poll.register(pidfd, select.POLLIN)
-        self._send(PodForked(order.pod_id, pid, fork_ms))
+        self._send(PodForked(pod_id, pid, fork_ms))
 
     def _report_exit(self, pidfd: int) -> None:
         """The group is killed while the dead pod still holds its number, so that no other can be hit."""

@@ -57,7 +57,8 @@ def test_a_burst_scales_from_zero_to_the_bound_and_back() -> None:
     scenario, done = run_by_name("burst", seed=1)
     record = done.record
     assert record.outcomes() == {"ok": 208}
-    assert record.num_started == 8 + 1 + 2  # the bound, the warm pool filled again, and grown after seven cold starts
+    # The bound, the warm pool filled again, and grown after the two cold starts before the burst had its template.
+    assert record.num_started == 8 + 1 + 1
     assert record.num_warm_hits == 8  # the second burst, within the window
     assert record.num_lost == 0
     # 200 tasks of 10 to 30 ms on 8 pods are at least 0.25 s; the rest is the cold start.
@@ -115,3 +116,22 @@ def test_percentiles_are_nearest_ranks() -> None:
     assert [percentile(values, percent) for percent in (0, 50, 90, 99, 100)] == [1.0, 50.0, 90.0, 99.0, 100.0]
     assert percentile([], 50) == 0.0
     assert Record().pod_seconds(5.0) == 0.0
+
+
+def test_from_one_pod_to_many_each_function_is_loaded_once() -> None:
+    """A load takes 1.5 s: the first pod's, then the template's, and no pod waits for another one."""
+    _, done = run_by_name("wide", seed=1)
+    record = done.record
+    assert record.outcomes() == {"ok": 1 + 64 + 64}
+    slowest_s = percentile(record.latencies_s, 100)
+    assert slowest_s < 1.5 + 1.5  # the snapshot is built when its burst comes; the other template was there already
+    views = {view.label: view for view in done.cores.cluster_manager.functions_view()}
+    assert {view.pod_source for view in views.values()} == {"forked from its template"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_losses_of_templates_lose_no_request(seed: int) -> None:
+    scenario, done = run_by_name("template_losses", seed)
+    check_all_is_over(scenario, done)
+    assert done.record.outcomes().get("ok", 0) > 100
+    assert done.cores.cluster_manager.templates.views() == []

@@ -87,11 +87,36 @@ class FinishItem(Action, frozen=True):
 
 
 class StartPod(Action, frozen=True):
-    """Lease a pod from the provider: it dials in (PodConnected), or PodStartFailed comes back."""
+    """Lease a pod from the provider: it dials in (PodConnected), or PodStartFailed comes back.
+
+    With a `template_id` it is forked from that function's template: it is bound by itself, and ExecutorReady or
+    ExecutorFailed follows its PodConnected.
+    """
 
     pod_id: str
     environment: str
     memory_mib: int
+    reason: str
+    template_id: str = ""
+
+
+class StartTemplate(Action, frozen=True):
+    """Load the function once, in a process that pods are forked from.
+
+    One of TemplateReady, TemplateRefused, TemplateFailed and TemplateLost comes back; after TemplateReady, whatever
+    ends it, TemplateLost.
+    """
+
+    template_id: str
+    function_id: str
+    spec: FunctionSpec
+    reason: str
+
+
+class StopTemplate(Action, frozen=True):
+    """End it now; no pod that was forked from it is left."""
+
+    template_id: str
     reason: str
 
 

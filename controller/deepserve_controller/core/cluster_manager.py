@@ -11,12 +11,13 @@ from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, KillPod, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.endings import exit_text
-from deepserve_controller.core.events import Event
+from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplate, FunctionTemplates
 from deepserve_controller.core.pod_record import PodRecord, PodState
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaler import Scaler
-from deepserve_controller.core.views import Autoscaler, FunctionView, PodView, Prewarm, ScalingDecision
+from deepserve_controller.core.views import Autoscaler, ChooseSource, FunctionView, PodView, Prewarm, ScalingDecision
 
 OWNER = "cluster_manager"
 
@@ -35,6 +36,7 @@ class ClusterManager:
         ids: IdAllocator,
         autoscaler: Autoscaler,
         prewarm: Prewarm,
+        choose_source: ChooseSource,
         default_max_pods: int,
         stop_grace_s: float = 5.0,
         prewarmed: tuple[str, ...] = ("python",),
@@ -45,7 +47,10 @@ class ClusterManager:
         self._prewarmed = prewarmed
         self._out: list[Action] = []
         self._alarms = Alarms(OWNER, self._out)
-        self._scaler = Scaler(ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib)
+        self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
+        self._scaler = Scaler(
+            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates
+        )
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -64,6 +69,7 @@ class ClusterManager:
             events.PodDrained: self._on_pod_drained,
             events.PodStuck: self._on_pod_stuck,
             events.TimerFired: self._on_timer,
+            **self.templates.handlers,
         }
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
@@ -122,6 +128,7 @@ class ClusterManager:
         if pool is not None:
             self._scaler.give_up_all(pool, list(pool.pods.values()), f"{pool.spec.label} was removed", now_s)
             self._scaler.forget(pool)
+            self.templates.forget(pool)
             self._scaler.use_room(now_s)
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
@@ -159,6 +166,8 @@ class ClusterManager:
         if pod is None or pod.state != "starting":
             return
         pod.pid = event.pid
+        if pod.template_id:
+            return self._join_bound(pod, now_s)
         self._scaler.warm.note_success(pod.environment)
         if not pod.function_id:
             self._swap_with_claimed(pod, now_s)
@@ -169,6 +178,14 @@ class ClusterManager:
             self._scaler.bind(pod, pool, now_s)
         elif not has_room:
             self._scaler.stop(pod, "the warm pool is full", now_s)
+
+    def _join_bound(self, pod: PodRecord, now_s: float) -> None:
+        """Forked from its function's template: only its own hooks are left to run."""
+        pod.move("warm", now_s)
+        if pod.function_id in self._pools:
+            pod.move("binding", now_s)
+        else:
+            self._scaler.stop(pod, pod.reason, now_s)
 
     def _swap_with_claimed(self, pod: PodRecord, now_s: float) -> None:
         """The first pod to connect goes to who waits; the one started for that takes its place in the pool."""
@@ -187,6 +204,7 @@ class ClusterManager:
         pod.slots = pool.slots = max(1, event.slots)
         pool.num_failures, pool.retry_s = 0, 0.0
         pod.idle_since_s = now_s
+        self.templates.note_load(pool, event.load_ms, now_s)
         self._scaler.plan_review(pool, now_s)
 
     # --- pods fail ------------------------------------------------------------------------------------
@@ -207,13 +225,14 @@ class ClusterManager:
             self._alarms.cancel(pod.drain_alarm)
         failure = Failure("ended", f"{pod.pod_id} ended while {pod.doing}: {text}")
         self._replace(pod, pod.state, pod.since_s, now_s, failure)
+        self.templates.note_gone(pod, self._pools.get(pod.function_id), now_s)
         self._scaler.use_room(now_s)
 
     def _replace(self, pod: PodRecord, state: PodState, began_s: float, now_s: float, failure: Failure) -> None:
         """`pod`, in `state` since `began_s`, is gone or given up: start another where one is still needed."""
         pool = self._pools.get(pod.function_id)
         if pool is None:
-            if state == "starting" or state == "warm":
+            if not pod.template_id and (state == "starting" or state == "warm"):
                 self._scaler.warm.note_failure(pod.environment)
                 self._scaler.refill(pod.environment, now_s)
             return
@@ -222,10 +241,10 @@ class ClusterManager:
             pool.take_out(pod, now_s)
             self._scaler.record(pool, before, failure.text, now_s)
         if state == "starting" or state == "binding":
-            self._note_failure(pool, pod, began_s, now_s, failure)
+            self._note_failure(pool, pod.pod_id, began_s, now_s, failure)
         self._scaler.scale(pool, now_s)
 
-    def _note_failure(self, pool: FunctionPool, pod: PodRecord, began_s: float, now_s: float, failure: Failure) -> None:
+    def _note_failure(self, pool: FunctionPool, pod_id: str, began_s: float, now_s: float, failure: Failure) -> None:
         """Try again a bounded number of times. Pods started together that fail together count once."""
         if began_s <= pool.failed_s or pool.is_removed:
             return
@@ -235,12 +254,13 @@ class ClusterManager:
             text = pool.epitaph(failure)
             self._mark_broken(pool, now_s, text)
             is_slow = failure.kind != "ended"
-            self._out.append(Notify(events.ExecutorFailed(pod.pod_id, pool.function_id, text, is_slow=is_slow)))
+            self._out.append(Notify(events.ExecutorFailed(pod_id, pool.function_id, text, is_slow=is_slow)))
 
     def _mark_broken(self, pool: FunctionPool, now_s: float, text: str) -> None:
         """Nothing more is started for what waits now: it is about to be told `text`."""
         pool.is_broken = True
         pool.queued = 0
+        self.templates.drop_loading(pool, text)
         self._scaler.give_up_all(pool, [pod for pod in pool.pods.values() if pod.state != "bound"], text, now_s)
 
     def _on_executor_failed(self, event: events.ExecutorFailed, now_s: float) -> None:
@@ -250,6 +270,23 @@ class ClusterManager:
         pool = self._pools[pod.function_id]
         self._mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {event.text}")
         self._scaler.decide(pool, now_s)
+
+    # --- templates of functions -----------------------------------------------------------------------
+
+    def template_changed(self, pool: FunctionPool, now_s: float) -> None:
+        if self._pools.get(pool.function_id) is pool:
+            self._scaler.scale(pool, now_s)
+        self._scaler.use_room(now_s)
+        self._scaler.refill(pool.spec.environment, now_s)
+
+    def template_failed(self, template: FunctionTemplate, text: str, payload: Payload, now_s: float) -> None:
+        pool = template.pool
+        self._mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {text}")
+        self._scaler.decide(pool, now_s)
+        self._out.append(Notify(events.ExecutorFailed(template.template_id, pool.function_id, text, payload)))
+
+    def template_lost(self, template: FunctionTemplate, failure: Failure, now_s: float) -> None:
+        self._note_failure(template.pool, template.template_id, template.began_s, now_s, failure)
 
     # --- pods go down ---------------------------------------------------------------------------------
 
@@ -307,6 +344,8 @@ class ClusterManager:
                 self._scaler.scale(subject, now_s)
             elif kind == "review":
                 self._scaler.review(subject, now_s)
+            elif kind in (START_ALARM, IDLE_ALARM):
+                self.templates.alarm(kind, subject, now_s)
             elif kind == "warm pool":
                 self._scaler.warm.tended.discard(subject)
                 self._scaler.refill(subject, now_s)
@@ -336,3 +375,4 @@ class ClusterManager:
     def check_invariants(self) -> None:
         self._alarms.check_invariants()
         self._scaler.check_invariants()
+        self.templates.check_invariants(self._pods)

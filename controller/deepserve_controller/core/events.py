@@ -139,6 +139,35 @@ class PodStartFailed(Event, frozen=True):
     text: str
 
 
+class TemplateReady(Event, frozen=True):
+    """The function is loaded and can be forked."""
+
+    template_id: str
+    pid: int
+
+
+class TemplateRefused(Event, frozen=True):
+    """The function is loaded, but what it holds cannot be forked: its pods have to load it themselves."""
+
+    template_id: str
+    text: str
+
+
+class TemplateFailed(Event, frozen=True):
+    """The user's import or hook raised."""
+
+    template_id: str
+    text: str
+    payload: Payload = Payload()
+
+
+class TemplateLost(Event, frozen=True):
+    """Its process is gone, or could not be started. The ends of its pods are told apart from it."""
+
+    template_id: str
+    text: str
+
+
 class DemandChanged(Event, frozen=True):
     """From the job executor, where queue length or idleness changed materially."""
 
@@ -201,6 +230,8 @@ class ExecutorReady(Event, frozen=True):
     pod_id: str
     function_id: str
     slots: int
+    load_ms: float = 0.0
+    """What its import and hooks took; 0 in pods that were forked with all that done."""
 
 
 class ExecutorFailed(Event, frozen=True):

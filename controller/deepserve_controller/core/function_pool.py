@@ -52,6 +52,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     history: ScalingHistory = msgspec.field(default_factory=ScalingHistory)
     review: Alarm | None = None
     """Will ask whether there are too many pods."""
+    pod_source: str = ""
+    """Where its latest pods came from, and why."""
     short_reason: str = ""
     """Why the pods that it wants do not start; empty while they may."""
     is_removed: bool = False
@@ -192,7 +194,7 @@ class FunctionPool(msgspec.Struct, eq=False):
         return FunctionView(
             self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, reason,
             self.running, ready, len(self.pods) - ready, num_draining,
-            self.min_pods, self.max_pods, self.buffer_pods, self.window_s,
+            self.min_pods, self.max_pods, self.buffer_pods, self.window_s, self.pod_source,
         )  # fmt: skip
 
     def check_invariants(self) -> None:

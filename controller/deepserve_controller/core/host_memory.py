@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.function_pool import FunctionPool
@@ -13,10 +13,16 @@ ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 51
 
 
 class HostMemory:
-    """Adds up the limits of all pods that are not gone. `usable_mib` 0: there is no bound."""
+    """Adds up the limits of all pods that are not gone. `usable_mib` 0: there is no bound.
 
-    def __init__(self, pods: Mapping[str, PodRecord], usable_mib: int) -> None:
+    `templates`: of which functions there is one; it takes what one of its pods takes, though they share most of it.
+    """
+
+    def __init__(
+        self, pods: Mapping[str, PodRecord], usable_mib: int, templates: Callable[[], Iterable[FunctionSpec]]
+    ) -> None:
         self._pods = pods
+        self._templates = templates
         self.usable_mib = usable_mib
 
     def need_mib(self, environment: str, memory_mib: int) -> int:
@@ -26,7 +32,17 @@ class HostMemory:
         """What must become free before such a pod may start; not positive where it fits now."""
         if not self.usable_mib:
             return 0
-        return self.total_mib(self._pods.values()) + self.need_mib(environment, memory_mib) - self.usable_mib
+        return self.used_mib() + self.need_mib(environment, memory_mib) - self.usable_mib
+
+    def has_room(self, spec: FunctionSpec, num_pods: int) -> bool:
+        """For that many pods of it."""
+        need_mib = self.need_mib(spec.environment, spec.resources.memory_mib)
+        return not self.usable_mib or self.used_mib() + num_pods * need_mib <= self.usable_mib
+
+    def used_mib(self) -> int:
+        specs = self._templates()
+        in_templates = sum(self.need_mib(spec.environment, spec.resources.memory_mib) for spec in specs)
+        return self.total_mib(self._pods.values()) + in_templates
 
     def leaving_mib(self) -> int:
         """What pods hold that were told to end."""
@@ -64,9 +80,9 @@ class HostMemory:
 
     def short_reason(self, spec: FunctionSpec) -> str:
         need_mib = self.need_mib(spec.environment, spec.resources.memory_mib)
-        used_mib = self.total_mib(self._pods.values())
+        used_mib = self.used_mib()
         return f"waits for memory: a pod needs {need_mib} MiB, {used_mib} of {self.usable_mib} MiB are taken"
 
     def check_invariants(self) -> None:
-        used_mib = self.total_mib(self._pods.values())
+        used_mib = self.used_mib()
         assert not self.usable_mib or used_mib <= self.usable_mib, f"{used_mib} of {self.usable_mib} MiB are taken"

@@ -42,6 +42,8 @@ class PodRecord(msgspec.Struct, eq=False):
     """While draining: when it is killed all the same."""
     ready_by_s: float = 0.0
     """When it counts as a failed start, while starting or binding."""
+    template_id: str = ""
+    """The function's template that it is forked from; empty for pods of an environment's."""
 
     def move(self, state: PodState, now_s: float, reason: str = "") -> None:
         assert state in TRANSITIONS[self.state], f"{self.pod_id}: {self.state} -> {state} is no transition"

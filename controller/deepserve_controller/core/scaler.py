@@ -7,10 +7,12 @@ says when to look.
 from __future__ import annotations
 
 from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, StartPod, StopPod
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.function_pool import FunctionPool
+from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_memory import HostMemory
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import Autoscaler, Prewarm, ScalingDecision
@@ -32,6 +34,7 @@ class Scaler:
         out: list[Action],
         stop_grace_s: float,
         usable_mib: int,
+        templates: FunctionTemplates,
     ) -> None:
         self._ids = ids
         self.autoscaler = autoscaler
@@ -41,7 +44,9 @@ class Scaler:
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
-        self.memory = HostMemory(self.pods, usable_mib)
+        self.memory = HostMemory(self.pods, usable_mib, templates.specs)
+        self._templates = templates
+        templates.has_room = self._has_template_room
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory, the longest waiting first."""
 
@@ -54,7 +59,9 @@ class Scaler:
         missing = pool.wanted.pods - before
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
             if not (why_never := self.memory.never_fits(pool.spec)):
-                while missing > 0 and self._add_pod(pool, now_s):
+                source = self._templates.source(pool, missing, now_s)
+                missing = source.pods  # the others wait for the function's template
+                while missing > 0 and self._add_pod(pool, now_s, source.template_id):
                     missing -= 1
                 self._note_short(pool, missing > 0, now_s)
             elif pool.queued:
@@ -99,18 +106,20 @@ class Scaler:
         self.give_up_all(pool, pool.superfluous_pods(now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
         self.plan_review(pool, now_s, is_again=True)
 
-    def _add_pod(self, pool: FunctionPool, now_s: float) -> bool:
+    def _add_pod(self, pool: FunctionPool, now_s: float, template_id: str) -> bool:
         """Bind a warm pod, or start one that is bound when it connects; False while the host's memory is full."""
         spec = pool.spec
         environment, memory_mib = spec.environment, spec.resources.memory_mib
-        pod = self.warm.find(spec)
+        pod = self.warm.find(spec) if not template_id else None
         if pod is not None:
             self.bind(pod, pool, now_s)
             self.warm.note_taken(environment, now_s)
             self.refill(environment, now_s)
         elif self._has_room(pool, now_s):
-            pod = self._start(environment, memory_mib, pool.wanted.reason, now_s)
+            pod = self._start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
             self.claim(pod, pool, now_s)
+            if template_id:
+                return True
             self.warm.note_cold_start(environment, memory_mib, now_s)
             self._tend(environment, now_s)
         else:
@@ -141,6 +150,8 @@ class Scaler:
         """Whether one more pod of `pool` fits. Where it does not, others are asked to make room: it starts then."""
         spec = pool.spec
         missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib)
+        if missing_mib > 0 and self._templates.give_up_unused(pool):
+            missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib)
         if missing_mib <= 0:
             return True
         missing_mib -= self.memory.leaving_mib()
@@ -154,6 +165,10 @@ class Scaler:
             else:
                 self.give_up_all(self.pools[pod.function_id], [pod], reason, now_s)
         return False
+
+    def _has_template_room(self, spec: FunctionSpec) -> bool:
+        """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
+        return self.memory.has_room(spec, 2) and (spec.snap or not self.short)
 
     def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
         if not is_short:
@@ -179,11 +194,13 @@ class Scaler:
 
     # --- moves of pods --------------------------------------------------------------------------------
 
-    def _start(self, environment: str, memory_mib: int, reason: str, now_s: float) -> PodRecord:
+    def _start(self, environment: str, memory_mib: int, reason: str, now_s: float, template_id: str = "") -> PodRecord:
         pod_id = self._ids.new("pod")
-        pod = PodRecord(pod_id, environment, memory_mib, "", "", reason, now_s, now_s)
+        pod = PodRecord(pod_id, environment, memory_mib, "", "", reason, now_s, now_s, template_id=template_id)
         self.pods[pod_id] = pod
-        self._out.append(StartPod(pod_id, environment, memory_mib, reason))
+        if template_id:
+            self._templates.note_pod(pod)
+        self._out.append(StartPod(pod_id, environment, memory_mib, reason, template_id))
         return pod
 
     def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
@@ -220,7 +237,7 @@ class Scaler:
         """Take the pod from its function: drain a bound one, end one that binds, keep one that starts for the pool."""
         if pod.state == "bound":
             self._drain(pod, reason, now_s)
-        elif pod.state == "binding":
+        elif pod.state == "binding" or (pod.state == "starting" and pod.template_id):
             self.pools[pod.function_id].take_out(pod, now_s)
             pod.move("stopped", now_s, reason)
             self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -126,6 +126,42 @@ class ScalingDecision(NamedTuple):
     running: int
 
 
+# --- where pods come from ---------------------------------------------------------------------------
+
+
+class TemplateView(NamedTuple):
+    """A function whose pods may be forked from a template of its own.
+
+    state: of its template. `refusal`: why it can have none, empty where it can. `missing`: pods to start now, beside
+    `num_pods` that are there, of which `num_bound` have loaded the function. `load_ms`: what loading it took lately.
+    """
+
+    is_snap: bool
+    state: Literal["none", "loading", "ready"]
+    refusal: str
+    missing: int
+    num_pods: int
+    num_bound: int
+    max_pods: int
+    load_ms: float
+
+
+class PodSource(NamedTuple):
+    """Start `pods` now, from the function's template or else from its environment's, and load a template if told so.
+
+    What is missing beyond `pods` waits for that template.
+    """
+
+    pods: int
+    is_from_template: bool
+    is_template_wanted: bool
+    reason: str
+    template_id: str = ""
+    """Filled in by the core, where `is_from_template`."""
+
+
+ChooseSource = Callable[[TemplateView], PodSource]
+
 # --- status -------------------------------------------------------------------------------------------
 
 
@@ -185,6 +221,8 @@ class FunctionView(msgspec.Struct, frozen=True):
     max_pods: int = 0
     buffer_pods: int = 0
     scaledown_window_s: float = 0.0
+    pod_source: str = ""
+    """Where its pods come from, and why."""
 
 
 def pod_order(pod_id: str) -> tuple[int, str]:

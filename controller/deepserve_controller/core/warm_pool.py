@@ -50,7 +50,7 @@ class WarmPool:
     def find_claimed_like(self, pod: PodRecord) -> PodRecord | None:
         """The first pod still starting for a function that `pod` could serve as well."""
         for other in self._pods.values():
-            is_claimed = other.state == "starting" and other.function_id != ""
+            is_claimed = other.state == "starting" and other.function_id != "" and not other.template_id
             if is_claimed and self._fits(pod, other.environment, other.memory_mib):
                 return other
         return None
@@ -139,4 +139,4 @@ class WarmPool:
 
     @staticmethod
     def _fits(pod: PodRecord, environment: str, memory_mib: int) -> bool:
-        return pod.environment == environment and pod.memory_mib == memory_mib
+        return pod.environment == environment and pod.memory_mib == memory_mib and not pod.template_id

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from deepserve_controller.service.links import Handler, Link
+
 PodExit = Callable[[str, str, int | None], None]
 """Called with (pod id, reason, exit code): a hint, the controller's own link decides."""
 
@@ -19,7 +21,14 @@ class PodProvider(Protocol):
     def warm_up(self, environment: str) -> None:
         """Prepare `environment` (start its template) before the first pod is asked for."""
 
-    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int) -> None: ...
+    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "") -> None:
+        """`template_id`: a function's template that it is to be forked from, in place of the environment's."""
+
+    def start_template(self, template_id: str, environment: str, token: str, memory_mib: int) -> None:
+        """A process that will load a function and be forked; for the rest of its life it is a pod to the provider."""
+
+    def join_template(self, template_id: str, pid: int, link: Link) -> Handler:
+        """It dialled in: what it says about its pods is for the returned handler."""
 
     def kill_pod(self, pod_id: str, reason: str) -> None:
         """End the pod and everything it started, now."""

@@ -10,6 +10,7 @@ from functools import partial
 
 from deepserve.protocol.messages import (
     ForkPod,
+    ForkTemplate,
     Message,
     PodExited,
     PodForked,
@@ -18,7 +19,7 @@ from deepserve.protocol.messages import (
 )
 from deepserve_controller.pod_providers.base import PodExit
 from deepserve_controller.pod_providers.template_process import TemplateProcess, start_template
-from deepserve_controller.service.links import Link
+from deepserve_controller.service.links import Handler, Link
 from deepserve_controller.service.processes import ChildReaper, kill_group, kill_orphans, kill_process, kill_tree
 from deepserve_controller.service.reactor import Timer, running_reactor
 
@@ -30,22 +31,29 @@ NUM_REMEMBERED = 100
 
 
 class Template:
-    """The controller's side of one template process."""
+    """The controller's side of one template process, an environment's or (named by its id) a function's."""
 
-    def __init__(self, environment: str, process: TemplateProcess, provider: LocalPodProvider) -> None:
+    def __init__(self, environment: str, pid: int, link: Link | None, provider: LocalPodProvider) -> None:
+        """Without a link a function's template has still to dial in."""
         self.environment = environment
-        self.pid = process.pid
+        self.pid = pid
         self.text = ""
         """Why it failed, where it said so."""
         self.waiting: set[str] = set()
         """Pods asked for and not forked yet."""
         self.steps_ms: dict[str, float] = {}
         self._provider = provider
-        self._link = Link(handler=self)
+        self._link = link or Link(handler=self)
+
+    def open(self, process: TemplateProcess) -> None:
         self._link.open(process.connection)
 
     def fork(self, message: ForkPod) -> None:
         self.waiting.add(message.pod_id)
+        self._link.send(message)
+
+    def fork_template(self, message: ForkTemplate) -> None:
+        self.waiting.add(message.template_id)
         self._link.send(message)
 
     def close(self) -> None:
@@ -105,12 +113,27 @@ class LocalPodProvider:
     def warm_up(self, environment: str) -> None:
         self._template(environment)
 
-    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int) -> None:
-        template = self._template(environment)
+    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "") -> None:
+        template = self._templates.get(template_id) if template_id else self._template(environment)
         if template is None:
-            return self._later(self._on_start_failed, pod_id, f"the template {environment!r} could not be started")
+            name = template_id or repr(environment)
+            text = f"the template {name} is gone" if template_id else f"the template {name} could not be started"
+            return self._later(self._on_start_failed, pod_id, text)
         self._asked[pod_id] = template
         template.fork(ForkPod(pod_id=pod_id, token=token, socket=self._socket_path, memory_mib=memory_mib))
+
+    def start_template(self, template_id: str, environment: str, token: str, memory_mib: int) -> None:
+        template = self._template(environment)
+        if template is None:
+            text = f"the template {environment!r} could not be started"
+            return self._later(self._on_start_failed, template_id, text)
+        self._asked[template_id] = template
+        template.fork_template(ForkTemplate(template_id, token, self._socket_path, memory_mib))
+
+    def join_template(self, template_id: str, pid: int, link: Link) -> Handler:
+        template = Template(template_id, pid, link, self)
+        self._templates[template_id] = template
+        return template
 
     def kill_pod(self, pod_id: str, reason: str) -> None:
         pid = self._pids.get(pod_id)
@@ -180,7 +203,8 @@ class LocalPodProvider:
                 process = self._started.pop(environment, None) or self._start_template(environment)
             except OSError:
                 return None
-            template = Template(environment, process, self)
+            template = Template(environment, process.pid, None, self)
+            template.open(process)
             self._templates[environment] = template
             self._reaper.watch(process.pid, lambda code: self._template_exited(template, code))
         return template

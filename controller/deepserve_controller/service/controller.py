@@ -42,6 +42,7 @@ from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.store import MemoryStore, Store
+from deepserve_controller.service.template_links import TemplateLinks
 from deepserve_controller.settings import Settings, max_depth, runtime_folder
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Controller:
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.functions, self.bundles, self.recipients)
+        self.templates = TemplateLinks(self.cores, self.pods, self.bundles)
         self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
         is_shared = settings.mode == "up"
         self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files, is_shared)
@@ -100,7 +102,7 @@ class Controller:
         )
         self.messages = ClientMessages(self.requests, self.functions, self.bundles, self.queries)
         self.pods.messages = self.messages
-        self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.logs, self._client)
+        self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.templates, self.logs, self._client)
 
     def run(self, up: UpPort | None) -> None:
         """Until the owner leaves, a signal comes, or somebody asks for the end."""
@@ -108,7 +110,11 @@ class Controller:
             self._reactor.on_signal(number, self.end)
         self.reaper.start()
         provider = LocalPodProvider(
-            self.reaper, self.folders.socket, self.pods.start_failed, self.pods.exited, started=self._started
+            self.reaper,
+            self.folders.socket,
+            self.templates.start_failed,
+            self.templates.exited,
+            started=self._started,
         )
         self.pods.provider = provider
         provider.warm_up("python")

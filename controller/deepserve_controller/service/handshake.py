@@ -17,6 +17,7 @@ from deepserve_controller.service.links import Handler, Link, RawHandler
 from deepserve_controller.service.logs import LogLink, Logs
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.recipients import Connection
+from deepserve_controller.service.template_links import TemplateLinks
 
 MakeClient = Callable[[str, Connection, Hello], ClientLink]
 
@@ -28,8 +29,11 @@ def python_version() -> str:
 class Doorkeeper:
     """Answers Hello with Welcome and gives the connection its handler, or refuses it."""
 
-    def __init__(self, welcome: Welcome, pods: PodLinks, logs: Logs, make_client: MakeClient) -> None:
+    def __init__(
+        self, welcome: Welcome, pods: PodLinks, templates: TemplateLinks, logs: Logs, make_client: MakeClient
+    ) -> None:
         self._welcome = welcome
+        self._templates = templates
         self._pods = pods
         self._logs = logs
         self._make_client = make_client
@@ -42,6 +46,8 @@ class Doorkeeper:
             raise Refusal("key", "only the user who started this controller may connect")
         if hello.role == "pod":
             return self._greet_pod(link, hello)
+        if hello.role == "template":
+            return self._templates.join(link, hello, self._welcome)
         if hello.role == "log":
             pod_id, stream = self._pods.join_log(hello)
             return LogLink(pod_id, "stderr" if stream == "stderr" else "stdout", self._logs)

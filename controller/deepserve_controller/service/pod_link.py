@@ -105,7 +105,8 @@ class PodLink:
 
     def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
         self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
-        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots))
+        load_ms = sum(message.steps_ms.values())
+        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots, load_ms))
 
     def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
         payload = Payload(message.value, data)

@@ -55,10 +55,12 @@ class PodLinks:
         self.provider: PodProvider | None = None
         self.messages: ClientMessages | None = None
         self.pods: dict[str, PodEntry] = {}
+        self.templates: dict[str, PodEntry] = {}
+        """Of functions: they print like pods, and are not counted as any."""
         self._ended: dict[str, PodEntry] = {}
         """The last few: what they printed may still be on its way."""
         self.faults = Faults()
-        self._is_ending = False
+        self.is_ending = False
         cores.carry(actions.StartPod, self.start)
         cores.carry(actions.BindPod, self.bind)
         cores.carry(actions.StopPod, self.stop)
@@ -70,7 +72,7 @@ class PodLinks:
     # --- orders of the cores ---
 
     def start(self, action: actions.StartPod) -> None:
-        if self._is_ending:
+        if self.is_ending:
             return
         token = secrets.token_urlsafe(32)
         self.pods[action.pod_id] = PodEntry(
@@ -81,8 +83,11 @@ class PodLinks:
             started_at=time.time(),
             label=action.environment,
         )
+        if (template := self.templates.get(action.template_id)) is not None:
+            self.pods[action.pod_id].function_id = template.function_id
+            self.pods[action.pod_id].label = template.label
         assert self.provider is not None
-        self.provider.start_pod(action.pod_id, action.environment, token, action.memory_mib)
+        self.provider.start_pod(action.pod_id, action.environment, token, action.memory_mib, action.template_id)
 
     def bind(self, action: actions.BindPod) -> None:
         if pod := self._linked(action.pod_id):
@@ -158,7 +163,7 @@ class PodLinks:
     def join_log(self, hello: Hello) -> tuple[str, str]:
         """Pod id and stream of a log connection. Raises Refusal."""
         pod_id, _, stream = hello.name.rpartition("/")
-        pod = self.pods.get(pod_id)
+        pod = self.pods.get(pod_id) or self.templates.get(pod_id)
         key = pod.log_keys.get(stream, "") if pod else ""
         if pod is None or not key or not hmac.compare_digest(key.encode(), hello.key.encode()):
             raise Refusal("key", "the log key is unknown or was used")
@@ -202,7 +207,7 @@ class PodLinks:
 
     def stop_all(self, reason: str) -> None:
         """For shutdown: exit hooks run where there may be some, and no pod starts any more."""
-        self._is_ending = True
+        self.is_ending = True
         for pod in list(self.pods.values()):
             if pod.link is not None and pod.state != "warm":
                 self._send(pod, StopPodMessage(reason))
@@ -221,7 +226,7 @@ class PodLinks:
 
     def find(self, pod_id: str) -> PodEntry | None:
         """Also one that ended lately."""
-        return self.pods.get(pod_id) or self._ended.get(pod_id)
+        return self.pods.get(pod_id) or self.templates.get(pod_id) or self._ended.get(pod_id)
 
     def start_steps_ms(self, pod: PodEntry) -> dict[str, float]:
         """How this pod came to be bound."""
@@ -270,12 +275,16 @@ class PodLinks:
 
     def _forget(self, pod: PodEntry) -> None:
         self.pods.pop(pod.pod_id, None)
-        self._ended[pod.pod_id] = pod
-        while len(self._ended) > NUM_ENDED:
-            del self._ended[next(iter(self._ended))]
+        self.remember(pod)
         self._recipients.remove(pod.pod_id)
         for timer in pod.timers:
             timer.cancel()
+
+    def remember(self, pod: PodEntry) -> None:
+        """For what it printed last."""
+        self._ended[pod.pod_id] = pod
+        while len(self._ended) > NUM_ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _after(self, pod: PodEntry, delay_s: float, callback: Callable[[], None]) -> None:
         pod.timers.append(running_reactor().call_later(delay_s, callback))

@@ -93,6 +93,10 @@ class Queries:
             "pods": [
                 {**self._describe_pod(pod), "reason": reasons.get(pod.pod_id, "")} for pod in self._pods.pods.values()
             ],
+            "templates": [
+                {**self._describe_pod(template), "template_id": template.pod_id, "reason": template.reason}
+                for template in self._pods.templates.values()
+            ],
             "functions": [msgspec.to_builtins(view) for view in manager.functions_view()[:NUM_STATUS_FUNCTIONS]],
             "apps": [describe_app(app) for app in self._deployments.apps.values()],
             "num_running": len(self._requests.running),

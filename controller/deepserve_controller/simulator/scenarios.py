@@ -47,6 +47,11 @@ class Run:
     record: Record
 
 
+def simulated_class(name: str, scaling: Scaling) -> FunctionSpec:
+    """With a snapshot."""
+    return FunctionSpec("simulated", name, "class", CODE, scaling=scaling, snap=True)
+
+
 def simulated_function(name: str, scaling: Scaling, timeout_s: float = 300.0, max_retries: int = 0) -> FunctionSpec:
     retries = RetrySpec(max_retries, initial_delay_s=0.05) if max_retries else None
     return FunctionSpec("simulated", name, "function", CODE, scaling=scaling, timeout_s=timeout_s, retries=retries)
@@ -153,6 +158,42 @@ def small_host(random: Random) -> Scenario:
     return Scenario("many functions on a small host", functions, arrivals, 120.0, times=times, usable_mib=6 * 256 + 64)
 
 
+def wide(random: Random) -> Scenario:
+    """From one pod to 64: a function that takes 1.5 s to import and a class with a snapshot, each called by 64 at once.
+
+    Loading in each pod shares two cores: 64 imports of 1.5 s take 48 s there, one takes 1.5 s.
+    """
+    scaling = Scaling(max_pods=64, scaledown_window_s=2.0)
+    functions = {"fn-wide": simulated_function("wide", scaling), "fn-snap": simulated_class("snap", scaling)}
+    arrivals = [
+        *workload.burst("fn-wide", 1, 0.5, "first"),
+        *workload.burst("fn-wide", 64, 5.0, "many"),
+        *workload.burst("fn-snap", 64, 5.0, "snap"),
+    ]
+    times = Times(bind_s=(1.5, 1.5), task_s=(0.5, 0.5))
+    return Scenario("from one pod to 64", functions, arrivals, end_s=20.0, times=times)
+
+
+def template_losses(random: Random) -> Scenario:
+    """Bursts of a class with a snapshot while its templates die, are refused and fail, and its pods die."""
+    scaling = Scaling(max_pods=8, scaledown_window_s=0.5)
+    functions = {f"fn-snap-{number}": simulated_class(f"snap-{number}", scaling) for number in range(12)}
+    arrivals: list[Occurrence] = []
+    for number, function_id in enumerate(functions):
+        for turn in range(4):
+            arrivals += workload.burst(function_id, 10, 0.5 + number * 0.3 + turn * 4.0, f"{number}.{turn}")
+    faults = Faults(
+        start_fails=0.05,
+        bind_dies=0.1,
+        bind_fails=0.05,
+        task_dies=0.02,
+        template_dies=0.3,
+        template_refused=0.1,
+        lost_twice=0.5,
+    )
+    return Scenario("losses of templates", functions, arrivals, end_s=40.0, faults=faults)
+
+
 SCENARIOS: Mapping[str, Callable[[Random], Scenario]] = {
     "burst": burst,
     "bursts": bursts,
@@ -164,6 +205,8 @@ SCENARIOS: Mapping[str, Callable[[Random], Scenario]] = {
     "slow_bursts": slow_bursts,
     "small_host": small_host,
     "steady": steady,
+    "wide": wide,
+    "template_losses": template_losses,
 }
 
 

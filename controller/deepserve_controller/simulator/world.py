@@ -38,6 +38,8 @@ class Faults:
     start_fails: float = 0.0
     bind_dies: float = 0.0
     bind_fails: float = 0.0
+    template_dies: float = 0.0
+    template_refused: float = 0.0
     task_dies: float = 0.0
     """A pod dies while it runs the task."""
     task_raises: float = 0.0
@@ -58,6 +60,15 @@ class SimulatedPod:
     stuck: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class SimulatedTemplate:
+    """A process that has loaded a function. Pods outlive it here: that they die with it is one more loss of a pod."""
+
+    function_id: str
+    slots: int
+    is_alive: bool = True
+
+
 class World:
     """Simulated pods. A request's `method` may be a number: its task then makes one call of the same function with a
     number one less and waits for it, which is how recursion is simulated."""
@@ -69,6 +80,7 @@ class World:
         self._record = record
         self._pods: dict[str, SimulatedPod] = {}
         self._templates_s: dict[str, float] = {}
+        self._templates: dict[str, SimulatedTemplate] = {}
         self._specs: dict[str, FunctionSpec] = {}
         self._callers: dict[str, actions.SendTask] = {}
         """Tasks that wait for a call, by the request id of the call."""
@@ -83,6 +95,8 @@ class World:
             self._specs[event.function_id] = event.spec
         elif isinstance(event, events.PodLost | events.PodStartFailed):
             self._pods.pop(event.pod_id, None)
+        elif isinstance(event, events.TemplateLost):
+            self._templates[event.template_id].is_alive = False
         elif isinstance(event, events.TaskFinished):
             for pod in self._pods.values():
                 pod.tasks.pop(event.task_id, None)
@@ -92,6 +106,11 @@ class World:
         match action:
             case actions.StartPod():
                 yield from self._start(action, now_s)
+            case actions.StartTemplate():
+                yield from self._start_template(action, now_s)
+            case actions.StopTemplate():
+                if self._templates[action.template_id].is_alive:
+                    yield from self._end_template(action.template_id, now_s)
             case actions.BindPod():
                 yield from self._bind(action, now_s)
             case actions.SendTask():
@@ -117,6 +136,9 @@ class World:
         """The first pod of an environment waits for its template, as all that come before it is ready."""
         if action.environment not in self._templates_s:
             self._templates_s[action.environment] = now_s + self._draw(self._times.template_s)
+        if action.template_id:
+            yield from self._fork_bound(action, now_s)
+            return
         at_s = max(now_s, self._templates_s[action.environment]) + self._draw(self._times.fork_s)
         self._pods[action.pod_id] = SimulatedPod(action.pod_id, action.environment)
         if self._happens(self._faults.start_fails):
@@ -124,6 +146,40 @@ class World:
         else:
             pid = int(action.pod_id.rpartition("-")[2])
             yield Occurrence(at_s, events.PodConnected(action.pod_id, pid), action.pod_id)
+
+    def _fork_bound(self, action: actions.StartPod, now_s: float) -> Iterator[Occurrence]:
+        """From a template that has loaded the function: bound as soon as it connects."""
+        template = self._templates[action.template_id]
+        at_s = now_s + self._draw(self._times.fork_s)
+        self._pods[action.pod_id] = SimulatedPod(action.pod_id, action.environment, template.function_id)
+        if not template.is_alive or self._happens(self._faults.start_fails):
+            yield Occurrence(at_s, events.PodStartFailed(action.pod_id, "fork failed"), action.pod_id)
+            return
+        pid = int(action.pod_id.rpartition("-")[2])
+        yield Occurrence(at_s, events.PodConnected(action.pod_id, pid), action.pod_id)
+        ready = events.ExecutorReady(action.pod_id, template.function_id, template.slots)
+        yield Occurrence(at_s, ready, action.pod_id)
+
+    def _start_template(self, action: actions.StartTemplate, now_s: float) -> Iterator[Occurrence]:
+        template_id = action.template_id
+        self._templates[template_id] = SimulatedTemplate(action.function_id, action.spec.scaling.max_inputs)
+        at_s = now_s + self._draw(self._times.fork_s) + self._draw(self._times.bind_s)
+        if self._happens(self._faults.bind_dies):
+            self._templates[template_id].is_alive = False
+            yield Occurrence(at_s, events.TemplateLost(template_id, "died in its import"))
+        elif self._happens(self._faults.bind_fails):
+            self._templates[template_id].is_alive = False
+            yield Occurrence(at_s, events.TemplateFailed(template_id, "ImportError: nothing there"))
+        elif self._happens(self._faults.template_refused):
+            self._templates[template_id].is_alive = False
+            yield Occurrence(at_s, events.TemplateRefused(template_id, "thread 'poller' is alive"))
+        else:
+            yield Occurrence(at_s, events.TemplateReady(template_id, int(template_id.rpartition("-")[2])))
+            if self._happens(self._faults.template_dies):
+                yield from self._end_template(template_id, at_s + self._draw((0.0, 1.0)))
+
+    def _end_template(self, template_id: str, at_s: float) -> Iterator[Occurrence]:
+        yield Occurrence(at_s, events.TemplateLost(template_id, "killed by SIGKILL"))
 
     def _bind(self, action: actions.BindPod, now_s: float) -> Iterator[Occurrence]:
         at_s = now_s + self._draw(self._times.bind_s)
@@ -134,7 +190,8 @@ class World:
             failed = events.ExecutorFailed(action.pod_id, action.function_id, "ImportError: nothing there")
             yield Occurrence(at_s, failed, action.pod_id)
         else:
-            ready = events.ExecutorReady(action.pod_id, action.function_id, action.spec.scaling.max_inputs)
+            slots, load_ms = action.spec.scaling.max_inputs, (at_s - now_s) * 1e3
+            ready = events.ExecutorReady(action.pod_id, action.function_id, slots, load_ms)
             yield Occurrence(at_s, ready, action.pod_id)
 
     def _run(self, task: actions.SendTask, now_s: float) -> Iterator[Occurrence]:

@@ -23,6 +23,13 @@ def show_status(*, as_json: bool) -> int:
     apps = [(app["app"], ", ".join(app["functions"])) for app in status["apps"]]
     print_table(("app", "functions"), apps, empty="no apps")
     print_table(("pod", "pid", "state", "function"), [pod_row(pod) for pod in status["pods"]], empty="no pods")
+    if status["templates"]:
+        print_table(
+            ("template", "pid", "state", "function"), [template_row(item) for item in status["templates"]], empty=""
+        )
+    sources = [(view["label"], view["pods"], view["pod_source"]) for view in status["functions"] if view["pod_source"]]
+    if sources:
+        print_table(("function", "pods", "where they come from"), sources, empty="")
     latest = status["requests"][-LATEST_REQUESTS:]
     columns = ("request", "job", "task", "pod", "function", "state", "ms")
     print_table(columns, [request_row(record) for record in latest], empty="no requests yet")
@@ -31,6 +38,10 @@ def show_status(*, as_json: bool) -> int:
 
 def pod_row(pod: dict[str, Any]) -> tuple[object, ...]:
     return pod["pod_id"], pod.get("pid", ""), pod["state"], pod.get("label") or "-"
+
+
+def template_row(template: dict[str, Any]) -> tuple[object, ...]:
+    return template["template_id"], template["pid"], template["state"], template["label"]
 
 
 def request_row(record: dict[str, Any]) -> tuple[object, ...]:

@@ -100,12 +100,13 @@ class Hello(Message, frozen=True):
 
     role `client`: `name` is the client's id, `key` empty on an owner-checked unix socket.
     role `pod`: `name` is the pod id, `key` its one-time join token.
+    role `template`: of a function; `name` is the template id, `key` its one-time join token.
     role `log`: `name` is `<pod id>/stdout` or `<pod id>/stderr`, `key` the same token's log key;
     after this frame the connection carries raw bytes.
     """
 
     version: int
-    role: Literal["client", "pod", "log"]
+    role: Literal["client", "pod", "log", "template"]
     name: str
     key: str = ""
     python: str = ""
@@ -429,13 +430,35 @@ class ForkPod(Message, frozen=True):
     memory_mib: int = 0
 
 
+class ForkTemplate(Message, frozen=True):
+    """To an environment's template: the child dials `socket`, says Hello with `token`, is told by BindExecutor which
+    function to load, and then obeys ForkPod on that link. Reported on like a pod: PodForked, PodExited."""
+
+    template_id: str
+    token: str
+    socket: str
+    memory_mib: int = 0
+
+
 class TemplateReady(Message, frozen=True):
+    """`environment` is a function's id where the template is one's."""
+
     environment: str
     pid: int
     steps_ms: dict[str, float] = {}
 
 
 class TemplateFailed(Message, frozen=True):
+    """Of a function's template the payload is the encoded exception of the user's import or hook."""
+
+    environment: str
+    text: str
+    value: Value = Value()
+
+
+class TemplateRefused(Message, frozen=True):
+    """A function's template has loaded it, but what it holds now cannot be forked; the template ends."""
+
     environment: str
     text: str
 
@@ -463,5 +486,5 @@ AnyMessage = (
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
     | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished
     | CancelReceived | TaskBlocked | TaskResumed
-    | ForkPod | TemplateReady | TemplateFailed | PodForked | PodExited
+    | ForkPod | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
 )  # fmt: skip

@@ -104,6 +104,8 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     params: bytes = b""
     model: ModelSpec | None = None
     tokenizer: str = ""
+    snap: bool = False
+    """Of a class: it has an `enter(snap=True)`, so that its pods are forked from a template that ran it."""
     is_generator: bool = False
     """Of a function: its calls are streams."""
     methods: dict[str, Literal["call", "stream"]] = {}

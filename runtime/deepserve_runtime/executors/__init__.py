@@ -5,12 +5,18 @@ from __future__ import annotations
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.bundle_store import BundleStore
 from deepserve_runtime.executors.base import TaskExecutor
+from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.task_threads import TaskThreads
 
 
-def make_executor(pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads) -> TaskExecutor:
-    """The executor for `spec`; what it needs is imported here, as not every environment has it."""
+def make_executor(
+    pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads, code: LoadedCode | None = None
+) -> TaskExecutor:
+    """The executor for `spec`; what it needs is imported here, as not every environment has it.
+
+    `code`: of a function or class, where the pod was forked with it.
+    """
     if spec.kind == "tokenizer":
         from deepserve_runtime.executors.tokenizer import TokenizerExecutor
 
@@ -21,4 +27,4 @@ def make_executor(pod: Pod, spec: FunctionSpec, store: BundleStore, threads: Tas
         return EngineExecutor(spec, threads)
     from deepserve_runtime.executors.function import FunctionExecutor
 
-    return FunctionExecutor(pod, spec, store, threads)
+    return FunctionExecutor(pod, spec, store, threads, code)

@@ -14,8 +14,8 @@ from deepserve.protocol.messages import Value
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import plain_values, sdk
 from deepserve_runtime.bundle_store import BundleStore
-from deepserve_runtime.code_loader import load_entry
 from deepserve_runtime.hooks import ClassHooks
+from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.target import Target
@@ -29,29 +29,27 @@ if TYPE_CHECKING:
 
 
 class FunctionExecutor:
-    def __init__(self, pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads) -> None:
+    def __init__(
+        self, pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads, code: LoadedCode | None = None
+    ) -> None:
+        """`code`: already loaded, in the template that the pod was forked from."""
         self.slots = max(1, spec.scaling.max_inputs)
         self._pod = pod
         self._spec = spec
         self._store = store
         self._threads = threads
         self._base_context = contextvars.copy_context()
+        self._code = code
         self._hooks: ClassHooks | None = None
         self._targets: dict[str, Target] = {}
         self._batches: Batches | None = None
 
     def load(self) -> dict[str, float]:
         steps = StepClock()
-        if self._spec.code.transport == "bundle":
-            self._store.files(self._spec.code.digest)
-            steps.mark("fetch")
-        self._entry = load_entry(self._spec.code, self._store)
-        steps.mark("import")
-        if self._spec.kind == "class":
-            self._hooks = ClassHooks(self._entry.target, self._spec.params, self._wait_for)
-            self._hooks.enter()
-            steps.mark("enter")
-        else:
+        code = self._code or LoadedCode(self._spec, self._store, self._wait_for, steps)
+        code.enter_pod(self._wait_for, steps)
+        self._entry, self._hooks = code.entry, code.hooks
+        if self._hooks is None:
             self._targets[""] = Target.of(self._entry.target)
         self._base_context = contextvars.copy_context()
         if self._spec.scaling.max_batch_size > 0:

@@ -28,6 +28,10 @@ FUNCTIONS: dict[str, FunctionSpec] = {
         retries=RetrySpec(2, initial_delay_s=0.2),
         queue_timeout_s=4.0,
     ),
+    "fn-snap": spec(
+        "snap", kind="class", snap=True, max_pods=3, scaledown_window_s=1.0, startup_timeout_s=2.0, max_inputs=2
+    ),
+    "fn-burst": spec("burst", max_pods=8, scaledown_window_s=1.0),
     "fn-model": spec(
         "model",
         kind="model",
@@ -39,6 +43,9 @@ FUNCTIONS: dict[str, FunctionSpec] = {
     ),
     "fn-tok": spec("tok", kind="tokenizer", environment="tokenizer", max_inputs=2, max_pods=1),
 }
+
+
+CALLED = list(FUNCTIONS)
 
 
 class JobsFirst(Cores):
@@ -62,12 +69,21 @@ class JobsFirst(Cores):
 class ChaosPod:
     state: str = "starting"
     function_id: str = ""
+    template_id: str = ""
     slots: int = 0
     may_still_answer: bool = False
     """Killed while it bound: its last frame may be on the way."""
     tasks: dict[str, actions.SendTask] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     resumed: set[str] = field(default_factory=set)
+
+
+@dataclass
+class ChaosTemplate:
+    """Of a function; `state` loading, ready, or gone without the cores' knowledge."""
+
+    function_id: str
+    state: str = "loading"
 
 
 class Chaos:
@@ -78,6 +94,7 @@ class Chaos:
         self.cores = kind(build_job_executor(ids, Random(seed)), build_cluster_manager(ids, 3, {"python": 1}))
         self.driven = Driven(self.cores)
         self.pods: dict[str, ChaosPod] = {}
+        self.templates: dict[str, ChaosTemplate] = {}
         self.requests: dict[str, events.RequestArrived] = {}
         self.finished: dict[str, actions.FinishRequest] = {}
         self.items: set[tuple[str, int]] = set()
@@ -100,7 +117,18 @@ class Chaos:
             match action:
                 case actions.StartPod():
                     assert action.pod_id not in self.pods
-                    self.pods[action.pod_id] = ChaosPod()
+                    self.start_pod(action)
+                case actions.StartTemplate():
+                    loading = [
+                        template for template in self.templates.values()
+                        if template.function_id == action.function_id and template.state == "loading"
+                    ]  # fmt: skip
+                    assert not loading, f"{action.function_id} is loaded twice"
+                    self.templates[action.template_id] = ChaosTemplate(action.function_id)
+                case actions.StopTemplate():
+                    forked = [pod for pod in self.pods.values() if pod.template_id == action.template_id]
+                    assert not forked, f"{action.template_id} was ended under its pods {forked}"
+                    del self.templates[action.template_id]
                 case actions.BindPod():
                     pod = self.pods[action.pod_id]
                     assert pod.state == "warm", f"{action.pod_id} is bound while {pod.state}"
@@ -132,6 +160,13 @@ class Chaos:
                 case actions.SendCredit():
                     assert action.task_id in self.pods[action.pod_id].tasks, f"{action.task_id} is not there"
 
+    def start_pod(self, action: actions.StartPod) -> None:
+        pod = self.pods[action.pod_id] = ChaosPod(template_id=action.template_id)
+        if action.template_id:
+            template = self.templates[action.template_id]
+            assert template.state != "loading", f"{action.pod_id} is forked from {template}"
+            pod.function_id = template.function_id
+
     def start_task(self, task: actions.SendTask) -> None:
         pod = self.pods[task.pod_id]
         for name in self.requests[task.request_id].depends_on:
@@ -155,6 +190,8 @@ class Chaos:
             (4, self.cancel),
             (4, self.confirm_cancel),
             (2, self.lose_pod),
+            (8, self.template_comes_up),
+            (1, self.lose_template),
             (2, self.grant_credit),
             (1, self.close_link),
             (1, self.change_scaling),
@@ -173,7 +210,7 @@ class Chaos:
         request = events.RequestArrived(
             f"rq-{number}",
             parent.pod_id if parent else f"link-{self.random.randint(1, 3)}",
-            self.random.choice(["fn-one", "fn-two", "fn-model", "fn-tok" if number % 7 else "fn-unknown"]),
+            self.random.choice(CALLED if number % 7 else [*CALLED, "fn-unknown"]),
             kind,
             parent_task_id=parent.task_id if parent else "",
             timeout_s=self.random.choice([0.0, 0.0, 1.5]),
@@ -222,13 +259,41 @@ class Chaos:
             del self.pods[pod_id]
             self.give(events.PodStartFailed(pod_id, "fork failed"))
         elif pod.state == "starting":
-            pod.state = "warm"
+            pod.state = "binding" if pod.template_id else "warm"
             self.give(events.PodConnected(pod_id, 1))
         elif luck < 0.15:
             self.give(events.ExecutorFailed(pod_id, pod.function_id, "ImportError"))
         else:
             pod.state, pod.slots = "bound", max(1, FUNCTIONS[pod.function_id].scaling.max_inputs)
             self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots))
+
+    def template_comes_up(self, only_well: bool = False) -> None:
+        loading = [template_id for template_id, template in self.templates.items() if template.state == "loading"]
+        if not loading:
+            return
+        template_id = self.random.choice(loading)
+        luck = 1.0 if only_well else self.random.random()
+        if luck >= 0.3:
+            self.templates[template_id].state = "ready"
+            self.give(events.TemplateReady(template_id, 1))
+            return
+        del self.templates[template_id]
+        if luck < 0.1:
+            self.give(events.TemplateLost(template_id, "killed by SIGKILL"))
+        elif luck < 0.2:
+            self.give(events.TemplateRefused(template_id, "thread 'poller' is alive"))
+        else:
+            self.give(events.TemplateFailed(template_id, "ImportError"))
+
+    def lose_template(self) -> None:
+        """Its pods are lost too, each told on its own."""
+        if not self.templates:
+            return
+        template_id = self.random.choice(list(self.templates))
+        del self.templates[template_id]
+        self.give(events.TemplateLost(template_id, "killed by SIGKILL"))
+        for pod_id in [pod_id for pod_id, pod in self.pods.items() if pod.template_id == template_id]:
+            self.lose(pod_id)
 
     def task_goes_on(self, only_well: bool = False) -> None:
         running = [task for pod in self.pods.values() if pod.state == "bound" for task in pod.tasks.values()]
@@ -326,6 +391,7 @@ class Chaos:
             self.end_map()
         for _ in range(5000):
             self.pod_comes_up(only_well=True)
+            self.template_comes_up(only_well=True)
             self.task_goes_on(only_well=True)
             self.carry_out(self.driven.advance(0.02))
             if len(self.finished) == len(self.requests):
@@ -335,8 +401,9 @@ class Chaos:
         assert not missing, f"never finished: {[views[request_id] for request_id in sorted(missing)]}"
         for _ in range(3000):
             self.pod_comes_up(only_well=True)
+            self.template_comes_up(only_well=True)
             self.task_goes_on(only_well=True)
             self.carry_out(self.driven.advance(0.1))
-            if all(pod.state == "warm" for pod in self.pods.values()):
+            if all(pod.state == "warm" for pod in self.pods.values()) and not self.templates:
                 return
         raise AssertionError(f"pods are left: {self.cores.cluster_manager.pods_view()}")

@@ -14,6 +14,8 @@ from deepserve_controller.core.actions import Action, Notify, WakeAt
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
 from deepserve_controller.core.job_executor import JobExecutor
+from deepserve_controller.core.views import ChooseSource
+from deepserve_controller.policies.pod_source import load_in_each_pod
 
 T = TypeVar("T")
 CODE = CodeRef("bundle", "m", "f")
@@ -87,9 +89,17 @@ class Cluster(Driven):
 
     core: ClusterManager
 
-    def __init__(self, default_max_pods: int = 8, warm_pods: dict[str, int] | None = None, usable_mib: int = 0) -> None:
-        ids = IdAllocator()
-        super().__init__(build_cluster_manager(ids, default_max_pods, warm_pods or {}, usable_mib=usable_mib))
+    def __init__(
+        self,
+        default_max_pods: int = 8,
+        warm_pods: dict[str, int] | None = None,
+        usable_mib: int = 0,
+        choose_source: ChooseSource = load_in_each_pod,
+    ) -> None:
+        manager = build_cluster_manager(
+            IdAllocator(), default_max_pods, warm_pods or {}, usable_mib=usable_mib, choose_source=choose_source
+        )
+        super().__init__(manager)
 
     def define(self, function_id: str = "fn", **options: Any) -> list[Action]:
         return self(FunctionDefined(function_id, spec(**options)))

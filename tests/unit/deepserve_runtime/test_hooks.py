@@ -58,7 +58,7 @@ def test_hooks_run_in_the_order_of_their_definition_base_first() -> None:
     seen.clear()
     _, params = encode_value({"name": "x"})
     hooks = ClassHooks(Service, params, CoroutineThread().wait_for)
-    hooks.enter()
+    hooks.enter(snap=False)
     assert seen == ["first of base", "replaced", "last, x"]
     assert hooks.method("ask")() == "x"
     hooks.exit()

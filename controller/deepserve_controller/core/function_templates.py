@@ -1,0 +1,291 @@
+"""FunctionTemplates: the functions that are loaded in a process of their own, from which their pods are forked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core import events
+from deepserve_controller.core.actions import Action, StartTemplate, StopTemplate
+from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.events import Event, Payload
+from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.views import ChooseSource, PodSource, TemplateView
+
+FORKED_KINDS = ("function", "class")
+"""Models and tokenizers have environments of their own, which hold what they share."""
+START_ALARM, IDLE_ALARM = "template start", "template idle"
+NUM_REFUSALS = 500
+MIN_WINDOW_S = 1.0
+
+
+class FunctionTemplate(msgspec.Struct, eq=False):
+    """`pool` is the function's; `pods` are those forked from it that are not gone."""
+
+    template_id: str
+    pool: FunctionPool
+    began_s: float
+    ready_by_s: float
+    state: Literal["loading", "ready", "ending"] = "loading"
+    pid: int = 0
+    pods: set[str] = set()
+    used_s: float = 0.0
+    """When a pod of the function was last seen to end."""
+    has_idle_alarm: bool = False
+
+
+class PodOwner(Protocol):
+    """The cluster manager, as templates need it."""
+
+    def template_changed(self, pool: FunctionPool, now_s: float) -> None:
+        """Its template is ready or gone: pods may be missing."""
+
+    def template_failed(self, template: FunctionTemplate, text: str, payload: Payload, now_s: float) -> None:
+        """Loading raised an error that would repeat."""
+
+    def template_lost(self, template: FunctionTemplate, failure: Failure, now_s: float) -> None:
+        """Loading did not come to an end; it may be tried again."""
+
+
+class FunctionTemplates:
+    """A part of the cluster manager, which gives it events and alarms.
+
+    A function has one template at most. It goes when no pod of the function has been left for its
+    `scaledown_window_s`, and when the function is removed, but never before the last pod forked from it: pods end with
+    the process that they were forked from.
+    """
+
+    def __init__(
+        self, ids: IdAllocator, choose: ChooseSource, alarms: Alarms, out: list[Action], owner: PodOwner
+    ) -> None:
+        self._ids = ids
+        self._choose = choose
+        self._alarms = alarms
+        self._out = out
+        self._owner = owner
+        self._templates: dict[str, FunctionTemplate] = {}
+        self._by_function: dict[str, FunctionTemplate] = {}
+        self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
+        """Whether the host's memory holds a template and a pod of it."""
+        self._refusals: dict[str, str] = {}
+        self._load_ms: dict[str, float] = {}
+        self.handlers: dict[type[Event], Callable[[Any, float], None]] = {
+            events.TemplateReady: self._on_ready,
+            events.TemplateRefused: self._on_refused,
+            events.TemplateFailed: self._on_failed,
+            events.TemplateLost: self._on_lost,
+        }
+
+    def views(self) -> list[FunctionTemplate]:
+        return list(self._templates.values())
+
+    # --- what the cluster manager asks and tells -------------------------------------------------------
+
+    def source(self, pool: FunctionPool, missing: int, now_s: float) -> PodSource:
+        """Where the next pods of `pool` come from; loads a template where that is wanted."""
+        if pool.spec.kind not in FORKED_KINDS:
+            return PodSource(missing, False, False, "")
+        source = self._choose(self._view(pool, missing))
+        if source.is_template_wanted:
+            if not self.has_room(pool.spec):
+                text = "no memory for a template beside a pod"
+                source = PodSource(missing, False, False, text)
+            else:
+                self._start(pool, source.reason, now_s)
+        pool.pod_source = source.reason
+        if source.is_from_template:
+            source = source._replace(template_id=self._by_function[pool.function_id].template_id)
+        return source
+
+    def give_up_unused(self, asking: FunctionPool) -> bool:
+        """Memory is short: templates whose functions have no pods give theirs."""
+        others = [template for template in self._by_function.values() if template.pool is not asking]
+        unused = [item for item in others if item.state == "ready" and not item.pods and not item.pool.pods]
+        for template in unused:
+            self._retire(template.pool, f"gives its memory to {asking.spec.label}")
+        return bool(unused)
+
+    def specs(self) -> list[FunctionSpec]:
+        """One of each template that is there."""
+        return [template.pool.spec for template in self._templates.values()]
+
+    def is_loading(self, pool: FunctionPool) -> bool:
+        template = self._by_function.get(pool.function_id)
+        return template is not None and template.state == "loading"
+
+    def note_pod(self, pod: PodRecord) -> None:
+        """`pod` is ordered from its template."""
+        self._templates[pod.template_id].pods.add(pod.pod_id)
+
+    def note_load(self, pool: FunctionPool, load_ms: float, now_s: float) -> None:
+        """A pod loaded the function itself."""
+        if load_ms > 0.0:
+            self._load_ms[pool.function_id] = load_ms
+            self.source(pool, 0, now_s)
+
+    def note_gone(self, pod: PodRecord, pool: FunctionPool | None, now_s: float) -> None:
+        """`pod`, of `pool`, has ended."""
+        if (template := self._templates.get(pod.template_id)) is not None:
+            template.pods.discard(pod.pod_id)
+            if template.state == "ending" and not template.pods:
+                self._stop(template, f"{template.pool.spec.label} is not used any more")
+        if pool is not None and (current := self._by_function.get(pool.function_id)) is not None:
+            current.used_s = now_s
+
+    def forget(self, pool: FunctionPool) -> None:
+        """The function is removed, or what waits for it is about to be told that it does not work."""
+        self._load_ms.pop(pool.function_id, None)
+        self._refusals.pop(pool.function_id, None)
+        self._retire(pool, f"{pool.spec.label} was removed")
+
+    def drop_loading(self, pool: FunctionPool, text: str) -> None:
+        if self.is_loading(pool):
+            self._retire(pool, text)
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _view(self, pool: FunctionPool, missing: int) -> TemplateView:
+        template = self._by_function.get(pool.function_id)
+        state: Literal["none", "loading", "ready"] = "none"
+        if template is not None and template.state != "ending":
+            state = template.state
+        return TemplateView(
+            is_snap=pool.spec.snap,
+            state=state,
+            refusal=self._refusals.get(pool.function_id, ""),
+            missing=missing,
+            num_pods=len(pool.pods),
+            num_bound=sum(pod.state == "bound" for pod in pool.pods.values()),
+            max_pods=pool.max_pods,
+            load_ms=self._load_ms.get(pool.function_id, 0.0),
+        )
+
+    def _start(self, pool: FunctionPool, reason: str, now_s: float) -> None:
+        template_id = self._ids.new("template")
+        ready_by_s = now_s + pool.spec.startup_timeout_s
+        template = FunctionTemplate(template_id, pool, now_s, ready_by_s)
+        self._templates[template_id] = self._by_function[pool.function_id] = template
+        self._out.append(StartTemplate(template_id, pool.function_id, pool.spec, reason))
+        self._alarms.set(ready_by_s, START_ALARM, template)
+
+    def _retire(self, pool: FunctionPool, reason: str) -> None:
+        """No pod is forked from it any more; it ends with the last that was."""
+        template = self._by_function.pop(pool.function_id, None)
+        if template is None:
+            return
+        template.state = "ending"
+        if not template.pods:
+            self._stop(template, reason)
+
+    def _stop(self, template: FunctionTemplate, reason: str) -> None:
+        """Its TemplateLost may come now, and says nothing new."""
+        del self._templates[template.template_id]
+        self._out.append(StopTemplate(template.template_id, reason))
+
+    def _end(self, template_id: str) -> FunctionTemplate | None:
+        """It is gone by itself."""
+        template = self._templates.pop(template_id, None)
+        if template is not None and self._by_function.get(template.pool.function_id) is template:
+            del self._by_function[template.pool.function_id]
+        return template
+
+    def _refuse(self, template: FunctionTemplate, text: str) -> None:
+        self._refusals[template.pool.function_id] = template.pool.pod_source = f"not snapshotted: {text}"
+        while len(self._refusals) > NUM_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+
+    def _watch_idleness(self, template: FunctionTemplate, at_s: float) -> None:
+        template.has_idle_alarm = True
+        self._alarms.set(at_s, IDLE_ALARM, template)
+
+    # --- facts ---------------------------------------------------------------------------------------------
+
+    def _on_ready(self, event: events.TemplateReady, now_s: float) -> None:
+        template = self._templates.get(event.template_id)
+        if template is None or template.state != "loading":
+            return
+        template.state, template.pid = "ready", event.pid
+        template.used_s = now_s
+        self._watch_idleness(template, now_s + self._window_s(template))
+        self._owner.template_changed(template.pool, now_s)
+
+    def _on_refused(self, event: events.TemplateRefused, now_s: float) -> None:
+        if (template := self._end(event.template_id)) is not None:
+            self._refuse(template, event.text)
+            self._owner.template_changed(template.pool, now_s)
+
+    def _on_failed(self, event: events.TemplateFailed, now_s: float) -> None:
+        """Without a snapshot the pods load for themselves, and are free to fare better."""
+        if (template := self._end(event.template_id)) is None or template.state == "ending":
+            return
+        if template.pool.spec.snap:
+            self._owner.template_failed(template, event.text, event.payload, now_s)
+        else:
+            self._refuse(template, event.text)
+            self._owner.template_changed(template.pool, now_s)
+
+    def _on_lost(self, event: events.TemplateLost, now_s: float) -> None:
+        if (template := self._end(event.template_id)) is None or template.state == "ending":
+            return
+        if template.state == "ready":
+            template.pool.pod_source = f"its template is gone: {event.text}"
+        elif template.pool.spec.snap:
+            self._owner.template_lost(template, Failure("ended", event.text), now_s)
+        else:
+            self._refuse(template, event.text)
+        self._owner.template_changed(template.pool, now_s)
+
+    def alarm(self, kind: str, template: FunctionTemplate, now_s: float) -> None:
+        if self._templates.get(template.template_id) is not template or template.state == "ending":
+            return
+        if kind == START_ALARM:
+            if template.state == "loading" and now_s >= template.ready_by_s:
+                self._end_slow_start(template, now_s)
+            return
+        template.has_idle_alarm = False
+        window_s = self._window_s(template)
+        if template.pool.pods or template.pods:
+            self._watch_idleness(template, now_s + window_s)
+        elif now_s < template.used_s + window_s:
+            self._watch_idleness(template, template.used_s + window_s)
+        else:
+            self._retire(template.pool, f"no pod for {window_s:g} s")
+            self._owner.template_changed(template.pool, now_s)
+
+    def _window_s(self, template: FunctionTemplate) -> float:
+        return max(MIN_WINDOW_S, template.pool.window_s)
+
+    def _end_slow_start(self, template: FunctionTemplate, now_s: float) -> None:
+        pool = template.pool
+        text = f"{template.template_id} was still loading {pool.spec.label} after {now_s - template.began_s:.3g} s"
+        self._end(template.template_id)
+        self._out.append(StopTemplate(template.template_id, text))
+        if pool.spec.snap:
+            self._owner.template_lost(template, Failure("loads slowly", text), now_s)
+        else:
+            self._refuse(template, text)
+        self._owner.template_changed(pool, now_s)
+
+    # --- checks --------------------------------------------------------------------------------------------
+
+    def check_invariants(self, pods: dict[str, PodRecord]) -> None:
+        for template in self._templates.values():
+            label = template.pool.spec.label
+            for pod_id in template.pods:
+                assert pod_id in pods, f"{template.template_id} of {label} keeps the lost {pod_id}"
+            assert template.state != "loading" or not template.pods, (
+                f"{template.template_id} forked before it was ready"
+            )
+            assert template.state != "ending" or template.pods, f"{template.template_id} of {label} should have ended"
+            if template.state == "ready":
+                assert template.has_idle_alarm, f"{template.template_id} of {label} would stay for ever"
+        for function_id, template in self._by_function.items():
+            assert self._templates.get(template.template_id) is template, f"{function_id} keeps a lost template"
+        for pod in pods.values():
+            if pod.template_id and (of := self._templates.get(pod.template_id)) is not None:
+                assert pod.pod_id in of.pods, f"{pod.pod_id} is not known to {pod.template_id}"
