@@ -1,12 +1,13 @@
 """The kill loop: controllers, pods and templates killed at random under load, and what must hold all the same.
 
-python tests/kill_loop.py --kills 500 --seed 1 [--mode both|embedded|up]
+python tests/kill_loop.py --kills 500 --seed 1 [--mode all|embedded|up|web]
 
 Worlds follow each other: a client process under load (tests/kill_load.py) with an embedded controller, or with one of
-`deepserve up`. In each, processes are killed until its share is reached; then it ends in one of three ways: told to,
-its client killed, or its controller killed last. What must hold: every call ends exactly once for its caller, with its
-value or an error that names the cause; every run of an input is counted; nothing is left at the end: no process,
-socket, shared memory or half-written file. The exit code is 1 where something did not.
+`deepserve up` over its socket or (`web`) over the WebSocket of its HTTP port. In each, processes are killed until its
+share is reached; then it ends in one of three ways: told to, its client killed, or its controller killed last. What
+must hold: every call ends exactly once for its caller, with its value or an error that names the cause; every run of
+an input is counted; nothing is left at the end: no process, socket, shared memory or half-written file. The exit code
+is 1 where something did not.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ def role_of(command: bytes, environment: list[bytes]) -> str:
     return "client" if LOAD.name.encode() in command else "other"
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def is_answering(path: Path) -> bool:
     """The socket of a controller that was killed may still lie there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -133,6 +141,7 @@ class World:
         self.mark = uuid.uuid4().hex
         self.late: list[threading.Timer] = []
         self.up: subprocess.Popen[str] | None = None
+        self.http_port = free_port() if mode == "web" else 0
         self.is_controller_wanted = True
         self.is_somebody_else_to_tidy_up = False
         """Folders of a controller that was killed are removed by its client where it was embedded, else by the next
@@ -145,13 +154,13 @@ class World:
         with tempfile.TemporaryDirectory(prefix="ds-kill-") as name:
             self.folder = Path(name)
             shared_before = set(os.listdir("/dev/shm"))
-            if self.mode == "up":
+            if self.mode != "embedded":
                 self.start_up()
             self.client = self.start_client()
             try:
                 self.wait(lambda: any(process.role == "pod" for process in processes(self.mark)), 30.0)
                 for _ in range(num_kills):
-                    time.sleep(self.chance.choice([0.02, 0.1, 0.3, 0.8]))
+                    time.sleep(self.chance.choice([0.05, 0.2, 0.5, 1.2]))
                     self.kill_one()
                 self.end()
             finally:
@@ -162,7 +171,8 @@ class World:
         return {
             **os.environ,
             MARK: self.mark,
-            "DEEPSERVE_URL": self.mode,
+            "DEEPSERVE_URL": f"http://127.0.0.1:{self.http_port}" if self.mode == "web" else self.mode,
+            "DEEPSERVE_KEY": key.read_text().strip() if (key := self.folder / "state/deepserve/key").exists() else "",
             "DEEPSERVE_QUIET": "1",
             "XDG_RUNTIME_DIR": str(self.folder / "run"),
             "XDG_STATE_HOME": str(self.folder / "state"),
@@ -181,7 +191,7 @@ class World:
         (self.folder / "run").mkdir(exist_ok=True)
         with open(self.folder / "up.err", "a") as errors:
             self.up = subprocess.Popen(
-                [sys.executable, "-m", "deepserve_controller", "--up"],
+                [sys.executable, "-m", "deepserve_controller", "--up", "--http-port", str(self.http_port)],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, text=True,
             )  # fmt: skip
         self.wait(lambda: is_answering(self.folder / "run/deepserve/up.sock"), 30.0)
@@ -231,7 +241,7 @@ class World:
     def end(self) -> None:
         [how] = self.chance.choices(["told to", "client killed", "controller killed last"], [60, 15, 25])
         self.tally.endings[how] += 1
-        self.is_somebody_else_to_tidy_up = how == "client killed" or (how != "told to" and self.mode == "up")
+        self.is_somebody_else_to_tidy_up = how == "client killed" or (how != "told to" and self.mode != "embedded")
         if how == "client killed":
             self.tally.killed["clients killed"] += 1
             self.client.kill()
@@ -328,7 +338,7 @@ def run_worlds(num_kills: int, seed: int, mode: str, say: Callable[[str], None] 
     chance, tally, number = random.Random(seed), Tally(), 0
     while tally.num_kills < num_kills:
         number += 1
-        chosen = mode if mode != "both" else chance.choice(["embedded", "embedded", "up"])
+        chosen = mode if mode != "all" else chance.choice(["embedded", "embedded", "up", "web"])
         share = min(chance.randint(5, 20), num_kills - tally.num_kills)
         world = World(number, chosen, chance.randrange(1 << 30), tally)
         before = len(tally.violations)
@@ -363,7 +373,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--mode", choices=["both", "embedded", "up"], default="both")
+    parser.add_argument("--mode", choices=["all", "embedded", "up", "web"], default="all")
     options = parser.parse_args()
     began_s = time.monotonic()
     tally = run_worlds(options.kills, options.seed, options.mode, lambda text: print(text, flush=True))
