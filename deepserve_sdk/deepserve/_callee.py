@@ -43,15 +43,24 @@ class Callee:
         refuse_on_loop(f"{self.name}.{verb}")
         return current_client()
 
-    def open(self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool = False) -> Inbox:
+    def open(
+        self,
+        client: Client,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        keep: bool = False,
+        is_awaited: bool = False,
+    ) -> Inbox:
         """Start a call or a stream, whichever the function is."""
         definition = self.define()
         _timeline.mark("code collected")
         value, payload, depends_on = self.encode(client, definition, args, kwargs)
         kind: RequestKind = "stream" if self.is_stream else "call"
         inbox = client.open_request(
-            definition, kind, value, payload, method=self.method, keep=keep, depends_on=depends_on
-        )
+            definition, kind, value, payload, method=self.method, keep=keep, depends_on=depends_on,
+            is_awaited=is_awaited,
+        )  # fmt: skip
         _timeline.mark("call sent")
         return inbox
 

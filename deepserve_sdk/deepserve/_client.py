@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from deepserve import _context
 from deepserve._blocked import BlockedTasks
@@ -47,9 +47,16 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 
-Lead = Callable[[Callable[[Frame], bool]], bool]
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
+
+
+class Leading(Protocol):
+    """A link that a blocking caller may read itself; see LinkReader."""
+
+    def begin_leading(self) -> None: ...
+    def lead(self, is_awaited: Callable[[Frame], bool], /) -> bool: ...
+    def stop_leading(self) -> None: ...
 
 
 class Client:
@@ -62,15 +69,15 @@ class Client:
         welcome: Welcome | None,
         client_id: str,
         is_pod: bool,
-        lead: Lead | None = None,
+        leading: Leading | None = None,
     ) -> None:
-        """lead: reads the link on the caller's thread until a frame is taken; see LinkReader."""
+        """leading: how a caller reads the link itself, where it may."""
         self.client_id = client_id
         self.is_pod = is_pod
         self.pid = os.getpid()
         self._roots: dict[str, str] = {}
         self._send_frame = send
-        self._lead = lead
+        self._leading = leading
         self._welcome = welcome
         self._welcomed = threading.Event()
         if welcome is not None:
@@ -147,8 +154,9 @@ class Client:
         method: str = "",
         keep: bool = False,
         depends_on: tuple[str, ...] = (),
+        is_awaited: bool = False,
     ) -> Inbox:
-        """Start a request; returns without a round trip."""
+        """Start a request; returns without a round trip. `is_awaited`: `wait_for_end` follows at once."""
         if definition.function_id not in self._defined:
             self.define(definition)
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
@@ -156,6 +164,8 @@ class Client:
         inbox = self._inboxes[request_id] = Inbox(request_id)
         self._open.add(request_id)
         try:
+            if is_awaited and self._leading is not None:
+                self._leading.begin_leading()
             self.send(
                 OpenRequest(
                     request_id,
@@ -173,6 +183,7 @@ class Client:
         except BaseException:
             self.drop(inbox)
             self._open.discard(request_id)
+            self.stop_leading()
             raise
         return inbox
 
@@ -242,8 +253,14 @@ class Client:
         if inbox.finished is not None and inbox.finished.value.segment:
             self.discard(inbox.finished.value)
 
+    def stop_leading(self) -> None:
+        if self._leading is not None:
+            self._leading.stop_leading()
+
     def abandon(self, inbox: Inbox) -> None:
         """Whoever waited has left (Ctrl-C, a loop left early): drop the request, and cancel it if it still runs."""
+        if not inbox.is_over:
+            self.stop_leading()
         self.drop(inbox)
         if not inbox.is_over and self._closed is None:
             try:
@@ -307,7 +324,7 @@ class Client:
     def wait_for_end(self, inbox: Inbox) -> None:
         """Block until the request has ended. The caller reads the link itself where nobody else does."""
         while not inbox.is_over:
-            if self._lead is None or not self._lead(inbox.is_finished_by):
+            if self._leading is None or not self._leading.lead(inbox.is_finished_by):
                 self.wait(inbox)
         self._open.discard(inbox.request_id)
 

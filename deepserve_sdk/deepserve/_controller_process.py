@@ -204,7 +204,7 @@ def hello_of(client_id: str) -> Hello:
 
 
 def _client_over(link: Link, welcome: Welcome | None, client_id: str, controller_pid: int) -> Client:
-    client = Client(link.send, welcome=welcome, client_id=client_id, is_pod=False, lead=link.lead)
+    client = Client(link.send, welcome=welcome, client_id=client_id, is_pod=False, leading=link)
     child = _EmbeddedController(controller_pid) if controller_pid else None
 
     def on_closed(error: Exception | None = None) -> None:

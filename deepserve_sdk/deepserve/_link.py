@@ -77,16 +77,19 @@ class Link:
         self._reader = LinkReader(self._socket, self._frames)
         self._reader.start(on_frame, end)
 
+    def begin_leading(self) -> None:
+        """The caller will read the answer to what it is about to send itself; see LinkReader."""
+        if self._reader is not None:
+            self._reader.begin_leading()
+
     def lead(self, is_awaited: Callable[[Frame], bool]) -> bool:
         """Read on the caller's thread until the frame comes that `is_awaited` takes; see LinkReader."""
-        reader = self._reader
-        if reader is None:
-            return False
-        try:
-            return reader.lead(is_awaited)
-        except BaseException:  # Ctrl-C, perhaps in the middle of stopping to lead
-            reader.stop_leading()
-            raise
+        return self._reader is not None and self._reader.lead(is_awaited)
+
+    def stop_leading(self) -> None:
+        """May be called at any time, and is called again where Ctrl-C came in the middle of it."""
+        if self._reader is not None:
+            self._reader.stop_leading()
 
     def read_one(self, timeout_s: float) -> Frame:
         """The first frame, before the reader thread runs.

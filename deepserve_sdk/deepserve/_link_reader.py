@@ -53,23 +53,33 @@ class LinkReader:
 
         threading.Thread(target=watch, name="deepserve-link", daemon=True).start()
 
-    def lead(self, is_awaited: Callable[[Frame], bool]) -> bool:
-        """Read on the caller's thread until a frame comes that `is_awaited` takes; False where another thread reads, or
-        something else came, which the watching thread then handles.
+    def begin_leading(self) -> None:
+        """Before a request is sent whose result the caller will wait for: the watching thread must not be quicker.
+        Nothing where another thread leads, or there is something left for the watching thread.
 
-        A KeyboardInterrupt may come between any two bytecodes. It loses no bytes, which go from the system call into
-        the queue without one in between; and whatever it skips here is made up for by the next call of `stop_leading`.
+        A KeyboardInterrupt may come between any two bytecodes. What it skips here, `stop_leading` makes up for.
         """
         role = self._role
         if role._is_owned():  # type: ignore[attr-defined]
             self.stop_leading()
-        try:
-            if not role.acquire(blocking=False):
-                return False
+        if role.acquire(blocking=False):
             if self._is_over or self._chunks or self._frames.is_mid_frame:
-                return False
+                role.release()
+                return
             self._is_unwatched = True
             self._epoll.unregister(self._fd)
+
+    def lead(self, is_awaited: Callable[[Frame], bool]) -> bool:
+        """Read on the caller's thread until a frame comes that `is_awaited` takes; False where another thread reads, or
+        something else came, which the watching thread then handles.
+
+        The bytes go from the system call into the queue without a bytecode in between: a KeyboardInterrupt loses none.
+        """
+        try:
+            if not self._role._is_owned():  # type: ignore[attr-defined]
+                self.begin_leading()
+                if not self._role._is_owned():  # type: ignore[attr-defined]
+                    return False
             self._chunks.extend(map(self._socket.recv, _ONE_READ))
             frame = self._frames.whole_frame(self._chunks[0])
             if frame is not None and is_awaited(frame):

@@ -30,7 +30,7 @@ class RemoteVerb(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
         client = callee.blocking_client("remote")
-        inbox = callee.open(client, args, kwargs)
+        inbox = callee.open(client, args, kwargs, is_awaited=True)
         try:
             client.wait_for_end(inbox)
             if _timeline.is_wanted():

@@ -75,8 +75,11 @@ class LinkReader:
         self._epoll.register(self._fd, select.EPOLLIN)
 
     def take_back(self) -> None:
-        self._epoll.unregister(self._fd)
-        self._is_handed_over = False
+        """Nothing where it was taken back already: a task does so before its outcome is sent, so that the next one is
+        read by the thread that will run it."""
+        if self._is_handed_over:
+            self._is_handed_over = False
+            self._epoll.unregister(self._fd)
 
     def close_copy(self) -> None:
         """In a forked child of the pod."""

@@ -120,6 +120,7 @@ class MainThread(TaskThread):
         self.ident = threading.main_thread().ident or 0
         self._interruptible: Task | None = None
         self._is_put_off = False
+        self._reader: LinkReader | None = None
 
     def install(self) -> None:
         self.ident = threading.get_ident()
@@ -129,6 +130,7 @@ class MainThread(TaskThread):
     def loop(self, reader: LinkReader) -> None:
         """Until None comes as work."""
         inbox = self.inbox
+        self._reader = reader
         while True:
             try:
                 while not inbox.empty():
@@ -143,6 +145,11 @@ class MainThread(TaskThread):
                 self._read(reader)
             except (sdk.errors.InputCancelled, LinkClosed, WokenUp):
                 continue  # a cancel that came as its task was ending; the end of the link is read next
+
+    def stop_working(self) -> None:
+        """Of the main thread, before it sends an outcome: it will be at the link again when the next task comes."""
+        if self._reader is not None and threading.get_ident() == self.ident:
+            self._reader.take_back()
 
     def _read(self, reader: LinkReader) -> None:
         inbox = self.inbox
@@ -229,6 +236,8 @@ class TaskThreads:
 
     def _release(self, thread: TaskThread) -> None:
         """The thread's queue takes the next task while it is still putting this one away."""
+        if thread is self.main:
+            self.main.stop_working()
         with self._lock:
             if thread is self.main:
                 self._is_main_free = True

@@ -438,7 +438,7 @@ def test_a_task_that_waits_says_so_once() -> None:
 
     token = _context.current_task.set(TaskContext("rq-1", "task-7"))
     try:
-        with installed(controller := FakeController(lambda x: x), is_pod=True):
+        with installed(controller := FakeController(lambda x: time.sleep(0.1) or x), is_pod=True):
             asyncio.run(main())
             blocked = controller.seen_of(TaskBlocked)
             assert blocked
