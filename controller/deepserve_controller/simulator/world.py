@@ -251,9 +251,12 @@ class World:
             yield Occurrence(at_s + self._random.random(), finished)
 
     def _cancel(self, action: actions.SendCancel, now_s: float) -> Iterator[Occurrence]:
-        """Code that does not hang stops 2 ms later, or its result is already on the way."""
+        """The pod confirms. Code that does not hang stops 2 ms later, or its result is already on the way."""
         pod = self._pods.get(action.pod_id)
-        if pod is None or action.task_id not in pod.tasks or action.task_id in pod.stuck:
+        if pod is None or action.task_id not in pod.tasks:
+            return
+        yield Occurrence(now_s + 0.001, events.CancelReceived(action.task_id, action.attempt), pod.pod_id)
+        if action.task_id in pod.stuck:
             return
         stopped = events.TaskFinished(action.task_id, action.attempt, Outcome("cancelled"), 1.0)
         yield Occurrence(now_s + 0.002, stopped, pod.pod_id)

@@ -23,7 +23,7 @@ def note(folder: str, name: str, text: str = "") -> None:
     path.rename(Path(folder, name))
 
 
-def hold(how: str) -> None:
+def hold(how: str, folder: str = "", name: str = "") -> None:
     """Does not stop, in one of the ways in which code does not stop."""
     if how == "masks the signal":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
@@ -38,6 +38,13 @@ def hold(how: str) -> None:
                 time.sleep(0.05)
             except BaseException:
                 continue
+    elif how == "spins":
+        try:
+            while True:
+                time.sleep(0.01)
+        except deepserve.InputCancelled:
+            note(folder, f"{name}-interrupted")
+            raise
     elif how == "holds the interpreter":
         sum(itertools.repeat(1))
     elif how == "is stopped":
@@ -63,7 +70,7 @@ def one_of_several(how: str, folder: str, name: str) -> tuple[int, int]:
         while not Path(folder, "go").exists():
             time.sleep(0.01)
     else:
-        hold(how)
+        hold(how, folder, name)
     return os.getpid(), attempt
 
 
@@ -126,9 +133,11 @@ def single(seconds: float) -> float:
 
 @app.cls(startup_timeout=1, max_pods=1)
 class SlowToLoad:
+    how: str = deepserve.parameter(default="sleeps")
+
     @deepserve.enter()
     def load(self) -> None:
-        time.sleep(60)
+        hold(self.how)
 
     @deepserve.method()
     def run(self) -> None: ...
@@ -172,4 +181,9 @@ def tells_its_context(x: int) -> tuple[str, int, float | None]:
 
 @app.function(max_pods=1, timeout=3)
 def pid() -> int:
+    return os.getpid()
+
+
+@app.function(max_pods=1, scaledown_window=0.5)
+def short_lived() -> int:
     return os.getpid()

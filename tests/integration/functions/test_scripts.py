@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.integration.functions.conftest import ScriptRunner, processes_with, wait_until
 
 BOOM = """
@@ -51,6 +53,32 @@ def test_an_unguarded_call_says_how_to_guard_it(script: ScriptRunner) -> None:
     assert done.returncode == 1
     assert "UnguardedCallError" in done.stderr
     assert "guard it with `if __name__ == '__main__':`" in done.stderr
+
+
+DEEP = """
+import deepserve
+
+@deepserve.function
+def down(n): return down.remote(n - 1) if n else "bottom"
+
+if __name__ == "__main__":
+    print(down.remote(3))
+    try:
+        down.remote(4)
+    except deepserve.RecursionTooDeep as error:
+        print("at most 4 may be: app/down > app/down > " in str(error))
+"""
+
+
+def test_the_depth_of_calls_is_bounded_by_the_environment(
+    script: ScriptRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSERVE_MAX_DEPTH", "4")
+    done = script.run(DEEP)
+    assert done.stdout == "bottom\nTrue\n", done.stderr
+    monkeypatch.setenv("DEEPSERVE_MAX_DEPTH", "deep")
+    done = script.run(DEEP)
+    assert done.returncode == 1 and "DEEPSERVE_MAX_DEPTH='deep' is no number" in done.stderr
 
 
 PENDING = """

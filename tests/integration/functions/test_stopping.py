@@ -214,6 +214,18 @@ def test_one_of_several_that_obeys_harms_nobody(tmp_path: Path) -> None:
         other.get(timeout=30)
 
 
+def test_the_exception_is_raised_in_the_thread_of_its_input(tmp_path: Path) -> None:
+    folder, names = str(tmp_path), ("a", "b", "c")
+    calls = [code.one_of_several.spawn("spins", folder, name) for name in names]
+    assert len({text_of(tmp_path / f"{name}-1") for name in names}) == 1
+    for name, call in zip(names, calls, strict=True):
+        call.cancel()
+        with pytest.raises(deepserve.CallCancelled, match="stopped cooperatively"):
+            call.get(timeout=30)
+        interrupted = {other for other in names if (tmp_path / f"{other}-interrupted").exists()}
+        assert interrupted == set(names[: names.index(name) + 1])
+
+
 # --- clocks ---------------------------------------------------------------------------------------------
 
 
@@ -232,6 +244,8 @@ def test_the_startup_clock() -> None:
     with pytest.raises(deepserve.StartupTimeout, match="startup_timeout of 1 s") as caught:
         code.SlowToLoad().run.remote()
     assert caught.value.clock == "startup"
+    with pytest.raises(deepserve.StartupTimeout):
+        code.SlowToLoad(how="is stopped").run.remote()
     assert isinstance(caught.value, deepserve.FunctionTimeout) and isinstance(caught.value, deepserve.StartupFailed)
 
 
@@ -287,6 +301,13 @@ def test_an_idle_pod_that_is_stopped_costs_one_call_its_time_limit_and_is_replac
         code.pid.remote()
     assert code.pid.remote() != pid
     wait_until(lambda: is_gone(pid))
+
+
+def test_a_stopped_pod_that_is_given_up_is_killed() -> None:
+    pid = code.short_lived.remote()
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_gone(pid), timeout_s=30.0)
+    assert code.short_lived.remote() != pid
 
 
 # --- many -----------------------------------------------------------------------------------------------
