@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deepserve._decorators import ClassFactory, FunctionFactory
     from deepserve._definition import Bundle, Definition
     from deepserve._entry import Entry
-    from deepserve._function import Function
+    from deepserve._function import Definer, Function
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,10 +77,13 @@ class App:
         if "<" in member.__qualname__:
             self.key_of(entry)
         else:
+            before: Any = self.classes.get(name) if isinstance(member, type) else self.functions.get(name)
             if isinstance(member, type):
                 self.classes[name] = member
             else:
                 self.functions[name] = member
+            if before is not None and before is not member:
+                definer_of(member).replaces = definer_of(before)
             self._entries[f"{self.name}/{member.__qualname__}"] = entry
 
     def definitions(self) -> dict[str, Definition]:
@@ -99,10 +102,15 @@ class App:
             self._entries[key] = entry
         return key
 
+    def forget_dump(self) -> None:
+        """What was dumped has become another."""
+        self._dumped = None
+
     def dump_with(self, entry: Entry) -> tuple[Bundle, str]:
         """The dump of all of this app's living functions, and the key of `entry` in it.
 
-        Taken at the first remote call, and again when functions were added. Raises UnpicklableFunction.
+        Taken at the first remote call, and again when functions were added or forget_dump was called.
+        Raises UnpicklableFunction.
         """
         key = self.key_of(entry)
         entries = dict(self._entries)
@@ -110,6 +118,12 @@ class App:
         if self._dumped is None or self._dumped[0] != identities:
             self._dumped = (identities, dump_entries(entries, key))
         return self._dumped[1], key
+
+
+def definer_of(member: Any) -> Definer:
+    """Of a decorated function or class."""
+    definer: Definer = member.__deepserve_definer__
+    return definer
 
 
 class LocalEntrypoint(Generic[P, R]):

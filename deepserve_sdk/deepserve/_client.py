@@ -42,6 +42,7 @@ from deepserve.protocol.messages import (
     Query,
     RequestFinished,
     RequestKind,
+    RetireFunction,
     StreamItem,
     Value,
     Welcome,
@@ -143,6 +144,16 @@ class Client:
                     self._roots[bundle.digest] = bundle.root
             self.send(DefineFunction(definition.function_id, definition.spec))
             self._defined.add(definition.function_id)
+
+    def retire(self, definition: Definition) -> None:
+        """Its code has a successor: nobody here will call it again, or else it is defined anew then."""
+        with self._define_lock:
+            if self.is_pod or self._closed is not None or definition.function_id not in self._defined:
+                return
+            self._defined.discard(definition.function_id)
+            if definition.bundle is not None:
+                self._bundles.discard(definition.bundle.digest)
+            self.send(RetireFunction(definition.function_id))
 
     def open_request(
         self,

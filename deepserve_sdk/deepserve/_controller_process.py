@@ -277,9 +277,7 @@ def _leave(client: Client, link: Link | WebSocketLink, child: _EmbeddedControlle
     pending = client.pending_calls
     if pending and client.is_embedded and client.closed is None:
         calls = "call was" if pending == 1 else "calls were"
-        say(
-            f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled"
-        )
+        say(f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled")
     link.close()
     if child is not None:
         child.reap()

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 from deepserve._callee import Callee
-from deepserve._client import Definition
-from deepserve._code import Code, Named, code_of
+from deepserve._client import Definition, installed_client
+from deepserve._code import Named, code_of
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepserve._decorators import OptionArguments
     from deepserve._query_verb import QueryVerb
     from deepserve._verb_types import ForEach, Map, StarMap
+    from deepserve._watch import Watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +44,11 @@ class Definer:
         self.key = key
         """The entry's name in the dump out of which this very object came, in a pod."""
         self._kind: ExecutorKind = kind
-        self._made: dict[bytes, tuple[Code, Definition]] = {}
+        self.replaces: Definer | None = None
+        """The one of the same name before: what the controller knows of it is given up when this one is called."""
+        self._made: dict[bytes, Definition] = {}
+        self._watch: Watch | None = None
+        """Where the code travels by value."""
 
     @property
     def label(self) -> str:
@@ -51,9 +56,11 @@ class Definer:
 
     def define(self, params: bytes = b"") -> Definition:
         """Raises UnpicklableFunction, ValueTooLarge."""
+        if self._watch is not None and self._watch.has_changed():
+            self._forget()
         made = self._made.get(params)
-        if made is not None and not self._is_stale(made[0]):
-            return made[1]
+        if made is not None:
+            return made
         target = self.entry.target
         code = code_of(Named(self.entry, self.app, target.__module__, target.__qualname__, self.key))
         spec = FunctionSpec(
@@ -73,8 +80,31 @@ class Definer:
             methods=method_kinds(target) if self._kind == "class" else {},
         )
         definition = Definition(function_id(spec), spec, code.bundle, self.label, code.reach)
-        self._made[params] = (code, definition)
+        if code.ref.transport == "pickle" and code.bundle is not None:
+            from deepserve._watch import Watch
+
+            self._watch = self._watch or Watch(self.entry)
+        self._made[params] = definition
+        if self.replaces is not None:
+            self.replaces._retire(definition)
         return definition
+
+    def _forget(self) -> None:
+        """The code is another by now, so it is dumped again."""
+        self.app.forget_dump()
+        before = Definer(self.app, self.entry, self.options, self._kind, self.key)
+        before._made, before.replaces = self._made, self.replaces
+        self._made, self._watch, self.replaces = {}, None, before
+
+    def _retire(self, newer: Definition) -> None:
+        """Let the controller give up the pods of what nobody calls any more."""
+        client = installed_client()
+        definer: Definer | None = self
+        while definer is not None:
+            for definition in definer._made.values():
+                if client is not None and definition.function_id != newer.function_id:
+                    client.retire(definition)
+            definer._made, definer.replaces, definer = {}, None, definer.replaces
 
     def __getstate__(self) -> tuple[str, Entry, Options, ExecutorKind, str]:
         """By value, inside a class that has no importable name."""
@@ -85,12 +115,6 @@ class Definer:
 
         app, entry, options, kind, key = state
         Definer.__init__(self, App(app), entry, options, kind, key)
-
-    def _is_stale(self, code: Code) -> bool:
-        """Functions were added to the app since its dump was taken."""
-        if code.ref.transport != "pickle" or code.bundle is None:
-            return False
-        return self.app.dump_with(self.entry)[0] is not code.bundle
 
 
 class Function(Inspectable, Generic[P, R]):
@@ -183,6 +207,10 @@ class Function(Inspectable, Generic[P, R]):
     def is_generator(self) -> bool:
         """`remote` gives an iterator."""
         return is_generator(self._target)
+
+    @property
+    def __deepserve_definer__(self) -> Definer:
+        return self._definer
 
     @property
     def __deepserve_entry__(self) -> Entry:

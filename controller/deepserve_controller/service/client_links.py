@@ -22,6 +22,7 @@ from deepserve.protocol.messages import (
     OpenRequest,
     PutBundle,
     Query,
+    RetireFunction,
 )
 from deepserve_controller.errors import QueryError, Refusal
 from deepserve_controller.service.bundles import Bundle, Bundles
@@ -55,6 +56,7 @@ class ClientMessages:
             DefineFunction: lambda link_id, link, message, data: functions.define(
                 link_id, message.function_id, message.spec
             ),
+            RetireFunction: lambda link_id, link, message, data: functions.retire(link_id, message.function_id),
             Query: self._answer,
         }
 

@@ -10,6 +10,8 @@ from deepserve_controller.core import events
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.reactor import Timer, running_reactor
 
+RETIRED_LOOK_S = 0.25
+"""How often it is looked whether a function that was replaced by a newer version is still running."""
 FORGET_AFTER_S = 600.0
 """A script that is run again and again finds its functions where it left them."""
 
@@ -58,6 +60,20 @@ class Functions:
             if spec.scaling.min_pods:
                 self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
             self._forget_later(function_id)
+
+    def retire(self, holder: str, function_id: str) -> None:
+        """`holder` has a newer version: where nobody else holds this one, its pods go when nothing of it runs."""
+        self.release(holder, function_id)
+        if function_id in self._timers:
+            self._timers.pop(function_id).cancel()
+            self._forget_when_unused(function_id)
+
+    def _forget_when_unused(self, function_id: str) -> None:
+        self._timers.pop(function_id, None)
+        if not self.is_used(function_id):
+            return self.remove(function_id)
+        again = partial(self._forget_when_unused, function_id)
+        self._timers[function_id] = running_reactor().call_later(RETIRED_LOOK_S, again)
 
     def release_all(self, holder: str) -> None:
         for function_id in [name for name, holders in self._holders.items() if holder in holders]:

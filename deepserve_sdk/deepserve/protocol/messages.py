@@ -148,6 +148,13 @@ class DefineFunction(Message, frozen=True):
     spec: FunctionSpec
 
 
+class RetireFunction(Message, frozen=True):
+    """The sender has another version of the function: once nothing of it runs, and unless somebody else holds it, its
+    pods may go at once."""
+
+    function_id: str
+
+
 class OpenRequest(Message, frozen=True):
     """Starts a request. kind `map`: inputs follow as MapInput, then MapEnd.
 
@@ -479,7 +486,7 @@ class PodExited(Message, frozen=True):
 
 AnyMessage = (
     Hello | Welcome | Refused
-    | PutBundle | DefineFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
+    | PutBundle | DefineFunction | RetireFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
     | AttachRequest | ForgetRequest | Query
     | Answer | RequestFinished | ItemFinished | StreamItem | LogOutput
     | PutValue | ValueStored | FetchValue | ValueContent | DropValue
