@@ -20,7 +20,7 @@ AUTOSCALER: Autoscaler = Reactive()
 
 
 def build_job_executor(
-    ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 1, max_depth: int = 100
+    ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 3, max_depth: int = 100
 ) -> JobExecutor:
     """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
     return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth)

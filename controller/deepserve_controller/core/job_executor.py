@@ -55,7 +55,7 @@ class JobExecutor:
         routing: Routing,
         retry_delay: RetryDelay,
         grace_s: float = 1.0,
-        system_retries: int = 1,
+        system_retries: int = 3,
         max_depth: int = 100,
     ) -> None:
         self._ids = ids

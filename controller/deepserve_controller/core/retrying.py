@@ -11,6 +11,9 @@ from deepserve_controller.core.job import Job
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RetryDelay
 
+PURE_RETRIES = 1
+"""Of a task that only computes: loading a model again takes long, and its prompt may be what kills the engine."""
+
 
 class Retrying:
     """Two accounts, which never touch each other.
@@ -18,8 +21,8 @@ class Retrying:
     - What the code raised, where the pod judged that `retries` cover it: `max_retries` of the function's.
     - The loss of the pod. The task may have begun and had its effects, and may be what killed the pod, so it is run
       again only where the user has said that it may be: `pod_losses` times with `retries`, not at all without. Exempt
-      are tasks that only compute (models, tokenizers) and those whose pod was killed for another task's sake:
-      `system_retries` times whatever the user said. A task that kills pod after pod ends when its account is empty.
+      are those whose pod was killed for another task's sake, `system_retries` times whatever the user said, and tasks
+      that only compute (models, tokenizers), once. A task that kills pod after pod ends when its account is empty.
 
     A stream that delivered items is never started again.
     """
@@ -75,8 +78,9 @@ class Retrying:
     def _budget(self, task: Task, is_blamed: bool) -> int:
         spec = task.function.spec
         paid = spec.retries.pod_losses if spec.retries is not None else 0
-        is_pure = spec.kind in ("model", "tokenizer")
-        return max(paid, self._system_retries) if is_pure or not is_blamed else paid
+        if not is_blamed:
+            return max(paid, self._system_retries)
+        return max(paid, PURE_RETRIES) if spec.kind in ("model", "tokenizer") else paid
 
     def _may_start_again(self, task: Task) -> bool:
         return not task.num_produced and not task.function.is_removed

@@ -197,6 +197,23 @@ def test_where_nothing_in_the_pod_can_go_on_the_others_run_again_and_it_is_count
     wait_until(lambda: is_gone(pid))
 
 
+def test_force_kills_at_once_and_the_others_run_again_counted(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    bad = code.one_of_several.spawn("swallows it", folder, "bad")
+    good = code.one_of_several.spawn("wait", folder, "good")
+    pid = int(text_of(tmp_path / "bad-1"))
+    assert int(text_of(tmp_path / "good-1")) == pid
+    bad.cancel(force=True)
+    with pytest.raises(deepserve.CallCancelled, match="pod killed"):
+        bad.get(timeout=30)
+    assert int(text_of(tmp_path / "good-2")) != pid
+    (tmp_path / "go").touch()
+    assert good.get(timeout=30)[1] == 2
+    assert good.timings is not None and (good.timings.pod_losses, good.timings.user_retries) == (1, 0)
+    [record] = [found for found in deepserve.recent_requests() if found["request_id"] == bad.id]
+    assert (record["state"], record["stopped"]) == ("cancelled", "pod killed")
+
+
 def test_one_of_several_that_obeys_harms_nobody(tmp_path: Path) -> None:
     folder = str(tmp_path)
     bad = code.one_of_several.spawn("sleeps", folder, "bad")

@@ -83,6 +83,19 @@ def test_other_tasks_of_a_killed_pod_run_again_elsewhere_once(jobs: Jobs) -> Non
     assert finish.outcome.is_ok and finish.timings.attempts == 2
 
 
+def test_a_task_whose_pods_are_killed_for_others_runs_again_three_times(jobs: Jobs) -> None:
+    running(jobs, "bad", "good", slots=2)
+    for number in range(1, 5):
+        actions = jobs(RequestCancelled("bad" if number == 1 else f"bad-{number}", force=True))
+        lost = [finish for finish in of_type(actions, FinishRequest) if finish.request_id == "good"]
+        if number < 4:
+            jobs.pod(f"pod-{number + 1}", slots=2)
+            jobs(RequestArrived(f"bad-{number + 1}", "link", "fn"))
+    [finish] = lost
+    text = "pod-4 was killed: task-5 had to be stopped; the last of 4 pods lost under it"
+    assert (finish.outcome, finish.timings.pod_losses) == (Outcome("pod_lost", text), 4)
+
+
 def test_what_was_requeued_too_often_is_lost() -> None:
     jobs = Jobs(system_retries=0)
     running(jobs, "bad", "good", slots=2)
