@@ -47,7 +47,7 @@ def test_a_seed_gives_one_history(name: str) -> None:
 
 def test_a_seed_gives_the_same_history_in_another_interpreter() -> None:
     """Sets of strings have another order there: nothing may depend on it."""
-    command = [sys.executable, "-m", "deepserve_controller.simulator", "losses", "--seed", "3"]
+    command = [sys.executable, "-m", "deepserve_controller.simulator", "losses", "--seed", "3", "--report"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert run_by_name("losses", 3)[1].simulation.digest in printed
     assert "latency" in printed and "warm hits" in printed

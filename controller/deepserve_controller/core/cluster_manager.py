@@ -44,12 +44,11 @@ class ClusterManager:
     ) -> None:
         """`usable_mib`: memory of this host that pods may have, 0 without a bound."""
         self._default_max_pods = default_max_pods
-        self._prewarmed = prewarmed
         self._out: list[Action] = []
         self._alarms = Alarms(OWNER, self._out)
         self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
         self._scaler = Scaler(
-            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates
+            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed
         )
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
@@ -103,7 +102,7 @@ class ClusterManager:
     # --- functions ------------------------------------------------------------------------------------
 
     def _on_controller_started(self, event: events.ControllerStarted, now_s: float) -> None:
-        for environment in self._prewarmed:
+        for environment in self._scaler.prewarmed:
             self._scaler.refill(environment, now_s)
 
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:

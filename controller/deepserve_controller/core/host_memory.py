@@ -28,11 +28,11 @@ class HostMemory:
     def need_mib(self, environment: str, memory_mib: int) -> int:
         return memory_mib or ASSUMED_MIB.get(environment, ASSUMED_MIB["python"])
 
-    def missing_mib(self, environment: str, memory_mib: int) -> int:
-        """What must become free before such a pod may start; not positive where it fits now."""
+    def missing_mib(self, environment: str, memory_mib: int, num_pods: int = 1) -> int:
+        """What must become free before so many such pods may start; not positive where they fit now."""
         if not self.usable_mib:
             return 0
-        return self.used_mib() + self.need_mib(environment, memory_mib) - self.usable_mib
+        return self.used_mib() + num_pods * self.need_mib(environment, memory_mib) - self.usable_mib
 
     def has_room(self, spec: FunctionSpec, num_pods: int) -> bool:
         """For that many pods of it."""
@@ -52,24 +52,23 @@ class HostMemory:
         return sum(self.need_mib(pod.environment, pod.memory_mib) for pod in pods)
 
     def givers(
-        self, asking: FunctionPool, pools: Mapping[str, FunctionPool], unbound: Iterable[PodRecord]
+        self, asking: FunctionPool, pools: Mapping[str, FunctionPool], unbound: Iterable[PodRecord], missing_mib: int
     ) -> list[PodRecord]:
-        """Who gives its memory to `asking`, in this order: nobody's pods; idle pods of other functions beyond their
+        """Who gives `missing_mib` to `asking`, in this order: nobody's pods; idle pods of other functions beyond their
         `min_pods`, the longest idle first; and where `asking` has no pod at all, one busy pod of the function that has
-        the most, if it keeps one."""
-        idle: list[PodRecord] = []
-        for pool in pools.values():
-            if pool is not asking:
-                found = [pod for pod in pool.pods.values() if pod.state == "bound" and not pod.is_busy]
-                found.sort(key=lambda pod: pod.idle_since_s)
-                idle += found[: max(0, len(pool.pods) - pool.min_pods)]
-        idle.sort(key=lambda pod: pod.idle_since_s)
-        busy: list[PodRecord] = []
-        if not asking.pods:
-            richest = max(pools.values(), key=lambda pool: len(pool.pods) - pool.min_pods)
-            if len(richest.pods) > max(1, richest.min_pods):
-                busy = [pod for pod in richest.pods.values() if pod.state == "bound" and pod.is_busy][-1:]
-        return [*unbound, *idle, *busy]
+        the most, if it keeps one. None whose share the others make up for."""
+        givers: list[PodRecord] = []
+        for pod in [*unbound, *_idle_pods(asking, pools), *_busy_pod(asking, pools)]:
+            if missing_mib <= 0:
+                break
+            givers.append(pod)
+            missing_mib -= self.total_mib([pod])
+        for pod in givers.copy():
+            share_mib = self.total_mib([pod])
+            if missing_mib + share_mib <= 0:
+                givers.remove(pod)
+                missing_mib += share_mib
+        return givers
 
     def never_fits(self, spec: FunctionSpec) -> str:
         """Why not even one pod of `spec` can start here; empty where one can."""
@@ -86,3 +85,22 @@ class HostMemory:
     def check_invariants(self) -> None:
         used_mib = self.used_mib()
         assert not self.usable_mib or used_mib <= self.usable_mib, f"{used_mib} of {self.usable_mib} MiB are taken"
+
+
+def _idle_pods(asking: FunctionPool, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+    idle: list[PodRecord] = []
+    for pool in pools.values():
+        if pool is not asking:
+            found = [pod for pod in pool.pods.values() if pod.state == "bound" and not pod.is_busy]
+            found.sort(key=lambda pod: pod.idle_since_s)
+            idle += found[: max(0, len(pool.pods) - pool.min_pods)]
+    return sorted(idle, key=lambda pod: pod.idle_since_s)
+
+
+def _busy_pod(asking: FunctionPool, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+    if asking.pods:
+        return []
+    richest = max(pools.values(), key=lambda pool: len(pool.pods) - pool.min_pods)
+    if len(richest.pods) <= max(1, richest.min_pods):
+        return []
+    return [pod for pod in richest.pods.values() if pod.state == "bound" and pod.is_busy][-1:]

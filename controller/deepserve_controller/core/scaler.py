@@ -35,12 +35,14 @@ class Scaler:
         stop_grace_s: float,
         usable_mib: int,
         templates: FunctionTemplates,
+        prewarmed: tuple[str, ...],
     ) -> None:
         self._ids = ids
         self.autoscaler = autoscaler
         self._alarms = alarms
         self._out = out
         self._stop_grace_s = stop_grace_s
+        self.prewarmed = prewarmed
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
@@ -63,6 +65,8 @@ class Scaler:
                 missing = source.pods  # the others wait for the function's template
                 while missing > 0 and self._add_pod(pool, now_s, source.template_id):
                     missing -= 1
+                if missing > 0:
+                    self._ask_for_room(pool, missing, now_s)
                 self._note_short(pool, missing > 0, now_s)
             elif pool.queued:
                 pool.is_broken, pool.queued = True, 0
@@ -107,7 +111,7 @@ class Scaler:
         self.plan_review(pool, now_s, is_again=True)
 
     def _add_pod(self, pool: FunctionPool, now_s: float, template_id: str) -> bool:
-        """Bind a warm pod, or start one that is bound when it connects; False while the host's memory is full."""
+        """Bind a warm pod, or start one that is bound when it connects; False while there is no room for it."""
         spec = pool.spec
         environment, memory_mib = spec.environment, spec.resources.memory_mib
         pod = self.warm.find(spec) if not template_id else None
@@ -115,7 +119,7 @@ class Scaler:
             self.bind(pod, pool, now_s)
             self.warm.note_taken(environment, now_s)
             self.refill(environment, now_s)
-        elif self._has_room(pool, now_s):
+        elif self._has_room(pool):
             pod = self._start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
             self.claim(pod, pool, now_s)
             if template_id:
@@ -140,31 +144,36 @@ class Scaler:
     def _tend(self, environment: str, now_s: float) -> None:
         """Look at its warm pool again when time alone may change its size."""
         at_s = self.warm.tend_at_s(environment, now_s)
-        if at_s is not None and environment not in self.warm.tended:
+        if at_s is not None and environment in self.prewarmed and environment not in self.warm.tended:
             self.warm.tended.add(environment)
             self._alarms.set(at_s, "warm pool", environment)
 
     # --- memory ---------------------------------------------------------------------------------------
 
-    def _has_room(self, pool: FunctionPool, now_s: float) -> bool:
-        """Whether one more pod of `pool` fits. Where it does not, others are asked to make room: it starts then."""
+    def _has_room(self, pool: FunctionPool) -> bool:
+        """For one more pod of it, after those who have no pod at all; templates that nobody uses make some at once."""
+        environment, memory_mib = pool.spec.environment, pool.spec.resources.memory_mib
+        if self._yields(pool):
+            return False
+        if self.memory.missing_mib(environment, memory_mib) > 0:
+            self._templates.give_up_unused(pool)
+        return self.memory.missing_mib(environment, memory_mib) <= 0
+
+    def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> None:
+        """Let others give up what so many more pods of `pool` need: they start when it is free."""
         spec = pool.spec
-        missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib)
-        if missing_mib > 0 and self._templates.give_up_unused(pool):
-            missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib)
-        if missing_mib <= 0:
-            return True
+        missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib, num_pods)
         missing_mib -= self.memory.leaving_mib()
-        for pod in self.memory.givers(pool, self.pools, self.warm.unbound_pods()):
-            if missing_mib <= 0:
-                break
-            missing_mib -= self.memory.total_mib([pod])
+        for pod in self.memory.givers(pool, self.pools, self.warm.unbound_pods(), missing_mib):
             reason = f"gives its memory to {spec.label}"
             if pod.state == "warm":
                 self.stop(pod, reason, now_s)
             else:
                 self.give_up_all(self.pools[pod.function_id], [pod], reason, now_s)
-        return False
+
+    def _yields(self, pool: FunctionPool) -> bool:
+        """Room goes first to who waits for it and has no pod at all."""
+        return bool(pool.pods) and any(not other.pods for other in self.short.values())
 
     def _has_template_room(self, spec: FunctionSpec) -> bool:
         """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
@@ -188,9 +197,12 @@ class Scaler:
         self.short.pop(pool.function_id, None)
 
     def use_room(self, now_s: float) -> None:
-        """Memory became free, or a pod fell idle that could give its own: first come, first served."""
-        for pool in list(self.short.values()):
+        """Memory became free, or a pod fell idle that could give its own: to who has no pod, then first come first."""
+        for pool in sorted(self.short.values(), key=lambda pool: bool(pool.pods)):
             self.scale(pool, now_s)
+        if self.memory.usable_mib and not self.short:  # warm pods may have given theirs
+            for environment in self.prewarmed:
+                self.refill(environment, now_s)
 
     # --- moves of pods --------------------------------------------------------------------------------
 

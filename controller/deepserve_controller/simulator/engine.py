@@ -34,11 +34,13 @@ class Simulation:
         consequences: Callable[[Action, float], Iterable[Occurrence]],
         before: Callable[[Event, float], None],
         is_alive: Callable[[str], bool],
+        on_step: Callable[[Cores], None],
     ) -> None:
         self._cores = cores
         self._consequences = consequences
         self._before = before
         self._is_alive = is_alive
+        self._on_step = on_step
         self._agenda: list[tuple[float, int, Occurrence]] = []
         self._number = 0
         self._history = hashlib.sha256()
@@ -68,6 +70,7 @@ class Simulation:
         self._before(event, self.now_s)
         actions = self._cores.handle(event, self.now_s)
         self._cores.check_invariants()
+        self._on_step(self._cores)
         for action in actions:
             self._history.update(f"{action!r}\n".encode())
             if isinstance(action, WakeAt):

@@ -210,8 +210,16 @@ SCENARIOS: Mapping[str, Callable[[Random], Scenario]] = {
 }
 
 
-def run(scenario: Scenario, random: Random, autoscaler: Autoscaler = AUTOSCALER) -> Run:
-    """Carry out `scenario` on fresh cores. AssertionError where an invariant breaks."""
+def run(
+    scenario: Scenario,
+    random: Random,
+    autoscaler: Autoscaler = AUTOSCALER,
+    on_step: Callable[[Cores], None] = lambda cores: None,
+) -> Run:
+    """Carry out `scenario` on fresh cores; `on_step` looks at them after each event.
+
+    AssertionError where an invariant breaks.
+    """
     ids = IdAllocator()
     cluster_manager = build_cluster_manager(
         ids, scenario.default_max_pods, scenario.warm_pods, usable_mib=scenario.usable_mib, autoscaler=autoscaler
@@ -219,7 +227,7 @@ def run(scenario: Scenario, random: Random, autoscaler: Autoscaler = AUTOSCALER)
     cores = Cores(build_job_executor(ids, random), cluster_manager)
     record = Record()
     world = World(random, scenario.times, scenario.faults, record)
-    simulation = Simulation(cores, world.consequences, world.before, world.is_alive)
+    simulation = Simulation(cores, world.consequences, world.before, world.is_alive, on_step)
     simulation.add([Occurrence(0.0, ControllerStarted())])
     simulation.add(Occurrence(0.0, FunctionDefined(name, spec)) for name, spec in scenario.functions.items())
     simulation.add(scenario.arrivals)

@@ -27,6 +27,8 @@ class Times:
     fork_s: Range = (0.002, 0.006)
     bind_s: Range = (0.005, 0.02)
     task_s: Range = (0.01, 0.03)
+    task_mean_s: float = 0.0
+    """Where positive, tasks take exponentially distributed times of this mean instead."""
     item_s: Range = (0.001, 0.002)
     stop_s: Range = (0.001, 0.005)
 
@@ -199,7 +201,8 @@ class World:
         if pod is None:
             return  # its loss is on the way to the cores
         pod.tasks[task.task_id] = task
-        duration_s = self._draw(self._times.task_s)
+        mean_s = self._times.task_mean_s
+        duration_s = self._random.expovariate(1.0 / mean_s) if mean_s else self._draw(self._times.task_s)
         if self._happens(self._faults.task_dies):
             at_s = now_s + duration_s * self._random.random()
             lost = events.PodLost(pod.pod_id, "", -11)

@@ -91,7 +91,10 @@ class Chaos:
         self.random = Random(seed)
         ids = IdAllocator()
         kind = JobsFirst if are_jobs_first else Cores
-        self.cores = kind(build_job_executor(ids, Random(seed)), build_cluster_manager(ids, 3, {"python": 1}))
+        # Every third world is a small host: room for one pod of the model, one of its tokenizer and four others.
+        usable_mib = 512 + 64 + 4 * 16 if seed % 3 == 0 else 0
+        cluster_manager = build_cluster_manager(ids, 3, {"python": 1}, usable_mib=usable_mib)
+        self.cores = kind(build_job_executor(ids, Random(seed)), cluster_manager)
         self.driven = Driven(self.cores)
         self.pods: dict[str, ChaosPod] = {}
         self.templates: dict[str, ChaosTemplate] = {}

@@ -45,6 +45,11 @@ class Driven:
         self.now_s = 0.0
         self._timers: list[tuple[float, int, tuple[Any, ...]]] = []
         self._number = 0
+        self.num_timers_fired = 0
+
+    @property
+    def num_timers_set(self) -> int:
+        return self._number
 
     def __call__(self, event: Event) -> list[Action]:
         """The actions but WakeAt, which the harness keeps."""
@@ -61,6 +66,7 @@ class Driven:
         end_s, actions = self.now_s + seconds, []
         while self._timers and self._timers[0][0] <= end_s:
             self.now_s, _, key = heapq.heappop(self._timers)
+            self.num_timers_fired += 1
             actions += self(TimerFired(key))
         self.now_s = end_s
         return actions
