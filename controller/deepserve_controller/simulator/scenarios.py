@@ -109,7 +109,7 @@ def bursts(random: Random) -> Scenario:
     arrivals = list(workload.poisson("fn-bursts", 1.0, 0.5, 120.0, random, "trickle"))
     for number in range(6):
         arrivals += workload.burst("fn-bursts", 32, 5.0 + 20.0 * number, f"burst-{number}")
-    functions = {"fn-bursts": simulated_function("bursts", Scaling(max_pods=32, scaledown_window_s=5.0))}
+    functions = {"fn-bursts": simulated_function("bursts", Scaling(max_pods=40, scaledown_window_s=5.0))}
     return Scenario("bursts on a trickle", functions, arrivals, end_s=180.0, times=Times(task_s=(0.2, 0.4)))
 
 
