@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deepserve._cls import parameter as parameter
     from deepserve._context import cancelled as cancelled
     from deepserve._context import context as context
+    from deepserve._context import resume_offset as resume_offset
     from deepserve._controller_process import init as init
     from deepserve._decorators import function as function
     from deepserve._deployed import Cls as Cls
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from deepserve.errors import FunctionTimeout as FunctionTimeout
     from deepserve.errors import InputCancelled as InputCancelled
     from deepserve.errors import InvalidOption as InvalidOption
+    from deepserve.errors import ItemsGone as ItemsGone
     from deepserve.errors import KeyRefused as KeyRefused
     from deepserve.errors import MaxTurnsExceeded as MaxTurnsExceeded
     from deepserve.errors import ModelError as ModelError
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from deepserve.errors import SerializationError as SerializationError
     from deepserve.errors import StartupFailed as StartupFailed
     from deepserve.errors import StartupTimeout as StartupTimeout
+    from deepserve.errors import StreamInterrupted as StreamInterrupted
+    from deepserve.errors import StreamReplayMismatch as StreamReplayMismatch
     from deepserve.errors import ToolError as ToolError
     from deepserve.errors import UnguardedCallError as UnguardedCallError
     from deepserve.errors import UnpicklableArgument as UnpicklableArgument
@@ -82,7 +86,7 @@ _HOMES = {
     "_batched": ("batched",),
     "_call": ("Call",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
-    "_context": ("cancelled", "context"),
+    "_context": ("cancelled", "context", "resume_offset"),
     "_controller_process": ("init",),
     "_decorators": ("function",),
     "_deployed": ("Cls",),
@@ -105,6 +109,7 @@ _HOMES = {
         "FunctionTimeout",
         "InputCancelled",
         "InvalidOption",
+        "ItemsGone",
         "KeyRefused",
         "MaxTurnsExceeded",
         "ModelError",
@@ -123,6 +128,8 @@ _HOMES = {
         "SerializationError",
         "StartupFailed",
         "StartupTimeout",
+        "StreamInterrupted",
+        "StreamReplayMismatch",
         "ToolError",
         "UnguardedCallError",
         "UnpicklableArgument",

@@ -155,7 +155,9 @@ class StreamVerb(Generic[T]):
     def __call__(self, from_offset: int | None = None, with_offset: bool = False) -> Iterator[Any]:
         """Items as they come, from where the last reader of this process stopped, or from `from_offset`.
 
-        Leaving the loop leaves the call as it is; it waits when its reader is behind. with_offset: (offset, item).
+        Leaving the loop leaves the call as it is; it waits while nobody reads on. with_offset: (offset, item). Raises
+        the call's error after its last item, and ItemsGone for items that were read too long ago (the last 8 MiB that
+        were taken can be had again).
         """
         refuse_on_loop("Call.stream")
         reader = self._reader(from_offset)
@@ -171,9 +173,6 @@ class StreamVerb(Generic[T]):
 
     def _reader(self, from_offset: int | None) -> StreamReader:
         call = self._call
-        inbox = call._inbox
         if from_offset is not None and (not isinstance(from_offset, int) or from_offset < 0):
             raise ValueError(f"from_offset={from_offset!r} is no position in a stream: give 0 or more")
-        if from_offset is not None and from_offset != inbox.next_unread:
-            call._client.restart(inbox, from_offset)
-        return StreamReader(call._client, inbox, call._label, holder=call)
+        return StreamReader(call._client, call._inbox, call._label, holder=call, from_offset=from_offset)

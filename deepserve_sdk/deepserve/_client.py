@@ -19,7 +19,7 @@ from deepserve import _context
 from deepserve._blocked import BlockedTasks
 from deepserve._definition import Bundle as Bundle
 from deepserve._definition import Definition as Definition
-from deepserve._inbox import Inbox, Item
+from deepserve._inbox import Inbox, Item, StreamItem
 from deepserve._outcome import error_of
 from deepserve._segments import remove_segment
 from deepserve._values import decode_value
@@ -33,6 +33,7 @@ from deepserve.protocol.messages import (
     ForgetRequest,
     GrantCredit,
     ItemFinished,
+    LeaveStream,
     LogOutput,
     MapEnd,
     MapInput,
@@ -43,11 +44,15 @@ from deepserve.protocol.messages import (
     RequestFinished,
     RequestKind,
     RetireFunction,
-    StreamItem,
+    StreamItems,
     Value,
     Welcome,
 )
 
+CREDIT_STEP = 32
+CREDIT_STEP_BYTES = 1 << 20
+"""A reader tells of what it has taken in steps of this many items or bytes."""
+NO_READER = -1
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
 
@@ -85,6 +90,8 @@ class Client:
             self._welcomed.set()
         self._numbers = count(1)
         self._inboxes: dict[str, Inbox] = {}
+        self._readers: dict[int, Inbox] = {}
+        """Of streams that are kept, by the numbers under which the controller knows them."""
         self._open: set[str] = set()
         self._answers: dict[int, tuple[threading.Event, list[Answer]]] = {}
         self._defined: set[str] = set()
@@ -209,43 +216,45 @@ class Client:
     def cancel(self, request_id: str, *, force: bool = False) -> None:
         self.send(CancelRequest(request_id, force))
 
-    def grant(self, request_id: str, items: int) -> None:
-        self.send(GrantCredit(request_id, items))
-
-    def attach(self, request_id: str, from_offset: int = 0) -> Inbox:
+    def attach(self, request_id: str) -> Inbox:
         """Ask for the outcome of a request that may have been opened elsewhere."""
         inbox = self._inboxes.get(request_id)
         if inbox is None:
             inbox = self._inboxes[request_id] = Inbox(request_id)
-            inbox.next_offset = from_offset
-        self.send(AttachRequest(request_id, from_offset))
+        self.send(AttachRequest(request_id, 0, NO_READER))
         return inbox
 
-    def restart(self, inbox: Inbox, from_offset: int) -> None:
-        """Ask for a stream's items from `from_offset` on once more."""
-        for item in inbox.restart_at(from_offset):
-            self.discard(item.message.value)
-        self.send(AttachRequest(inbox.request_id, from_offset))
-        self.acknowledge(inbox, from_offset, 1)  # nobody will take what is skipped
+    def read_stream(self, inbox: Inbox, from_offset: int) -> Inbox:
+        """Ask for the items of a stream that is kept, from `from_offset` on: in an inbox of their own."""
+        reader = Inbox(inbox.request_id)
+        reader.reader = next(self._numbers)
+        reader.next_offset = from_offset
+        inbox.readers.append(reader)
+        self._readers[reader.reader] = reader
+        self.send(AttachRequest(inbox.request_id, from_offset, reader.reader))
+        return reader
 
-    def acknowledge(self, inbox: Inbox, offset: int, step: int) -> None:
-        """The stream's items below `offset` were taken or skipped: grant credit for them, `step` at a time."""
-        inbox.taken_to = max(inbox.taken_to, offset)
-        num_new = inbox.taken_to - inbox.granted_to
-        if num_new >= step and not inbox.is_over:
-            inbox.granted_to = inbox.taken_to
-            self.grant(inbox.request_id, num_new)
+    def leave_stream(self, inbox: Inbox, reader: Inbox) -> None:
+        """Nobody takes from `reader` any more; the stream itself goes on. May be called twice."""
+        if self._readers.pop(reader.reader, None) is None:
+            return
+        inbox.readers.remove(reader)
+        self._discard_items(reader)
+        if self._closed is None:
+            try:
+                self.send(LeaveStream(reader.request_id, reader.reader))
+            except DeepServeError:  # the link ended just now, which ends all readers
+                pass
 
-    def settle(self, inbox: Inbox) -> bool:
-        """After `restart`, wait until the answer to it is here, whatever was under way before; False if it is."""
-        if not inbox.is_restarted:
-            return False
-        inbox.is_restarted = False
-        try:
-            self.query("result_info", {"request_id": inbox.request_id})
-        except (NotFound, Refused):
-            pass
-        return True
+    def took(self, reader: Inbox, value: Value) -> None:
+        """An item was taken out of a stream's inbox: there is room for another one. Told in steps."""
+        reader.taken_items += 1
+        reader.taken_bytes += value.size_bytes
+        if reader.taken_items >= CREDIT_STEP or reader.taken_bytes >= CREDIT_STEP_BYTES:
+            items, size_bytes = reader.taken_items, reader.taken_bytes
+            reader.taken_items = reader.taken_bytes = 0
+            if not reader.is_over:
+                self.send(GrantCredit(reader.request_id, items, size_bytes, reader.reader))
 
     def inbox_of(self, request_id: str) -> Inbox | None:
         return self._inboxes.get(request_id)
@@ -254,6 +263,9 @@ class Client:
         """Nobody waits here for this request any more; somebody else may."""
         if self._inboxes.get(inbox.request_id) is inbox:
             del self._inboxes[inbox.request_id]
+        self._discard_items(inbox)
+
+    def _discard_items(self, inbox: Inbox) -> None:
         while inbox.items:
             self.discard(inbox.items.popleft().message.value)
 
@@ -295,7 +307,7 @@ class Client:
             return decode_value(message.value, payload, segments=self.segments, unlink=True)
         raise error_of(message, payload, roots=self._pod_roots(), label=label)
 
-    def decode_item(self, message: StreamItem, payload: bytes) -> Any:
+    def decode_item(self, message: StreamItem | ItemFinished, payload: bytes) -> Any:
         return decode_value(message.value, payload, segments=self.segments, unlink=True)
 
     def _pod_roots(self) -> dict[str, str]:
@@ -378,13 +390,27 @@ class Client:
                 self._open.discard(message.request_id)
                 inbox = self._inboxes.get(message.request_id)
                 if inbox is not None:
-                    inbox.put_finished(message, payload)
+                    if inbox.finished is None:
+                        inbox.put_finished(message, payload)
+                    else:  # told once more, for the sake of a reader
+                        self.discard(message.value)
+                    for reader in list(inbox.readers):
+                        reader.put_finished(message, payload)
                 else:
                     self.discard(message.value)
-            case ItemFinished() | StreamItem():
+            case ItemFinished():
                 inbox = self._inboxes.get(message.request_id)
-                if inbox is None or not inbox.put_item(Item(message, payload)):
+                if inbox is None:
                     self.discard(message.value)
+                else:
+                    inbox.put_item(Item(message, payload))
+            case StreamItems():
+                reads = self._readers.get(message.reader) if message.reader else self._inboxes.get(message.request_id)
+                if reads is not None:
+                    reads.put_stream_items(message, payload)
+                else:
+                    for value in message.values:
+                        self.discard(value)
             case Answer():
                 arrived, answers = self._answers.get(message.query_id, (None, []))
                 answers.append(message)
@@ -404,7 +430,7 @@ class Client:
         closed = error if isinstance(error, DeepServeError) else ControllerLost(str(error or "the controller ended"))
         self._closed = self._closed or closed
         self._welcomed.set()
-        for inbox in list(self._inboxes.values()):
+        for inbox in [*self._inboxes.values(), *self._readers.values()]:
             inbox.close(closed)
         for arrived, _ in list(self._answers.values()):
             arrived.set()

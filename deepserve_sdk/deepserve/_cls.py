@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, dataclass_transfor
 
 from deepserve._decorators import OptionArguments
 from deepserve._entry import HOOK_ATTRIBUTE, SNAP_ATTRIBUTE, Batching, Entry
-from deepserve._function import Definer
+from deepserve._function import Definer, method_kinds
 from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
-from deepserve._options import UNSET, Options, merge_code_options, with_inputs
+from deepserve._options import UNSET, Options, merge_code_options, refuse_stream_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
         raise InvalidOption(f"{qualname} has no @deepserve.method(): nothing of it could be called")
     options = merge_code_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
     options = with_inputs(options, qualname, target, _batch_sizes(target, qualname))
+    if "stream" not in method_kinds(target).values():
+        refuse_stream_options(options, qualname, "none of its methods is one")
     _install_init(target)
     if app is None:
         from deepserve._app import default_app

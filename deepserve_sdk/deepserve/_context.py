@@ -13,7 +13,7 @@ from deepserve.protocol.specs import CodeRef
 class TaskContext:
     """attempt: counts from 1. index: of the input, in a map; else -1. ends_at_s: on `time.monotonic()`, when the
     controller will stop this attempt; 0 without a limit. code: the code that the pod is bound to, from which calls to
-    other functions of the same bundle take theirs; None outside pods."""
+    other functions of the same bundle take theirs; None outside pods. resume_offset: see `deepserve.resume_offset`."""
 
     request_id: str = ""
     task_id: str = ""
@@ -23,6 +23,7 @@ class TaskContext:
     code: CodeRef | None = None
     index: int = -1
     ends_at_s: float = 0.0
+    resume_offset: int = 0
 
     @property
     def idempotency_key(self) -> str:
@@ -54,6 +55,14 @@ def context() -> TaskContext:
     `current_function_call_id`, `current_input_id`.)
     """
     return current_task.get() or _outside
+
+
+def resume_offset() -> int:
+    """In a generator with `replay="resume"`: how many items of this stream earlier attempts have passed on.
+
+    The first item that the running attempt yields has this number; 0 in a first attempt, and outside pods.
+    """
+    return context().resume_offset
 
 
 def cancelled() -> bool:

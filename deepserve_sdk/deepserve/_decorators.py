@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from deepserve._entry import Batching, Entry
 from deepserve._function import (
@@ -13,8 +13,9 @@ from deepserve._function import (
     Function,
     StreamFunction,
     function_class,
+    is_generator,
 )
-from deepserve._options import Options, Retries, merge_code_options, with_inputs
+from deepserve._options import Options, Retries, merge_code_options, refuse_stream_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class OptionArguments(TypedDict, total=False):
     npu: int | str | None
     gpu: int | str | None
     name: str
+    idle_timeout: float | None
+    replay: Literal["resume", "verify"] | None
 
 
 class FunctionDecorator(Protocol):
@@ -100,7 +103,11 @@ def function(target: Any = None, /, *, app: App | None = None, **options: Any) -
     a call may wait for a pod (without a limit). min_pods, max_pods: bounds of its pool (0, the host's default).
     buffer_pods: idle pods kept beyond the demand. scaledown_window: seconds until an idle pod is given back (60).
     retries: a number, or Retries. accelerator: `kind[:model][:count]`, or a list in order of preference; npu=1 and
-    gpu="h100" are short for it. name: instead of the function's own. Raises InvalidOption.
+    gpu="h100" are short for it. name: instead of the function's own.
+    Of generators: idle_timeout: seconds that may pass without an item while the reader has room for one (no limit).
+    replay: what a retry does after items were passed on, of which the reader gets none twice. Without it there is no
+    retry then (StreamInterrupted); "resume": the generator begins with item `deepserve.resume_offset()`; "verify": it
+    makes the same items again, which are compared (StreamReplayMismatch). Raises InvalidOption.
     """
     if target is None:
         return lambda decorated: _decorate(decorated, options, app)
@@ -113,6 +120,8 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Function[.
     options = merge_code_options(Options(name=_default_name(qualname)), qualname, given)
     batching = Batching.of(target)
     options = with_inputs(options, qualname, target, [batching.max_batch_size] if batching else [])
+    if not is_generator(target):
+        refuse_stream_options(options, qualname, "it is a plain function")
     return make_function(target, options, app)
 
 

@@ -12,7 +12,7 @@ from deepserve._client import Definition, installed_client
 from deepserve._code import Named, code_of
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
-from deepserve._options import Options, merge_code_options
+from deepserve._options import Options, merge_code_options, refuse_stream_options
 from deepserve._pickling import look_up
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
 from deepserve.protocol.specs import ExecutorKind, FunctionSpec, function_id
@@ -77,6 +77,8 @@ class Definer:
             params=params,
             is_generator=is_generator(target),
             snap=self._kind == "class" and bool(hook_names(cast(type, target), "enter", snap=True)),
+            idle_timeout_s=self.options.idle_timeout_s,
+            replay=self.options.replay,
             methods=method_kinds(target) if self._kind == "class" else {},
         )
         definition = Definition(function_id(spec), spec, code.bundle, self.label, code.reach)
@@ -156,6 +158,8 @@ class Function(Inspectable, Generic[P, R]):
         """This function with other options, which means other pods. Raises InvalidOption. (Modal: `with_options`.)"""
         definer = self._definer
         merged = merge_code_options(definer.options, self._target.__qualname__, dict(options))
+        if not self.is_generator:
+            refuse_stream_options(merged, self._target.__qualname__, "it is a plain function")
         entry = definer.entry
         if (merged.retry_on, merged.never_on) != (entry.retry_on, entry.never_on):
             entry = Entry(entry.target, merged.retry_on, merged.never_on)

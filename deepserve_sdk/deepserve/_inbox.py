@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
 from deepserve.protocol.framing import Frame
-from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
+from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItems, Value
+
+
+class StreamItem(NamedTuple):
+    """offset: its number in the stream."""
+
+    offset: int
+    value: Value
 
 
 class Item(NamedTuple):
@@ -22,20 +29,24 @@ class Inbox:
     """Filled by the reader thread; read by the caller's threads and event loops. Wake-ups fire once."""
 
     __slots__ = (
+        "_ending",
         "_mutex",
         "_wakers",
         "error",
         "finished",
-        "granted_to",
+        "gap",
         "has_inputs",
         "holders",
-        "is_restarted",
         "items",
         "next_offset",
         "payload",
+        "position",
+        "reader",
+        "readers",
         "request_id",
         "taken",
-        "taken_to",
+        "taken_bytes",
+        "taken_items",
         "taking",
     )
 
@@ -45,13 +56,20 @@ class Inbox:
         self.payload = b""
         self.items: deque[Item] = deque()
         self.next_offset = 0
-        """Of the stream item that is expected next; others are dropped (they follow an attach)."""
-        self.taken_to = 0
-        """Stream items below this offset were taken, or skipped for good; reading one again changes nothing."""
-        self.granted_to = 0
-        """For stream items below this offset credit was granted: the controller keeps them no longer."""
-        self.is_restarted = False
-        """What was under way to here when the stream was asked for once more may still arrive."""
+        """Of the stream item that is expected next."""
+        self.reader = 0
+        """The number under which the controller knows who reads a stream here; see AttachRequest."""
+        self.readers: list[Inbox] = []
+        """Of a stream that is kept: those who read it, each with an inbox of its own."""
+        self.position = 0
+        """Of a stream that is kept: the item behind the last one that was taken by any of them."""
+        self._ending: tuple[RequestFinished, bytes] | None = None
+        """How the stream ended, while items are on their way to its reader."""
+        self.gap: tuple[int, int] | None = None
+        """Stream items from one offset to before another are kept no more."""
+        self.taken_items = 0
+        self.taken_bytes = 0
+        """Taken, and not yet told to the controller."""
         self.error: Exception | None = None
         """The link ended: nothing more will come."""
         self.has_inputs = False
@@ -70,12 +88,12 @@ class Inbox:
 
     @property
     def has_news(self) -> bool:
-        return bool(self.items) or self.finished is not None or self.error is not None or self.has_inputs
-
-    @property
-    def next_unread(self) -> int:
-        """Offset of the stream item that a reader takes next."""
-        return self.next_offset - len(self.items)
+        return (
+            bool(self.items)
+            or self.finished is not None
+            or self.error is not None
+            or (self.has_inputs or self.gap is not None)
+        )
 
     def put_inputs(self) -> None:
         """Called by whoever reads a map's inputs."""
@@ -97,24 +115,38 @@ class Inbox:
 
     def put_finished(self, message: RequestFinished, payload: bytes) -> None:
         with self._mutex:
+            if self.reader and self.next_offset < message.count:
+                self._ending = message, payload
+                return
             self.payload = payload
             self.finished = message
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
             wake()
 
-    def put_item(self, item: Item) -> bool:
-        """False for a stream item that is not the one expected next."""
+    def put_item(self, item: Item) -> None:
         with self._mutex:
-            if isinstance(item.message, StreamItem):
-                if item.message.offset != self.next_offset:
-                    return False
-                self.next_offset += 1
             self.items.append(item)
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
             wake()
-        return True
+
+    def put_stream_items(self, message: StreamItems, payload: bytes) -> None:
+        with self._mutex:
+            if message.offset > self.next_offset and self.gap is None:
+                self.gap = self.next_offset, message.offset
+            offset, at = message.offset, 0
+            for value in message.values:
+                size_bytes = 0 if value.segment else value.size_bytes
+                self.items.append(Item(StreamItem(offset, value), payload[at : at + size_bytes]))
+                offset += 1
+                at += size_bytes
+            self.next_offset = offset
+            if self._ending is not None and offset >= self._ending[0].count:
+                self.finished, self.payload = self._ending
+            wakers, self._wakers = self._wakers, []
+        for wake in wakers:
+            wake()
 
     def close(self, error: Exception) -> None:
         with self._mutex:
@@ -123,16 +155,6 @@ class Inbox:
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
             wake()
-
-    def restart_at(self, offset: int) -> list[Item]:
-        """Expect the stream from `offset` on; returns what came already and was not read."""
-        with self._mutex:
-            unread = list(self.items)
-            self.items.clear()
-            self.next_offset = offset
-            self.finished = None
-            self.is_restarted = True
-        return unread
 
     # --- those who wait ---
 

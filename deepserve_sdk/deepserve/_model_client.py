@@ -9,11 +9,10 @@ import msgspec
 
 from deepserve._client import Client, Definition, current_client
 from deepserve._event_loop import refuse_on_loop
-from deepserve._inbox import Inbox
+from deepserve._inbox import Inbox, StreamItem
 from deepserve._model_request import ModelInput, method_of
-from deepserve._stream import CREDIT_STEP
 from deepserve.errors import ModelError, SerializationError, StartupFailed
-from deepserve.protocol.messages import RequestKind, StreamItem, Value
+from deepserve.protocol.messages import RequestKind, Value
 from deepserve.protocol.model_io import Generated, GeneratedDelta
 
 
@@ -138,5 +137,5 @@ class Deltas:
         while inbox.items:
             item = inbox.items.popleft()
             assert isinstance(item.message, StreamItem)
-            self._request.client.acknowledge(inbox, item.message.offset + 1, CREDIT_STEP)
+            self._request.client.took(inbox, item.message.value)
             yield msgspec.msgpack.decode(item.payload, type=GeneratedDelta)

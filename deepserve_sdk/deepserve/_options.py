@@ -6,19 +6,18 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from deepserve import _context
 from deepserve.errors import InvalidOption
-from deepserve.protocol.specs import Resources, RetrySpec, Scaling
+from deepserve.protocol.specs import Replay, Resources, RetrySpec, Scaling
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ACCELERATOR = re.compile(r"(npu|gpu|cpu)(:[A-Za-z0-9_.-]*)?(:[1-9][0-9]*)?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.<>#-]*")
 OPTION_NAMES = frozenset(
     "cpu memory timeout startup_timeout queue_timeout min_pods max_pods buffer_pods scaledown_window max_inputs "
-    "target_inputs "
-    "retries accelerator npu gpu name".split()
+    "target_inputs retries accelerator npu gpu name idle_timeout replay".split()
 )
 CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 """On functions and classes: what `concurrent` allows."""
@@ -76,6 +75,8 @@ class Options:
     retries: RetrySpec | None = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     never_on: tuple[type[BaseException], ...] = ()
+    idle_timeout_s: float = 0.0
+    replay: Replay = ""
 
 
 class Unset:
@@ -120,7 +121,20 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
         retries = check.retries(given["retries"])
         on, never_on = (retries.on, retries.never_on) if retries else ((Exception,), ())
         options = replace(options, retries=_retry_spec(retries), retry_on=on, never_on=never_on)
+    if "idle_timeout" in given:
+        value = given["idle_timeout"]
+        idle_timeout_s = 0.0 if value is None else check.number("idle_timeout", value, above=0.0)
+        options = replace(options, idle_timeout_s=idle_timeout_s)
+    if "replay" in given:
+        options = replace(options, replay=check.replay(given["replay"]))
     return options
+
+
+def refuse_stream_options(options: Options, function: str, what: str) -> None:
+    """Of what has no generator to stream from. Raises InvalidOption."""
+    for option, value in (("idle_timeout", options.idle_timeout_s), ("replay", options.replay)):
+        if value:
+            raise _Checker(function).error(option, value, f"is for generators: {what}")
 
 
 def merge_code_options(base: Options, function: str, given: dict[str, Any]) -> Options:
@@ -199,6 +213,13 @@ class _Checker:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 20:
             raise self.error(option, value, f"is not a whole number from {least} on")
         return value
+
+    def replay(self, value: Any) -> Replay:
+        if value is None:
+            return ""
+        if value not in ("resume", "verify"):
+            raise self.error("replay", value, "is neither 'resume' nor 'verify'")
+        return cast(Replay, value)
 
     def memory(self, value: Any) -> int:
         memory_mib = self.count("memory", value, 1, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+import msgspec
+
 from deepserve._exceptions import decode_exception
 from deepserve.errors import (
     CallCancelled,
@@ -16,6 +18,7 @@ from deepserve.errors import (
     Refused,
     StartupFailed,
     StartupTimeout,
+    StreamInterrupted,
     UnguardedCallError,
 )
 from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished
@@ -35,6 +38,12 @@ def error_of(
     where = f"call {message.request_id}" + (f" on pod {timings.pod_id}" if timings.pod_id else "")
     if outcome.dependency:
         where = f"call {outcome.dependency}, whose result was to be an argument of call {message.request_id}"
+    if outcome.code == "interrupted" and isinstance(message, RequestFinished):
+        plain = msgspec.structs.replace(message, outcome=msgspec.structs.replace(outcome, code=""))
+        text = f"{label}: the stream was interrupted after {message.count} items: {detail} ({where})"
+        interrupted = StreamInterrupted(text, num_delivered=message.count)
+        interrupted.__cause__ = error_of(plain, payload, roots=roots, label=label)
+        return interrupted
     remote: BaseException | None = None
     if message.value.format == "exception":
         remote = decode_exception(message.value, payload, note=f"raised in {where}", roots=roots)

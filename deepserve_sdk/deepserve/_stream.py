@@ -6,40 +6,43 @@ from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from deepserve._client import Client
-from deepserve._inbox import Inbox
-from deepserve.errors import DeepServeError
-from deepserve.protocol.messages import StreamItem
+from deepserve._inbox import Inbox, StreamItem
+from deepserve.errors import ItemsGone
 
 if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
 
-CREDIT_STEP = 32
-"""Credit is granted in steps of this many items."""
-
 _END = object()
 _WAIT = object()
 
 
 class StreamReader:
-    """One reader at a time per request.
+    """One that reads a request's items.
 
-    holder: the Call that must live as long as the reader; without one, leaving the loop early cancels the request.
+    holder: the Call that must live as long as the reader; leaving leaves the call as it is, and there may be several
+    readers, each with a place of its own. Without one, leaving the loop early cancels the request.
+    from_offset: where one with a holder begins; None: where the last one of this process stopped.
     """
 
-    def __init__(self, client: Client, inbox: Inbox, label: str, *, holder: object = None) -> None:
+    def __init__(
+        self, client: Client, inbox: Inbox, label: str, *, holder: object = None, from_offset: int | None = None
+    ) -> None:
         self._client = client
         self._inbox = inbox
         self._label = label
         self._holder = holder
+        self._from_offset = from_offset
+        self._source: Inbox | None = inbox if holder is None else None
         self._has_left = False
 
     def items(self) -> Generator[tuple[int, Any]]:
         try:
-            while (taken := self._take()) is not _END:
+            source = self._begin()
+            while (taken := self._take(source)) is not _END:
                 if taken is _WAIT:
-                    self._client.wait(self._inbox)
+                    self._client.wait(source)
                 else:
                     yield taken
         finally:
@@ -47,9 +50,10 @@ class StreamReader:
 
     async def items_async(self) -> AsyncIterator[tuple[int, Any]]:
         try:
-            while (taken := self._take()) is not _END:
+            source = self._begin()
+            while (taken := self._take(source)) is not _END:
                 if taken is _WAIT:
-                    await self._client.wait_async(self._inbox)
+                    await self._client.wait_async(source)
                 else:
                     yield taken
         finally:
@@ -57,34 +61,43 @@ class StreamReader:
 
     def leave(self) -> None:
         """Nobody reads on. May be called twice."""
-        if self._holder is None and not self._has_left:
-            self._has_left = True
+        if self._has_left:
+            return
+        self._has_left = True
+        if self._holder is None:
             self._client.abandon(self._inbox)
+        elif self._source is not None:
+            self._client.leave_stream(self._inbox, self._source)
 
-    def _take(self) -> Any:
+    def _begin(self) -> Inbox:
+        """At the first item that is asked for: a reader that never reads would hold up the others."""
+        if self._source is None:
+            from_offset = self._inbox.position if self._from_offset is None else self._from_offset
+            self._source = self._client.read_stream(self._inbox, from_offset)
+        return self._source
+
+    def _take(self, source: Inbox) -> Any:
         """The next (offset, item), _WAIT, or _END. Raises the call's error after its last item."""
-        inbox = self._inbox
-        finished, error = inbox.finished, inbox.error  # looked at before the items, which come before the end
-        if inbox.items:
-            item = inbox.items.popleft()
-            assert isinstance(item.message, StreamItem)
-            self._client.acknowledge(inbox, item.message.offset + 1, CREDIT_STEP)
-            return item.message.offset, self._client.decode_item(item.message, item.payload)
+        finished, error = source.finished, source.error  # looked at before the items, which come before the end
+        if source.items:
+            message, payload = source.items.popleft()
+            assert isinstance(message, StreamItem)
+            self._inbox.position = message.offset + 1
+            self._client.took(source, message.value)
+            return message.offset, self._client.decode_item(message, payload)
+        if source.gap is not None:
+            raise self._gone(*source.gap)
         if finished is not None:
-            missing = inbox.next_offset < finished.count
-            if missing and self._client.settle(inbox):
-                return self._take()
-            self._client.result(inbox, self._label)
-            if missing:
-                raise DeepServeError(
-                    f"{self._label}: {finished.count - inbox.next_offset} of {finished.count} items "
-                    f"of call {inbox.request_id} are gone"
-                )
-            inbox.taken = (None,)
+            self._client.result(source, self._label)
+            self._inbox.taken = (None,)
             return _END
         if error is not None:
             raise error
         return _WAIT
+
+    def _gone(self, first: int, end: int) -> ItemsGone:
+        items = f"item {first}" if end == first + 1 else f"items {first} to {end - 1}"
+        return ItemsGone(f"{self._label}: {items} of call {self._inbox.request_id} were read before and are gone")
 
 
 class RemoteItems(Generic[T]):

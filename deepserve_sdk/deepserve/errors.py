@@ -80,19 +80,44 @@ class PodLost(DeepServeError):
             return f"signal {-self.exit_code}"
 
 
+class InputCancelled(BaseException):
+    """Raised inside a pod in the code of a call that was cancelled or ran out of time.
+
+    A BaseException, so that `except Exception` in user code does not swallow it.
+    """
+
+
+class StreamInterrupted(DeepServeError):
+    """A stream lost its pod, or its code raised what `retries` cover, after it had passed items on.
+
+    Its function has no `replay=` by which it could be started again. The loss itself is the `__cause__`.
+
+    num_delivered: items that were passed on, all of which its readers get before this error.
+    """
+
+    def __init__(self, text: str = "", *, num_delivered: int = 0) -> None:
+        super().__init__(text)
+        self.num_delivered = num_delivered
+
+
+class StreamReplayMismatch(DeepServeError):
+    """Another attempt of a stream with `replay="verify"` did not make the items again that were passed on before."""
+
+
+class StreamClosed(InputCancelled, GeneratorExit):
+    """Raised inside a pod in a generator whose stream was closed or cancelled; a GeneratorExit as Python raises it."""
+
+
+class ItemsGone(DeepServeError, LookupError):
+    """Items of a stream that were asked for once more are kept no longer."""
+
+
 class StartupFailed(DeepServeError):
     """The function could not be loaded in a pod: its import, its `enter` hook or its model failed (see `__cause__`)."""
 
 
 class StartupTimeout(FunctionTimeout, StartupFailed):
     """The function was not ready in a pod within its `startup_timeout=`. Its `clock` is `startup`."""
-
-
-class InputCancelled(BaseException):
-    """Raised inside a pod in the code of a call that was cancelled or ran out of time.
-
-    A BaseException, so that `except Exception` in user code does not swallow it.
-    """
 
 
 # --- values ----------------------------------------------------------------------------------------

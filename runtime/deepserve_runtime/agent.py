@@ -117,7 +117,7 @@ class PodAgent:
     def _on_credit(self, message: TaskCredit, payload: bytes) -> None:
         task = self._tasks.get(message.task_id)
         if task is not None:
-            task.grant(message.items)
+            task.grant(message.items, message.size_bytes)
 
     def _on_bind(self, message: BindExecutor, payload: bytes) -> None:
         self._handle(life.BindArrived(message.function_id, message.spec))

@@ -9,9 +9,11 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from deepserve.protocol.credit import Credit
 from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
-from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutput, Value
+from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, Value
 from deepserve_runtime import sdk
+from deepserve_runtime.outputs import Outputs
 
 if TYPE_CHECKING:
     from deepserve_runtime.pod import Pod
@@ -38,11 +40,13 @@ class Task:
         """Gives the thread free just before the outcome is sent: the next task may arrive at once."""
         self.after_finish: Callable[[], object] | None = None
         """Called once when the outcome was sent."""
-        self.num_outputs = 0
+        self.outputs = Outputs(pod.link, assignment) if assignment.kind == "stream" else None
+        self.interruption = sdk.errors.InputCancelled if self.outputs is None else sdk.errors.StreamClosed
+        """What a cancel raises in the running code."""
         self.num_reruns = 0
         """Runs of its batch beyond the first."""
         self._on_finished = on_finished
-        self._credit = assignment.credit
+        self._credit = Credit(assignment.credit, assignment.credit_bytes)
         self._changed = threading.Condition()
         self._interrupt: Callable[[], object] | None = None
         self._on_change: Callable[[], object] | None = None
@@ -52,9 +56,11 @@ class Task:
     def context(self) -> sdk.TaskContext:
         a = self.assignment
         ends_at_s = time.monotonic() + a.time_left_s if a.time_left_s > 0.0 else 0.0
+        resume_offset = a.resume_offset if a.replay == "resume" else 0
         return sdk.TaskContext(
-            a.request_id, a.task_id, a.attempt, self.pod.pod_id, a.job_id, self.pod.code, a.index, ends_at_s
-        )
+            a.request_id, a.task_id, a.attempt, self.pod.pod_id, a.job_id, self.pod.code, a.index, ends_at_s,
+            resume_offset,
+        )  # fmt: skip
 
     # --- input ---------------------------------------------------------------------------------------
 
@@ -89,9 +95,9 @@ class Task:
                 self._interrupt()
             self._notify()
 
-    def grant(self, items: int) -> None:
+    def grant(self, items: int, size_bytes: int = 0) -> None:
         with self._changed:
-            self._credit += items
+            self._credit.grant(items, size_bytes)
             self._notify()
 
     def _notify(self) -> None:
@@ -107,7 +113,7 @@ class Task:
             self._interrupt = interrupt
             if self.cancel_reason:
                 self._interrupt = None
-                raise sdk.errors.InputCancelled(self.cancel_reason)
+                raise self.interruption(self.cancel_reason)
 
     def close_to_interrupts(self) -> None:
         """No interrupt is sent after this returns; one already sent is the caller's to absorb."""
@@ -121,32 +127,36 @@ class Task:
 
     @property
     def may_send(self) -> bool:
-        return self._credit > 0
+        return self._credit.is_open or (self.outputs is not None and self.outputs.is_replaying)
 
     def wait_for_credit(self) -> None:
         """Returns when one item may be sent. Raises InputCancelled when the task is cancelled meanwhile."""
         with self._changed:
-            while self._credit <= 0:
+            while not self.may_send:
                 if self.cancel_reason:
-                    raise sdk.errors.InputCancelled(self.cancel_reason)
+                    raise self.interruption(self.cancel_reason)
                 self._changed.wait()
 
     # --- output ------------------------------------------------------------------------------------------
 
     def emit(self, value: Value, payload: Buffer) -> None:
-        """Sends one stream item, for which there is credit."""
+        """Sends one stream item, for which there is credit. Raises ValueTooLarge, StreamReplayMismatch."""
+        assert self.outputs is not None
         check_size(value, payload, "a stream item")
+        if self.outputs.is_replaying:
+            self.outputs.replay(value, payload)
+            return
         with self._changed:
-            self._credit -= 1
-            offset = self.num_outputs
-            self.num_outputs += 1  # before the send, behind which a cancel may raise
-        task_id, attempt = self.key
-        self.pod.link.send(TaskOutput(task_id, attempt, offset, value), payload)
+            self._credit.spend(1, value.size_bytes)
+            has_room = self._credit.is_open
+        self.outputs.add(value, payload, has_room)
 
     def finish(self, value: Value = Value(), payload: Buffer = b"") -> None:  # noqa: B008  (frozen)
         try:
             check_size(value, payload, "the result")
-        except sdk.errors.ValueTooLarge as error:
+            if self.outputs is not None:
+                self.outputs.check_replayed()
+        except (sdk.errors.ValueTooLarge, sdk.errors.StreamReplayMismatch) as error:
             self.fail(error)
             return
         self._finish("ok", "", value, payload)
@@ -182,7 +192,11 @@ class Task:
             self.before_finish()
         task_id, attempt = self.key
         outcome = Outcome(kind, detail)
-        message = TaskFinished(task_id, attempt, outcome, run_ms, value, self.num_outputs, may_retry, self.num_reruns)
+        count = 0
+        if self.outputs is not None:
+            self.outputs.flush()
+            count = self.outputs.num_items
+        message = TaskFinished(task_id, attempt, outcome, run_ms, value, count, may_retry, self.num_reruns)
         self.pod.link.send(message, payload)
         self._on_finished(self)
         if self.after_finish is not None:

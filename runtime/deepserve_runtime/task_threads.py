@@ -64,7 +64,7 @@ class TaskThread:
             self._settle(task)
 
     def _interrupt(self, task: Task) -> None:
-        _raise_in(self.ident, sdk.errors.InputCancelled)
+        _raise_in(self.ident, task.interruption)
 
     def _settle(self, task: Task) -> None:
         while True:
@@ -200,7 +200,7 @@ class MainThread(TaskThread):
         if task is not None and task.cancel_reason:
             self._interruptible = None
             task.was_interrupted = True
-            raise sdk.errors.InputCancelled(task.cancel_reason)
+            raise task.interruption(task.cancel_reason)
 
     def _after_write(self) -> None:
         if self._is_put_off and threading.get_ident() == self.ident:

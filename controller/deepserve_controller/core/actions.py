@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
-from deepserve.protocol.specs import FunctionSpec
+from deepserve.protocol.specs import FunctionSpec, Replay
 from deepserve_controller.core.events import Event, Payload
 
 
@@ -45,12 +45,17 @@ class SendTask(Action, frozen=True):
     time_left_s: float
     credit: int
     payload: Payload
+    credit_bytes: int = 0
+    replay: Replay = ""
+    resume_offset: int = 0
+    """Stream items that earlier attempts have passed on."""
 
 
 class SendCredit(Action, frozen=True):
     pod_id: str
     task_id: str
     items: int
+    size_bytes: int
 
 
 class SendCancel(Action, frozen=True):

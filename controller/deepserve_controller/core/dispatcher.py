@@ -6,13 +6,17 @@ It does not know what a task is for: that is the job executor's half.
 
 from __future__ import annotations
 
+from deepserve.protocol.credit import Credit
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle, PodStuck
 from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
+from deepserve_controller.core.stream_flow import StreamFlow
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import Routing
+
+NO_CREDIT = Credit(0, 0)
 
 
 class Dispatcher:
@@ -23,6 +27,7 @@ class Dispatcher:
         self._alarms = alarms
         self._out = out
         self._functions = functions
+        self.flow = StreamFlow(alarms, out)
         self._executors: dict[str, ExecutorRecord] = {}
         self._stuck: dict[str, ExecutorRecord] = {}
         """By task id: where it still runs, though it ended for its caller."""
@@ -57,6 +62,7 @@ class Dispatcher:
 
     def release(self, task: Task, now_s: float) -> None:
         """`task` is no longer on its pod: its slot goes to the next in the queue."""
+        self.flow.left_pod(task)
         executor = task.executor
         if executor is None:
             return
@@ -123,6 +129,8 @@ class Dispatcher:
         if not executor.is_told_busy:
             executor.is_told_busy = True
             self._out.append(Notify(PodBusy(executor.pod_id)))
+        credit = job.credit if task.kind == "stream" else NO_CREDIT
+        self.flow.assigned(task, now_s)
         self._out.append(
             SendTask(
                 executor.pod_id,
@@ -135,8 +143,11 @@ class Dispatcher:
                 task.method,
                 task.index,
                 time_left_s if time_left_s != NEVER_S else 0.0,
-                job.credit if task.kind == "stream" else 0,
+                max(0, credit.items),
                 task.payload,
+                credit.size_bytes,
+                function.spec.replay,
+                task.num_produced,
             )
         )
         return True

@@ -70,6 +70,7 @@ class RequestCancelled(Event, frozen=True):
 class CreditGranted(Event, frozen=True):
     request_id: str
     items: int
+    size_bytes: int = 0
 
 
 class LinkClosed(Event, frozen=True):
@@ -79,11 +80,13 @@ class LinkClosed(Event, frozen=True):
 
 
 class TaskProduced(Event, frozen=True):
-    """A stream item passed through; the service relays the item itself."""
+    """Stream items passed through, the first of them at `offset`; the service relays the items themselves."""
 
     task_id: str
     attempt: int
     offset: int
+    num_items: int = 1
+    size_bytes: int = 0
 
 
 class TaskFinished(Event, frozen=True):

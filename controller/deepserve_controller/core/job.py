@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from deepserve.protocol.credit import Credit
 from deepserve.protocol.messages import Outcome, RequestKind, Stopped, Timings
 from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import NO_PAYLOAD, Payload
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RequestView
-
-INITIAL_CREDIT = 64
-"""Stream items a pod may send before the reader granted any."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -41,7 +39,8 @@ class Job(msgspec.Struct, eq=False):
     num_inputs: int | None = None
     """Inputs of a map once their end is known."""
     seen_inputs: set[int] = set()
-    credit: int = INITIAL_CREDIT
+    credit: Credit = msgspec.field(default_factory=Credit)
+    """What the reader of a stream has room for beyond what has passed."""
     alarm: Alarm | None = None
     """The inherited deadline."""
     ending: Outcome | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Outcome, Stopped, Timings
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, FinishItem, FinishRequest, SendCredit
+from deepserve_controller.core.actions import Action, FinishItem, FinishRequest
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
 from deepserve_controller.core.dispatcher import Dispatcher
@@ -28,6 +28,7 @@ from deepserve_controller.core.function_book import FirstStep, FunctionBook
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.replay import failed_outcome, lost_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
@@ -226,17 +227,14 @@ class JobExecutor:
     def _on_credit(self, event: events.CreditGranted, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
         if job is not None:
-            job.credit += event.items
-        for task in job.tasks.values() if job else ():
-            if task.state == "running" and task.kind == "stream":
-                self._out.append(SendCredit(task.pod_id, task.task_id, event.items))
+            self._dispatcher.flow.granted(job, event, now_s)
 
     # --- tasks ----------------------------------------------------------------------------------------
 
     def _on_task_produced(self, event: events.TaskProduced, now_s: float) -> None:
         task = self._jobs.task(event.task_id)
         if task is not None and task.attempt == event.attempt:
-            task.num_produced = max(task.num_produced, event.offset + 1)
+            self._dispatcher.flow.produced(task, event, now_s)
 
     def _on_cancel_received(self, event: events.CancelReceived, now_s: float) -> None:
         task = self._jobs.task(event.task_id)
@@ -259,8 +257,11 @@ class JobExecutor:
         task.num_reruns += event.num_reruns
         if task.state == "stopping":
             self._stopping.end(task, "cooperatively", now_s, event.run_ms)
-        elif event.outcome.kind != "error" or not event.may_retry or not self._retrying.after_error(task, now_s):
+        elif event.outcome.kind != "error" or not event.may_retry:
             self._end_task(task, event.outcome, now_s, event.run_ms, event.payload, event.count)
+        elif not self._retrying.after_error(task, now_s):
+            outcome = failed_outcome(task, event.outcome)
+            self._end_task(task, outcome, now_s, event.run_ms, event.payload, event.count)
 
     def _end_task(
         self,
@@ -297,7 +298,7 @@ class JobExecutor:
             if job.is_map_complete:
                 self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
         else:
-            self._finish_job(job, outcome, now_s, payload, count or task.num_produced, timings)
+            self._finish_job(job, outcome, now_s, payload, task.num_produced or count, timings)
 
     def _stop_job(self, job: Job, outcome: Outcome, now_s: float, payload: Payload = NO_PAYLOAD) -> None:
         """End `job` with `outcome` as soon as none of its tasks runs any more."""
@@ -368,7 +369,7 @@ class JobExecutor:
                 self._stopping.end(task, "pod lost", now_s)
             elif not self._retrying.after_loss(task, True, now_s):
                 outcome = pod_lost_outcome(event.pod_id, event.reason, event.exit_code, task.pod_losses)
-                self._end_task(task, outcome, now_s)
+                self._end_task(task, lost_outcome(task, outcome), now_s)
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:
         for kind, subject in self._alarms.due(event.key, now_s):
@@ -384,6 +385,10 @@ class JobExecutor:
         elif kind == "queue":
             limit_s = task.function.spec.queue_timeout_s
             self._stopping.ask(task, timeout_outcome(limit_s, "its time to wait for a pod", "queue"), now_s)
+        elif kind == "idle":
+            if self._dispatcher.flow.is_idle(task, now_s):
+                limit_s = task.function.spec.idle_timeout_s
+                self._stopping.ask(task, timeout_outcome(limit_s, "its time without an item", "idle"), now_s)
         elif kind == "grace":
             self._stopping.grace_is_over(task, now_s)
         else:

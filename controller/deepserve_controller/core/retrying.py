@@ -8,6 +8,7 @@ from random import Random
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.job import Job
+from deepserve_controller.core.replay import may_start_again
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RetryDelay
 
@@ -24,7 +25,7 @@ class Retrying:
       are those whose pod was killed for another task's sake, `system_retries` times whatever the user said, and tasks
       that only compute (models, tokenizers), once. A task that kills pod after pod ends when its account is empty.
 
-    A stream that delivered items is never started again.
+    A stream that passed items on is started again only where its function knows how: see `replay`.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Retrying:
     def after_error(self, task: Task, now_s: float) -> bool:
         """Start `task` again after a delay, on the user's account; False where that is used up."""
         spec = task.function.spec.retries
-        if spec is None or task.user_retries >= spec.max_retries or not self._may_start_again(task):
+        if spec is None or task.user_retries >= spec.max_retries or not may_start_again(task):
             return False
         task.user_retries += 1
         self._wait(task, self._delay(spec, task.user_retries, self._random), now_s)
@@ -55,7 +56,7 @@ class Retrying:
     def after_loss(self, task: Task, is_blamed: bool, now_s: float) -> bool:
         """`task`'s pod is gone, by its own death (`is_blamed`) or killed for another task: start it again?"""
         task.pod_losses += 1
-        if task.pod_losses > self._budget(task, is_blamed) or not self._may_start_again(task):
+        if task.pod_losses > self._budget(task, is_blamed) or not may_start_again(task):
             return False
         spec = task.function.spec.retries
         if is_blamed and spec is not None:
@@ -81,9 +82,6 @@ class Retrying:
         if not is_blamed:
             return max(paid, self._system_retries)
         return max(paid, PURE_RETRIES) if spec.kind in ("model", "tokenizer") else paid
-
-    def _may_start_again(self, task: Task) -> bool:
-        return not task.num_produced and not task.function.is_removed
 
     def _wait(self, task: Task, delay_s: float, now_s: float) -> None:
         self.leave_pod(task, now_s)

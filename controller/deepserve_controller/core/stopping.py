@@ -11,6 +11,7 @@ from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import pod_killed_outcome, stopped_outcome, worse
 from deepserve_controller.core.job import Job
+from deepserve_controller.core.replay import lost_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.task import Task
 
@@ -92,4 +93,4 @@ class Stopping:
             if task.state == "stopping":
                 self.end(task, "pod killed", now_s)
             elif not self._retrying.after_loss(task, False, now_s):
-                self._end_task(task, pod_killed_outcome(pod_id, reason, task.pod_losses), now_s)
+                self._end_task(task, lost_outcome(task, pod_killed_outcome(pod_id, reason, task.pod_losses)), now_s)

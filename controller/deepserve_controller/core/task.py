@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
-from deepserve_controller.core.alarms import Alarm
+from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import Payload
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class Task(msgspec.Struct, eq=False):
     """Why it runs where it runs."""
     is_blocked: bool = False
     num_produced: int = 0
-    """Stream items passed on: after the first it is never started again."""
+    """Stream items passed on, in all attempts together."""
+    idle_alarm: Alarm | None = None
+    idle_since_s: float = NEVER_S
+    """Of a stream with an idle timeout: its last item, while its reader has room for more."""
     user_retries: int = 0
     pod_losses: int = 0
     """Attempts that ended with their pod."""

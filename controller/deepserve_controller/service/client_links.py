@@ -16,6 +16,7 @@ from deepserve.protocol.messages import (
     ForgetRequest,
     GrantCredit,
     Hello,
+    LeaveStream,
     MapEnd,
     MapInput,
     Message,
@@ -46,11 +47,10 @@ class ClientMessages:
             OpenRequest: lambda link_id, link, message, data: requests.open(link_id, message, data),
             MapInput: lambda link_id, link, message, data: requests.map_input(message, data),
             MapEnd: lambda link_id, link, message, data: requests.map_end(message),
-            GrantCredit: lambda link_id, link, message, data: requests.grant(message),
+            GrantCredit: lambda link_id, link, message, data: requests.streams.grant(link_id, message),
+            LeaveStream: lambda link_id, link, message, data: requests.streams.leave(link_id, message),
             CancelRequest: lambda link_id, link, message, data: requests.cancel(message.request_id, message.force),
-            AttachRequest: lambda link_id, link, message, data: requests.attach(
-                link_id, message.request_id, message.from_offset
-            ),
+            AttachRequest: lambda link_id, link, message, data: requests.attach(link_id, message),
             ForgetRequest: lambda link_id, link, message, data: requests.forget(message.request_id),
             PutBundle: lambda link_id, link, message, data: bundles.put(message.digest, Bundle(message.kind, data)),
             DefineFunction: lambda link_id, link, message, data: functions.define(

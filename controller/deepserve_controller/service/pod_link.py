@@ -15,7 +15,7 @@ from deepserve.protocol.messages import (
     Outcome,
     TaskBlocked,
     TaskFinished,
-    TaskOutput,
+    TaskOutputs,
     TaskResumed,
 )
 from deepserve_controller.core import actions, events
@@ -48,7 +48,7 @@ class PodLink:
         self._bundles = bundles
         self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
             TaskFinished: self._task_finished,
-            TaskOutput: self._task_output,
+            TaskOutputs: self._task_output,
             CancelReceived: lambda message, data: cores.give(events.CancelReceived(message.task_id, message.attempt)),
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
@@ -90,11 +90,12 @@ class PodLink:
             )
         )
 
-    def _task_output(self, message: TaskOutput, data: bytes) -> None:
+    def _task_output(self, message: TaskOutputs, data: bytes) -> None:
         if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
             self._requests.produced(message, data)
         else:
-            self._requests.announced(self._pod.pod_id, message.value, is_current=False)
+            for value in message.values:
+                self._requests.announced(self._pod.pod_id, value, is_current=False)
 
     def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
         bundle = self._bundles.get(message.digest)

@@ -127,6 +127,10 @@ class PodLinks:
                 credit=action.credit,
                 value=action.payload.value,
                 dependencies=dependencies,
+                credit_bytes=action.credit_bytes,
+                replay=action.replay,
+                resume_offset=action.resume_offset,
+                resume_digest=self._requests.streams.digest(action.request_id) if action.resume_offset else b"",
             )
             try:
                 self._send(pod, message, action.payload.data + results if results else action.payload.data)
@@ -141,7 +145,7 @@ class PodLinks:
 
     def send_credit(self, action: actions.SendCredit) -> None:
         if pod := self._linked(action.pod_id):
-            self._send(pod, TaskCredit(action.task_id, action.items))
+            self._send(pod, TaskCredit(action.task_id, action.items, action.size_bytes))
 
     # --- pods dialling in ---
 

@@ -10,7 +10,7 @@ import msgspec
 
 from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
-    GrantCredit,
+    AttachRequest,
     ItemFinished,
     MapEnd,
     MapInput,
@@ -18,8 +18,7 @@ from deepserve.protocol.messages import (
     OpenRequest,
     Outcome,
     RequestFinished,
-    StreamItem,
-    TaskOutput,
+    TaskOutputs,
     Timings,
     Value,
 )
@@ -33,13 +32,12 @@ from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipient, Recipients
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.streams import Streams
 from deepserve_controller.service.tallies import RequestTally, TaskPlace, TaskPlaces
 
 NUM_RECENT = 500
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
-HELD_BYTES = 64 << 20
-"""A kept stream with more unread bytes than this gets no further credit."""
 
 
 class RequestRecord(msgspec.Struct):
@@ -57,10 +55,7 @@ class RequestRecord(msgspec.Struct):
     """Of the arguments (-1) and of map inputs, by index."""
     listeners: list[str] = []
     held: deque[Delivery] = msgspec.field(default_factory=deque)
-    """Items of a kept request, until the reader has acknowledged them."""
-    held_bytes: int = 0
-    owed_credit: int = 0
-    """Granted by the reader, not yet passed on: more than HELD_BYTES lie here."""
+    """Finished inputs of a kept map."""
     pod_id: str = ""
 
 
@@ -76,6 +71,7 @@ class Requests:
         self._kept = kept
         self._segments = segments
         self.dependencies = DependencyValues(kept, segments)
+        self.streams = Streams(cores, recipients, kept, segments)
         self.running: dict[str, RequestRecord] = {}
         self.tasks = TaskPlaces()
         self._tally = RequestTally()
@@ -113,6 +109,8 @@ class Requests:
             wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
         self.running[request_id] = record
         self._tally.began(record.function_id, record.root_link_id)
+        if message.kind == "stream":
+            self.streams.open(request_id, link_id, message.keep)
         self._cores.give(
             events.RequestArrived(
                 request_id=request_id,
@@ -153,20 +151,10 @@ class Requests:
         if request_id in self.running:
             self._cores.give(events.RequestCancelled(request_id, force))
 
-    def grant(self, message: GrantCredit) -> None:
-        """Credit is also the acknowledgement: as many items were taken out of the reader's hands."""
-        record = self.running.get(message.request_id)
-        if record is None or message.items <= 0:
-            return
-        items = message.items + record.owed_credit
-        for _ in range(min(message.items, len(record.held))):
-            self._drop_held(record)
-        record.owed_credit = items if record.held_bytes > HELD_BYTES else 0
-        if not record.owed_credit:
-            self._cores.give(events.CreditGranted(message.request_id, items))
-
-    def attach(self, link_id: str, request_id: str, from_offset: int) -> None:
+    def attach(self, link_id: str, message: AttachRequest) -> None:
         """Deliver an existing request to one more link: at once what is there, later what comes."""
+        request_id, from_offset = message.request_id, message.from_offset
+        self.streams.attach(link_id, message)
         record = self.running.get(request_id)
         kept = None if record else self._kept.get(request_id)
         deliveries = record.held if record else kept.items if kept else ()
@@ -185,8 +173,9 @@ class Requests:
         record = self.running.get(request_id)
         if record is not None:
             record.keep = False
+            self.streams.forget(request_id)
             while record.held:
-                self._drop_held(record)
+                self._segments.remove(record.held.popleft().message.value.segment)
         else:
             self._kept.forget(request_id)
 
@@ -200,6 +189,7 @@ class Requests:
         for record in self.running.values():
             if link_id in record.listeners:
                 record.listeners.remove(link_id)
+        self.streams.link_closed(link_id)
         self._segments.link_closed(link_id, pid)
         self._cores.give(events.LinkClosed(link_id))
         if client_id:
@@ -247,15 +237,9 @@ class Requests:
     def pod_ended(self, pod_id: str) -> None:
         self.tasks.remove_pod(pod_id)
 
-    def produced(self, message: TaskOutput, data: bytes) -> None:
-        """Relays one stream item; the core hears only that there was one."""
+    def produced(self, message: TaskOutputs, data: bytes) -> None:
         place = self.tasks[message.task_id]
-        record = self.running.get(place.request_id)
-        self._segments.announced(place.pod_id, message.value)
-        if record is not None:
-            item = StreamItem(record.request_id, message.offset, message.value)
-            self._deliver_item(record, Delivery(message.offset, item, data))
-        self._cores.give(events.TaskProduced(message.task_id, message.attempt, message.offset))
+        self.streams.produced(place.request_id, place.pod_id, message, data)
 
     # --- from the job executor ---
 
@@ -284,8 +268,9 @@ class Requests:
         self._remember(record, action)
         for name in record.segments.values():
             self._segments.remove(name)
+        stream = self.streams.finished(action.request_id, record.keep)
         if record.keep:
-            self._kept.put(action.request_id, list(record.held), finished, action.payload.data)
+            self._kept.put(action.request_id, list(record.held), finished, action.payload.data, stream)
         self._deliver(record, finished, action.payload.data, is_kept=record.keep)
         if record.root_link_id in self._left:
             self._remove_refs(record.root_link_id)
@@ -300,7 +285,6 @@ class Requests:
     def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
         if record.keep:
             record.held.append(delivery)
-            record.held_bytes += delivery.size_bytes
         self._deliver(record, delivery.message, delivery.data, is_kept=record.keep)
 
     def _deliver(self, record: RequestRecord, message: Message, data: bytes, is_kept: bool) -> None:
@@ -328,16 +312,9 @@ class Requests:
         try:
             link.send(message, data)
         except FrameError as error:
-            if isinstance(message, StreamItem):
-                raise
             # The header is too large: the reader must not wait for ever because of it.
             outcome = Outcome("refused", f"the outcome cannot be sent: {error}")
             link.send(msgspec.structs.replace(message, outcome=outcome, value=Value()))
-
-    def _drop_held(self, record: RequestRecord) -> None:
-        delivery = record.held.popleft()
-        record.held_bytes -= delivery.size_bytes
-        self._segments.remove(delivery.message.value.segment)
 
     def _refuse(self, link_id: str, request_id: str, text: str) -> None:
         link = self._recipients.get(link_id)

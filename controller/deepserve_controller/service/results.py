@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItem
+from deepserve.protocol.messages import ItemFinished, RequestFinished
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.stream_relay import StreamRelay
 
 
 class Delivery(NamedTuple):
-    """One item of a stream or a map, as it is sent. position: its offset or index."""
+    """One item of a map, as it is sent. position: its index."""
 
     position: int
-    message: StreamItem | ItemFinished
+    message: ItemFinished
     data: bytes
 
     @property
@@ -29,10 +30,12 @@ class KeptResult(msgspec.Struct, frozen=True):
     finished: RequestFinished
     data: bytes
     until_s: float
+    stream: StreamRelay | None = None
 
     @property
     def size_bytes(self) -> int:
         own = len(self.data) or self.finished.value.size_bytes
+        own += self.stream.held_bytes if self.stream is not None else 0
         return own + sum(item.size_bytes for item in self.items)
 
 
@@ -52,9 +55,16 @@ class KeptResults:
     def __len__(self) -> int:
         return len(self._results)
 
-    def put(self, request_id: str, items: list[Delivery], finished: RequestFinished, data: bytes) -> None:
+    def put(
+        self,
+        request_id: str,
+        items: list[Delivery],
+        finished: RequestFinished,
+        data: bytes,
+        stream: StreamRelay | None = None,
+    ) -> None:
         now_s = time.monotonic()
-        result = KeptResult(items, finished, data, now_s + self._ttl_s)
+        result = KeptResult(items, finished, data, now_s + self._ttl_s, stream)
         self._results[request_id] = result
         self.total_bytes += result.size_bytes
         self.expire(now_s)
@@ -73,6 +83,8 @@ class KeptResults:
         self._segments.remove(result.finished.value.segment)
         for item in result.items:
             self._segments.remove(item.message.value.segment)
+        if result.stream is not None:
+            result.stream.close()
 
     def expire(self, now_s: float) -> None:
         while self._results:

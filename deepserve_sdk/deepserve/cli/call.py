@@ -11,14 +11,12 @@ import msgspec
 
 from deepserve._client import Client, Definition
 from deepserve._deployed import look_up_deployed
-from deepserve._inbox import Deadline, Inbox
+from deepserve._inbox import Deadline, Inbox, StreamItem
 from deepserve.cli.connection import connected, query
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import print_json
 from deepserve.errors import NotFound
-from deepserve.protocol.messages import StreamItem, Value
-
-CREDIT_ITEMS = 1
+from deepserve.protocol.messages import Value
 
 
 class Printer(NamedTuple):
@@ -131,7 +129,6 @@ def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | Non
             continue
         item = inbox.items.popleft()
         assert isinstance(item.message, StreamItem), item.message
+        client.took(inbox, item.message.value)
         printer.write(client.decode_item(item.message, item.payload))
-        if not inbox.is_over:
-            client.grant(inbox.request_id, CREDIT_ITEMS)
     client.result(inbox, label)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from deepserve.protocol.specs import FunctionSpec
+from deepserve.protocol.credit import STREAM_BYTES
+from deepserve.protocol.specs import FunctionSpec, Replay
 
 RequestKind = Literal["call", "stream", "map"]
 OutcomeKind = Literal[
@@ -54,7 +55,8 @@ Clock = Literal["", "queue", "startup", "run", "idle", "caller"]
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """`stopped` and `clock` say of what was cancelled or ran out of time how it was stopped, and whose clock it was.
 
-    code: of what is refused, where its error has a class of its own: `depth`.
+    code: of what is refused, where its error has a class of its own: `depth`. Of a stream that lost its pod or its
+    code after it had passed items on, and cannot be started again for that: `interrupted`.
     """
 
     kind: OutcomeKind
@@ -194,20 +196,34 @@ class CancelRequest(Message, frozen=True):
 
 
 class GrantCredit(Message, frozen=True):
-    """The reader of a stream has taken `items` more, which need not be kept, and has room for as many new ones.
+    """The reader of a stream has taken `items` more with `size_bytes`, and has room for as much again.
 
-    A stream begins with room for 64.
+    A reader begins with the room that `protocol.credit` names. reader: as in AttachRequest.
     """
 
     request_id: str
     items: int
+    size_bytes: int = 0
+    reader: int = 0
 
 
 class AttachRequest(Message, frozen=True):
-    """Deliver the outcome (and stream items from `from_offset`) of an existing request to this link."""
+    """Deliver the outcome of an existing request to this link, and to `reader` a stream's items from `from_offset` on.
+
+    reader: a number of the link's choice for each that reads the stream; 0 is the one that a stream which is not kept
+    begins with. Negative: nobody reads, only the outcome is wanted.
+    """
 
     request_id: str
     from_offset: int = 0
+    reader: int = 0
+
+
+class LeaveStream(Message, frozen=True):
+    """This reader takes no more; the stream itself goes on, as far as others read it."""
+
+    request_id: str
+    reader: int = 0
 
 
 class ForgetRequest(Message, frozen=True):
@@ -255,10 +271,14 @@ class ItemFinished(Message, frozen=True):
     value: Value = Value()
 
 
-class StreamItem(Message, frozen=True):
+class StreamItems(Message, frozen=True):
+    """Items that follow each other, the first one's number in the stream is `offset`. The payload is their bytes, one
+    after the other, of those that lie in no segment. None: what came before `offset` is kept no more."""
+
     request_id: str
     offset: int
-    value: Value
+    values: tuple[Value, ...]
+    reader: int = 0
 
 
 class LogOutput(Message, frozen=True):
@@ -343,7 +363,13 @@ class AssignTask(Message, frozen=True):
     time_left_s: float = 0.0
     """Until the controller will cancel it; 0 without a limit."""
     credit: int = 0
-    """Stream items that may be sent before the next TaskCredit."""
+    """Stream items that may be sent before the next TaskCredit, and their bytes."""
+    credit_bytes: int = STREAM_BYTES
+    replay: Replay = ""
+    resume_offset: int = 0
+    """Stream items that earlier attempts have passed on."""
+    resume_digest: bytes = b""
+    """Of those, with replay `verify`."""
     value: Value = Value()
     dependencies: tuple[Value, ...] = ()
     """Results for the placeholders in `value`; their bytes follow its own in the payload, one after the other."""
@@ -358,6 +384,7 @@ class CancelTask(Message, frozen=True):
 class TaskCredit(Message, frozen=True):
     task_id: str
     items: int
+    size_bytes: int = 0
 
 
 class StopPod(Message, frozen=True):
@@ -388,11 +415,17 @@ class ExecutorFailed(Message, frozen=True):
     value: Value = Value()
 
 
-class TaskOutput(Message, frozen=True):
+class TaskOutputs(Message, frozen=True):
+    """Stream items, as in StreamItems.
+
+    digest: of all the stream's items to the end of these, where a later attempt has to make the same ones again.
+    """
+
     task_id: str
     attempt: int
     offset: int
-    value: Value
+    values: tuple[Value, ...]
+    digest: bytes = b""
 
 
 class TaskFinished(Message, frozen=True):
@@ -487,11 +520,11 @@ class PodExited(Message, frozen=True):
 AnyMessage = (
     Hello | Welcome | Refused
     | PutBundle | DefineFunction | RetireFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
-    | AttachRequest | ForgetRequest | Query
-    | Answer | RequestFinished | ItemFinished | StreamItem | LogOutput
+    | AttachRequest | LeaveStream | ForgetRequest | Query
+    | Answer | RequestFinished | ItemFinished | StreamItems | LogOutput
     | PutValue | ValueStored | FetchValue | ValueContent | DropValue
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
-    | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutput | TaskFinished
+    | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutputs | TaskFinished
     | CancelReceived | TaskBlocked | TaskResumed
     | ForkPod | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
 )  # fmt: skip

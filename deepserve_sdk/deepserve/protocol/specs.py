@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
+Replay = Literal["", "resume", "verify"]
+"""What another attempt of a stream that has passed items on does: there is none; it begins behind them; it makes
+them again, and they are compared."""
 ExecutorKind = Literal["function", "class", "model", "tokenizer"]
 
 
@@ -110,6 +113,9 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a function: its calls are streams."""
     methods: dict[str, Literal["call", "stream"]] = {}
     """Of a class: the methods that may be called, and whether their calls are streams."""
+    idle_timeout_s: float = 0.0
+    """How long a stream may give no item while its reader has room for some; 0 without a limit."""
+    replay: Replay = ""
 
     @property
     def label(self) -> str:

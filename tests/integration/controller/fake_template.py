@@ -31,7 +31,7 @@ from deepserve.protocol.messages import (
     TaskBlocked,
     TaskCredit,
     TaskFinished,
-    TaskOutput,
+    TaskOutputs,
     TaskResumed,
     TemplateFailed,
     TemplateReady,
@@ -151,7 +151,8 @@ class Pod:
                     cancelled = TaskFinished(task.task_id, task.attempt, Outcome("cancelled"), 0.1, count=offset)
                     return self.peer.send(cancelled)
             credit -= 1
-            self.peer.send(TaskOutput(task.task_id, task.attempt, offset, Value("msgpack", 1)), b"%d" % offset)
+            values = (Value("msgpack", len(str(offset))),)
+            self.peer.send(TaskOutputs(task.task_id, task.attempt, offset, values), b"%d" % offset)
         self.finish(task, Value(), count=count)
 
     def call_inside(self, task: AssignTask, payload: bytes) -> bytes:

@@ -21,12 +21,13 @@ from deepserve.protocol.messages import (
     PutBundle,
     Refused,
     RequestFinished,
-    StreamItem,
+    StreamItems,
     Value,
     Welcome,
 )
 from deepserve.protocol.specs import Scaling
 from tests.integration.controller.peers import Client, Controller, is_alive, wait_for
+from tests.stream_items import all_items
 
 
 def test_a_call_comes_back_as_it_went(shared: Controller) -> None:
@@ -94,7 +95,7 @@ def test_a_stream_waits_for_credit(shared: Controller) -> None:
     owner = shared.owner
     owner.open("rq-stream", owner.define("streaming"), "stream", b"40", kind="stream")
     for offset in range(40):
-        item, payload = owner.expect(StreamItem)
+        item, payload = owner.expect(StreamItems)
         assert (item.offset, payload) == (offset, b"%d" % offset)
         owner.send(GrantCredit("rq-stream", 1))
     finished, _ = owner.finished("rq-stream")
@@ -169,7 +170,7 @@ def test_a_kept_stream_is_read_later_by_another(shared: Controller) -> None:
     other.close()
     owner.send(AttachRequest("rq-later", from_offset=2))
     finished, _ = owner.finished("rq-later")
-    offsets = [message.offset for message, _ in owner.waiting if isinstance(message, StreamItem)]
+    offsets = [offset for offset, _, _ in all_items(owner.waiting)]
     owner.waiting.clear()
     assert offsets == [2, 3, 4] and finished.count == 5
 

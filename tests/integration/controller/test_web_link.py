@@ -22,7 +22,7 @@ from deepserve.protocol.messages import (
     Message,
     PutValue,
     Refused,
-    StreamItem,
+    StreamItems,
     Value,
     ValueContent,
     ValueStored,
@@ -82,7 +82,7 @@ def test_a_call_and_its_result_however_the_bytes_are_cut(up: Controller, cut_byt
 def test_streams_and_output(up: Controller) -> None:
     client = welcomed(up)
     client.open("rq-web-stream", client.define("stream"), "stream", b"5", kind="stream")
-    assert [client.expect(StreamItem)[1] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [client.expect(StreamItems)[1] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
     client.finished("rq-web-stream")
     client.open("rq-web-print", client.define("print"), "print", b"seen from afar\n")
     assert client.expect(LogOutput)[1] == b"seen from afar\n"

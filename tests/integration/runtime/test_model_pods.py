@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from deepserve.errors import ModelError, ModelLoadError, PromptTooLongError
-from deepserve.protocol.messages import CancelTask, TaskCredit, TaskFinished, TaskOutput, Value
+from deepserve.protocol.messages import CancelTask, TaskCredit, TaskFinished, TaskOutputs, Value
 from deepserve.protocol.model_io import (
     ChatInput,
     CompletionInput,
@@ -21,6 +21,7 @@ from deepserve.protocol.model_io import (
 )
 from deepserve.protocol.specs import CodeRef, ModelSpec
 from tests.integration.runtime.stand_in import Peer, StandIn, StandInPod, decode_exception, ready
+from tests.stream_items import all_items
 
 pytest.importorskip("torch")
 
@@ -126,7 +127,7 @@ def test_a_generation_is_the_same_alone_in_a_stream_and_among_others(tokenizer: 
         give(engine, prompt)
     give(engine, prompt, kind="stream", credit=100)
     assert [take(engine, Generated) for _ in range(6)] == [alone] * 6
-    deltas = [f.payload for f in engine.link.kept if isinstance(f.message, TaskOutput)]
+    deltas = [data for _, _, data in all_items(engine.link.kept)]
     engine.link.kept.clear()
     assert "".join(msgspec.msgpack.decode(data, type=GeneratedDelta).text for data in deltas) == alone.text
 
@@ -136,12 +137,12 @@ def test_tokens_are_merged_while_the_reader_is_slow(tokenizer: StandInPod, engin
     give(engine, prompt)
     whole = take(engine, Generated)
     task_id = give(engine, prompt, kind="stream", credit=1)
-    _, first = engine.link.receive(TaskOutput)
+    _, first = engine.link.receive(TaskOutputs)
     give(engine, prompt)
     assert take(engine, Generated) == whole  # meanwhile the stream has been generated, and waits
-    assert not any(isinstance(frame.message, TaskOutput) for frame in engine.link.kept)
+    assert not any(isinstance(frame.message, TaskOutputs) for frame in engine.link.kept)
     engine.link.send(TaskCredit(task_id, 1))
-    _, rest = engine.link.receive(TaskOutput)
+    _, rest = engine.link.receive(TaskOutputs)
     texts = [msgspec.msgpack.decode(data, type=GeneratedDelta).text for data in (first, rest)]
     assert "".join(texts) == whole.text
     assert take(engine, Generated) == whole
@@ -149,7 +150,7 @@ def test_tokens_are_merged_while_the_reader_is_slow(tokenizer: StandInPod, engin
 
 def test_a_cancelled_generation_leaves_the_engine(tokenizer: StandInPod, engine: StandInPod) -> None:
     task_id = give(engine, prompt_of(tokenizer, "Grüße", max_tokens=400), kind="stream", credit=1)
-    engine.link.receive(TaskOutput)
+    engine.link.receive(TaskOutputs)
     engine.link.send(CancelTask(task_id, 1, "cancelled"))
     assert engine.finished().outcome.kind == "cancelled"
     give(engine, prompt_of(tokenizer, "Grüße"))

@@ -21,13 +21,14 @@ from deepserve.protocol.messages import (
     TaskBlocked,
     TaskCredit,
     TaskFinished,
-    TaskOutput,
+    TaskOutputs,
     TaskResumed,
     Timings,
     Value,
 )
 from deepserve.protocol.specs import CodeRef
 from tests.integration.runtime.stand_in import PYTHON, StandInPod
+from tests.stream_items import all_items, items_in
 
 FILES = {"app.py": Path(__file__).with_name("app.py").read_text()}
 PLAIN = """
@@ -59,11 +60,12 @@ def outer(x):
 
 
 def items_of(pod: StandInPod, count: int) -> list[object]:
-    received = []
-    for offset in range(count):
-        output, payload = pod.link.receive(TaskOutput)
-        assert output.offset == offset
-        received.append(decode_value(output.value, payload))
+    received: list[object] = []
+    while len(received) < count:
+        output, payload = pod.link.receive(TaskOutputs)
+        for offset, value, data in items_in(output, payload):
+            assert offset == len(received)
+            received.append(decode_value(value, data))
     return received
 
 
@@ -74,11 +76,11 @@ def test_a_stream_goes_on_only_with_credit(pod: StandInPod, function: str) -> No
     assert items_of(pod, 2) == [0, 1]
     if function == "count_to":
         pod.wait_for_text("made 2")  # one item ahead of the reader
-    assert not any(isinstance(frame.message, TaskOutput) for frame in pod.link.kept)
+    assert not any(isinstance(frame.message, TaskOutputs) for frame in pod.link.kept)
     pod.link.send(TaskCredit(task_id, 3))  # the end itself needs no credit
     finished = pod.finished()
     assert (finished.outcome.kind, finished.count) == ("ok", 5)
-    assert [decode_value(f.message.value, f.payload) for f in pod.link.kept] == [2, 3, 4]  # type: ignore[attr-defined]
+    assert [decode_value(value, data) for _, value, data in all_items(pod.link.kept)] == [2, 3, 4]
     assert b"made 5" not in pod.output["stdout"]
 
 

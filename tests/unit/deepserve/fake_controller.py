@@ -16,6 +16,7 @@ from deepserve._values import decode_value, encode_exception, encode_value
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import (
+    AttachRequest,
     CancelRequest,
     DefineFunction,
     GrantCredit,
@@ -26,7 +27,7 @@ from deepserve.protocol.messages import (
     OpenRequest,
     Outcome,
     RequestFinished,
-    StreamItem,
+    StreamItems,
     Timings,
     Value,
     Welcome,
@@ -106,27 +107,38 @@ class FakeController:
 
 
 class StreamingController(FakeController):
-    """Answers every stream with `items`, as far as credit goes."""
+    """Answers every stream with `items`, as far as the credit of its reader goes; one reader at a time."""
 
     def __init__(self, items: list[Any]) -> None:
         super().__init__()
         self.items = items
         self.credit = 0
         self.sent = 0
+        self.reader = 0
 
     def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
-        if isinstance(message, OpenRequest | GrantCredit):
-            self.credit += 64 if isinstance(message, OpenRequest) else message.items
-            while self.credit > 0 and self.sent < len(self.items):
-                value, data = encode_value(self.items[self.sent])
-                yield StreamItem(message.request_id, self.sent, value), data
-                self.credit -= 1
-                self.sent += 1
-            if self.sent == len(self.items):
-                self.sent += 1
-                yield RequestFinished(message.request_id, Outcome("ok"), Timings(), count=len(self.items)), b""
+        if isinstance(message, OpenRequest) and not message.keep:
+            yield from self._stream(message.request_id, 0, 0)
+        elif isinstance(message, AttachRequest) and message.reader > 0:
+            yield from self._stream(message.request_id, message.from_offset, message.reader)
+        elif isinstance(message, GrantCredit) and message.reader == self.reader:
+            self.credit += message.items
+            yield from self._send_on(message.request_id)
         elif isinstance(message, CancelRequest):
-            yield RequestFinished(message.request_id, Outcome("cancelled"), Timings()), b""
+            yield RequestFinished(message.request_id, Outcome("cancelled"), Timings(), count=self.sent), b""
+
+    def _stream(self, request_id: str, from_offset: int, reader: int) -> Iterator[Reply]:
+        self.credit, self.sent, self.reader = 64, from_offset, reader
+        yield from self._send_on(request_id)
+
+    def _send_on(self, request_id: str) -> Iterator[Reply]:
+        while self.credit > 0 and self.sent < len(self.items):
+            value, data = encode_value(self.items[self.sent])
+            yield StreamItems(request_id, self.sent, (value,), self.reader), data
+            self.credit -= 1
+            self.sent += 1
+        if self.sent == len(self.items):
+            yield RequestFinished(request_id, Outcome("ok"), Timings(), count=len(self.items)), b""
 
 
 class SilentController(FakeController):

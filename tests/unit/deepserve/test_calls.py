@@ -15,18 +15,21 @@ import deepserve
 from deepserve import _context
 from deepserve._context import TaskContext
 from deepserve._map import LARGEST_WINDOW, SMALLEST_WINDOW, window_of
+from deepserve._values import encode_value
 from deepserve.errors import (
     AsyncUsageError,
     CallCancelled,
     ControllerLost,
     DeepServeError,
     FunctionTimeout,
+    ItemsGone,
     NotFound,
     PodLost,
     RecursionTooDeep,
     Refused,
     StartupFailed,
     StartupTimeout,
+    StreamInterrupted,
     UnguardedCallError,
     UnpicklableArgument,
 )
@@ -37,6 +40,7 @@ from deepserve.protocol.messages import (
     DefineFunction,
     ForgetRequest,
     GrantCredit,
+    LeaveStream,
     MapInput,
     Message,
     OpenRequest,
@@ -44,6 +48,7 @@ from deepserve.protocol.messages import (
     PutBundle,
     Query,
     RequestFinished,
+    StreamItems,
     TaskBlocked,
     TaskResumed,
     Timings,
@@ -304,19 +309,79 @@ def test_a_spawned_stream_is_read_with_offsets_and_left_alone() -> None:
             list(tokens.map([1]))
 
 
-def test_reading_again_from_an_offset_attaches() -> None:
+def test_each_reader_of_a_call_attaches_with_a_number_of_its_own_and_leaves() -> None:
     with installed(controller := StreamingController(["a", "b", "c"])):
         call = tokens.spawn(3)
+        unread = call.stream()
         assert list(call.stream()) == ["a", "b", "c"]
-        threading.Timer(0.05, lambda: resend(controller, call.id)).start()
         assert list(call.stream(from_offset=1, with_offset=True)) == [(1, "b"), (2, "c")]
-        assert controller.seen_of(AttachRequest) == [AttachRequest(call.id, 1)]
+        assert list(call.stream()) == []  # the last one had come to the end
+        first, second, third = controller.seen_of(AttachRequest)
+        assert [(message.from_offset, message.reader) for message in (first, second)] == [
+            (0, first.reader),
+            (1, second.reader),
+        ]
+        assert len({0, first.reader, second.reader, third.reader}) == 4
+        assert [message.reader for message in controller.wait_for(LeaveStream, 3)] == [
+            first.reader,
+            second.reader,
+            third.reader,
+        ]
+        del unread
 
 
-def resend(controller: StreamingController, request_id: str) -> None:
-    controller.sent, controller.credit = 1, 0
-    for reply in controller.take(GrantCredit(request_id, 64), b""):
-        controller.send(*reply)
+def test_items_that_are_gone_are_an_error() -> None:
+    class Forgetful(StreamingController):
+        def _stream(self, request_id: str, from_offset: int, reader: int) -> Iterator[tuple[Message, bytes]]:
+            yield StreamItems(request_id, 5, (), reader), b""
+            yield RequestFinished(request_id, Outcome("ok"), Timings(), count=7), b""
+
+    with installed(Forgetful([])):
+        call = tokens.spawn(7)
+        with pytest.raises(ItemsGone, match="items 2 to 4 of call"):
+            list(call.stream(from_offset=2))
+
+
+def test_the_end_of_a_stream_may_come_before_its_last_items() -> None:
+    class Hasty(StreamingController):
+        def _stream(self, request_id: str, from_offset: int, reader: int) -> Iterator[tuple[Message, bytes]]:
+            yield RequestFinished(request_id, Outcome("timeout", "too slow"), Timings(), count=2), b""
+            for offset in range(2):
+                value, data = encode_value(offset)
+                yield StreamItems(request_id, offset, (value,), reader), data
+
+    with installed(Hasty([])):
+        call, seen = tokens.spawn(7), []
+        with pytest.raises(FunctionTimeout):
+            for item in call.stream():
+                seen.append(item)
+        assert seen == [0, 1]
+
+
+def test_an_interrupted_stream_says_how_far_it_came_and_why() -> None:
+    class Lossy(StreamingController):
+        def take(self, message: Message, payload: bytes) -> Iterator[tuple[Message, bytes]]:
+            if isinstance(message, OpenRequest):
+                value, data = encode_value("a")
+                yield StreamItems(message.request_id, 0, (value,)), data
+                outcome = Outcome("pod_lost", "pod-1 was lost: killed by SIGKILL", code="interrupted")
+                yield RequestFinished(message.request_id, outcome, Timings(pod_id="pod-1"), count=1), b""
+
+    with installed(Lossy([])):
+        items = iter(tokens.remote(3))
+        assert next(items) == "a"
+        with pytest.raises(StreamInterrupted, match="after 1 items") as caught:
+            next(items)
+        assert caught.value.num_delivered == 1
+        assert isinstance(caught.value.__cause__, PodLost) and caught.value.__cause__.exit_code == -9
+
+
+def test_credit_is_granted_by_bytes_too() -> None:
+    with installed(controller := StreamingController([b"x" * 600_000] * 10)):
+        items = tokens.remote(10)
+        assert [len(next(items)) for _ in range(4)] == [600_000] * 4
+        grants = controller.wait_for(GrantCredit, 2)
+        assert [(grant.items, grant.size_bytes > 1_200_000) for grant in grants] == [(2, True)] * 2
 
 
 def test_an_async_stream() -> None:

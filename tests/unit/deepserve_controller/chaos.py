@@ -26,6 +26,8 @@ FUNCTIONS: dict[str, FunctionSpec] = {
         max_pods=3,
         scaledown_window_s=1.0,
         retries=RetrySpec(2, initial_delay_s=0.2),
+        replay="resume",
+        idle_timeout_s=0.3,
         queue_timeout_s=4.0,
     ),
     "fn-snap": spec(
@@ -103,6 +105,7 @@ class Chaos:
         self.items: set[tuple[str, int]] = set()
         self.map_inputs: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
+        self.produced: dict[str, int] = {}
         self.cancelled: list[tuple[str, int]] = []
         self.old: list[events.TaskFinished] = []
         self.ended: set[tuple[str, int]] = set()
@@ -176,6 +179,8 @@ class Chaos:
             assert self.finished[name].outcome.is_ok, f"{task.request_id} runs without the result of {name}"
         assert pod.state == "bound" and pod.function_id == task.function_id, f"{task.task_id} sent to {pod}"
         assert task.attempt == self.attempts.get(task.task_id, 0) + 1
+        assert task.resume_offset == self.produced.get(task.task_id, 0), f"{task.task_id} resumes elsewhere"
+        assert not task.resume_offset or task.replay, f"{task.task_id} is run again after it passed items on"
         self.attempts[task.task_id] = task.attempt
         pod.tasks[task.task_id] = task
         assert len(pod.tasks) - len(pod.blocked) <= pod.slots + len(pod.resumed), f"{task.pod_id} has too much"
@@ -307,7 +312,9 @@ class Chaos:
         if luck < 0.1:
             self.block(task)
         elif luck < 0.25 and task.kind == "stream":
-            self.give(events.TaskProduced(task.task_id, task.attempt, self.random.randint(0, 3)))
+            at, num_items = self.produced.get(task.task_id, 0), self.random.randint(1, 40)
+            self.produced[task.task_id] = at + num_items
+            self.give(events.TaskProduced(task.task_id, task.attempt, at, num_items, num_items * 1000))
         elif task.task_id in pod.blocked and luck < 0.6:
             pod.blocked.discard(task.task_id)
             pod.resumed.add(task.task_id)

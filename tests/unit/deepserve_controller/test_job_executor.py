@@ -122,7 +122,7 @@ def test_a_streams_credit_reaches_the_pod(jobs: Jobs) -> None:
     jobs(RequestArrived("rq", "link", "fn", "stream"))
     jobs(CreditGranted("rq", 10))
     assert only(jobs.pod(), SendTask).credit == 74
-    assert only(jobs(CreditGranted("rq", 5)), SendCredit) == SendCredit("pod-1", "task-1", 5)
+    assert only(jobs(CreditGranted("rq", 5, 99)), SendCredit) == SendCredit("pod-1", "task-1", 5, 99)
     assert only(jobs.finish("task-1", count=7), FinishRequest).count == 7
 
 

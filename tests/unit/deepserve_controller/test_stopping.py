@@ -439,7 +439,7 @@ def test_a_stream_that_delivered_is_not_started_again(jobs: Jobs) -> None:
     jobs(TaskProduced("task-1", 2, 0))
     jobs(TaskProduced("task-1", 2, 1))
     finish = only(jobs.finish("task-1", 2, ERROR, may_retry=True), FinishRequest)
-    assert (finish.outcome, finish.count) == (ERROR, 2)
+    assert (finish.outcome.kind, finish.outcome.code, finish.count) == ("error", "interrupted", 2)
 
 
 # --- lost pods ------------------------------------------------------------------------------------------

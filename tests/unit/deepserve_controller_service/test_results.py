@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepserve.protocol.messages import Outcome, RequestFinished, StreamItem, Timings, Value
+from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished, Timings, Value
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Ring
@@ -35,7 +35,7 @@ def test_a_forgotten_result_takes_its_segments_along(tmp_path: Path) -> None:
     for name in ("v-result", "v-item"):
         (tmp_path / name).touch()
     kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100)
-    item = StreamItem("rq-1", 0, Value("msgpack", 5, segment="v-item"))
+    item = ItemFinished("rq-1", 0, Outcome("ok"), Timings(), Value("msgpack", 5, segment="v-item"))
     kept.put("rq-1", [Delivery(0, item, b"")], finished("rq-1", "v-result"), b"")
     assert kept.total_bytes == 15
     kept.forget("rq-1")

@@ -13,9 +13,8 @@ import msgspec
 import pytest
 
 from deepserve import _client, _context
-from deepserve._client import Client
+from deepserve._client import CREDIT_STEP, Client
 from deepserve._model import Model
-from deepserve._stream import CREDIT_STEP
 from deepserve._tool import tool
 from deepserve._values import encode_exception
 from deepserve.errors import (
@@ -35,7 +34,7 @@ from deepserve.protocol.messages import (
     OpenRequest,
     Outcome,
     RequestFinished,
-    StreamItem,
+    StreamItems,
     Timings,
     Value,
     Welcome,
@@ -66,7 +65,7 @@ class Controller:
     def _answer(self, request_id: str, answer: Any) -> None:
         for offset, piece in enumerate(self.pieces):
             item = msgspec.msgpack.encode(GeneratedDelta(piece))
-            self.client.deliver(StreamItem(request_id, offset, Value("msgpack", len(item))), item)
+            self.client.deliver(StreamItems(request_id, offset, (Value("msgpack", len(item)),)), item)
         if isinstance(answer, Exception):
             value, payload = encode_exception(answer)
             outcome = Outcome(self.outcome, "went wrong")  # type: ignore[arg-type]
@@ -200,7 +199,7 @@ def test_leaving_a_stream_early_cancels(controller: Controller, llm: Model) -> N
     stream = llm.stream("count")
     request_id = controller.sent_of(OpenRequest)[0].request_id
     item = msgspec.msgpack.encode(GeneratedDelta("1"))
-    controller.client.deliver(StreamItem(request_id, 0, Value("msgpack", len(item))), item)
+    controller.client.deliver(StreamItems(request_id, 0, (Value("msgpack", len(item)),)), item)
     for piece in stream:
         assert piece == "1"
         break

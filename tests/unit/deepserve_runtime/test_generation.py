@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import msgspec
 
-from deepserve.protocol.messages import TaskFinished, TaskOutput
+from deepserve.protocol.messages import TaskFinished, TaskOutputs
 from deepserve.protocol.model_io import Generated, GeneratedDelta, ToolCall
+from tests.stream_items import all_items
 from tests.unit.deepserve_runtime.fake_pod import FakePod
 
 import pytest  # isort: skip
@@ -28,7 +29,8 @@ class WholeLines:
 
 
 def deltas(pod: FakePod) -> list[GeneratedDelta]:
-    return [msgspec.msgpack.decode(payload, type=GeneratedDelta) for _, payload in pod.link.of(TaskOutput)]
+    items = all_items(pod.link.of(TaskOutputs))
+    return [msgspec.msgpack.decode(data, type=GeneratedDelta) for _, _, data in items]
 
 
 def outcome(pod: FakePod) -> Generated:

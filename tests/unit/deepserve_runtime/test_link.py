@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from deepserve.protocol.framing import Buffer, FrameReader
-from deepserve.protocol.messages import StopPod, TaskOutput, Value
+from deepserve.protocol.messages import StopPod, TaskOutputs, Value
 from deepserve_runtime.link import SMALL_PAYLOAD_BYTES, Link
 
-MESSAGE = TaskOutput("t-1", 1, 0, Value())
+MESSAGE = TaskOutputs("t-1", 1, 0, (Value(),))
 
 
 class Recorder:

@@ -7,7 +7,8 @@ import pytest
 
 from deepserve._values import NONE, decode_exception
 from deepserve.errors import InputCancelled, PythonVersionMismatch
-from deepserve.protocol.messages import TaskFinished, TaskOutput
+from deepserve.protocol.messages import TaskFinished, TaskOutputs
+from tests.stream_items import all_items
 from tests.unit.deepserve_runtime.fake_pod import FakePod
 
 
@@ -69,7 +70,7 @@ def test_items_are_numbered_and_use_up_credit() -> None:
     for _ in range(2):
         task.wait_for_credit()
         task.emit(NONE, b"")
-    assert [message.offset for message, _ in pod.link.of(TaskOutput)] == [0, 1]
+    assert [offset for offset, _, _ in all_items(pod.link.of(TaskOutputs))] == [0, 1]
     assert not task.may_send
     task.finish()
     assert pod.finished.count == 2

@@ -1,0 +1,29 @@
+"""Credit: how much of a stream may be on its way to a reader who has not taken it yet."""
+
+from __future__ import annotations
+
+import msgspec
+
+STREAM_ITEMS = 64
+STREAM_BYTES = 4 << 20
+"""A reader has room for so many items and bytes before it has taken any."""
+
+
+class Credit(msgspec.Struct):
+    """One end's account. An item may be sent while there is some of both; the last one may overdraw the bytes, so that
+    an item larger than all of them passes too, and then nothing before it is taken."""
+
+    items: int = STREAM_ITEMS
+    size_bytes: int = STREAM_BYTES
+
+    @property
+    def is_open(self) -> bool:
+        return self.items > 0 and self.size_bytes > 0
+
+    def grant(self, items: int, size_bytes: int) -> None:
+        self.items += items
+        self.size_bytes += size_bytes
+
+    def spend(self, items: int, size_bytes: int) -> None:
+        self.items -= items
+        self.size_bytes -= size_bytes
