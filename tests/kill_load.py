@@ -201,6 +201,7 @@ class Load:
             (2, self.pass_a_ref),
             (3, self.call_on_a_call),
             (3, self.call_in_batches),
+            (3, self.spawn_many),
         ]
 
     def run_thread(self, number: int) -> None:
@@ -351,6 +352,22 @@ class Load:
         """What the inner call ends with, the outer one ends with too."""
         x = chance.randrange(1000)
         return self.check(kind, once.remote(again.spawn(x, 0.05).arg, 0.0), x**4)
+
+    def spawn_many(self, chance: random.Random, kind: str) -> str:
+        """Some dozens at a time, every third cancelled."""
+        inputs = [chance.randrange(1000) for _ in range(chance.randrange(10, 60))]
+        calls = [chance.choice([once, again]).spawn(x, 0.0) for x in inputs]
+        for call in calls[::3]:
+            call.cancel()
+        outcomes = Counter[str]()
+        for number, (x, call) in enumerate(zip(inputs, calls, strict=True)):
+            try:
+                outcome = self.check(kind, call.get(timeout=HANG_S), x * x)
+            except Exception as error:
+                outcome = self.outcome_of(kind, error, is_cancelled=number % 3 == 0)
+            self.ledger.account(kind, call, outcome)
+            outcomes[outcome] += 1
+        return "ok" if set(outcomes) <= {"ok", "CallCancelled"} else "ok, some failed"
 
     def call_in_batches(self, chance: random.Random, kind: str) -> str:
         inputs = [chance.randrange(1000) for _ in range(chance.randrange(1, 30))]
