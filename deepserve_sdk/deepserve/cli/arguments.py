@@ -38,6 +38,11 @@ def parse_arguments(name: str, target: Callable[..., Any], words: list[str]) -> 
     return {key: convert(name, key, value, hints.get(key, Any)) for key, value in given.items()}
 
 
+def called_as(target: Any) -> Any:
+    """What is under its decorators, down to one that says how it is called (a batched function: with one item)."""
+    return inspect.unwrap(target, stop=lambda found: hasattr(found, "__signature__"))
+
+
 def refuse_variadic(name: str, signature: inspect.Signature) -> None:
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -46,7 +51,7 @@ def refuse_variadic(name: str, signature: inspect.Signature) -> None:
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(inspect.unwrap(target))
+        return typing.get_type_hints(called_as(target))
     except NameError:
         # A name that exists for type checkers only: arguments stay text or JSON.
         return {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepserve._function import Function
-from deepserve.cli.arguments import parse_arguments, usage_of
+from deepserve.cli.arguments import called_as, parse_arguments, usage_of
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.user_file import UserFile, load_user_file, split_target
 
@@ -28,7 +28,7 @@ def run_target(target: str, arguments: list[str]) -> int:
     user = load_user_file(path)
     runnable = choose(user, name)
     label = f"{path.name}::{runnable.__name__}"
-    signature_of = inspect.unwrap(runnable)
+    signature_of = called_as(runnable)
     if "--help" in arguments:
         print(f"usage: deepserve run {usage_of(label, inspect.signature(signature_of))}")
         return OK

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 import deepserve
 from deepserve.protocol.messages import Timings
 from tests.integration.functions import batched_code as code
-from tests.integration.functions.conftest import wait_until
+from tests.integration.functions.conftest import ScriptRunner, wait_until
 
 
 def outcome(call: deepserve.Call[Any]) -> Any:
@@ -149,3 +152,25 @@ def test_a_batch_that_never_fills_runs_after_its_wait() -> None:
         return [len(items)] * len(items)
 
     assert sizes.remote(1) == 1
+
+
+def test_callers_without_python_give_one_item(script: ScriptRunner) -> None:
+    text = """
+        import deepserve
+
+        @deepserve.function
+        @deepserve.batched(max_batch_size=8, wait_ms=1)
+        def weigh(texts: list[str], factors: list[int]) -> list[int]:
+            return [len(text) * factor for text, factor in zip(texts, factors)]
+    """
+    script.write(textwrap.dedent(text))
+    command = [sys.executable, "-m", "deepserve.cli", "run", "app.py::weigh", "--texts", "abc"]
+    environment = {**script.environment, "DEEPSERVE_QUIET": "1"}
+    done = subprocess.run(
+        [*command, "--factors", "2"], cwd=script.folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "6\n", done.stderr
+    done = subprocess.run(
+        [*command, "--factors", "x"], cwd=script.folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "factors" in done.stderr

@@ -1,11 +1,12 @@
 """User code of every verb that mypy --strict and pyright must see through; run by test_typing.py, never imported."""
 # pyright: strict
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
 import deepserve
 from deepserve import Call, Function, Ref
+from deepserve.testing import LocalEngine, ScriptedModel, tool_call
 
 app = deepserve.App("papers")
 
@@ -200,9 +201,30 @@ def deployed() -> None:
     print(remote_class(model="large"))
 
 
+def pools() -> None:
+    square.autoscaler.update(min_pods=2, max_pods=8)
+    later.autoscaler.update(buffer_pods=1)
+    print(square.autoscaler.settings(), Ranker(depth=1).score.autoscaler.settings())
+    print(square.get_current_stats().num_total_pods, Function.from_name("papers", "fetch").autoscaler.settings())
+
+
 def inside() -> None:
     assert_type(deepserve.context().attempt, int)
     assert_type(deepserve.context().request_id, str)
+    assert_type(deepserve.context().idempotency_key, str)
+    assert_type(deepserve.cancelled(), bool)
+
+
+llm = deepserve.Model("tiny", source="tiny")
+
+
+def test_with_the_plugin(deepserve_local: LocalEngine, scripted_model: Callable[..., ScriptedModel]) -> None:
+    said = scripted_model(llm, ["hello", tool_call("add", a=1)])
+    with deepserve_local.kill_pod_at(step=2, when="end") as kill:
+        assert_type(square.remote(3), int)
+    assert_type(kill.pod_id, str)
+    print(said.asked, deepserve_local.pods(), deepserve_local.requests())
+    deepserve_local.wait_idle()
 
 
 async def twins() -> None:
