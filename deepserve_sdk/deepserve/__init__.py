@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from deepserve.errors import ProtocolError as ProtocolError
     from deepserve.errors import PythonVersionMismatch as PythonVersionMismatch
     from deepserve.errors import RecursionTooDeep as RecursionTooDeep
+    from deepserve.errors import RefGone as RefGone
     from deepserve.errors import Refused as Refused
     from deepserve.errors import RemoteError as RemoteError
     from deepserve.errors import ScriptExhausted as ScriptExhausted
@@ -122,6 +123,7 @@ _HOMES = {
         "ProtocolError",
         "PythonVersionMismatch",
         "RecursionTooDeep",
+        "RefGone",
         "Refused",
         "RemoteError",
         "ScriptExhausted",

@@ -97,8 +97,8 @@ class Call(Generic[R]):
             client.release(inbox)
             if inbox.taken is not None and client.is_embedded and not client.is_pod:
                 client.forget_later(inbox.request_id)
-            elif inbox.finished is not None and inbox.taken is None:
-                client.discard(inbox.finished.value)  # the copy that came here; the kept one can still be asked for
+            elif inbox.taken is None:
+                client.discard_unread(inbox)  # the copy that came here; the kept one can still be asked for
 
     def _take(self) -> Any:
         """The value of a finished call, decoded once for all who hold it in this process."""

@@ -21,6 +21,7 @@ from deepserve._definition import Bundle as Bundle
 from deepserve._definition import Definition as Definition
 from deepserve._inbox import Inbox, Item, StreamItem
 from deepserve._outcome import error_of
+from deepserve._ref_holds import RefHolds
 from deepserve._segments import remove_segment
 from deepserve._values import decode_value
 from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
@@ -99,6 +100,7 @@ class Client:
         self._define_lock = threading.Lock()
         self._blocked = BlockedTasks(self.send)
         self._forgotten: deque[str] = deque()
+        self.refs = RefHolds(self.send)
         self._closed: DeepServeError | None = None
         self.leave: Callable[[], None] = lambda: None
         """Ends the link, and an embedded controller with it."""
@@ -273,8 +275,7 @@ class Client:
         """Nobody waits for this request any more: values that were not taken leave shared memory."""
         self.release(inbox)
         self._open.discard(inbox.request_id)  # all of a map's outputs may be here before its end is
-        if inbox.finished is not None and inbox.finished.value.segment:
-            self.discard(inbox.finished.value)
+        self.discard_unread(inbox)
 
     def stop_leading(self) -> None:
         if self._leading is not None:
@@ -299,16 +300,27 @@ class Client:
         """The finished request's value. Raises its error."""
         if inbox.finished is None:
             raise inbox.error or ControllerLost("the link to the controller ended")
+        inbox.is_read = True
         return self.decode(inbox.finished, inbox.payload, label)
 
     def decode(self, message: RequestFinished | ItemFinished, payload: bytes, label: str) -> Any:
         """The value of a finished request or input. Raises its error."""
         if message.outcome.kind == "ok":
-            return decode_value(message.value, payload, segments=self.segments, unlink=True)
+            return self._decode(message.value, payload)
         raise error_of(message, payload, roots=self._pod_roots(), label=label)
 
     def decode_item(self, message: StreamItem | ItemFinished, payload: bytes) -> Any:
-        return decode_value(message.value, payload, segments=self.segments, unlink=True)
+        return self._decode(message.value, payload)
+
+    def _decode(self, value: Value, payload: bytes) -> Any:
+        try:
+            decoded = decode_value(value, payload, segments=self.segments, unlink=True)
+        except BaseException:
+            self.discard(value)
+            raise
+        if value.refs:
+            self.refs.received(value.refs)  # while `decoded` holds what stays of them
+        return decoded
 
     def _pod_roots(self) -> dict[str, str]:
         """Folders of the pods' files and what they are called here, for tracebacks."""
@@ -381,6 +393,8 @@ class Client:
             except IndexError:  # another thread took the last one
                 break
             self._send_frame(ForgetRequest(request_id), b"")
+        if self.refs.released and (released := self.refs.take_released()):
+            self._send_frame(released, b"")
         self._send_frame(message, payload)
 
     def deliver(self, message: Message, payload: bytes) -> bool:
@@ -435,8 +449,15 @@ class Client:
         for arrived, _ in list(self._answers.values()):
             arrived.set()
 
+    def discard_unread(self, inbox: Inbox) -> None:
+        """As `discard`, for what ended the request."""
+        if inbox.finished is not None and not inbox.is_read:
+            self.discard(inbox.finished.value)
+
     def discard(self, value: Value) -> None:
         """A result that nobody will read must not stay in shared memory."""
+        if value.refs:
+            self.refs.received(value.refs)
         if value.segment and self._welcome is not None:
             try:
                 remove_segment(self._welcome.segments, value.segment)

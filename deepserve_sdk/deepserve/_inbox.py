@@ -37,6 +37,7 @@ class Inbox:
         "gap",
         "has_inputs",
         "holders",
+        "is_read",
         "items",
         "next_offset",
         "payload",
@@ -70,6 +71,8 @@ class Inbox:
         self.taken_items = 0
         self.taken_bytes = 0
         """Taken, and not yet told to the controller."""
+        self.is_read = False
+        """The value of `finished` was decoded, with success or without."""
         self.error: Exception | None = None
         """The link ended: nothing more will come."""
         self.has_inputs = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any, Generic, TypeVar, cast
 
-from deepserve._client import current_client
-from deepserve._segments import remove_segment
+from deepserve._client import current_client, installed_client
+from deepserve._ref_holds import Hold, note_carried
+from deepserve._segments import SegmentGone, remove_segment
 from deepserve._values import decode_value, store_value
-from deepserve.protocol.messages import Value
+from deepserve.errors import ControllerLost, RefGone
+from deepserve.protocol.messages import DeleteRef, StoreRef, Value
 
 T = TypeVar("T")
 
@@ -16,24 +18,27 @@ T = TypeVar("T")
 class Ref(Generic[T]):
     """A stored value. As a top-level argument of a remote call it arrives as the value; nested, as a Ref.
 
-    It lives until `delete()`, or until the script that made it and the calls that it spawned have ended; one made
-    inside a pod, until the controller ends. Every reader gets a copy of its own that it may write to.
-    (Ray: `ObjectRef`, but for the explicit end.)
+    It lives as long as anybody has a Ref to it: a script, a pod, a call that runs or waits with it, a kept result;
+    no longer than its `ttl`, or until `delete()`. Later uses raise RefGone. Every reader gets a copy of its own that
+    it may write to, and which outlives the ref. A Ref that is written elsewhere (a file, a database) holds nothing.
+    (Ray: `ObjectRef`.)
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_hold", "_value")
 
-    def __init__(self, value: Value) -> None:
+    def __init__(self, value: Value, hold: Hold) -> None:
         self._value = value
+        self._hold = hold
 
     def __repr__(self) -> str:
         return f"<deepserve.Ref {self._value.segment}: {self._value.size_bytes:,} bytes>"
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value.size_bytes, self._value.python, self._value.segment)
+        note_carried(self._hold)
+        return _rebuild, (self._value.size_bytes, self._value.python, self._value.segment, tuple(self._value.refs))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ref) and other._value == self._value
+        return isinstance(other, Ref) and other._value.segment == self._value.segment
 
     def __hash__(self) -> int:
         return hash(self._value.segment)
@@ -48,12 +53,32 @@ class Ref(Generic[T]):
         return cast(T, self)
 
     def get(self) -> T:
-        """The value. Raises SerializationError after `delete()`."""
-        return cast(T, decode_value(self._value, b"", segments=current_client().segments))
+        """The value. Raises RefGone after `delete()`, after its time to live, or where nobody held it meanwhile."""
+        self.check()
+        client = current_client()
+        try:
+            value = decode_value(self._value, b"", segments=client.segments)
+        except SegmentGone:
+            raise self._gone() from None
+        if self._value.refs:
+            client.refs.announce(self._value.refs)
+        return cast(T, value)
+
+    def check(self) -> None:
+        """Raises RefGone where this process knows that it is gone."""
+        if self._hold.is_deleted:
+            raise self._gone()
 
     def delete(self) -> None:
         """Free the memory; calls that are running with it keep their copy. Deleting twice is no error."""
-        remove_segment(current_client().segments(), self._value.segment)
+        self._hold.is_deleted = True
+        client = current_client()
+        remove_segment(client.segments(), self._value.segment)
+        client.send(DeleteRef(self._value.segment))
+
+    def _gone(self) -> RefGone:
+        why = "deleted" if self._hold.is_deleted else "deleted, its time to live is over, or nobody held it any more"
+        return RefGone(f"the stored value {self._value.segment} ({self._value.size_bytes:,} bytes) is gone: {why}")
 
 
 class ByReference:
@@ -62,14 +87,17 @@ class ByReference:
     __slots__ = ("_ref",)
 
     def __init__(self, ref: Ref[Any]) -> None:
+        ref.check()
         self._ref = ref
 
     def __reduce__(self) -> Any:
         return _resolve, (self._ref,)
 
 
-def _rebuild(size_bytes: int, python: str, segment: str) -> Ref[Any]:
-    return Ref(Value("pickle", size_bytes, python, segment))
+def _rebuild(size_bytes: int, python: str, segment: str, refs: tuple[str, ...] = ()) -> Ref[Any]:
+    client = installed_client()
+    hold = client.refs.hold(segment, size_bytes) if client is not None else Hold(segment, size_bytes, None)
+    return Ref(Value("pickle", size_bytes, python, segment, refs), hold)
 
 
 def _resolve(ref: Ref[T]) -> T:
@@ -79,15 +107,18 @@ def _resolve(ref: Ref[T]) -> T:
 def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     """Store `value` once, to pass it to many calls. Starts the controller where none runs.
 
-    ttl: seconds until it is deleted, as long as this process lives; None: until `delete()`. Raises
+    ttl: seconds after which it is deleted, whoever holds it then; None: it lives while it is held. Raises
     UnpicklableArgument, ValueTooLarge, and ValueError for a ttl that is none. (Ray: `ray.put`.)
     """
     if ttl is not None and not (isinstance(ttl, int | float) and 0 < ttl <= threading.TIMEOUT_MAX):
         raise ValueError(f"put(ttl={ttl!r}): give a number of seconds above 0")
     client = current_client()
-    ref: Ref[T] = Ref(store_value(value, client.segments(), client.client_id))
-    if ttl is not None:
-        expiry = threading.Timer(ttl, ref.delete)
-        expiry.daemon = True
-        expiry.start()
-    return ref
+    stored = store_value(value, client.segments())
+    hold = client.refs.hold(stored.segment, stored.size_bytes)
+    try:
+        client.send(StoreRef(stored.segment, stored, float(ttl or 0.0)))
+    except ControllerLost:
+        client.discard(stored)
+        raise
+    client.refs.stored(hold)
+    return Ref(stored, hold)

@@ -24,6 +24,7 @@ import msgspec
 from deepserve import _pickling
 from deepserve._exceptions import decode_exception, encode_exception
 from deepserve._pickling import EVERYTHING, PIECE_BYTES, PYTHON, CannotPickle, Pickled, Reach
+from deepserve._ref_holds import carried, take_carried
 from deepserve._segments import distant, map_segment
 from deepserve.errors import (
     PythonVersionMismatch,
@@ -65,6 +66,7 @@ def encode_value(
     error: raised, naming the culprit, where `obj` cannot be pickled. Raises ValueTooLarge above the size limit, and
     where shared memory is full. is_large: there are large `bytes` or texts inside (only a hint).
     """
+    carried.holds = None
     try:
         pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach, is_large=is_large or is_large_piece(obj))
     except CannotPickle as refusal:
@@ -72,9 +74,10 @@ def encode_value(
 
         raise error(explain(obj, refusal)) from refusal.__cause__
     python = PYTHON if pickled.by_value else ""
+    refs = take_carried() if carried.holds is not None else ()
     if not pickled.buffers and len(pickled.data) == 1 and len(pickled.data[0]) <= INLINE_BYTES:
         data = pickled.data[0]
-        return Value("pickle", len(data), python), data  # type: ignore[return-value]  # the pickler's own bytes
+        return Value("pickle", len(data), python, "", refs), data  # type: ignore[return-value]  # the pickler's own bytes
     parts, size_bytes = _layout(pickled)
     if size_bytes > INLINE_BYTES and callable(segments):
         segments = segments()
@@ -82,15 +85,16 @@ def encode_value(
     inline_bytes = DISTANT_INLINE_BYTES if segments in distant else INLINE_BYTES
     if size_bytes > inline_bytes and segments:
         assert isinstance(segments, str)
-        return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes)), b""
-    return Value("pickle", size_bytes, python), b"".join(parts)
+        return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes), refs), b""
+    return Value("pickle", size_bytes, python, "", refs), b"".join(parts)
 
 
-def store_value(obj: Any, segments: str, owner: str) -> Value:
-    """Pickle `obj` into a segment of its own, however small, which the controller removes when client `owner` left.
+def store_value(obj: Any, segments: str) -> Value:
+    """Pickle `obj` into a segment of its own, however small, under the name of a stored value.
 
     Raises UnpicklableArgument, ValueTooLarge.
     """
+    carried.holds = None
     try:
         pickled = _pickling.dump(obj, is_large=is_large_piece(obj))
     except CannotPickle as refusal:
@@ -100,7 +104,7 @@ def store_value(obj: Any, segments: str, owner: str) -> Value:
     parts, size_bytes = _layout(pickled)
     check_size(size_bytes, True)
     python = PYTHON if pickled.by_value else ""
-    return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes, kind=f"r-{owner}"))
+    return Value("pickle", size_bytes, python, write_segment(segments, parts, size_bytes, kind="r"), take_carried())
 
 
 def is_large_piece(obj: Any) -> bool:

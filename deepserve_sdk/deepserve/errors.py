@@ -147,6 +147,10 @@ class BatchMismatch(DeepServeError):
     """A batched function did not return a list of one result for each item; the text names both lengths."""
 
 
+class RefGone(SerializationError):
+    """A Ref was used after `delete()`, after its time to live, or when nobody held it any more."""
+
+
 class PythonVersionMismatch(SerializationError):
     """Code travels by value inside, and the sender's Python differs from this one in major or minor version."""
 

@@ -16,7 +16,10 @@ from deepserve._context import TaskContext, current_task
 from deepserve._dependencies import put_in
 from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of, hook_names
 from deepserve._pickling import PYTHON
+from deepserve._ref_holds import forget_refs
+from deepserve._segments import remove_segment
 from deepserve._values import decode_exception, decode_value, encode_exception, encode_value
+from deepserve.protocol.messages import Value
 
 __all__ = [
     "HOOK_ATTRIBUTE",
@@ -35,9 +38,11 @@ __all__ = [
     "entry_of",
     "hook_names",
     "errors",
+    "let_refs_go",
     "load_decorators",
     "public_name_steps",
     "refuse_network_if_asked",
+    "remove_segment",
     "put_in",
     "tell_no_timeline",
 ]
@@ -61,6 +66,15 @@ def refuse_network_if_asked() -> None:
         from deepserve._network_guard import refuse_network
 
         refuse_network()
+
+
+def let_refs_go(value: Value) -> None:
+    """The outcome is written: the refs inside are its reader's now, and those that the task was given have gone."""
+    if value.refs:
+        forget_refs(value.refs)
+    own = client.installed_client()
+    if own is not None and own.refs.released:
+        own.refs.flush()
 
 
 def load_decorators() -> None:

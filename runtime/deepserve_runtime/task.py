@@ -70,7 +70,11 @@ class Task:
         payload, self.payload = self.payload, b""
         if self.assignment.dependencies:
             return self._with_results(payload)
-        return sdk.decode_value(self.assignment.value, payload, segments=self.pod.segments)
+        value = self.assignment.value
+        decoded = sdk.decode_value(value, payload, segments=self.pod.segments)
+        if value.refs:
+            sdk.client.current_client().refs.announce(value.refs)
+        return decoded
 
     def _with_results(self, payload: bytes) -> Any:
         """The arguments with results of other calls in their places."""
@@ -79,6 +83,8 @@ class Task:
         for value in (self.assignment.value, *self.assignment.dependencies):
             size_bytes = 0 if value.segment else value.size_bytes
             decoded.append(sdk.decode_value(value, payload[at : at + size_bytes], segments=self.pod.segments))
+            if value.refs:
+                sdk.client.current_client().refs.announce(value.refs)
             at += size_bytes
         return sdk.put_in(decoded[0], decoded[1:])
 
@@ -144,7 +150,11 @@ class Task:
         assert self.outputs is not None
         check_size(value, payload, "a stream item")
         if self.outputs.is_replaying:
-            self.outputs.replay(value, payload)
+            try:
+                self.outputs.replay(value, payload)
+            finally:
+                if value.segment:
+                    sdk.remove_segment(self.pod.segments, value.segment)
             return
         with self._changed:
             self._credit.spend(1, value.size_bytes)
@@ -198,6 +208,7 @@ class Task:
             count = self.outputs.num_items
         message = TaskFinished(task_id, attempt, outcome, run_ms, value, count, may_retry, self.num_reruns)
         self.pod.link.send(message, payload)
+        sdk.let_refs_go(value)
         self._on_finished(self)
         if self.after_finish is not None:
             self.after_finish()

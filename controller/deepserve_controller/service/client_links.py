@@ -13,9 +13,11 @@ from deepserve.protocol.messages import (
     AttachRequest,
     CancelRequest,
     DefineFunction,
+    DeleteRef,
     ForgetRequest,
     GrantCredit,
     Hello,
+    HoldRefs,
     LeaveStream,
     MapEnd,
     MapInput,
@@ -23,7 +25,9 @@ from deepserve.protocol.messages import (
     OpenRequest,
     PutBundle,
     Query,
+    ReleaseRefs,
     RetireFunction,
+    StoreRef,
 )
 from deepserve_controller.errors import QueryError, Refusal
 from deepserve_controller.service.bundles import Bundle, Bundles
@@ -57,6 +61,10 @@ class ClientMessages:
                 link_id, message.function_id, message.spec
             ),
             RetireFunction: lambda link_id, link, message, data: functions.retire(link_id, message.function_id),
+            StoreRef: lambda link_id, link, message, data: requests.store_ref(link_id, message),
+            HoldRefs: lambda link_id, link, message, data: requests.refs.hold(link_id, message),
+            ReleaseRefs: lambda link_id, link, message, data: requests.refs.release(link_id, message),
+            DeleteRef: lambda link_id, link, message, data: requests.refs.delete(message),
             Query: self._answer,
         }
 
@@ -118,5 +126,5 @@ class ClientLink:
     def link_closed(self) -> None:
         self._logs.remove_reader(self.link_id)
         self._recipients.remove(self.link_id)
-        self._requests.link_closed(self.link_id, self._hello.name, self._hello.pid)
+        self._requests.link_closed(self.link_id, self._hello.pid)
         self._functions.release_all(self.link_id)

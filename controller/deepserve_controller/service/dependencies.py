@@ -63,7 +63,7 @@ class DependencyValues:
             if name in unfinished:
                 self._wanted.setdefault(name, []).append(((request_id, index), position))
             elif (kept := self._kept.get(name)) is not None:
-                values[position] = self._own(Payload(kept.finished.value, kept.data))
+                values[position] = self._own(Payload(kept.finished.value, kept.data), request_id)
         return Wanted(tuple(unfinished))
 
     def finished(self, request_id: str, outcome: Outcome, payload: Payload) -> None:
@@ -71,7 +71,7 @@ class DependencyValues:
         for wanted_by, position in self._wanted.pop(request_id, ()):
             values = self._values.get(wanted_by)
             if values is not None and outcome.is_ok:
-                values[position] = self._own(payload)
+                values[position] = self._own(payload, wanted_by[0])
 
     @property
     def num_waiting(self) -> int:
@@ -93,5 +93,7 @@ class DependencyValues:
                 if payload is not None:
                     self._segments.remove(payload.value.segment)
 
-    def _own(self, payload: Payload) -> Payload:
+    def _own(self, payload: Payload, request_id: str) -> Payload:
+        if payload.value.refs:
+            self._segments.refs.carry(payload.value.refs, request_id)
         return Payload(self._segments.double(payload.value), payload.data) if payload.value.segment else payload

@@ -16,6 +16,8 @@ from deepserve_controller.service.segments import Segments
 
 INLINE_BYTES = 1 << 20
 """Up to here a result goes with its message; larger ones wait until they are asked for."""
+KINDS = ("u-", "r-")
+"""What a client's names begin with: values of calls, and what `put` stores."""
 PIECE_BYTES = 4 << 20
 """More is not read for one message."""
 
@@ -50,11 +52,9 @@ class Upload:
 class RemoteValues:
     """Of one link. What it uploaded and named in no message goes with it."""
 
-    def __init__(self, segments: Segments, link: Recipient, client_id: str) -> None:
+    def __init__(self, segments: Segments, link: Recipient) -> None:
         self._segments = segments
         self._link = link
-        self._kinds = ("u-", f"r-{client_id}-")
-        """What its names begin with: values of calls; what `put` stores, which has a life of its own."""
         self._uploads: dict[str, Upload] = {}
         self._unnamed: set[str] = set()
 
@@ -91,7 +91,7 @@ class RemoteValues:
     def _put(self, message: PutValue, piece: bytes) -> None:
         name = message.segment
         path = self._segments.path(name)
-        if path is None or not name.startswith(self._kinds):
+        if path is None or not name.startswith(KINDS):
             raise Refusal("garbage", f"PutValue under the name {name[:200]!r}")
         upload = self._uploads.get(name)
         try:
@@ -108,8 +108,7 @@ class RemoteValues:
         except OSError as error:
             self._link.send(ValueStored(name, self._segments.why_not_stored(message.size_bytes, error)))
         else:
-            if name.startswith("u-"):
-                self._unnamed.add(name)
+            self._unnamed.add(name)
             self._link.send(ValueStored(name))
         if self._uploads.pop(name, None) is not None and upload is not None:
             upload.close()

@@ -18,6 +18,7 @@ from deepserve.protocol.messages import (
     OpenRequest,
     Outcome,
     RequestFinished,
+    StoreRef,
     TaskOutputs,
     Timings,
     Value,
@@ -70,14 +71,13 @@ class Requests:
         self._functions = functions
         self._kept = kept
         self._segments = segments
+        self.refs = segments.refs
         self.dependencies = DependencyValues(kept, segments)
         self.streams = Streams(cores, recipients, kept, segments)
         self.running: dict[str, RequestRecord] = {}
         self.tasks = TaskPlaces()
         self._tally = RequestTally()
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
-        self._left: dict[str, str] = {}
-        """Client ids of links that closed while requests of theirs were running."""
 
     # --- from links ---
 
@@ -104,6 +104,8 @@ class Requests:
         if message.value.segment:
             self._segments.announced(link_id, message.value)
             record.segments[-1] = message.value.segment
+        if message.value.refs:
+            self.refs.carry(message.value.refs, request_id)
         wanted = Wanted()
         if message.depends_on:
             wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
@@ -134,6 +136,8 @@ class Requests:
         if message.value.segment:
             self._segments.announced(record.link_id, message.value)
             record.segments[message.index] = message.value.segment
+        if message.value.refs:
+            self.refs.carry(message.value.refs, message.request_id)
         payload = Payload(message.value, data)
         if not message.depends_on:
             return self._cores.give(events.MapInputArrived(message.request_id, message.index, payload))
@@ -179,22 +183,22 @@ class Requests:
         else:
             self._kept.forget(request_id)
 
+    def store_ref(self, link_id: str, message: StoreRef) -> None:
+        self._segments.announced(link_id, message.value)
+        self.refs.store(link_id, message)
+
     def link_opened(self, pid: int) -> None:
         self._segments.link_opened(pid)
 
-    def link_closed(self, link_id: str, client_id: str = "", pid: int = 0) -> None:
-        """pid: of the process at the other end, 0 for one elsewhere.
-
-        client_id: of a client that will not come back; what it stored by `put` goes with its last request."""
+    def link_closed(self, link_id: str, pid: int = 0) -> None:
+        """pid: of the process at the other end, 0 for one elsewhere."""
         for record in self.running.values():
             if link_id in record.listeners:
                 record.listeners.remove(link_id)
         self.streams.link_closed(link_id)
         self._segments.link_closed(link_id, pid)
         self._cores.give(events.LinkClosed(link_id))
-        if client_id:
-            self._left[link_id] = client_id
-            self._remove_refs(link_id)
+        self.refs.link_closed(link_id)
 
     # --- from and to pods ---
 
@@ -272,19 +276,15 @@ class Requests:
         if record.keep:
             self._kept.put(action.request_id, list(record.held), finished, action.payload.data, stream)
         self._deliver(record, finished, action.payload.data, is_kept=record.keep)
-        if record.root_link_id in self._left:
-            self._remove_refs(record.root_link_id)
+        self.refs.drop(action.request_id)
 
     # --- inside ---
-
-    def _remove_refs(self, link_id: str) -> None:
-        """Spawned requests of a client that left may still read what it stored."""
-        if not self._tally.has_link(link_id):
-            self._segments.remove_refs_of(self._left.pop(link_id))
 
     def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
         if record.keep:
             record.held.append(delivery)
+            if refs := delivery.message.value.refs:
+                self.refs.carry(refs, record.request_id)
         self._deliver(record, delivery.message, delivery.data, is_kept=record.keep)
 
     def _deliver(self, record: RequestRecord, message: Message, data: bytes, is_kept: bool) -> None:
@@ -304,6 +304,8 @@ class Requests:
             elif not is_last_reader:
                 message = _with_value(message, self._segments.double(value))
         if link is not None:
+            if value is not None and value.refs:
+                self.refs.given(value.refs, link_id)
             self._write(link_id, link, message, data)
 
     def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:

@@ -66,6 +66,9 @@ class KeptResults:
         now_s = time.monotonic()
         result = KeptResult(items, finished, data, now_s + self._ttl_s, stream)
         self._results[request_id] = result
+        for message in (finished, *(item.message for item in items)):
+            if message.value.refs:
+                self._segments.refs.carry(message.value.refs, _carrier(request_id))
         self.total_bytes += result.size_bytes
         self.expire(now_s)
         while self.total_bytes > self._max_bytes and len(self._results) > 1:
@@ -80,6 +83,7 @@ class KeptResults:
         if result is None:
             return
         self.total_bytes -= result.size_bytes
+        self._segments.refs.drop(_carrier(request_id))
         self._segments.remove(result.finished.value.segment)
         for item in result.items:
             self._segments.remove(item.message.value.segment)
@@ -92,3 +96,8 @@ class KeptResults:
             if result.until_s > now_s:
                 return
             self.forget(request_id)
+
+
+def _carrier(request_id: str) -> str:
+    """Of the refs in a kept result."""
+    return f"kept {request_id}"

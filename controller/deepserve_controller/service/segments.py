@@ -11,6 +11,7 @@ import secrets
 import msgspec
 
 from deepserve.protocol.messages import Value
+from deepserve_controller.service.refs import Refs
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -20,7 +21,7 @@ NUM_NOTED = 256
 
 
 class Segments:
-    """Their names are the writers' choice: `v-PID-…`, `r-…` for what `put` stored, `.pool-PID-…` for a writer's own."""
+    """Writers name them: `v-PID-…`, `r-PID-…` for what `put` stored, `.pool-PID-…` for files to be used again."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -30,6 +31,7 @@ class Segments:
         """The segments that each link has told of: others that its process wrote are nobody's when it ends."""
         self._pids: dict[int, int] = {}
         """How many links a process has: one that lost its link may have the next one already."""
+        self.refs = Refs(self.remove)
 
     def remove(self, name: str) -> None:
         """A name that is no plain file name came from a confused peer and is left alone."""
@@ -84,7 +86,7 @@ class Segments:
             self._pids[pid] = num_links
         with contextlib.suppress(OSError):
             for name in os.listdir(self.folder) if pid and not num_links else ():
-                if name.startswith((f".pool-{pid}-", f"v-{pid}-")) and name not in announced:
+                if name.startswith((f".pool-{pid}-", f"v-{pid}-", f"r-{pid}-")) and name not in announced:
                     os.unlink(os.path.join(self.folder, name))
 
     def _note(self, notes: dict[str, list[str]], link_id: str, name: str) -> None:
@@ -92,15 +94,6 @@ class Segments:
         names.append(name)
         if len(names) % NUM_NOTED == 0:
             names[:] = [name for name in names if os.path.exists(os.path.join(self.folder, name))]
-
-    def remove_refs_of(self, client_id: str) -> None:
-        """What a client stored by `put` (the SDK's names for it begin so)."""
-        if not _PLAIN_NAME.fullmatch(client_id):
-            return
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.folder):
-                if name.startswith(f"r-{client_id}-"):
-                    self.remove(name)
 
     def double(self, value: Value) -> Value:
         """The same bytes under another name, for a reader that unlinks what it has read."""

@@ -41,6 +41,8 @@ class Streams:
             size_bytes += value.size_bytes
             if value.segment:
                 self._segments.announced(pod_id, value)
+            if value.refs:
+                self._segments.refs.carry(value.refs, _carrier(value))
         if relay is None:
             for value in message.values:
                 self._drop(value)
@@ -114,6 +116,12 @@ class Streams:
     def _send(self, link_id: str, message: StreamItems, data: bytes, is_given: bool) -> None:
         """A reader unlinks the segments it has read, so each gets names of its own; without one they are removed."""
         link = self._recipients.get(link_id)
+        for value in message.values:
+            if value.refs:
+                if link is not None:
+                    self._segments.refs.given(value.refs, link_id)
+                if is_given:
+                    self._segments.refs.drop(_carrier(value))
         if any(value.segment for value in message.values):
             if link is None:
                 for value in message.values if is_given else ():
@@ -130,3 +138,10 @@ class Streams:
 
     def _drop(self, value: Value) -> None:
         self._segments.remove(value.segment)
+        if value.refs:
+            self._segments.refs.drop(_carrier(value))
+
+
+def _carrier(value: Value) -> str:
+    """Of the refs in an item that is held here: the very object, which lives as long."""
+    return f"item {id(value)}"

@@ -10,25 +10,19 @@ class RequestTally:
 
     def __init__(self) -> None:
         self._of_function: dict[str, dict[str, int]] = {}
-        self._of_link: dict[str, int] = {}
 
     def began(self, function_id: str, root_link_id: str) -> None:
         links = self._of_function.setdefault(function_id, {})
         links[root_link_id] = links.get(root_link_id, 0) + 1
-        self._of_link[root_link_id] = self._of_link.get(root_link_id, 0) + 1
 
     def ended(self, function_id: str, root_link_id: str) -> None:
         links = self._of_function[function_id]
         _take_one(links, root_link_id)
         if not links:
             del self._of_function[function_id]
-        _take_one(self._of_link, root_link_id)
 
     def has_function(self, function_id: str) -> bool:
         return function_id in self._of_function
-
-    def has_link(self, root_link_id: str) -> bool:
-        return root_link_id in self._of_link
 
     def links_for(self, function_id: str) -> tuple[str, ...]:
         """The clients that wait for it, the one that began first in front."""

@@ -126,7 +126,7 @@ class WebLink:
             if not isinstance(message, Hello):
                 raise Refusal("garbage", f"{type(message).__name__} before Hello")
             self._handler = self._doorkeeper.greet_remote(self, message)
-            self._values = RemoteValues(self._segments, self, message.name)
+            self._values = RemoteValues(self._segments, self)
         elif not self._values.take(message, payload):
             self._handler.frame_received(message, payload)
 

@@ -31,12 +31,14 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
     format: `pickle` (protocol 5, laid out by deepserve._values), `msgpack`, `exception`, `none`.
     python: `major.minor` of the sender where code travels by value inside, else empty.
     segment: name of a shared-memory segment that holds the bytes; the frame's payload is then empty.
+    refs: names of the stored values to which there are Refs inside.
     """
 
     format: Literal["pickle", "msgpack", "exception", "none"] = "none"
     size_bytes: int = 0
     python: str = ""
     segment: str = ""
+    refs: tuple[str, ...] = ()
 
 
 Stopped = Literal[
@@ -230,6 +232,36 @@ class ForgetRequest(Message, frozen=True):
     """The holder will not ask again: a kept result may be dropped."""
 
     request_id: str
+
+
+class StoreRef(Message, frozen=True):
+    """A value was stored under this name, and its maker holds it once. ttl_s: 0 without a time to live."""
+
+    name: str
+    value: Value
+    ttl_s: float = 0.0
+
+
+class HoldRefs(Message, frozen=True):
+    """The sender has Refs to these that something else brought: it holds each once more.
+
+    Every StreamItem, ItemFinished and RequestFinished is itself a hold of each ref in its value; an AssignTask is none,
+    for its request holds them.
+    """
+
+    names: list[str]
+
+
+class ReleaseRefs(Message, frozen=True):
+    """The sender has no Ref to these any more: that many holds of each are over."""
+
+    counts: dict[str, int]
+
+
+class DeleteRef(Message, frozen=True):
+    """Nobody shall have it any more."""
+
+    name: str
 
 
 class Query(Message, frozen=True):
@@ -520,7 +552,7 @@ class PodExited(Message, frozen=True):
 AnyMessage = (
     Hello | Welcome | Refused
     | PutBundle | DefineFunction | RetireFunction | OpenRequest | MapInput | MapEnd | CancelRequest | GrantCredit
-    | AttachRequest | LeaveStream | ForgetRequest | Query
+    | AttachRequest | LeaveStream | ForgetRequest | StoreRef | HoldRefs | ReleaseRefs | DeleteRef | Query
     | Answer | RequestFinished | ItemFinished | StreamItems | LogOutput
     | PutValue | ValueStored | FetchValue | ValueContent | DropValue
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod

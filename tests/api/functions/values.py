@@ -29,6 +29,13 @@ if __name__ == "__main__":
     ref = deepserve.put(array)  # stored once, passed by reference
     assert total.remote(ref.arg) == array.sum()
     ref.delete()
+    try:
+        total.remote(ref.arg)
+    except deepserve.RefGone:
+        pass
+    else:
+        raise AssertionError("it was deleted")
+    assert total.remote(deepserve.put(array, ttl=60).arg) == array.sum()  # counted: it ends with its last holder
     assert square.remote(square.spawn(3).arg) == 81
     try:
         fail.remote()

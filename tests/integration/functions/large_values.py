@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -97,3 +99,51 @@ def too_much(num_bytes: int) -> bytes:
 @app.function(max_pods=1, memory=300)
 def over_memory(num_mib: int) -> Array:
     return np.ones(num_mib << 17)
+
+
+@app.function(max_pods=1)
+def make_ref(number: int) -> deepserve.Ref[Array]:
+    return deepserve.put(array_of(number))
+
+
+@app.function(max_pods=1)
+def read_refs(refs: list[deepserve.Ref[Array]]) -> list[float]:
+    return [float(ref.get().mean()) for ref in refs]
+
+
+@app.function(max_pods=1)
+def pass_on(value: Any) -> Any:
+    return value
+
+
+@app.function(max_pods=1)
+def wait_and_read(ref: deepserve.Ref[Array] | list[deepserve.Ref[Array]], path: str) -> float:
+    """Reads when the file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return float(ref[0].get().mean()) if isinstance(ref, list) else float(np.asarray(ref).mean())
+
+
+@app.cls(max_pods=1)
+class RefKeeper:
+    @deepserve.method()
+    def keep(self, refs: list[deepserve.Ref[Array]]) -> None:
+        self.refs = refs
+
+    @deepserve.method()
+    def mean(self) -> float:
+        return float(self.refs[0].get().mean())
+
+    @deepserve.method()
+    def let_go(self) -> None:
+        self.refs = []
+
+
+@app.function(max_pods=1)
+def stream_refs(n: int) -> Iterator[deepserve.Ref[Array]]:
+    for number in range(n):
+        yield deepserve.put(array_of(number))
+
+
+def array_of(number: int) -> Array:
+    return np.full(50_000, float(number))
