@@ -81,6 +81,7 @@ class Arena:
             return name
         except BaseException:
             file.drop()
+            _unlink(path)
             raise
         self._keep(file)
         return name
@@ -197,10 +198,7 @@ class _PoolFile:
         if fd < 0:
             return
         if self._pid == os.getpid():
-            try:
-                os.unlink(self.path)
-            except OSError:
-                pass
+            _unlink(self.path)
         os.close(fd)
 
     def __del__(self) -> None:
@@ -231,6 +229,13 @@ def make_room(folder: str) -> int:
         finally:
             os.close(fd)
     return num_removed
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:

@@ -9,7 +9,7 @@ from deepserve._client import current_client, installed_client
 from deepserve._ref_holds import Hold, note_carried
 from deepserve._segments import SegmentGone, remove_segment
 from deepserve._values import decode_value, store_value
-from deepserve.errors import ControllerLost, RefGone
+from deepserve.errors import RefGone
 from deepserve.protocol.messages import DeleteRef, StoreRef, Value
 
 T = TypeVar("T")
@@ -115,10 +115,10 @@ def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     client = current_client()
     stored = store_value(value, client.segments())
     hold = client.refs.hold(stored.segment, stored.size_bytes)
+    client.refs.stored(hold)  # before it is said: a cancel may interrupt this at any point, and the hold goes then
     try:
         client.send(StoreRef(stored.segment, stored, float(ttl or 0.0)))
-    except ControllerLost:
-        client.discard(stored)
+    except BaseException:
+        remove_segment(client.segments(), stored.segment)
         raise
-    client.refs.stored(hold)
     return Ref(stored, hold)
