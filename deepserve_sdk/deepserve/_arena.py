@@ -198,11 +198,15 @@ class _PoolFile:
         if fd < 0:
             return
         if self._pid == os.getpid():
-            _unlink(self.path)
+            try:
+                os.unlink(self.path)  # not by a function of this module, which goes before its imports do
+            except OSError:
+                pass
         os.close(fd)
 
     def __del__(self) -> None:
-        self.drop()
+        if os is not None:  # at the interpreter's end it may have gone; the controller removes the name then
+            self.drop()
 
 
 def make_room(folder: str) -> int:

@@ -86,12 +86,12 @@ class RefHolds:
         """Safe in a finaliser: it takes no lock, nor does starting a bare thread."""
         self._let_go(hold.name, hold.count)
 
-    def _let_go(self, name: str, count: int) -> None:
+    def _let_go(self, name: str, count: int, start: Callable[..., object] = start_new_thread) -> None:
         self.released.append((name, count))
         if not self._is_flushing:
             self._is_flushing = True
             try:
-                start_new_thread(self._flush_soon, ())
+                start(self._flush_soon, ())
             except RuntimeError:  # the interpreter ends, and with it the link
                 pass
 
