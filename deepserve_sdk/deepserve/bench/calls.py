@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,21 +94,21 @@ def _take(subject: Subject, job: Callable[[], list[Sample]], found: Found) -> No
 
 def _standing_job(subject: Subject, scripts: Path, works: list[str], options: Options) -> Callable[[], list[Sample]]:
     command = [subject.python(options.peers or Path()), subject.script, *works, *["--quick"] * options.is_quick]
-    environment = {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_QUIET": "1"}
+    return lambda: run_script(command, scripts)
 
-    def job() -> list[Sample]:
-        try:
-            done = subprocess.run(
-                command, cwd=scripts, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
-            )
-        except subprocess.TimeoutExpired:
-            raise SubjectFailed(f"{subject.script}: not done after {TIMEOUT_S:.0f} s") from None
-        if done.returncode:
-            raise SubjectFailed(f"{subject.script}: {done.stderr.strip()[-500:] or f'exit code {done.returncode}'}")
-        samples: list[Sample] = json.loads(done.stdout.splitlines()[-1])
-        return samples
 
-    return job
+def run_script(command: list[str], folder: Path, variables: Mapping[str, str] = {}) -> list[Sample]:
+    """Of a subject, in `folder`: what its last line says. Raises SubjectFailed."""
+    environment = {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_QUIET": "1", **variables}
+    script = command[1]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise SubjectFailed(f"{script}: not done after {TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        raise SubjectFailed(f"{script}: {done.stderr.strip()[-500:] or f'exit code {done.returncode}'}")
+    samples: list[Sample] = json.loads(done.stdout.splitlines()[-1])
+    return samples
 
 
 def _fresh_job(subject: Subject, fresh: Path, up: dict[str, str], options: Options) -> Callable[[], list[Sample]]:

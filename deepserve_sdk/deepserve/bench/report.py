@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -17,10 +18,10 @@ TITLES = {
     "fresh": "fresh script to its first result",
 }
 SMALLER_IS_BETTER = ("µs", "s")
-BESIDE = ("p99", "processes", "pss_mb")
+BESIDE = ("p99", "processes", "pss_mb", "private_mb", "worker_pss_mb")
 
 
-def rows(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rows(samples: list[dict[str, Any]], titles: Mapping[str, str] = TITLES) -> list[dict[str, Any]]:
     """One for each work and who did it: limits first, then DeepServe, then the peers.
 
     median, spread (smallest and largest sample), p99, processes and pss_mb as medians. of_ours, of_limit: the figure
@@ -29,8 +30,8 @@ def rows(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for sample in samples:
         grouped.setdefault((sample["work"], sample["who"]), []).append(sample)
-    found = [_row(group) for group in grouped.values()]
-    found.sort(key=lambda row: (list(TITLES).index(row["work"]), _rank(row["who"])))
+    found = [_row(group) | {"title": titles[group[0]["work"]]} for group in grouped.values()]
+    found.sort(key=lambda row: (list(titles).index(row["work"]), _rank(row["who"])))
     for row in found:
         beside = [other for other in found if other["work"] == row["work"]]
         ours = next((other["median"] for other in beside if other["who"] == OURS), None)
@@ -52,6 +53,13 @@ def _rank(who: str) -> int:
     return 0 if who.startswith(LIMIT) else 1 if who.startswith(OURS) else 2
 
 
+def _memory(row: dict[str, Any]) -> str:
+    """Of all processes; of one worker what it alone has written, and its share of all."""
+    if "private_mb" in row:
+        return f"{row['private_mb']:.1f} own, {row['worker_pss_mb']:.1f} PSS"
+    return f"{row['processes']:.0f}, {row['pss_mb']:.0f}" if "processes" in row else ""
+
+
 COLUMNS = ("work", "who", "median", "spread", "unit", "p99", "of ours", "of limit", "processes, MB")
 
 
@@ -60,7 +68,7 @@ def cells(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]
     digits = 2 if row["unit"] == "GB/s" else 3 if row["unit"] == "s" else 0
     low, high = row["spread"]
     return (
-        TITLES[row["work"]] if before is None or before["work"] != row["work"] else "",
+        row["title"] if before is None or before["work"] != row["work"] else "",
         row["who"],
         f"{row['median']:,.{digits}f}",
         f"{low:,.{digits}f} - {high:,.{digits}f}",
@@ -68,5 +76,5 @@ def cells(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]
         f"{row['p99']:,.{digits}f}" if "p99" in row else "",
         f"{row['of_ours']:.2f}x" if row["of_ours"] else "",
         f"{row['of_limit']:.2f}x" if row["of_limit"] else "",
-        f"{row['processes']:.0f}, {row['pss_mb']:.0f}" if "processes" in row else "",
+        _memory(row),
     )
