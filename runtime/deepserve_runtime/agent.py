@@ -27,7 +27,7 @@ from deepserve.protocol.messages import (
 )
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
-from deepserve_runtime.bundle_store import BundleError, BundleStore
+from deepserve_runtime.bundle_store import BundleError
 from deepserve_runtime.core import lifecycle as life
 from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.executors import make_executor
@@ -45,10 +45,10 @@ Dial = Callable[[], tuple[Link, Welcome]]
 class PodAgent:
     """One per pod. The main thread runs user code, and reads the link while there is none to run."""
 
-    def __init__(self, pod_id: str, dial: Dial, memory_mib: int = 0, snapshot: Snapshot | None = None) -> None:
-        """`snapshot`: what the pod was forked with, and so is bound to from the start."""
-        self._pod_id = pod_id
-        self._dial = dial
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        """`snapshot`: what the pod is forked with, and so is bound to from the start. Made in a template, which runs
+        none, the agent is one thing less to do in each pod."""
+        self._pod_id = ""
         self._lifecycle = life.PodLifecycle()
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
@@ -56,7 +56,7 @@ class PodAgent:
         self._contents: dict[str, queue.SimpleQueue[bytes | None]] = {}
         self._executor: TaskExecutor | None = None
         self._snapshot = snapshot
-        self._memory = MemoryLimit(memory_mib) if memory_mib > 0 else None
+        self._memory: MemoryLimit | None = None
         self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
             AssignTask: self._on_assign,
             CancelTask: self._on_cancel,
@@ -78,11 +78,15 @@ class PodAgent:
             life.ExitPod: self._exit,
         }
 
-    def run(self) -> None:
+    def run(self, pod_id: str, dial: Dial, memory_mib: int = 0) -> None:
         """On the main thread, until the pod is stopped."""
+        self._pod_id, self._dial = pod_id, dial
+        self._memory = MemoryLimit(memory_mib) if memory_mib > 0 else None
         self._handle(life.PodStarted())
         if self._snapshot is not None:
             self._handle(life.BindArrived(self._snapshot.function_id, self._snapshot.spec))
+            if not self._snapshot.code.has_pod_hooks:  # which may make calls, and so need a reader
+                self._threads.main.run_next()
         reader = self._link.reader(self._receive, self._lose_link, self._check_memory if self._memory else None)
         self._pod.on_copied = reader.close_copy
         reader.start()
@@ -142,7 +146,6 @@ class PodAgent:
     def _dial_controller(self, action: life.DialController) -> None:
         self._link, welcome = self._dial()
         self._pod = Pod(self._pod_id, self._link, welcome)
-        self._store = BundleStore(self._pod.bundles, self._fetch_bundle)
         self._threads = TaskThreads(self._link)
         self._threads.main.install()
         self._client = sdk.client.Client(self._send_for_user, welcome=welcome, client_id=self._pod_id, is_pod=True)
@@ -168,7 +171,7 @@ class PodAgent:
 
     def _make(self, spec: FunctionSpec) -> TaskExecutor:
         code = self._snapshot.code if self._snapshot is not None else None
-        return make_executor(self._pod, spec, self._store, self._threads, code)
+        return make_executor(self._pod, spec, self._fetch_bundle, self._threads, code)
 
     def _fetch_bundle(self, digest: str) -> bytes:
         waiting = self._contents.setdefault(digest, queue.SimpleQueue())

@@ -26,12 +26,13 @@ from deepserve.protocol.messages import (
     TemplateRefused,
 )
 from deepserve_runtime import sdk
+from deepserve_runtime.agent import PodAgent
 from deepserve_runtime.bundle_store import BundleError, BundleStore
 from deepserve_runtime.fork_safety import obstacle
 from deepserve_runtime.link import READ_BYTES, Link, LinkClosed, dial
 from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.memory_limit import MemoryLimit
-from deepserve_runtime.pod_process import leave_template, run_to_the_end, send_output
+from deepserve_runtime.pod_process import ReadyAgent, leave_template, run_to_the_end, send_output
 from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import describe, encode_error, flush_prints
@@ -73,9 +74,10 @@ class FunctionTemplate:
         snapshot = self._load(binding)
         if snapshot is None:
             return
+        ready = ReadyAgent(snapshot, PodAgent(snapshot))
         self._settle()
         self._link.send(TemplateReady(binding.function_id, os.getpid(), self._steps.steps_ms))
-        Template(binding.function_id, self._connection.fileno(), snapshot).run()
+        Template(binding.function_id, self._connection.fileno(), ready).run()
 
     def _load(self, binding: BindExecutor) -> Snapshot | None:
         """None where it was reported why there is none."""

@@ -28,6 +28,9 @@ class ClassHooks:
         """Those with `snap`, or those without it; whether there are any."""
         return self._run_all(sdk.hook_names(type(self._instance), "enter", snap))
 
+    def has_enter(self, snap: bool) -> bool:
+        return bool(sdk.hook_names(type(self._instance), "enter", snap))
+
     def exit(self) -> None:
         self._run_all(sdk.hook_names(type(self._instance), "exit"))
 

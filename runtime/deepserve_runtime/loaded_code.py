@@ -25,6 +25,10 @@ class LoadedCode:
             self.hooks.enter(snap=True)
             steps.mark("enter")
 
+    @property
+    def has_pod_hooks(self) -> bool:
+        return self.hooks is not None and self.hooks.has_enter(snap=False)
+
     def enter_pod(self, wait_for: WaitFor, steps: StepClock) -> None:
         """What each pod does for itself, forked or not."""
         if self.hooks is not None:

@@ -21,11 +21,15 @@ class Pod:
         self.pod_id = pod_id
         self.link = link
         self.segments = welcome.segments
-        self.bundles = Path(welcome.folder) / "bundles"
+        self._folder = welcome.folder
         self.code: CodeRef | None = None
         self.is_copy = False
         self.on_copied: Callable[[], None] | None = None
         os.register_at_fork(after_in_child=self._become_copy)
+
+    @property
+    def bundles(self) -> Path:
+        return Path(self._folder) / "bundles"
 
     def _become_copy(self) -> None:
         """The copy must not hold the link open: its end of file is how the controller hears of the pod's death."""

@@ -13,7 +13,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.messages import ForkPod, Hello, Welcome
@@ -26,6 +26,8 @@ from deepserve_runtime.task import flush_prints
 
 POD_ID_VARIABLE = "DEEPSERVE_POD_ID"
 _PR_SET_PDEATHSIG = 1
+_signature: tuple[int, int] | None = None
+"""Where the memory that this process was started with names its pod; the same place in all forks."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,12 +36,12 @@ def become_pod(order: ForkPod, template_pid: int) -> NoReturn:
 
     def run() -> None:
         leave_template(template_pid, order.pod_id)
-        PodAgent(order.pod_id, lambda: _dial(order), order.memory_mib).run()
+        PodAgent().run(order.pod_id, lambda: _dial(order), order.memory_mib)
 
     run_to_the_end(f"pod {order.pod_id}", run)
 
 
-def become_bound_pod(order: ForkPod, template_pid: int, fds: Iterable[int], snapshot: Snapshot) -> NoReturn:
+def become_bound_pod(order: ForkPod, template_pid: int, fds: Iterable[int], ready: ReadyAgent) -> NoReturn:
     """The same, forked from a function's template, whose descriptors are `fds`: what user code did there stays."""
 
     def run() -> None:
@@ -50,9 +52,16 @@ def become_bound_pod(order: ForkPod, template_pid: int, fds: Iterable[int], snap
         gc.enable()
         _reseed()
         _sign(order.pod_id)
-        PodAgent(order.pod_id, lambda: _dial_bound(order, snapshot), order.memory_mib, snapshot).run()
+        ready.agent.run(order.pod_id, lambda: _dial_bound(order, ready.snapshot), order.memory_mib)
 
     run_to_the_end(f"pod {order.pod_id}", run)
+
+
+class ReadyAgent(NamedTuple):
+    """What a function's template has made for its pods."""
+
+    snapshot: Snapshot
+    agent: PodAgent
 
 
 def run_to_the_end(name: str, run: Callable[[], None]) -> NoReturn:
@@ -109,7 +118,16 @@ def _sign(pod_id: str) -> None:
     is overwritten, in the place that the controller left for it. The other way, to make every pod a child subreaper,
     leaves zombies that only a general wait() could collect, and makes user code's own `os.wait()` find strangers.
     """
+    global _signature
     os.environ[POD_ID_VARIABLE] = pod_id
+    if _signature is None:
+        _signature = _find_signature()
+    address, room = _signature
+    ctypes.memmove(address, pod_id.encode()[:room].ljust(room, b"\0"), room)
+
+
+def _find_signature() -> tuple[int, int]:
+    """Address and size; no size where the template was not started by a controller."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     start, end = int(fields[47]), int(fields[48])
@@ -117,9 +135,8 @@ def _sign(pod_id: str) -> None:
     area = b"\0" + ctypes.string_at(start, end - start)
     at = area.find(name)
     if at < 0:
-        return  # the template was not started by a controller
-    room = area.index(b"\0", at + len(name)) - at - len(name)
-    ctypes.memmove(start + at + len(name) - 1, pod_id.encode()[:room].ljust(room, b"\0"), room)
+        return start, 0
+    return start + at + len(name) - 1, area.index(b"\0", at + len(name)) - at - len(name)
 
 
 def _close(fd: int) -> None:

@@ -127,6 +127,12 @@ class MainThread(TaskThread):
         signal.signal(CANCEL_SIGNAL, self._on_signal)
         self.link.after_write = self._after_write
 
+    def run_next(self) -> None:
+        """Work that needs no reader, before there is one."""
+        work = self.inbox.get()
+        assert work is not None
+        work()
+
     def loop(self, reader: LinkReader) -> None:
         """Until None comes as work."""
         inbox = self.inbox

@@ -17,11 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import (
     ForkPod,
+    ForkPods,
     ForkTemplate,
     Message,
     PodExited,
@@ -33,9 +34,16 @@ from deepserve_runtime.environments import later_steps, load_environment, use_on
 from deepserve_runtime.step_clock import StepClock
 
 if TYPE_CHECKING:
-    from deepserve_runtime.snapshot import Snapshot
+    from deepserve_runtime.pod_process import ReadyAgent
 
 READ_BYTES = 64 << 10
+
+
+class Birth(NamedTuple):
+    """`pod_id`: or that of a function's template, which is reported on like a pod. `become`: in the child."""
+
+    pod_id: str
+    become: Callable[[], NoReturn]
 
 
 class Template:
@@ -44,10 +52,10 @@ class Template:
     Descriptors are plain numbers here: no object of the parent may close one of a child's later.
     """
 
-    def __init__(self, environment: str, control_fd: int, snapshot: Snapshot | None = None) -> None:
-        """`snapshot`: of a function's template, for its pods."""
+    def __init__(self, environment: str, control_fd: int, ready: ReadyAgent | None = None) -> None:
+        """`ready`: of a function's template, for its pods."""
         self._environment = environment
-        self._snapshot = snapshot
+        self._ready = ready
         self._control_fd = control_fd
         self._pid = os.getpid()
         self._reader = FrameReader()
@@ -55,7 +63,7 @@ class Template:
         self._poll.register(control_fd, select.POLLIN)
         self._pods: dict[int, tuple[str, int]] = {}
         """Pod id and process id by pidfd."""
-        self._later: Iterator[Callable[[], object]] | None = later_steps() if snapshot is None else None
+        self._later: Iterator[Callable[[], object]] | None = later_steps() if ready is None else None
 
     def run(self) -> None:
         """Until the end of file on the control descriptor, which ends all pods too."""
@@ -90,41 +98,52 @@ class Template:
         if not data:
             return False
         self._reader.feed(data)
+        births: list[Birth] = []
         for message, _ in self._reader.frames():
-            if isinstance(message, ForkPod):
-                self._fork(message.pod_id, partial(self._become_pod, message))
+            if isinstance(message, ForkPod | ForkPods):
+                orders = message.orders if isinstance(message, ForkPods) else (message,)
+                births += [Birth(order.pod_id, partial(self._become_pod, order)) for order in orders]
             elif isinstance(message, ForkTemplate):
-                self._fork(message.template_id, partial(self._become_template, message))
+                births.append(Birth(message.template_id, partial(self._become_template, message)))
+        if births:
+            self._fork_all(births)
         return True
 
     def _become_pod(self, order: ForkPod) -> NoReturn:
         from deepserve_runtime import pod_process  # the environment has loaded it
 
-        if self._snapshot is None:
+        if self._ready is None:
             pod_process.become_pod(order, self._pid)
         own_fds = [self._control_fd, *self._pods]
-        pod_process.become_bound_pod(order, self._pid, own_fds, self._snapshot)
+        pod_process.become_bound_pod(order, self._pid, own_fds, self._ready)
 
     def _become_template(self, order: ForkTemplate) -> NoReturn:
         from deepserve_runtime.function_template import become_template
 
         become_template(order, self._pid)
 
-    def _fork(self, pod_id: str, become: Callable[[], NoReturn]) -> None:
-        """`pod_id`: or that of a function's template, which is reported on like a pod."""
+    def _fork_all(self, births: list[Birth]) -> None:
+        """Nothing else between two forks: this process copies every page that it writes to after each of them."""
         if text := running_threads():
             self._send(TemplateFailed(self._environment, text))
             return
         started_s = time.perf_counter()
+        pids: list[int] = []
         try:
-            pid = os.fork()
+            for birth in births:
+                pid = os.fork()
+                if pid == 0:
+                    birth.become()
+                pids.append(pid)
         except OSError:  # the host is out of processes or memory: the pods that run are spared
             traceback.print_exc()
-            self._send(PodExited(pod_id, 0, 1))
-            return
-        if pid == 0:
-            become()
-        fork_ms = (time.perf_counter() - started_s) * 1e3
+        fork_ms = (time.perf_counter() - started_s) * 1e3 / len(births)
+        for birth, pid in zip(births, pids, strict=False):
+            self._note_birth(birth.pod_id, pid, fork_ms)
+        for birth in births[len(pids) :]:
+            self._send(PodExited(birth.pod_id, 0, 1))
+
+    def _note_birth(self, pod_id: str, pid: int, fork_ms: float) -> None:
         with suppress(OSError):
             os.setpgid(pid, pid)  # the child does it too: whoever is first
         pidfd = os.pidfd_open(pid)

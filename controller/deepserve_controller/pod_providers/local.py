@@ -10,6 +10,7 @@ from functools import partial
 
 from deepserve.protocol.messages import (
     ForkPod,
+    ForkPods,
     ForkTemplate,
     Message,
     PodExited,
@@ -43,14 +44,26 @@ class Template:
         """Pods asked for and not forked yet."""
         self.steps_ms: dict[str, float] = {}
         self._provider = provider
+        self._takes_many = link is not None
+        self._orders: list[ForkPod] = []
         self._link = link or Link(handler=self)
 
     def open(self, process: TemplateProcess) -> None:
         self._link.open(process.connection)
 
     def fork(self, message: ForkPod) -> None:
+        """Of a function's template: with all that are ordered at this instant."""
         self.waiting.add(message.pod_id)
-        self._link.send(message)
+        if not self._takes_many:
+            self._link.send(message)
+            return
+        if not self._orders:
+            running_reactor().call_soon(self._fork_all)
+        self._orders.append(message)
+
+    def _fork_all(self) -> None:
+        orders, self._orders = self._orders, []
+        self._link.send(ForkPods(tuple(orders)))
 
     def fork_template(self, message: ForkTemplate) -> None:
         self.waiting.add(message.template_id)

@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deepserve.bench.calls import Found, Sample, SubjectFailed, machine_name, run_script
+from deepserve.bench.calls import Found, Sample, machine_name, run_script
+from deepserve.bench.fresh_start import SubjectFailed
 from deepserve.bench.report import rows
 from deepserve.bench.subjects import HERE, OURS, Subject, chosen, missing
 

@@ -26,7 +26,10 @@ def run_calls(
     if rounds < 1:
         raise UsageError(f"--rounds {rounds}: at least one is needed")
     options = Options(works, 1 if is_quick else rounds, is_quick, PEER_ENVIRONMENTS if with_peers else None)
-    report = measure(options, tell=_tell)
+    return _show(measure(options, tell=_tell), output, as_json)
+
+
+def _show(report: dict[str, Any], output: Path | None, as_json: bool) -> int:
     if output is not None:
         with output.open("w") as file:
             print_json(report, file)
@@ -35,6 +38,21 @@ def run_calls(
     else:
         _print_report(report)
     return OK
+
+
+def run_scale(*, only: str, rounds: int, is_quick: bool, with_peers: bool, output: Path | None, as_json: bool) -> int:
+    """`deepserve bench scale`: likewise."""
+    from deepserve.bench.scale import KINDS, Options, measure
+    from deepserve.bench.subjects import PEER_ENVIRONMENTS
+
+    kinds = tuple(name for name in only.split(",") if name) or KINDS
+    for name in kinds:
+        if name not in KINDS:
+            raise UsageError(f"no pods that are {name!r}; there are: {', '.join(KINDS)}")
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    options = Options(kinds, 1 if is_quick else rounds, is_quick, PEER_ENVIRONMENTS if with_peers else None)
+    return _show(measure(options, tell=_tell), output, as_json)
 
 
 def run_profile(*, num_calls: int, as_json: bool) -> int:

@@ -236,3 +236,18 @@ def bench_calls(
         output=output,
         as_json=json,
     )
+
+
+@bench_commands.command("scale")
+def bench_scale(
+    only: Annotated[str, typer.Option(help="Which pods, separated by commas: plain,torch.")] = "",
+    rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One round of few pods, to see that it works.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also those that `make bench-peers` installed.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the report to this file as JSON, too.")] = None,
+    json: Json = False,
+) -> int:
+    """From one pod to 64, and what an idle pod takes of memory."""
+    from deepserve.cli.bench import run_scale
+
+    return run_scale(only=only, rounds=rounds, is_quick=quick, with_peers=peers, output=output, as_json=json)

@@ -502,6 +502,12 @@ class ForkPod(Message, frozen=True):
     memory_mib: int = 0
 
 
+class ForkPods(Message, frozen=True):
+    """Several at once, to a function's template: what it does between two forks costs a copy of every page it uses."""
+
+    orders: tuple[ForkPod, ...]
+
+
 class ForkTemplate(Message, frozen=True):
     """To an environment's template: the child dials `socket`, says Hello with `token`, is told by BindExecutor which
     function to load, and then obeys ForkPod on that link. Reported on like a pod: PodForked, PodExited."""
@@ -558,5 +564,5 @@ AnyMessage = (
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
     | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutputs | TaskFinished
     | CancelReceived | TaskBlocked | TaskResumed
-    | ForkPod | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
+    | ForkPod | ForkPods | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
 )  # fmt: skip

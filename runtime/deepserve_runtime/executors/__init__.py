@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepserve.protocol.specs import FunctionSpec
-from deepserve_runtime.bundle_store import BundleStore
+from deepserve_runtime.bundle_store import Fetch
 from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
@@ -11,7 +11,7 @@ from deepserve_runtime.task_threads import TaskThreads
 
 
 def make_executor(
-    pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads, code: LoadedCode | None = None
+    pod: Pod, spec: FunctionSpec, fetch: Fetch, threads: TaskThreads, code: LoadedCode | None = None
 ) -> TaskExecutor:
     """The executor for `spec`; what it needs is imported here, as not every environment has it.
 
@@ -27,4 +27,4 @@ def make_executor(
         return EngineExecutor(spec, threads)
     from deepserve_runtime.executors.function import FunctionExecutor
 
-    return FunctionExecutor(pod, spec, store, threads, code)
+    return FunctionExecutor(pod, spec, fetch, threads, code)

@@ -13,7 +13,7 @@ from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import Value
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import plain_values, sdk
-from deepserve_runtime.bundle_store import BundleStore
+from deepserve_runtime.bundle_store import BundleStore, Fetch
 from deepserve_runtime.hooks import ClassHooks
 from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 class FunctionExecutor:
     def __init__(
-        self, pod: Pod, spec: FunctionSpec, store: BundleStore, threads: TaskThreads, code: LoadedCode | None = None
+        self, pod: Pod, spec: FunctionSpec, fetch: Fetch, threads: TaskThreads, code: LoadedCode | None = None
     ) -> None:
         """`code`: already loaded, in the template that the pod was forked from."""
         self.slots = max(1, spec.scaling.max_inputs)
         self._pod = pod
         self._spec = spec
-        self._store = store
+        self._fetch = fetch
         self._threads = threads
         self._base_context = contextvars.copy_context()
         self._code = code
@@ -46,7 +46,10 @@ class FunctionExecutor:
 
     def load(self) -> dict[str, float]:
         steps = StepClock()
-        code = self._code or LoadedCode(self._spec, self._store, self._wait_for, steps)
+        code = self._code
+        if code is None:
+            store = BundleStore(self._pod.bundles, self._fetch)
+            code = LoadedCode(self._spec, store, self._wait_for, steps)
         code.enter_pod(self._wait_for, steps)
         self._entry, self._hooks = code.entry, code.hooks
         if self._hooks is None:

@@ -40,6 +40,21 @@ def test_a_profile_names_the_processes_of_a_call(shell: Shell) -> None:
     assert "controller" in shell.out("bench", "calls", "--profile", "--quick")
 
 
+def test_a_quick_run_scales_and_reads_memory(shell: Shell) -> None:
+    report = json.loads(shell.out("bench", "scale", "--quick", "--json", "--only", "plain"))
+    assert report["failed"] == {}
+    assert [(row["work"], row["who"]) for row in report["rows"]] == [
+        ("plain 4", "limit: forks"),
+        ("plain 4", "DeepServe"),
+        ("plain 4", "ProcessPoolExecutor"),
+    ]
+    for row in report["rows"]:
+        assert row["median"] > 0 and 0 < row["private_mb"] < row["worker_pss_mb"] * 2
+        assert len(cells(row, None)) == len(COLUMNS)
+    for words in (("--only", "plain,what"), ("--rounds", "0")):
+        assert shell.run("bench", "scale", *words).returncode == 2
+
+
 def test_wrong_usage(shell: Shell) -> None:
     for words in (("--only", "warm,what"), ("--rounds", "0")):
         done = shell.run("bench", "calls", *words)
@@ -57,6 +72,7 @@ def test_ratios_within_a_run() -> None:
         "median": 5.0,
         "spread": [4.0, 6.0],
         "num_samples": 2,
+        "title": "10 MB array as argument",
         "of_ours": 1.0,
         "of_limit": 2.5,
     }

@@ -58,6 +58,8 @@ def test_a_killed_template_is_built_again_and_nothing_is_left(tmp_path: Path) ->
     template = ranker.template_pid.remote()
     os.kill(template, signal.SIGKILL)
     wait_until(lambda: template not in [item["pid"] for item in current_client().query("status")["templates"]])
+    function_id = function_view("Ranker")["function_id"]  # its pods end with it
+    wait_until(lambda: function_id not in [pod["function_id"] for pod in current_client().query("status")["pods"]])
     assert ranker.template_pid.remote() != template
     assert len(lines(tmp_path, "load")) == 2
     with pytest.raises(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What every subject of `deepserve bench scale` does: workers meet, each having answered once, and their memory is read.
+"""What every subject of `deepserve bench scale` does: workers meet, each answers once, and their memory is read.
 
 A subject is a script beside this file. It needs nothing but the standard library and the system that it measures; its
 arguments are the numbers of workers; it prints one line of JSON: a list of samples.

@@ -38,8 +38,11 @@ def _start(function, path, num_workers):  # type: ignore[no-untyped-def]
 def _wait_for_template(num_workers: int) -> None:
     """A function that takes long to import gets one after its first call."""
     ends_s = time.monotonic() + 60
-    while num_workers > 1 and not any(item["state"] == "ready" for item in current_client().query("status")["templates"]):
-        assert time.monotonic() < ends_s, current_client().query("status")["functions"]
+    while num_workers > 1:
+        status = current_client().query("status")
+        if any(item["state"] == "ready" for item in status["templates"]):
+            return
+        assert time.monotonic() < ends_s, status["functions"]
         time.sleep(0.05)
 
 
