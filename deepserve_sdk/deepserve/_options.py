@@ -293,11 +293,13 @@ def concurrent(*, max_inputs: int, target_inputs: int | None = None) -> Callable
         if hasattr(target, "__deepserve_entry__"):
             raise InvalidOption(f"{name}: @deepserve.concurrent stands below @deepserve.function or @deepserve.cls")
         check = _Checker(name)
-        setattr(target, CONCURRENCY_ATTRIBUTE, check.count("max_inputs", max_inputs, 1, None))
-        if target_inputs is not None:
-            if check.count("target_inputs", target_inputs, 1, None) > max_inputs:
-                raise check.error("target_inputs", target_inputs, f"is more than max_inputs={max_inputs}")
-            setattr(target, TARGET_ATTRIBUTE, target_inputs)
+        most = check.count("max_inputs", max_inputs, 1, None)
+        aim = most if target_inputs is None else check.count("target_inputs", target_inputs, 1, None)
+        if aim > most:
+            raise check.error("target_inputs", aim, f"is more than max_inputs={most}")
+        setattr(target, CONCURRENCY_ATTRIBUTE, most)
+        if aim < most:
+            setattr(target, TARGET_ATTRIBUTE, aim)
         return target
 
     return decorate

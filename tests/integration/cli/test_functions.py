@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,6 +74,39 @@ def test_schemas_outlive_the_controller() -> None:
             assert json.loads(shell.out("function", "schema", "shop/price"))["required"] == ["item"]
         finally:
             shell.run("down")
+
+
+def running(shell: Shell, target: str) -> int:
+    number: int = info(shell, target)["running"]
+    return number
+
+
+@pytest.mark.parametrize("how", ["stopped", "deployed anew without it"])
+def test_what_runs_ends_with_its_result_when_its_app_is_gone(shell: Shell, how: str) -> None:
+    shell.out("deploy", "app.py")
+    call_id = shell.out("call", "shop/wait", '{"seconds": 4}', "--async").strip()
+    while not running(shell, "shop/wait"):
+        pass
+    if how == "stopped":
+        shell.out("app", "stop", "shop")
+    else:
+        shell.app.write_text(shell.app.read_text().replace("def wait(", "def later("))
+        shell.out("deploy", "app.py")
+    assert shell.run("function", "info", "shop/wait").returncode == 3
+    program = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=30))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=shell.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "waited\n", done.stderr
+
+
+def test_a_pod_that_the_host_can_never_hold_is_refused_at_deploy(shell: Shell) -> None:
+    host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    text = f"import deepserve\n@deepserve.function(memory={host_mib - host_mib // 50})\ndef greedy() -> None: ...\n"
+    (shell.folder / "greedy.py").write_text(text)
+    done = shell.run("deploy", "greedy.py")
+    assert done.returncode == 2 and "a pod of greedy/greedy needs" in done.stderr, done.stderr
+    assert json.loads(shell.out("app", "list", "--json")) == []
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,20 @@ def test_decoration_refuses_what_it_cannot_take() -> None:
         def late() -> None: ...
 
 
+def test_the_target_of_inputs_is_within_what_a_pod_holds() -> None:
+    @deepserve.function
+    @deepserve.concurrent(max_inputs=8, target_inputs=6)
+    def f() -> None: ...
+
+    def plain() -> None: ...
+
+    assert (f._definer.options.scaling.max_inputs, f._definer.options.scaling.target_inputs) == (8, 6)
+    for target_inputs in (0, 9, "x", True):
+        with pytest.raises(InvalidOption, match=r"target_inputs="):
+            deepserve.concurrent(max_inputs=8, target_inputs=target_inputs)(plain)  # type: ignore[arg-type]
+    assert not vars(plain), "nothing is left of what was refused"
+
+
 def test_functions_join_their_app_under_their_name() -> None:
     app = deepserve.App("papers")
 

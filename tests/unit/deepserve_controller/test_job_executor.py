@@ -217,6 +217,33 @@ def test_demand_grows_with_each_pod_needed_and_ends_when_the_queue_does(jobs: Jo
     assert (demand.queued, demand.running, demand.oldest_arrival_s) == (0, 5, None)
 
 
+def test_pods_are_filled_to_their_target_first_and_to_their_slots_in_a_burst(jobs: Jobs) -> None:
+    jobs.define(max_inputs=4, target_inputs=2)
+    jobs.pod("pod-1", slots=4)
+    jobs.pod("pod-2", slots=4)
+    sent = [only(jobs(RequestArrived(f"rq-{n}", "link", "fn")), SendTask).pod_id for n in range(8)]
+    assert sorted(sent[:4]) == ["pod-1", "pod-1", "pod-2", "pod-2"]
+    assert sorted(sent[4:]) == sorted(sent[:4])
+    assert not of_type(jobs(RequestArrived("rq-8", "link", "fn")), SendTask)
+
+
+def test_what_runs_beyond_the_target_is_demand_though_nothing_waits(jobs: Jobs) -> None:
+    jobs.define(max_inputs=4, target_inputs=2)
+    jobs.pod("pod-1", slots=4)
+    told = [news(jobs(RequestArrived(f"rq-{n}", "link", "fn")), DemandChanged) for n in range(4)]
+    assert [[(demand.queued, demand.running) for demand in each] for each in told] == [[], [], [(0, 3)], []]
+    less = [news(jobs.finish(f"task-{n}"), DemandChanged) for n in (1, 2, 3, 4)]
+    assert [[demand.running for demand in each] for each in less] == [[], [2], [], []]
+
+
+def test_tasks_can_be_counted_by_function(jobs: Jobs) -> None:
+    jobs.define()
+    jobs.pod()
+    for number in range(3):
+        jobs(RequestArrived(f"rq-{number}", "link", "fn"))
+    assert jobs.core.load_of("fn") == (2, 1) and jobs.core.load_of("unknown") == (0, 0)
+
+
 def test_a_draining_pod_gets_nothing_new_and_says_when_it_is_empty(jobs: Jobs) -> None:
     jobs.define()
     jobs.pod()
