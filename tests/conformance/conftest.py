@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -48,10 +49,11 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def leaves_nothing(engine: Engine) -> Iterator[None]:
     """No request is open, here or there, and no value is left after a test."""
     yield
+    gc.collect()  # calls in the frames of exceptions
     client = current_client()
     wait_until(lambda: client.pending_calls == 0)
-    wait_until(lambda: running_requests() == [])
-    wait_until(lambda: engine.leftovers() == [])
+    wait_until_empty(running_requests)
+    wait_until_empty(engine.leftovers)
 
 
 def running_requests() -> list[str]:
@@ -65,6 +67,14 @@ def wait_until(is_so: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
     while not is_so():
         assert time.monotonic() < ends_at_s, "it never came true"
         time.sleep(0.01)
+
+
+def wait_until_empty(look: Callable[[], list[str]]) -> None:
+    """Says what is still there when it fails."""
+    ends_at_s = time.monotonic() + TIMEOUT_S
+    while (found := look()) and time.monotonic() < ends_at_s:
+        time.sleep(0.02)
+    assert found == []
 
 
 def wait_for_file(path: Path) -> str:

@@ -22,10 +22,11 @@ class Boom(Exception):
 
 
 class Picky(Exception):
-    """Pickles, and cannot be rebuilt."""
+    """Cannot be pickled."""
 
-    def __init__(self, first: str, second: str) -> None:
-        super().__init__(first + second)
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
 
 
 def note(folder: str, name: str, text: str = "") -> None:
@@ -167,6 +168,14 @@ def waits_for_child(folder: str) -> None:
     sleeps.remote(folder, "child")
 
 
+@app.function
+def leaves_a_child(folder: str) -> str:
+    sleeps.spawn(folder, "left")
+    while not Path(folder, "left").exists():
+        time.sleep(0.01)
+    return "left"
+
+
 @app.function(max_pods=2)
 def endless(n: int) -> int:
     return endless.remote(n + 1)
@@ -216,7 +225,7 @@ def over_time() -> None:
     time.sleep(60)
 
 
-@app.function(max_pods=1, queue_timeout=0.3)
+@app.function(max_pods=1, queue_timeout=0.5)
 def single(folder: str, name: str) -> None:
     note(folder, name)
     time.sleep(60)
@@ -242,13 +251,7 @@ def raises(text: str) -> None:
 @app.function
 def raises_kind(kind: str) -> None:
     if kind == "picky":
-        raise Picky("a", "b")
-    if kind == "local":
-
-        class Local(Exception):
-            pass
-
-        raise Local("only there")
+        raise Picky("only there")
     raise {
         "SystemExit": SystemExit(3),
         "KeyboardInterrupt": KeyboardInterrupt("stop"),
@@ -374,7 +377,7 @@ class Counter:
         return self.count
 
 
-@app.cls(max_pods=1)
+@app.cls(max_pods=1, scaledown_window=0.1)
 class Farewell:
     folder: str = deepserve.parameter(default="")
 

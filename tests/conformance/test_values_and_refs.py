@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import deepserve
+from tests.conformance import user_code
+from tests.conformance.conftest import forget, wait_until
+
+BOUNDARIES = [0, 1, (256 << 10) - 200, 256 << 10, (1 << 20) - 200, 1 << 20, (4 << 20) + 1, 20_000_000]
+"""Where engines change how values travel."""
+
+
+@pytest.mark.parametrize("size_bytes", BOUNDARIES)
+def test_bytes_of_every_size_each_way(size_bytes: int) -> None:
+    data = bytes(range(256)) * (size_bytes // 256) + bytes(size_bytes % 256)
+    assert user_code.echo.remote(data) == data
+    assert user_code.length.remote(data) == size_bytes
+    assert user_code.gives.remote(size_bytes) == bytes(size_bytes)
+
+
+@pytest.mark.parametrize("num_items", [10, 100_000, 2_000_000])
+def test_arrays_are_copies_that_may_be_written_to(num_items: int) -> None:
+    array = np.zeros(num_items)
+    assert user_code.fills.remote(array) == num_items
+    assert not array.any()
+    back = user_code.echo.remote(array)
+    back += 1
+    assert back.sum() == num_items
+
+
+def test_a_ref_is_the_value_as_an_argument_and_a_ref_inside_one() -> None:
+    ref = deepserve.put(np.zeros(1_000_000))
+    assert user_code.fills.remote(ref) == 1_000_000
+    assert user_code.fills.remote(ref) == 1_000_000
+    assert not ref.get().any()
+    assert user_code.lengths.remote([ref, ref]) == [1_000_000, 1_000_000]
+    assert user_code.echo.remote([ref]) == [ref]
+    assert ref.size_bytes >= 8_000_000
+    ref.delete()
+    ref.delete()
+    with pytest.raises(deepserve.SerializationError):
+        ref.get()
+
+
+@pytest.mark.parametrize("value", ["small", None, b"x" * 2_000_000])
+def test_refs_of_all_sizes(value: object) -> None:
+    ref = deepserve.put(value)
+    assert ref.get() == value
+    assert user_code.echo.remote(ref) == value
+    assert list(user_code.echo.map([ref] * 3)) == [value] * 3
+    ref.delete()
+
+
+def test_a_ref_made_in_a_pod() -> None:
+    ref = user_code.puts.remote(1_000_000)
+    assert ref.get() == bytes(1_000_000)
+    assert user_code.length.remote(ref) == 1_000_000
+    ref.delete()
+
+
+def test_a_ref_with_a_time_to_live() -> None:
+    ref = deepserve.put("x", ttl=0.2)
+
+    def is_gone() -> bool:
+        try:
+            return ref.get() is None
+        except deepserve.SerializationError:
+            return True
+
+    wait_until(is_gone)
+
+
+def test_a_call_as_an_argument() -> None:
+    assert user_code.square.remote(user_code.square.spawn(3).arg) == 81
+    large = user_code.gives.spawn(3_000_000)
+    assert user_code.length.remote(large) == 3_000_000
+    forget(large)
+    with pytest.raises(user_code.Boom):
+        user_code.echo.remote(user_code.raises.spawn("so it is"))
+
+
+def test_a_large_result_that_nobody_takes() -> None:
+    call = user_code.gives.spawn(5_000_000)
+    wait_until(call.done)
+    forget(call)
+
+
+def test_a_large_result_that_several_take() -> None:
+    call = user_code.gives.spawn(5_000_000)
+    assert call.get(timeout=20) == deepserve.Call.from_id(call.id).get(timeout=20) == bytes(5_000_000)
+    forget(call)
