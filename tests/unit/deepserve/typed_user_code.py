@@ -41,6 +41,18 @@ def tokens(n: int) -> Iterator[str]:
     yield str(n)
 
 
+@app.function(
+    idle_timeout=5,
+    replay="resume",
+    queue_timeout=60,
+    startup_timeout=60,
+    retries=deepserve.Retries(2, on=(OSError,), never_on=(PermissionError,)),
+)
+def lines(path: str) -> Iterator[str]:
+    with open(path) as file:
+        yield from file.readlines()[deepserve.resume_offset() :]
+
+
 @app.function()
 async def async_tokens(n: int) -> AsyncIterator[bytes]:
     yield bytes(n)
@@ -132,6 +144,7 @@ def spawned(n: int) -> None:
 def streamed(n: int) -> None:
     assert_type(tokens(3), Iterator[str])
     assert_type(tokens.remote(3), Iterator[str])
+    assert_type(lines.remote("path"), Iterator[str])
     assert_type(async_tokens(3), AsyncIterator[bytes])
     assert_type(async_tokens.remote(3), Iterator[bytes])
     assert_type(tokens.spawn(3).stream(), Iterator[str])

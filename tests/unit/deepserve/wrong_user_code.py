@@ -78,6 +78,7 @@ def options() -> None:
     square.with_options(timeout="soon")  # error
     deepserve.function(max_pod=3)(square.local)  # error
     deepserve.Retries(3, on=ConnectionError)  # error
+    tokens.with_options(replay="again")  # error
 
 
 def streams() -> None:
