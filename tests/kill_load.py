@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import itertools
 import json
 import os
 import random
@@ -22,10 +23,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import deepserve
+from deepserve._client import current_client
 
 NUM_THREADS = 8
 HANG_S = 45.0
 """No call here takes longer, whatever happens to its pods: 3 s limits, a grace of 1 s, few retries."""
+SETTLE_S = 15.0
+"""For what the client has left or cancelled to end in its pods."""
 
 app = deepserve.App("kill-load")
 RUNS = os.environ.get("KILL_LOAD_RUNS", "")
@@ -86,6 +90,13 @@ def counts(n: int, seconds: float) -> Iterator[int]:
         yield number
 
 
+@app.function(timeout=4, max_pods=2, retries=deepserve.Retries(0, pod_losses=5), replay="resume")
+def counts_on(n: int, seconds: float) -> Iterator[int]:
+    for number in range(deepserve.resume_offset(), n):
+        time.sleep(seconds)
+        yield number
+
+
 @app.function(timeout=6, max_pods=3)
 def nested(depth: int, x: int) -> int:
     note_run()
@@ -119,12 +130,19 @@ class Store:
 
 # --- the ledger -----------------------------------------------------------------------------------------
 
-POD = (deepserve.PodLost, deepserve.StartupFailed, deepserve.FunctionTimeout, deepserve.ControllerLost)
+POD = (
+    deepserve.PodLost,
+    deepserve.StartupFailed,
+    deepserve.FunctionTimeout,
+    deepserve.StreamInterrupted,
+    deepserve.ControllerLost,
+)
 CAUSES = {
     deepserve.PodLost: ("was lost: ", "was killed: "),
     deepserve.FunctionTimeout: ("time limit of", "the time left to its caller"),
     deepserve.StartupFailed: ("ended while", "could not start", "template", "was still"),
     deepserve.CallCancelled: ("cancelled by the caller", "because its caller ended", "because its client left"),
+    deepserve.StreamInterrupted: ("was lost: ", "was killed: "),
     deepserve.ControllerLost: ("controller", "link"),
 }
 NOT_BEGUN = (deepserve.ControllerUnreachable,)
@@ -194,6 +212,7 @@ class Load:
             (4, self.map_all),
             (2, self.leave_a_map),
             (4, self.stream),
+            (3, self.stream_in_two_parts),
             (2, self.leave_a_stream),
             (4, self.call_a_method),
             (4, self.call_inside_calls),
@@ -316,10 +335,18 @@ class Load:
     def stream(self, chance: random.Random, kind: str) -> str:
         """Items come in order, none missing, none twice."""
         n, came = chance.randrange(1, 200), 0
-        for item in counts.remote(n, chance.choice([0.0, 0.002])):
+        for item in chance.choice([counts, counts_on]).remote(n, chance.choice([0.0, 0.002])):
             self.check(kind, item, came)
             came += 1
         return self.check(kind, came, n)
+
+    def stream_in_two_parts(self, chance: random.Random, kind: str) -> str:
+        """Left after some items and read on from there; then once more from an earlier one, where it is kept."""
+        n = chance.randrange(20, 100)
+        call = counts_on.spawn(n, 0.001)
+        first = list(itertools.islice(call.stream(), 10))
+        rest = list(call.stream(from_offset=5, with_offset=True))
+        return self.check(kind, (first, rest), (list(range(10)), [(i, i) for i in range(5, n)]))
 
     def leave_a_stream(self, chance: random.Random, kind: str) -> str:
         for came, item in enumerate(counts.remote(500, 0.001)):
@@ -382,6 +409,24 @@ class Load:
 
     # --- the end ----------------------------------------------------------------------------------------------
 
+    def check_controller(self) -> None:
+        """Nothing of this client's runs on where it cannot be seen: no request, no value in shared memory."""
+        try:
+            client = current_client()
+            ends_at_s, left = time.monotonic() + SETTLE_S, ["?"]
+            while left and time.monotonic() < ends_at_s:
+                time.sleep(0.05)
+                left = [f"{client.pending_calls} pending calls"] if client.pending_calls else []
+                if num_running := client.query("status")["num_running"]:
+                    left.append(f"{num_running} requests in the controller")
+                folder = client.welcome.segments
+                if os.path.isdir(folder):  # else the controller is one on another host
+                    left += [name for name in os.listdir(folder) if not name.startswith(".")]
+            if left:
+                self.ledger.violate("the end", f"left in a controller: {', '.join(left)}")
+        except deepserve.DeepServeError:  # it was killed last: then it has nothing left
+            return
+
     def check_runs(self, path: str) -> int:
         """No input ran more often than was counted, and what succeeded did run. Returns how many runs there were."""
         runs = Counter(line.split()[0] for line in open(path)) if os.path.exists(path) else Counter[str]()
@@ -420,7 +465,9 @@ def main() -> int:
     hung = dict(load.doing)
     for kind in hung.values():
         load.ledger.violate(kind, f"has not ended after {HANG_S:g} s")
-    if hung:
+    if not hung:
+        load.check_controller()
+    else:
         faulthandler.dump_traceback(all_threads=True)
     print(load.report(load.check_runs(RUNS)), flush=True)
     return 1 if hung else 0

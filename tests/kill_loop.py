@@ -160,7 +160,7 @@ class World:
             try:
                 self.wait(lambda: any(process.role == "pod" for process in processes(self.mark)), 30.0)
                 for _ in range(num_kills):
-                    time.sleep(self.chance.choice([0.05, 0.2, 0.5, 1.2]))
+                    self.let_work(self.chance.choice([0, 5, 20, 60]))
                     self.kill_one()
                 self.end()
             finally:
@@ -195,6 +195,15 @@ class World:
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, text=True,
             )  # fmt: skip
         self.wait(lambda: is_answering(self.folder / "run/deepserve/up.sock"), 30.0)
+
+    def let_work(self, num_runs: int) -> None:
+        """Until so many more inputs have begun to run, or a while: a busy host gets fewer kills a second."""
+        runs = self.folder / "runs"
+        count = (lambda: runs.read_bytes().count(b"\n")) if runs.exists() else (lambda: 0)
+        wanted = count() + num_runs
+        time.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            self.wait(lambda: count() >= wanted, 3.0)
 
     # --- kills ---
 
