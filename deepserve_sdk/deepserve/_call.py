@@ -135,9 +135,10 @@ class GetVerb(Generic[R]):
 
 
 def _is_over(call: Call[Any]) -> bool:
-    if call._inbox.items:
+    inbox = call._inbox
+    if inbox.is_stream or inbox.items or (inbox.finished is not None and inbox.finished.count):
         raise DeepServeError(f"call {call.id} is a stream: iterate over call.stream()")
-    return call._inbox.is_over
+    return inbox.is_over
 
 
 class StreamVerb(Generic[T]):

@@ -182,6 +182,8 @@ class Client:
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
         inbox = self._inboxes[request_id] = Inbox(request_id)
+        if kind == "stream":
+            inbox.is_stream = True
         self._open.add(request_id)
         try:
             if is_awaited and self._leading is not None:

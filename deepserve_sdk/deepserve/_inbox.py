@@ -38,6 +38,7 @@ class Inbox:
         "has_inputs",
         "holders",
         "is_read",
+        "is_stream",
         "items",
         "next_offset",
         "payload",
@@ -55,6 +56,8 @@ class Inbox:
         self.request_id = request_id
         self.finished: RequestFinished | None = None
         self.payload = b""
+        self.is_stream = False
+        """As far as is known: of a call that was found by its id it is not."""
         self.items: deque[Item] = deque()
         self.next_offset = 0
         """Of the stream item that is expected next."""
