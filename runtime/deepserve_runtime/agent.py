@@ -21,6 +21,7 @@ from deepserve.protocol.messages import (
     ExecutorReady,
     FetchBundle,
     Message,
+    PodEnding,
     StopPod,
     TaskCredit,
     Welcome,
@@ -137,6 +138,7 @@ class PodAgent:
     def _check_memory(self) -> None:
         assert self._memory is not None
         if text := self._memory.excess():
+            self._link.send(PodEnding(text))  # first: an outcome makes room for the next task
             for task in list(self._tasks.values()):
                 task.fail(MemoryError(text))
             self._exit(life.ExitPod(text, at_once=True))

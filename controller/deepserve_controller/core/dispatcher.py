@@ -31,6 +31,8 @@ class Dispatcher:
         self._executors: dict[str, ExecutorRecord] = {}
         self._stuck: dict[str, ExecutorRecord] = {}
         """By task id: where it still runs, though it ended for its caller."""
+        self._ending: set[str] = set()
+        """Pods that end by themselves; forgotten when they are lost."""
         self._unwanted: set[str] = set()
         """Pods that were drained before their executor was ready; forgotten when they are lost."""
         self._touched: dict[str, FunctionQueue] = {}
@@ -198,6 +200,17 @@ class Dispatcher:
         self._close(executor)
         self._out.append(Notify(PodStuck(executor.pod_id, reason)))
 
+    def end(self, pod_id: str, reason: str) -> None:
+        """The pod ends by itself: others take its place at once."""
+        executor = self._executors.get(pod_id)
+        if executor is not None and pod_id not in self._ending:
+            self._ending.add(pod_id)
+            self._close(executor)
+            self._out.append(Notify(PodStuck(pod_id, reason)))
+
+    def is_ending(self, pod_id: str) -> bool:
+        return pod_id in self._ending
+
     def note_freed(self, task_id: str, attempt: int) -> None:
         """Code that did not stop in time has ended after all: with the last such, its pod need not be killed."""
         executor = self._stuck.get(task_id)
@@ -217,6 +230,7 @@ class Dispatcher:
     def forget_pod(self, pod_id: str) -> list[Task]:
         """The pod is gone; returns the tasks that were on it, already taken off."""
         self._unwanted.discard(pod_id)
+        self._ending.discard(pod_id)
         return self.remove_executor(pod_id)
 
     def remove_executor(self, pod_id: str) -> list[Task]:

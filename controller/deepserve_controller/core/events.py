@@ -115,6 +115,13 @@ class TaskResumed(Event, frozen=True):
     task_id: str
 
 
+class PodEnding(Event, frozen=True):
+    """From the pod: it passed its memory limit and ends; tasks that it does not finish first have not begun."""
+
+    pod_id: str
+    reason: str
+
+
 class PodDrainStarted(Event, frozen=True):
     """From the cluster manager: give this pod nothing new."""
 

@@ -88,6 +88,7 @@ class JobExecutor:
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
             events.PodDrainStarted: self._on_pod_drain_started,
+            events.PodEnding: self._on_pod_ending,
             events.FunctionDefined: self._on_function_defined,
             events.FunctionRemoved: self._on_function_removed,
             events.ExecutorReady: self._on_executor_ready,
@@ -363,11 +364,15 @@ class JobExecutor:
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.drain(event.pod_id)
 
+    def _on_pod_ending(self, event: events.PodEnding, now_s: float) -> None:
+        self._dispatcher.end(event.pod_id, event.reason)
+
     def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
+        is_blamed = not self._dispatcher.is_ending(event.pod_id)
         for task in reversed(self._dispatcher.forget_pod(event.pod_id)):
             if task.state == "stopping":
                 self._stopping.end(task, "pod lost", now_s)
-            elif not self._retrying.after_loss(task, True, now_s):
+            elif not self._retrying.after_loss(task, is_blamed, now_s):
                 outcome = pod_lost_outcome(event.pod_id, event.reason, event.exit_code, task.pod_losses)
                 self._end_task(task, lost_outcome(task, outcome), now_s)
 

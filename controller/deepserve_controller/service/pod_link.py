@@ -13,6 +13,7 @@ from deepserve.protocol.messages import (
     FetchBundle,
     Message,
     Outcome,
+    PodEnding,
     TaskBlocked,
     TaskFinished,
     TaskOutputs,
@@ -50,6 +51,9 @@ class PodLink:
             TaskFinished: self._task_finished,
             TaskOutputs: self._task_output,
             CancelReceived: lambda message, data: cores.give(events.CancelReceived(message.task_id, message.attempt)),
+            PodEnding: lambda message, data: cores.give(
+                events.PodEnding(pod.pod_id, message.reason[:MAX_DETAIL_CHARS])
+            ),
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
             FetchBundle: self._fetch_bundle,

@@ -480,6 +480,13 @@ class CancelReceived(Message, frozen=True):
     attempt: int
 
 
+class PodEnding(Message, frozen=True):
+    """The pod ends by itself when the outcomes of its tasks are out; a task that it has not answered then, it has not
+    begun."""
+
+    reason: str
+
+
 class TaskBlocked(Message, frozen=True):
     """The task waits for a call it made: its slot is free."""
 
@@ -563,6 +570,6 @@ AnyMessage = (
     | PutValue | ValueStored | FetchValue | ValueContent | DropValue
     | BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod
     | FetchBundle | ExecutorReady | ExecutorFailed | TaskOutputs | TaskFinished
-    | CancelReceived | TaskBlocked | TaskResumed
+    | CancelReceived | PodEnding | TaskBlocked | TaskResumed
     | ForkPod | ForkPods | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
 )  # fmt: skip

@@ -114,6 +114,18 @@ def test_a_result_that_nobody_takes_lets_its_refs_go() -> None:
     wait_until(lambda: stored() == [])
 
 
+def test_maps_carry_refs_both_ways() -> None:
+    outputs = list(pass_on.map([deepserve.put(array_of(number))] for number in range(30)))
+    assert [ref.get().mean() for [ref] in outputs] == list(range(30)) and len(stored()) == 30
+    outputs.clear()
+    gc.collect()
+    wait_until(lambda: stored() == [])
+    made = list(make_ref.map(range(30)))
+    assert [ref.get().mean() for ref in made] == list(range(30)) and len(stored()) == 30
+    made.clear()
+    wait_until(lambda: stored() == [])
+
+
 def test_a_pod_that_keeps_a_ref_holds_it_until_it_lets_go_or_dies() -> None:
     keeper = RefKeeper()
     keeper.keep.remote([deepserve.put(array_of(6))])

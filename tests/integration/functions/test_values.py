@@ -133,8 +133,7 @@ if __name__ == "__main__":
 def test_a_pod_over_its_memory_while_it_makes_a_result() -> None:
     with pytest.raises((MemoryError, deepserve.PodLost), match="limit is 300 MiB|memory"):
         over_memory.remote(2000)
-    wait_until(lambda: not any("over_memory" in pod["label"] for pod in current_client().query("status")["pods"]))
-    assert over_memory.remote(10).nbytes == 10 << 20
+    assert over_memory.remote(10).nbytes == 10 << 20  # at once, while that pod ends
 
 
 FULL = """

@@ -93,3 +93,36 @@ def test_log_files_are_bounded_and_stay_in_their_folder(tmp_path: Path) -> None:
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert found == ["logs/app/.._.._evil.log", "logs/app/.._.._evil.log.1", "logs/app/f.log"]
     assert all(path.stat().st_size <= 160 for path in tmp_path.rglob("*.log*"))
+
+
+def test_what_a_process_wrote_and_told_nobody_of_goes_with_it(tmp_path: Path) -> None:
+    segments = Segments(str(tmp_path))
+    for name in ("v-7-told", "v-7-untold", "r-7-told", "r-7-untold", ".pool-7-a", "v-77-b", ".pool-77-b", "v-7-read"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("v-7-told", "r-7-told"):
+        segments.announced("link-1", Value("pickle", 1, segment=name))
+    segments.delivered("link-1", "v-7-read")
+    segments.link_opened(7)
+    segments.link_opened(7)
+    segments.link_closed("link-0", 7)
+    assert (tmp_path / "v-7-untold").exists(), "the process has another link"
+    segments.link_closed("link-1", 7)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".pool-77-b", "r-7-told", "v-7-told", "v-77-b"]
+    segments.link_closed("link-2", 0)
+
+
+def test_of_many_deliveries_those_that_were_not_read_are_remembered(tmp_path: Path) -> None:
+    segments = Segments(str(tmp_path))
+    for number in range(3000):
+        name = f"c-{number}"
+        if number % 10 == 0:
+            (tmp_path / name).touch()
+        segments.delivered("link-1", name)
+    assert sum(map(len, segments._delivered.values())) < 1000
+    segments.link_closed("link-1", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_segment_that_is_longer_than_its_value(tmp_path: Path) -> None:
+    (tmp_path / "v-1").write_bytes(b"value and what was there before")
+    assert Segments(str(tmp_path)).take(Value("msgpack", 5, segment="v-1")) == b"value"
