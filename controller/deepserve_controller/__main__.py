@@ -8,7 +8,13 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from deepserve_controller.pod_providers.template_process import start_template
+from deepserve_controller.pod_providers.template_process import (
+    MAX_POD_ID_CHARS,
+    POD_VARIABLE,
+    TemplateProcess,
+    fork_template,
+    start_template,
+)
 
 if TYPE_CHECKING:
     from deepserve_controller.settings import Settings
@@ -17,8 +23,7 @@ if TYPE_CHECKING:
 def main() -> int:
     gc.disable()  # nothing that is imported is garbage; the controller turns it on again once it stands
     arguments = sys.argv[1:]
-    # The template's imports take about as long as this process's own: let them run side by side.
-    started = {"python": start_template("python")} if "--embedded" in arguments else {}
+    started = {"python": first_template()} if "--embedded" in arguments else {}
     from deepserve_controller.errors import ControllerError
 
     settings = embedded_settings(arguments) or parse(arguments)
@@ -30,6 +35,14 @@ def main() -> int:
         print(f"deepserve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def first_template() -> TemplateProcess:
+    """The template's imports take about as long as this process's own: what both need first, then side by side."""
+    import deepserve.protocol.framing  # noqa: F401
+
+    has_room = len(os.environ.get(POD_VARIABLE, "")) >= MAX_POD_ID_CHARS
+    return fork_template("python") if has_room else start_template("python")
 
 
 def embedded_settings(arguments: list[str]) -> Settings | None:

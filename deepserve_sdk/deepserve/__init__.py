@@ -151,6 +151,7 @@ def _load(name: str) -> Any:
         raise AttributeError(f"module 'deepserve' has no attribute {name!r}")
     from importlib import import_module
 
+    import_module("deepserve.protocol")  # before anything else imports msgspec: see there
     value = getattr(import_module(f"deepserve.{home}"), name)
     globals()[name] = value
     return value

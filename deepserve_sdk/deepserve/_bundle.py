@@ -7,8 +7,6 @@ by import statements (also inside functions), and all files of the regular packa
 from __future__ import annotations
 
 import ast
-import hashlib
-import io
 import os
 import sys
 import threading
@@ -16,9 +14,12 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
+import msgspec
+
 from deepserve._definition import Bundle
 from deepserve._installed import is_installed, is_installed_file
 from deepserve.errors import ValueTooLarge
+from deepserve.protocol.digest import sha256
 from deepserve.settings import current_settings
 
 _parsing = threading.Lock()
@@ -174,25 +175,17 @@ def _with_parents(name: str) -> Iterator[str]:
 
 
 def pack(root: str, files: Iterable[str]) -> Bundle:
-    """A tar that is the same for the same files, whenever it is made."""
-    import tarfile
-
+    """A MessagePack map of names to contents, which is the same for the same files, whenever it is made."""
     contents: list[tuple[str, bytes]] = []
     for file in files:
         with open(file, "rb") as source:
             contents.append((os.path.relpath(file, root), source.read()))
     contents.sort()
     check_size(contents)
-    digest = hashlib.sha256()
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in contents:
-            digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-            entry = tarfile.TarInfo(name)  # its time, owner and group stay zero
-            entry.size = len(content)
-            entry.mode = 0o644
-            tar.addfile(entry, io.BytesIO(content))
-    return Bundle(digest.hexdigest()[:40], "files", target.getvalue(), root)
+    digest = sha256()
+    for name, content in contents:
+        digest.update(f"{name}\0{sha256(content).hexdigest()}\n".encode())
+    return Bundle(digest.hexdigest()[:40], "files", msgspec.msgpack.encode(dict(contents)), root)
 
 
 def check_size(contents: list[tuple[str, bytes]]) -> None:

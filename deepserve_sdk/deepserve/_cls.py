@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, dataclass_transform, overload
 
+from deepserve._code_kind import is_coroutine_function
 from deepserve._decorators import OptionArguments
 from deepserve._entry import HOOK_ATTRIBUTE, SNAP_ATTRIBUTE, Batching, Entry
 from deepserve._function import Definer, method_kinds
@@ -67,7 +67,7 @@ def exit() -> Callable[[F], F]:
 
 def _hook(target: Any, kind: str) -> Any:
     """The method, noting on its instance that it ran, so that a local call does not run it again."""
-    if inspect.iscoroutinefunction(target):
+    if is_coroutine_function(target):
 
         @functools.wraps(target)
         async def run_async(self: Any) -> Any:
@@ -172,12 +172,12 @@ def _init_of_parameters(class_name: str, parameters: dict[str, Parameter]) -> Ca
     return __init__
 
 
-_BY_POSITION_ONLY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
-
 
 def _recording_init(own_init: Any) -> Callable[..., None]:
     if own_init is object.__init__:
         return _init_of_parameters("this class", {})
+    import inspect
+
     signature = inspect.signature(own_init)
 
     @functools.wraps(own_init)

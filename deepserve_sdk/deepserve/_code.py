@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from deepserve._definition import Bundle
 from deepserve._installed import is_installed
 from deepserve._pickling import EVERYTHING, NOTHING, PYTHON, Reach, dump_by_value, look_up
 from deepserve.errors import UnpicklableFunction
+from deepserve.protocol.digest import sha256
 from deepserve.protocol.specs import CodeRef
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def dump_entries(entries: dict[str, Entry], asked: str) -> Bundle:
 
             raise UnpicklableFunction(explain(entries[asked].target, error)) from error
         content = _dump_with_reached({key: entry for key, entry in entries.items() if _can_travel(entry)})
-    return Bundle(hashlib.sha256(content).hexdigest()[:40], "pickle", content)
+    return Bundle(sha256(content).hexdigest()[:40], "pickle", content)
 
 
 def _dump_with_reached(entries: dict[str, Entry]) -> bytes:

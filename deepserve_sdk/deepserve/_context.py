@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 from deepserve.protocol.specs import CodeRef
 
 
-@dataclass(frozen=True)
-class TaskContext:
+class TaskContext(msgspec.Struct, frozen=True):
     """attempt: counts from 1. index: of the input, in a map; else -1. ends_at_s: on `time.monotonic()`, when the
     controller will stop this attempt; 0 without a limit. code: the code that the pod is bound to, from which calls to
     other functions of the same bundle take theirs; None outside pods. resume_offset: see `deepserve.resume_offset`."""

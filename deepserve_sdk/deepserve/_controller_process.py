@@ -178,7 +178,8 @@ def _spawn_controller(fd: int) -> int:
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *arguments],
-        os.environ,
+        # Room for a pod's id in the memory that pods inherit by fork (see the controller's template_process).
+        {**os.environ, "DEEPSERVE_POD_ID": "-" * 64},
         setsid=True,
         setsigmask=(),
         setsigdef=(signal.SIGINT, signal.SIGPIPE),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+import msgspec
 
 HOOK_ATTRIBUTE = "__deepserve_hook__"
 """Set on the functions of a class by the decorators: `enter`, `method` or `exit`."""
@@ -16,8 +17,7 @@ BATCHING_ATTRIBUTE = "__deepserve_batching__"
 """On what `batched` made: its Batching."""
 
 
-@dataclass(frozen=True)
-class Batching:
+class Batching(msgspec.Struct, frozen=True):
     """How a pod gathers items. `target`: the user's function of lists. (deepserve.batched says the rest.)"""
 
     target: Callable[..., Any]
@@ -31,11 +31,10 @@ class Batching:
         batching: Batching | None = getattr(call, BATCHING_ATTRIBUTE, None)
         if batching is None or (instance := getattr(call, "_instance", None)) is None:
             return batching
-        return replace(batching, target=partial(batching.target, instance))
+        return msgspec.structs.replace(batching, target=partial(batching.target, instance))
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, weakref=True):
     """`target` is the undecorated function, or the undecorated class.
 
     A `bundle` CodeRef resolves to a module attribute whose `__deepserve_entry__` is the Entry (a plain

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 from deepserve._callee import Callee
 from deepserve._client import Definition, installed_client
 from deepserve._code import Named, code_of
+from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options, refuse_stream_options
@@ -287,11 +287,13 @@ class AsyncStreamFunction(Function[P, Iterator[T]]):
 
 
 def is_generator(target: Callable[..., Any]) -> bool:
-    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+    return is_generator_function(target) or is_async_generator_function(target)
 
 
 def method_kinds(target: Any) -> dict[str, Literal["call", "stream"]]:
     """Of a class: its methods that run in pods."""
+    import inspect
+
     return {
         name: "stream" if is_generator(member.target) else "call"
         for name in dir(target)
@@ -300,11 +302,11 @@ def method_kinds(target: Any) -> dict[str, Literal["call", "stream"]]:
 
 
 def function_class(target: Callable[..., Any]) -> type[Function[..., Any]]:
-    if inspect.isasyncgenfunction(target):
+    if is_async_generator_function(target):
         return AsyncStreamFunction
-    if inspect.isgeneratorfunction(target):
+    if is_generator_function(target):
         return StreamFunction
-    return AsyncFunction if inspect.iscoroutinefunction(target) else Function
+    return AsyncFunction if is_coroutine_function(target) else Function
 
 
 def _new_function(cls: type[Function[..., Any]]) -> Function[..., Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from deepserve._callee import Callee
 from deepserve._client import Definition
+from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
 from deepserve._entry import HOOK_ATTRIBUTE, hook_names
 from deepserve._function import Definer, is_generator
 from deepserve._inspectable import Inspectable
@@ -18,6 +18,8 @@ from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb,
 from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
 
 if TYPE_CHECKING:
+    import inspect
+
     from deepserve._autoscaler import Autoscaler, FunctionStats
     from deepserve._query_verb import QueryVerb
     from deepserve._verb_types import ForEach, Map, StarMap
@@ -86,6 +88,8 @@ class BoundMethod(Inspectable, Generic[P, R]):
     @property
     def __signature__(self) -> inspect.Signature:
         """Without `self`, which is bound."""
+        import inspect
+
         return inspect.signature(functools.partial(self._target, self._instance))
 
     def _callee(self) -> Callee:
@@ -216,11 +220,11 @@ def method() -> MethodDecorator:
 
 
 def _decorate(target: Callable[..., Any]) -> MethodDescriptor[..., Any]:
-    if inspect.isasyncgenfunction(target):
+    if is_async_generator_function(target):
         return AsyncStreamMethodDescriptor(target)
-    if inspect.isgeneratorfunction(target):
+    if is_generator_function(target):
         return StreamMethodDescriptor(target)
-    return AsyncMethodDescriptor(target) if inspect.iscoroutinefunction(target) else MethodDescriptor(target)
+    return AsyncMethodDescriptor(target) if is_coroutine_function(target) else MethodDescriptor(target)
 
 
 def enter_locally(instance: Any) -> None:
@@ -231,7 +235,7 @@ def enter_locally(instance: Any) -> None:
     target = type(instance)
     for name in [*hook_names(target, "enter", snap=True), *hook_names(target, "enter", snap=False)]:
         result = getattr(instance, name)()
-        if inspect.iscoroutine(result):
+        if isinstance(result, Coroutine):
             import asyncio
 
             asyncio.run(result)

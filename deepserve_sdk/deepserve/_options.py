@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
+
+import msgspec
 
 from deepserve import _context
 from deepserve.errors import InvalidOption
@@ -24,8 +25,7 @@ CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 TARGET_ATTRIBUTE = "__deepserve_target_inputs__"
 
 
-@dataclass(frozen=True)
-class Retries:
+class Retries(msgspec.Struct, frozen=True):
     """Run a call again after an exception of the types in `on`, but for those in `never_on`. (Modal: `modal.Retries`.)
 
     initial_delay, max_delay: seconds. The n-th retry waits initial_delay * backoff_coefficient ** (n - 1), at most
@@ -62,8 +62,7 @@ class Retries:
                 raise check.error(name, kinds, "is not a tuple of exception classes")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """A function's or class's options, in the protocol's own shapes."""
 
     name: str = ""
@@ -104,29 +103,29 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
     if accelerators is not None:
         resources = _with(resources, accelerators=accelerators)
     scaling = _merge_scaling(scaling, check, given)
-    options = replace(base, resources=resources, scaling=scaling)
+    options = msgspec.structs.replace(base, resources=resources, scaling=scaling)
     if "name" in given:
-        options = replace(options, name=check.name(given["name"]))
+        options = msgspec.structs.replace(options, name=check.name(given["name"]))
     if "timeout" in given:
-        options = replace(options, timeout_s=check.number("timeout", given["timeout"], above=0.0))
+        options = msgspec.structs.replace(options, timeout_s=check.number("timeout", given["timeout"], above=0.0))
     if "startup_timeout" in given:
-        options = replace(
+        options = msgspec.structs.replace(
             options, startup_timeout_s=check.number("startup_timeout", given["startup_timeout"], above=0.0)
         )
     if "queue_timeout" in given:
         value = given["queue_timeout"]
         queue_timeout_s = 0.0 if value is None else check.number("queue_timeout", value, above=0.0)
-        options = replace(options, queue_timeout_s=queue_timeout_s)
+        options = msgspec.structs.replace(options, queue_timeout_s=queue_timeout_s)
     if "retries" in given:
         retries = check.retries(given["retries"])
         on, never_on = (retries.on, retries.never_on) if retries else ((Exception,), ())
-        options = replace(options, retries=_retry_spec(retries), retry_on=on, never_on=never_on)
+        options = msgspec.structs.replace(options, retries=_retry_spec(retries), retry_on=on, never_on=never_on)
     if "idle_timeout" in given:
         value = given["idle_timeout"]
         idle_timeout_s = 0.0 if value is None else check.number("idle_timeout", value, above=0.0)
-        options = replace(options, idle_timeout_s=idle_timeout_s)
+        options = msgspec.structs.replace(options, idle_timeout_s=idle_timeout_s)
     if "replay" in given:
-        options = replace(options, replay=check.replay(given["replay"]))
+        options = msgspec.structs.replace(options, replay=check.replay(given["replay"]))
     return options
 
 
@@ -160,7 +159,7 @@ def with_inputs(options: Options, owner: str, target: Any, batch_sizes: Sequence
     if target_inputs is not None:
         inputs["target_inputs"] = target_inputs * max(1, largest)
     options = merge_options(options, owner, inputs)
-    return replace(options, scaling=_with(options.scaling, max_batch_size=largest))
+    return msgspec.structs.replace(options, scaling=_with(options.scaling, max_batch_size=largest))
 
 
 def merge_scaling(base: Scaling, owner: str, given: dict[str, Any]) -> Scaling:
@@ -275,8 +274,6 @@ def _retry_spec(retries: Retries | None) -> RetrySpec | None:
 
 
 def _with(struct: Any, **changes: Any) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(struct, **changes)
 
 

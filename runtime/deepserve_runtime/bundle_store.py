@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import re
-import shutil
-import tarfile
-import tempfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+
+import msgspec
+
+from deepserve.protocol.digest import sha256
 
 DIGEST_CHARACTERS = 40
 MAX_UNPACKED_BYTES = 1 << 30
-MAX_MEMBERS = 50_000
-_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+MAX_FILES = 50_000
+MAX_DIGEST_CHARACTERS = 128
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 Fetch = Callable[[str], bytes]
 """Bundle content by digest. Raises BundleError where the controller does not have it."""
@@ -28,41 +27,46 @@ class BundleError(Exception):
 class BundleStore:
     """`folder` is shared with other pods of the host: a bundle appears there whole or not at all."""
 
-    def __init__(self, folder: Path, fetch: Fetch) -> None:
+    def __init__(self, folder: str, fetch: Fetch) -> None:
         self._folder = folder
         self._fetch = fetch
 
-    def files(self, digest: str) -> Path:
+    def files(self, digest: str) -> str:
         """The folder that holds the bundle's files."""
         check_digest(digest)
-        target = self._folder / digest
-        if not target.is_dir():
-            self._unpack(self._fetch(digest), target)
+        target = os.path.join(self._folder, digest)
+        if not os.path.isdir(target):
+            self._unpack(self._fetch(digest), digest, target)
         return target
 
     def dump(self, digest: str) -> bytes:
         """The bytes of a pickled bundle, which is named by them."""
         check_digest(digest)
         content = self._fetch(digest)
-        check_content(digest, hashlib.sha256(content).hexdigest())
+        check_content(digest, sha256(content).hexdigest())
         return content
 
-    def _unpack(self, content: bytes, target: Path) -> None:
+    def _unpack(self, content: bytes, digest: str, target: str) -> None:
         """Unpacks beside the target, then renames: of several pods at once one wins and all find the same files."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=self._folder))
+        files = unpack(content, digest)
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        unfinished = os.path.join(self._folder, f".{digest}.{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            unpack(content, unfinished, target.name)
+            write_files(files, unfinished)
             os.rename(unfinished, target)
         except OSError:
-            if not target.is_dir():
+            if not os.path.isdir(target):
                 raise
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if os.path.isdir(unfinished):
+                import shutil
+
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_digest(digest: str) -> None:
-    if not _DIGEST.fullmatch(digest):
+    is_plain = digest[:1] in _PLAIN and all(letter in _PLAIN or letter in "_.-" for letter in digest)
+    if not digest or not is_plain or len(digest) > MAX_DIGEST_CHARACTERS:
         raise BundleError(f"{digest!r} is no bundle digest")
 
 
@@ -71,38 +75,43 @@ def check_content(digest: str, found: str) -> None:
         raise BundleError(f"the bundle that came as {digest} holds something else ({found[:DIGEST_CHARACTERS]})")
 
 
-def unpack(content: bytes, folder: Path, digest: str) -> None:
-    """Writes the files of a tar under `folder`; where it is not what `digest` says, nothing is written."""
+def unpack(content: bytes, digest: str) -> dict[str, bytes]:
+    """The files by their names within the bundle. Raises BundleError where it is not what `digest` says."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:*") as tar:
-            members = tar.getmembers()
-            check_members(members)
-            check_content(digest, hash_of(tar, members))
-            for member in members:
-                tar.extract(member, folder, set_attrs=False, filter="data")
-    except (tarfile.TarError, EOFError) as error:
-        raise BundleError(f"the bundle is no readable tar: {error}") from error
+        files = msgspec.msgpack.decode(content, type=dict[str, bytes])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"the bundle cannot be read: {error}") from error
+    check_names(files)
+    check_content(digest, hash_of(files))
+    return files
 
 
-def hash_of(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> str:
+def write_files(files: dict[str, bytes], folder: str) -> None:
+    os.mkdir(folder, 0o700)
+    for name, content in files.items():
+        path = os.path.join(folder, name)
+        with suppress(FileExistsError):
+            os.makedirs(os.path.dirname(path), mode=0o700)
+        with open(path, "xb") as file:
+            file.write(content)
+
+
+def hash_of(files: dict[str, bytes]) -> str:
     """What the SDK names a bundle of files by: their names in order, each with the hash of what it holds."""
-    found = hashlib.sha256()
-    for member in sorted(members, key=lambda member: member.name):
-        if (file := tar.extractfile(member)) is not None:
-            found.update(f"{member.name}\0{hashlib.sha256(file.read()).hexdigest()}\n".encode())
+    found = sha256()
+    for name in sorted(files):
+        found.update(f"{name}\0{sha256(files[name]).hexdigest()}\n".encode())
     return found.hexdigest()
 
 
-def check_members(members: list[tarfile.TarInfo]) -> None:
-    """Raises BundleError for names that lead out of the folder, links, devices, and what would fill the disk."""
-    if len(members) > MAX_MEMBERS:
-        raise BundleError(f"the bundle has {len(members)} files (limit {MAX_MEMBERS})")
-    for member in members:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
-            raise BundleError(f"the bundle holds {member.name!r}, which leads out of its folder")
-        if not (member.isfile() or member.isdir()):
-            raise BundleError(f"the bundle holds {member.name!r}, which is neither a file nor a folder")
-    total_bytes = sum(member.size for member in members)
+def check_names(files: dict[str, bytes]) -> None:
+    """Raises BundleError for names that lead out of the folder, and for what would fill the disk."""
+    if len(files) > MAX_FILES:
+        raise BundleError(f"the bundle has {len(files)} files (limit {MAX_FILES})")
+    for name in files:
+        is_plain = all(part not in ("", ".", "..") for part in name.split("/"))
+        if not is_plain or "\\" in name or "\0" in name:
+            raise BundleError(f"the bundle holds {name!r}, which leads out of its folder")
+    total_bytes = sum(len(content) for content in files.values())
     if total_bytes > MAX_UNPACKED_BYTES:
         raise BundleError(f"the bundle unpacks to {total_bytes} bytes (limit {MAX_UNPACKED_BYTES})")

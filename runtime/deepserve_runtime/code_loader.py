@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pickle
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from deepserve.protocol.specs import CodeRef
@@ -25,8 +25,8 @@ def load_entry(code: CodeRef, store: BundleStore) -> sdk.Entry:
         return _load_dump(code, store)
     if code.transport == "bundle":
         folder = store.files(code.digest)
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
             importlib.invalidate_caches()
         return sdk.entry_of(_look_up(_import_bundled(code, folder), code.qualname))
     return sdk.entry_of(_look_up(importlib.import_module(code.module), code.qualname))
@@ -45,7 +45,7 @@ def _load_dump(code: CodeRef, store: BundleStore) -> sdk.Entry:
     return found if isinstance(found, sdk.Entry) else sdk.entry_of(found)
 
 
-def _import_bundled(code: CodeRef, folder: Path) -> types.ModuleType:
+def _import_bundled(code: CodeRef, folder: str) -> types.ModuleType:
     if not code.main_module:
         return _import(code.module, folder)
     if code.module in (code.main_module, *MAIN_ALIASES):
@@ -56,7 +56,7 @@ def _import_bundled(code: CodeRef, folder: Path) -> types.ModuleType:
     return _import(code.module, folder)
 
 
-def _import_main(name: str, folder: Path) -> types.ModuleType:
+def _import_main(name: str, folder: str) -> types.ModuleType:
     """Imports the script under its file's name, so that its `if __name__ == "__main__"` stays closed."""
     module = _import(name, folder)
     for alias in MAIN_ALIASES:
@@ -66,7 +66,7 @@ def _import_main(name: str, folder: Path) -> types.ModuleType:
     return module
 
 
-def _import(name: str, folder: Path) -> types.ModuleType:
+def _import(name: str, folder: str) -> types.ModuleType:
     """The bundle's module `name`, also where the environment had already loaded another of that name."""
     with importing(name):
         loaded = sys.modules.get(name)
@@ -84,14 +84,14 @@ def _import(name: str, folder: Path) -> types.ModuleType:
         return module
 
 
-def _is_under(module: types.ModuleType, folder: Path) -> bool:
+def _is_under(module: types.ModuleType, folder: str) -> bool:
     return str(getattr(module, "__file__", None) or "").startswith(f"{folder}/")
 
 
-def _file_of(name: str, folder: Path) -> Path | None:
-    base = folder.joinpath(*name.split("."))
-    for path in (base / "__init__.py", base.with_name(base.name + ".py")):
-        if path.is_file():
+def _file_of(name: str, folder: str) -> str | None:
+    base = os.path.join(folder, *name.split("."))
+    for path in (os.path.join(base, "__init__.py"), base + ".py"):
+        if os.path.isfile(path):
             return path
     return None
 
@@ -122,7 +122,7 @@ def _look_up(module: types.ModuleType, qualname: str) -> Any:
 class _LateMain(types.ModuleType):
     """Stands for `__main__` until a name of the script is asked for."""
 
-    def __init__(self, alias: str, main_module: str, folder: Path) -> None:
+    def __init__(self, alias: str, main_module: str, folder: str) -> None:
         super().__init__(alias)
         self.__dict__["_script"] = (main_module, folder)
 

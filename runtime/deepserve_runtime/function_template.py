@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, NoReturn
 
 from deepserve.protocol import PROTOCOL_VERSION
@@ -62,7 +61,7 @@ class FunctionTemplate:
         hello = Hello(PROTOCOL_VERSION, "template", order.template_id, order.token, sdk.PYTHON, os.getpid())
         self._connection, self._reader, self._welcome = dial(order.socket, hello)
         self._link = Link(self._connection)
-        self._store = BundleStore(Path(self._welcome.folder) / "bundles", self._fetch_bundle)
+        self._store = BundleStore(os.path.join(self._welcome.folder, "bundles"), self._fetch_bundle)
         self._made_calls = False
         self._steps = StepClock()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
+from deepserve_runtime.sdk import is_coroutine_function
 
 WaitFor = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine on an event loop, to its end."""
@@ -44,7 +44,7 @@ class ClassHooks:
     def _run_all(self, names: list[str]) -> bool:
         for name in names:
             hook = getattr(self._instance, name)
-            if inspect.iscoroutinefunction(hook):
+            if is_coroutine_function(hook):
                 self.wait_for(hook())
             else:
                 hook()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
 from deepserve_runtime.task import BadArguments, Task
+
+if TYPE_CHECKING:
+    import inspect
 
 
 def arguments(task: Task, target: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -36,18 +38,18 @@ def _typed(
 
     Raises BadArguments naming the parameter: a caller without the function's code cannot know better.
     """
+    import inspect
+
     bound = _bound(inspect.signature(target), args, kwargs)
     try:
         hints = typing.get_type_hints(target)
     except Exception:  # an annotation that only a type checker can resolve
         hints = {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     for name, given in bound.arguments.items():
-        if name in hints and bound.signature.parameters[name].kind not in _VARIADIC:
+        if name in hints and bound.signature.parameters[name].kind not in variadic:
             bound.arguments[name] = _convert(name, given, hints[name])
     return bound.args, bound.kwargs
-
-
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _bound(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> inspect.BoundArguments:

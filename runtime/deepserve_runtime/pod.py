@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from deepserve.protocol.messages import Welcome
 from deepserve.protocol.specs import CodeRef
@@ -28,8 +27,8 @@ class Pod:
         os.register_at_fork(after_in_child=self._become_copy)
 
     @property
-    def bundles(self) -> Path:
-        return Path(self._folder) / "bundles"
+    def bundles(self) -> str:
+        return os.path.join(self._folder, "bundles")
 
     def _become_copy(self) -> None:
         """The copy must not hold the link open: its end of file is how the controller hears of the pod's death."""

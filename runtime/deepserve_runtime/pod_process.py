@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import hashlib
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.digest import sha256
 from deepserve.protocol.messages import ForkPod, Hello, Welcome
 from deepserve_runtime import sdk
 from deepserve_runtime.agent import PodAgent
@@ -179,7 +179,7 @@ def _dial_bound(order: ForkPod, snapshot: Snapshot) -> tuple[Link, Welcome]:
 
 def send_output(name: str, token: str, socket_path: str) -> None:
     """From here what is written to descriptors 1 and 2, also by libraries and children, goes to the controller."""
-    log_key = hashlib.sha256((token + "/log").encode()).hexdigest()[:32]
+    log_key = sha256((token + "/log").encode()).hexdigest()[:32]
     for fd, stream, kind in ((1, sys.stdout, "stdout"), (2, sys.stderr, "stderr")):
         _send_stream(socket_path, f"{name}/{kind}", fd, stream, log_key)
 

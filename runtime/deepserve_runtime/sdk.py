@@ -12,6 +12,7 @@ import deepserve
 from deepserve import _client as client
 from deepserve import _context as context
 from deepserve import errors, settings
+from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
 from deepserve._context import TaskContext, current_task
 from deepserve._dependencies import put_in
 from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of, hook_names
@@ -39,6 +40,9 @@ __all__ = [
     "hook_names",
     "errors",
     "let_refs_go",
+    "is_async_generator_function",
+    "is_coroutine_function",
+    "is_generator_function",
     "load_decorators",
     "public_name_steps",
     "refuse_network_if_asked",

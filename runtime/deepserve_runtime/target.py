@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from deepserve_runtime import sdk
+from deepserve_runtime.sdk import is_async_generator_function, is_coroutine_function, is_generator_function
 
 
 class Target(NamedTuple):
@@ -20,6 +20,6 @@ class Target(NamedTuple):
 
     @classmethod
     def of(cls, call: Callable[..., Any]) -> Target:
-        is_async_generator = inspect.isasyncgenfunction(call)
-        is_async = is_async_generator or inspect.iscoroutinefunction(call)
-        return cls(call, is_async, is_async_generator or inspect.isgeneratorfunction(call), sdk.Batching.of(call))
+        is_async_generator = is_async_generator_function(call)
+        is_async = is_async_generator or is_coroutine_function(call)
+        return cls(call, is_async, is_async_generator or is_generator_function(call), sdk.Batching.of(call))

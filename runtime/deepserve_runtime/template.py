@@ -5,7 +5,6 @@ python -m deepserve_runtime.template --environment python --control-fd 3
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import select
@@ -202,23 +201,28 @@ def prepare(environment: str) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deepserve_runtime.template")
-    parser.add_argument("--environment", required=True)
-    parser.add_argument("--control-fd", type=int, required=True)
-    options = parser.parse_args()
+    match sys.argv[1:]:
+        case ["--environment", environment, "--control-fd", fd] if fd.isdecimal():
+            return run_template(environment, int(fd))
+    print("usage: python -m deepserve_runtime.template --environment NAME --control-fd FD", file=sys.stderr)
+    return 2
+
+
+def run_template(environment: str, control_fd: int) -> int:
+    """Until the control connection ends; returns the process's exit code."""
     use_one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.set_inheritable(options.control_fd, False)
+    os.set_inheritable(control_fd, False)
     gc.disable()
     try:
-        steps_ms = prepare(options.environment)
+        steps_ms = prepare(environment)
     except BaseException as error:
         traceback.print_exc()
-        text = f"environment {options.environment!r}: {type(error).__name__}: {error}"
-        send(options.control_fd, TemplateFailed(options.environment, text))
+        text = f"environment {environment!r}: {type(error).__name__}: {error}"
+        send(control_fd, TemplateFailed(environment, text))
         return 1
-    send(options.control_fd, TemplateReady(options.environment, os.getpid(), steps_ms))
-    Template(options.environment, options.control_fd).run()
+    send(control_fd, TemplateReady(environment, os.getpid(), steps_ms))
+    Template(environment, control_fd).run()
     return 0
 
 

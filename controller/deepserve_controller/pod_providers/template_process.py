@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
+import traceback
 from typing import NamedTuple, NoReturn
 
 from deepserve_controller.service.prctl import die_with_parent
@@ -46,18 +48,54 @@ def start_template(environment: str) -> TemplateProcess:
     return TemplateProcess(pid, ours)
 
 
+def fork_template(environment: str) -> TemplateProcess:
+    """As `start_template`, for a process that has only just begun: what it has imported by now a template needs too, so
+    that the two share it. It must have been started with room for a pod's id in its environment (`POD_VARIABLE`).
+
+    Raises OSError.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_template(environment, theirs.fileno())
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return TemplateProcess(pid, ours)
+
+
 def _exec_template(command: list[str], control_fd: int) -> NoReturn:
     try:
-        os.setsid()
-        die_with_parent()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(2, 1)
-        # Not the owner's connection, whose end of file must not wait for this process, nor what the script inherited.
-        os.closerange(3, control_fd)
-        os.closerange(control_fd + 1, MAX_FD)
+        _leave_controller(control_fd)
         os.set_inheritable(control_fd, True)
         # Pods write their id over this in their copy of the template's memory.
         os.execve(command[0], command, {**os.environ, POD_VARIABLE: "-" * MAX_POD_ID_CHARS})
     finally:
         os._exit(127)
+
+
+def _become_template(environment: str, control_fd: int) -> NoReturn:
+    """The controller knows the runtime by this module's name only, as it does where it starts an interpreter for it."""
+    exit_code = 1
+    try:
+        _leave_controller(control_fd)
+        exit_code = importlib.import_module(TEMPLATE_MODULE).run_template(environment, control_fd)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(exit_code)
+
+
+def _leave_controller(control_fd: int) -> None:
+    os.setsid()
+    die_with_parent()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    # Not the owner's connection, whose end of file must not wait for this process, nor what the script inherited.
+    os.closerange(3, control_fd)
+    os.closerange(control_fd + 1, MAX_FD)

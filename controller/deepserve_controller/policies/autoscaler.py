@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from deepserve_controller.core.views import NO_PANIC, FunctionLoad, Panic, PodsWanted
 
 
-@dataclass(frozen=True, slots=True)
-class FitDemand:
+class FitDemand(msgspec.Struct, frozen=True):
     """The baseline: what demand fills now, and what was in use within the scale-down window."""
 
     stable_window_s: float = 0.0
@@ -23,8 +23,7 @@ class FitDemand:
         return within_bounds(load, PodsWanted(needed, reason))
 
 
-@dataclass(frozen=True, slots=True)
-class Reactive:
+class Reactive(msgspec.Struct, frozen=True):
     """Up at once with demand; down by two windows, as Knative's KPA, for pods that start in milliseconds.
 
     - Pods for everything that is queued and runs, at once: a burst at zero is not averaged. Starting pods are pods.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from deepserve_controller.core.views import PodsWanted, PoolUse
 
 
-@dataclass(frozen=True, slots=True)
-class ReactivePool:
+class ReactivePool(msgspec.Struct, frozen=True):
     """More warm pods after cold starts and while bursts take them, fewer when neither happened for `memory_s`.
 
     clamp(least, most, taken by one burst + ceil(cold starts / threshold) * increment), over the last `memory_s`.

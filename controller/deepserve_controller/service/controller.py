@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.store import MemoryStore, Store
 from deepserve_controller.service.template_links import TemplateLinks
+from deepserve_controller.service.tokens import new_name
 from deepserve_controller.settings import Settings, max_depth, runtime_folder
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Controller:
         self.reaper = ChildReaper()
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)
-        ids = IdAllocator(suffix=f"{secrets.token_hex(2)}-" if settings.mode == "up" else "")
+        ids = IdAllocator(suffix=f"{new_name(2)}-" if settings.mode == "up" else "")
         job_executor = build_job_executor(ids, Random(), max_depth=max_depth())
         usable_mib = usable_memory_mib()
         cluster_manager = build_cluster_manager(ids, default_max_pods(), usable_mib=usable_mib)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 from typing import NamedTuple
 
 from deepserve_controller.errors import UnsafeFolder
 from deepserve_controller.service.processes import read_stat
+from deepserve_controller.service.tokens import new_name
 
 SHARED_MEMORY = "/dev/shm"
 SOCKET = "controller.sock"
@@ -39,14 +39,14 @@ def make_folders(runtime: str, shared_memory: str = SHARED_MEMORY) -> Controller
     make_private(runtime)
     remove_leftovers(runtime, shared_memory)
     pid = os.getpid()
-    private = os.path.join(runtime, f"ctl-{pid}-{secrets.token_hex(4)}")
+    private = os.path.join(runtime, f"ctl-{pid}-{new_name(4)}")
     if len(os.path.join(private, SOCKET)) > MAX_SOCKET_PATH:
         raise UnsafeFolder(f"{runtime} is too long a path for a unix socket: set XDG_RUNTIME_DIR to a shorter one")
     make_owned(private)
     os.mkdir(os.path.join(private, "bundles"), 0o700)
     segments = os.path.join(private, "segments")
     if os.path.isdir(shared_memory) and os.access(shared_memory, os.W_OK):
-        segments = os.path.join(shared_memory, f"deepserve-{os.getuid()}-{pid}-{secrets.token_hex(4)}")
+        segments = os.path.join(shared_memory, f"deepserve-{os.getuid()}-{pid}-{new_name(4)}")
     make_owned(segments)
     return ControllerFolders(runtime, private, segments)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 import time
 from collections.abc import Callable
 
+from deepserve.protocol.digest import sha256
 from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     AssignTask,
@@ -33,6 +31,7 @@ from deepserve_controller.service.pod_link import PodLink
 from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
+from deepserve_controller.service.tokens import is_same, new_token
 
 EXIT_WAIT_S = 0.2
 """After a pod's end of file: how long its exit code may take to arrive."""
@@ -74,7 +73,7 @@ class PodLinks:
     def start(self, action: actions.StartPod) -> None:
         if self.is_ending:
             return
-        token = secrets.token_urlsafe(32)
+        token = new_token()
         self.pods[action.pod_id] = PodEntry(
             pod_id=action.pod_id,
             environment=action.environment,
@@ -152,7 +151,7 @@ class PodLinks:
     def join(self, link: Link, hello: Hello) -> PodLink:
         """Raises Refusal unless the key is this pod's and was not used before."""
         pod = self.pods.get(hello.name)
-        if pod is None or not pod.token or not hmac.compare_digest(pod.token.encode(), hello.key.encode()):
+        if pod is None or not pod.token or not is_same(pod.token, hello.key):
             raise Refusal("key", "the join token is unknown or was used")
         pod.token = ""
         pod.link, pod.pid, pod.state = link, hello.pid, "warm"
@@ -169,7 +168,7 @@ class PodLinks:
         pod_id, _, stream = hello.name.rpartition("/")
         pod = self.pods.get(pod_id) or self.templates.get(pod_id)
         key = pod.log_keys.get(stream, "") if pod else ""
-        if pod is None or not key or not hmac.compare_digest(key.encode(), hello.key.encode()):
+        if pod is None or not key or not is_same(key, hello.key):
             raise Refusal("key", "the log key is unknown or was used")
         del pod.log_keys[stream]
         return pod_id, stream
@@ -296,4 +295,4 @@ class PodLinks:
 
 def log_key(token: str) -> str:
     """Of a pod's two log connections, derived from its join token."""
-    return hashlib.sha256((token + "/log").encode()).hexdigest()[:32]
+    return sha256((token + "/log").encode()).hexdigest()[:32]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
 import msgspec
 
@@ -13,6 +12,7 @@ from deepserve.protocol.messages import DropValue, FetchValue, Message, PutValue
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.recipients import Recipient
 from deepserve_controller.service.segments import Segments
+from deepserve_controller.service.tokens import new_name
 
 INLINE_BYTES = 1 << 20
 """Up to here a result goes with its message; larger ones wait until they are asked for."""
@@ -29,7 +29,7 @@ class Upload:
         """Raises OSError."""
         self.size_bytes = size_bytes
         self.num_bytes = 0
-        self._path = os.path.join(folder, f".upload-{secrets.token_hex(8)}")
+        self._path = os.path.join(folder, f".upload-{new_name(8)}")
         self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def append(self, piece: bytes) -> None:

@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 
 import msgspec
 
 from deepserve.protocol.messages import Value
 from deepserve_controller.service.refs import Refs
+from deepserve_controller.service.tokens import new_name
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -99,7 +99,7 @@ class Segments:
         """The same bytes under another name, for a reader that unlinks what it has read."""
         if not value.segment or not _PLAIN_NAME.fullmatch(value.segment):
             return value
-        name = f"c-{os.getpid()}-{secrets.token_hex(8)}"
+        name = f"c-{os.getpid()}-{new_name(8)}"
         with contextlib.suppress(OSError):
             os.link(os.path.join(self.folder, value.segment), os.path.join(self.folder, name))
         return msgspec.structs.replace(value, segment=name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import time
 
 from deepserve.protocol.messages import (
@@ -26,6 +24,7 @@ from deepserve_controller.service.links import Handler, Link
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks, log_key
+from deepserve_controller.service.tokens import is_same, new_token
 
 MAX_DETAIL_CHARS = 4000
 
@@ -50,7 +49,7 @@ class TemplateLinks:
     def start(self, action: actions.StartTemplate) -> None:
         if self._pods.is_ending:
             return
-        token, spec = secrets.token_urlsafe(32), action.spec
+        token, spec = new_token(), action.spec
         self.entries[action.template_id] = PodEntry(
             pod_id=action.template_id,
             environment=spec.environment,
@@ -76,7 +75,7 @@ class TemplateLinks:
     def join(self, link: Link, hello: Hello, welcome: Welcome) -> Handler:
         """Raises Refusal unless the key is this template's and was not used before."""
         entry = self.entries.get(hello.name)
-        if entry is None or not entry.token or not hmac.compare_digest(entry.token.encode(), hello.key.encode()):
+        if entry is None or not entry.token or not is_same(entry.token, hello.key):
             raise Refusal("key", "the join token is unknown or was used")
         entry.token, entry.link, entry.pid, entry.state = "", link, hello.pid, "loading"
         assert self._pods.provider is not None

@@ -139,7 +139,7 @@ class Refused(Message, frozen=True):
 
 
 class PutBundle(Message, frozen=True):
-    """The payload is the bundle: a tar of files, or one cloudpickle dump."""
+    """The payload is the bundle: a MessagePack map of file names to contents, or one cloudpickle dump."""
 
     digest: str
     kind: Literal["files", "pickle"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import msgspec
+
+from deepserve.protocol.digest import sha256
 
 Replay = Literal["", "resume", "verify"]
 """What another attempt of a stream that has passed items on does: there is none; it begins behind them; it makes
@@ -127,7 +128,7 @@ def function_id(spec: FunctionSpec) -> str:
     """Content address of `spec`: the same code and options give the same pool of pods."""
     # With every default written: MessagePack omits a nested one only where it is the very same object.
     canonical = msgspec.msgpack.encode(_with_defaults(spec), order="deterministic")
-    return f"fn-{hashlib.sha256(canonical).hexdigest()[:20]}"
+    return f"fn-{sha256(canonical).hexdigest()[:20]}"
 
 
 def _with_defaults(value: Any) -> Any:

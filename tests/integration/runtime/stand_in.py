@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from deepserve._values import decode_exception, decode_value, encode_value
 from deepserve.protocol import PROTOCOL_VERSION
@@ -166,7 +166,7 @@ class StandInPod:
         code: CodeRef | None = None, content: bytes | None = None, **spec: Any,
     ) -> None:  # fmt: skip
         if content is None and files is not None:
-            content = tar_of(files)
+            content = bundle_of(files)
         code = code or CodeRef("bundle", "app", qualname, digest_of(files or {}), "app", PYTHON)
         scaling = Scaling(max_inputs=max_inputs)
         self.link.send(BindExecutor("fn-1", FunctionSpec("app", qualname, kind, code, scaling=scaling, **spec)))  # type: ignore[arg-type]
@@ -223,14 +223,8 @@ def ready(template: Peer) -> TemplateReady:
     return template.receive(TemplateReady)[0]
 
 
-def tar_of(files: dict[str, str]) -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as tar:
-        for name, text in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(text.encode())
-            tar.addfile(info, io.BytesIO(text.encode()))
-    return target.getvalue()
+def bundle_of(files: dict[str, str]) -> bytes:
+    return msgspec.msgpack.encode({name: text.encode() for name, text in files.items()})
 
 
 def digest_of(files: dict[str, str]) -> str:

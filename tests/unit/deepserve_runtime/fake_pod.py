@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -31,7 +30,7 @@ class FakePod:
         self.pod_id = "pod-1"
         self.link = FakeLink()
         self.segments = ""
-        self.bundles = Path("/nowhere")
+        self.bundles = "/nowhere"
         self.code = None
         self.is_copy = False
 

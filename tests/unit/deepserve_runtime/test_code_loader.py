@@ -31,7 +31,7 @@ from deepserve_runtime.code_loader import load_entry
 from deepserve_runtime import sdk
 
 def load(module, qualname, main="", digest="d"):
-    store = BundleStore(Path(sys.argv[1]), lambda digest: b"")
+    store = BundleStore(sys.argv[1], lambda digest: b"")
     return load_entry(CodeRef("bundle", module, qualname, digest, main, sdk.PYTHON), store).target
 
 def show(value):
