@@ -104,6 +104,8 @@ class Outputs:
 
     def _take_in(self, value: Value, payload: Buffer) -> None:
         if self._digest is not None:
+            import hashlib  # with OpenSSL, and only where a replay is verified
+
             item = hashlib.blake2b(self._digest, digest_size=DIGEST_BYTES)
             item.update(f"{value.format} {len(payload)} ".encode())
             item.update(payload)
