@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from types import FunctionType, MethodType
+from types import CodeType, MethodType
 from typing import Any
 
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
@@ -23,8 +23,9 @@ def is_coroutine_function(target: Any) -> bool:
 
 
 def _flags(target: Any) -> int:
-    function = _unwrapped(target)
-    return function.__code__.co_flags if isinstance(function, FunctionType) else 0
+    """Of functions, and of objects that look like one because they wrap it (methods of instances do)."""
+    code = getattr(_unwrapped(target), "__code__", None)
+    return code.co_flags if isinstance(code, CodeType) else 0
 
 
 def _unwrapped(target: Any) -> Any:
