@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import dis
 import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -15,6 +17,7 @@ from deepserve._installed import is_installed
 from deepserve._pickling import dump_by_value
 
 _MISSING = object()
+_GLOBAL_OPS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL")
 
 
 class Watch:
@@ -76,11 +79,14 @@ def _is_own(found: Any) -> bool:
     return not is_installed(getattr(found, "__module__", None) or "builtins")
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+@lru_cache(maxsize=1024)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """Of globals; attributes have names, too, and mean nothing here."""
+    names = {found.argval for found in dis.get_instructions(code) if found.opname in _GLOBAL_OPS}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            names.update(_names(constant))
+    return tuple(sorted(names))
 
 
 def _content(cell: CellType) -> Any:

@@ -24,10 +24,10 @@ def watch(session: dict[str, Any], name: str = "f") -> Watch:
 
 
 def test_names_are_compared_by_identity() -> None:
-    session = in_session("K = 1\ndef f(x): return [x + K + unused(y) for y in range(3)] or len(later)")
+    session = in_session("K = 1\ndef f(x): return [x + K + y.append for y in range(3)] or len(later)")
     watched = watch(session)
     assert not watched.has_changed()
-    session["other"] = 3
+    session["other"] = session["append"] = 3
     assert not watched.has_changed()
     session["K"] = 2
     assert watched.has_changed()
