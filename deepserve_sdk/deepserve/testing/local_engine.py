@@ -102,7 +102,8 @@ class LocalEngine:
 
         start: before the first line of its code. end: when it has done its work, whose outcome is lost. The controller
         counts starts as they are sent to pods, also those of calls inside pods and of retries; inputs of a map that
-        travel together count as one. No clock decides. Leaving the block without the kill having happened is an AssertionError.
+        travel together count as one. No clock decides.
+        Leaving the block without the kill having happened is an AssertionError.
         """
         if not isinstance(step, int) or step < 1 or when not in ("start", "end"):
             raise ValueError(f"kill_pod_at(step={step!r}, when={when!r}): give a step from 1 on, and 'start' or 'end'")
