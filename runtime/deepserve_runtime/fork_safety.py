@@ -162,8 +162,9 @@ def random_generators() -> Iterator[str]:
     names = getattr(sys.modules.get("tempfile"), "_name_sequence", None)  # makes a new one in each process
     own = {id(getattr(random, "_inst", None)), id(_numpy_global(numpy_random)), id(getattr(names, "_rng", None))}
     for found in gc.get_objects():
-        if isinstance(found, kinds) and not isinstance(found, random.SystemRandom) and id(found) not in own:
-            name = f"{type(found).__module__}.{type(found).__qualname__}"
+        kind = type(found)  # not isinstance(), which asks the object itself
+        if issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom) and id(found) not in own:
+            name = f"{kind.__module__}.{kind.__qualname__}"
             yield f"a {name} is alive: its copies would draw the same numbers"
 
 

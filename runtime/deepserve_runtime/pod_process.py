@@ -151,12 +151,15 @@ def _ignore(signal_number: int, frame: Any) -> None:
 
 
 def _reseed() -> None:
-    """Pods of one template must not draw the same numbers."""
+    """Pods of one template must not draw the same numbers.
+
+    numpy loads its generators at their first use, which then seeds them; torch does so with those of devices.
+    """
     random.seed()
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed()
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed([random.getrandbits(32) for _ in range(4)])
     if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(random.getrandbits(63))
+        torch.default_generator.manual_seed(random.getrandbits(63))
 
 
 def _dial(order: ForkPod) -> tuple[Link, Welcome]:

@@ -7,7 +7,7 @@ from deepserve_controller.core.views import PodSource, TemplateView
 BURST_PODS = 4
 """From here on it is quicker to load the function once and fork it than to load it in each pod: a template costs a
 fork, a handshake and one load (10 ms for a small function), of which each pod saves the load."""
-LONG_LOAD_MS = 200.0
+LONG_LOAD_MS = 500.0
 """A function that takes this long to load gets its template before a burst comes."""
 
 

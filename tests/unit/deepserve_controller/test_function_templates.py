@@ -208,8 +208,8 @@ def test_pods_that_a_dead_template_never_forked_are_started_from_a_new_one(clust
         (TemplateView(False, "loading", "", 1, 0, 0, 8, 0.0), (1, False, False)),
         (TemplateView(False, "loading", "", 1, 1, 0, 8, 0.0), (0, False, False)),
         (TemplateView(False, "ready", "", 1, 1, 1, 8, 5.0), (1, True, False)),
-        (TemplateView(False, "none", "", 0, 1, 1, 8, 200.0), (0, False, True)),
-        (TemplateView(False, "none", "", 0, 1, 1, 1, 200.0), (0, False, False)),
+        (TemplateView(False, "none", "", 0, 1, 1, 8, 500.0), (0, False, True)),
+        (TemplateView(False, "none", "", 0, 1, 1, 1, 500.0), (0, False, False)),
     ],
 )
 def test_known_answers(view: TemplateView, expected: tuple[int, bool, bool]) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 SETTLE_S = 0.3
@@ -69,7 +69,7 @@ def timed(num_workers: int, start: Callable[[str], Callable[[], list[int]]]) -> 
 
 
 def memory_mb(pids: list[int]) -> tuple[float, float]:
-    """Of a worker on average: what it alone has written, and its share of all that it maps (PSS)."""
+    """Of a worker in the middle: what it alone has written, and its share of all that it maps (PSS)."""
     time.sleep(SETTLE_S)
     sums: dict[str, list[int]] = {"Private_Dirty": [], "Pss": []}
     for pid in pids:
@@ -77,7 +77,7 @@ def memory_mb(pids: list[int]) -> tuple[float, float]:
             name, _, value = line.partition(":")
             if name in sums:
                 sums[name].append(int(value.split()[0]) * 1024)
-    return mean(sums["Private_Dirty"]) / 1e6, mean(sums["Pss"]) / 1e6
+    return median(sums["Private_Dirty"]) / 1e6, median(sums["Pss"]) / 1e6
 
 
 def samples(who: str, kind: str, num_workers: int, took_s: float, pids: list[int]) -> list[dict[str, Any]]:
