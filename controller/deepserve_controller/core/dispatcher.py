@@ -158,14 +158,14 @@ class Dispatcher:
         function = executor.function
         executor.load += 1
         function.running += 1
-        if function.expected or function.slots > 1:
+        if function.expected or (function.slots > 1 and function.may_need_other_pods):
             self._touched[function.function_id] = function
 
     def _give_slot(self, executor: ExecutorRecord) -> None:
         function = executor.function
         executor.load -= 1
         function.running -= 1
-        if function.expected or function.slots > 1:
+        if function.expected or (function.slots > 1 and function.may_need_other_pods):
             self._touched[function.function_id] = function
 
     # --- pods -----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Dispatcher:
             return
         executor = ExecutorRecord(pod_id, function, max(1, slots))
         self._executors[pod_id] = executor
-        function.slots = executor.slots
+        function.set_slots(executor.slots)
         function.add_executor(executor)
         self._touched[function_id] = function
         self.assign_waiting(function, now_s)

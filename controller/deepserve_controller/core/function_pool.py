@@ -83,10 +83,14 @@ class FunctionPool(msgspec.Struct, eq=False):
             self.note_use(now_s)
 
     def set_busy(self, pod: PodRecord, is_busy: bool, now_s: float) -> None:
-        if pod.is_busy != is_busy:
-            pod.is_busy = is_busy
-            if pod.pod_id in self.pods:
-                self.num_busy += 1 if is_busy else -1
+        if pod.is_busy == is_busy:
+            return
+        pod.is_busy = is_busy
+        if pod.pod_id in self.pods:
+            self.num_busy += 1 if is_busy else -1
+            if self.num_busy <= 1 or self.slots == 1:
+                self.use.note(self.num_busy, now_s)
+            else:
                 self.note_use(now_s)
 
     def note_use(self, now_s: float) -> None:

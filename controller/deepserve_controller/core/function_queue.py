@@ -41,8 +41,22 @@ class FunctionQueue(msgspec.Struct, eq=False):
     """Tasks of other functions whose result a task of this one will take: demand that is known early."""
     running: int = 0
     """Slots held by tasks, on draining pods too."""
+    target: int = 0
+    """Tasks of one pod that scaling aims at; set with `slots`."""
     reported_queued: int = 0
     reported_pods: int = 0
+
+    def __post_init__(self) -> None:
+        self.set_slots(self.slots)
+
+    def set_slots(self, slots: int) -> None:
+        self.slots = slots
+        self.target = min(self.spec.scaling.target_inputs or slots, slots)
+
+    @property
+    def may_need_other_pods(self) -> bool:
+        """What runs may call for more pods, or let some go, though nothing waits."""
+        return self.slots > 1 and (self.running > self.target or self.reported_pods > 1)
 
     def add_executor(self, executor: ExecutorRecord) -> None:
         self.routable[executor.pod_id] = executor
@@ -63,7 +77,7 @@ class FunctionQueue(msgspec.Struct, eq=False):
         if self.expected:
             num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
             queued += max(0, len(self.expected) - num_free)
-        return queued, -(-(queued + self.running) // min(self.spec.scaling.target_inputs or self.slots, self.slots))
+        return queued, -(-(queued + self.running) // self.target)
 
     def oldest_arrival_s(self) -> float | None:
         for tasks in (self.waiting, self.expected):

@@ -31,10 +31,20 @@ class PodUse(msgspec.Struct, eq=False):
     pieces: deque[Piece] = msgspec.field(default_factory=deque)
 
     def note(self, pods: int, now_s: float) -> None:
-        """From now on so many are in use."""
-        if pods != self.pods:
-            self._close(now_s)
-            self.pods = pods
+        """From now on so many are in use. Twice in every warm call."""
+        if pods == self.pods:
+            return
+        length_s = now_s - self.since_s
+        last = self.pieces[-1] if self.pieces else None
+        if last is not None and 0.0 < length_s and now_s - last.start_s <= self.keep_s / NUM_PIECES:
+            last.end_s = now_s
+            last.pod_s += self.pods * length_s
+            if self.pods > last.most:
+                last.most = self.pods
+            self.since_s = now_s
+        else:
+            self._close(now_s, length_s)
+        self.pods = pods
 
     def average(self, window_s: float, now_s: float) -> float:
         """Pods in use on average over the last `window_s`; what was before the first note counts as none."""
@@ -58,23 +68,15 @@ class PodUse(msgspec.Struct, eq=False):
             most = max(most, piece.most)
         return most
 
-    def _close(self, now_s: float) -> None:
-        """The step that lasted until now becomes part of the past."""
-        length_s = now_s - self.since_s
+    def _close(self, now_s: float, length_s: float) -> None:
+        """The step that lasted until now becomes a piece of its own."""
         if length_s <= 0.0:
             if self.pieces:
                 self.pieces[-1].most = max(self.pieces[-1].most, self.pods)
             return
-        piece_s = self.keep_s / NUM_PIECES
-        last = self.pieces[-1] if self.pieces else None
-        if last is not None and length_s < piece_s and now_s - last.start_s <= piece_s:
-            last.end_s = now_s
-            last.pod_s += self.pods * length_s
-            last.most = max(last.most, self.pods)
-        else:
-            self.pieces.append(Piece(self.since_s, now_s, self.pods * length_s, self.pods))
-            while self.pieces[0].end_s < now_s - self.keep_s:
-                self.pieces.popleft()
+        self.pieces.append(Piece(self.since_s, now_s, self.pods * length_s, self.pods))
+        while self.pieces[0].end_s < now_s - self.keep_s:
+            self.pieces.popleft()
         self.since_s = now_s
 
     def check_invariants(self) -> None:

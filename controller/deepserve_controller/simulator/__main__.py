@@ -9,7 +9,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from deepserve_controller.simulator.comparison import compare, table
+from deepserve_controller.policies.autoscaler import Reactive
+from deepserve_controller.simulator.comparison import POLICIES, compare, table
 from deepserve_controller.simulator.report import report
 from deepserve_controller.simulator.scenarios import SCENARIOS, run_by_name
 
@@ -18,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="deepserve_controller.simulator", description=__doc__)
     parser.add_argument("scenario", nargs="?", choices=sorted(SCENARIOS), default="bursts")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stable-window", type=float, action="append", help="also with this one, in seconds")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--list", action="store_true")
@@ -31,7 +33,9 @@ def main() -> None:
         simulation = run.simulation
         print(report(title, run.record, simulation.now_s, simulation.num_events, simulation.digest))
     else:
-        rows = compare(arguments.scenario, arguments.seed)
+        windows_s = arguments.stable_window or []
+        others = {f"stable window {window_s:g} s": Reactive(stable_window_s=window_s) for window_s in windows_s}
+        rows = compare(arguments.scenario, arguments.seed, {**POLICIES, **others})
         document = {"scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in rows]}
         print(json.dumps(document) if arguments.json else table(rows))
 
