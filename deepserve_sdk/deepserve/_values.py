@@ -47,6 +47,9 @@ NONE = Value()
 _HEAD = struct.Struct("<II")
 _WRITABLE, _READ_ONLY, _PICKLE = 1, 2, 0x80
 _ALIGNMENT = 64
+_SCALARS = frozenset((int, float, bool, type(None)))
+"""No code can be inside of these, nor of short texts: there is nothing to look for."""
+_SHORT = 4096
 
 
 def encode_value(
@@ -67,6 +70,11 @@ def encode_value(
     where shared memory is full. is_large: there are large `bytes` or texts inside (only a hint).
     """
     carried.holds = None
+    kind = type(obj)
+    if kind in _SCALARS or ((kind is str or kind is bytes) and len(obj) <= _SHORT):
+        plain = pickle.dumps(obj, 5)
+        if len(plain) <= INLINE_BYTES:
+            return Value("pickle", len(plain)), plain
     try:
         pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach, is_large=is_large or is_large_piece(obj))
     except CannotPickle as refusal:

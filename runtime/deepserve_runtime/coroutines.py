@@ -70,8 +70,10 @@ class CreditGate:
         task.watch(partial(asyncio.get_running_loop().call_soon_threadsafe, self._changed.set))
 
     async def wait(self) -> None:
+        if self._task.may_send:
+            return
         while not self._task.may_send:
             self._changed.clear()
-            if self._task.may_send:
-                return
-            await self._changed.wait()
+            if not self._task.may_send:
+                await self._changed.wait()
+        self._task.note_credit_came()

@@ -87,6 +87,10 @@ class Outputs:
             elif len(self._pending) == 1:
                 _flusher.later(self)
 
+    def gather(self) -> None:
+        """From now on items may wait for others, as if one had been written just now."""
+        self._sent_s = time.perf_counter()
+
     def flush(self) -> None:
         with self._lock:
             if self._pending:

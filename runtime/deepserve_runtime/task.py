@@ -137,11 +137,19 @@ class Task:
 
     def wait_for_credit(self) -> None:
         """Returns when one item may be sent. Raises InputCancelled when the task is cancelled meanwhile."""
+        if self._credit.is_open:  # only this thread uses it up
+            return
         with self._changed:
             while not self.may_send:
                 if self.cancel_reason:
                     raise self.interruption(self.cancel_reason)
                 self._changed.wait()
+        self.note_credit_came()
+
+    def note_credit_came(self) -> None:
+        """The generator was waiting for its reader, who has items at hand: those that come now need not hurry."""
+        if self.outputs is not None:
+            self.outputs.gather()
 
     # --- output ------------------------------------------------------------------------------------------
 

@@ -62,6 +62,17 @@ def test_the_first_item_leaves_at_once_and_those_that_gather_follow_together(slo
     assert link.items() == [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"d")]
 
 
+def test_after_a_wait_for_credit_items_gather(slow_clock: None) -> None:
+    link = FakeLink()
+    out = made(link)
+    out._sent_s = -1e9
+    out.gather()
+    add(out, b"a", b"b")
+    assert link.items() == []
+    add(out, b"c", has_room=False)
+    assert [len(message.values) for message, _ in link.sent] == [3]
+
+
 def test_what_gathers_is_bounded(slow_clock: None) -> None:
     link = FakeLink()
     out = made(link)
