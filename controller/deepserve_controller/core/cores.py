@@ -36,13 +36,16 @@ class Cores:
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """First the cluster manager, then the job executor, then what they tell each other, in that order."""
+        manager, executor = self.cluster_manager, self.job_executor
         actions: list[Action] = []
         told: list[tuple[Core, Event]] = []
-        self._collect(self.cluster_manager.handle(event, now_s), self.job_executor, actions, told)
-        self._collect(self.job_executor.handle(event, now_s), self.cluster_manager, actions, told)
+        if returned := manager.handle(event, now_s):
+            self._collect(returned, executor, actions, told)
+        if returned := executor.handle(event, now_s):
+            self._collect(returned, manager, actions, told)
         for core, news in told:  # grows meanwhile
-            other = self.cluster_manager if core is self.job_executor else self.job_executor
-            self._collect(core.handle(news, now_s), other, actions, told)
+            if returned := core.handle(news, now_s):
+                self._collect(returned, manager if core is executor else executor, actions, told)
         return actions
 
     def check_invariants(self) -> None:

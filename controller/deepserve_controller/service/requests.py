@@ -269,13 +269,13 @@ class Requests:
         if record is None:
             return self._send(action.link_id, finished, action.payload.data, is_last_reader=True)
         self._tally.ended(record.function_id, record.root_link_id)
-        self._remember(record, action)
         for name in record.segments.values():
             self._segments.remove(name)
         stream = self.streams.finished(action.request_id, record.keep)
         if record.keep:
             self._kept.put(action.request_id, list(record.held), finished, action.payload.data, stream)
         self._deliver(record, finished, action.payload.data, is_kept=record.keep)
+        self._remember(record, action)  # while the caller goes on
         self.refs.drop(action.request_id)
 
     # --- inside ---
