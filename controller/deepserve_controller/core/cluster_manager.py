@@ -317,7 +317,7 @@ class ClusterManager:
         pool.set_busy(pod, True, now_s)
         if pool.buffer_pods and pod.state == "bound" and not pool.queued:
             # Calls routed at once report no demand, yet they eat the buffer. (Where tasks wait, DemandChanged follows.)
-            pool.running = max(pool.running, sum(other.slots for other in pool.pods.values() if other.is_busy))
+            pool.running = max(pool.running, pool.use.pods * pool.target)
             self._scaler.scale(pool, now_s)
 
     def _on_pod_drained(self, event: events.PodDrained, now_s: float) -> None:

@@ -192,12 +192,17 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     # --- for people and tests ---------------------------------------------------------------------------
 
+    def _running_now(self) -> int:
+        """`running` is what the last demand said; which pods are busy is known since."""
+        busy_slots = sum(pod.slots for pod in self.pods.values() if pod.is_busy)
+        return max(self.num_busy, min(self.running, busy_slots))
+
     def view(self, num_draining: int = 0) -> FunctionView:
         ready = self.count("bound")
         reason = f"{self.wanted.reason}; {self.short_reason}" if self.short_reason else self.wanted.reason
         return FunctionView(
             self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, reason,
-            self.running, ready, len(self.pods) - ready, num_draining,
+            self._running_now(), ready, len(self.pods) - ready, num_draining,
             self.min_pods, self.max_pods, self.buffer_pods, self.window_s, self.pod_source,
         )  # fmt: skip
 

@@ -21,6 +21,9 @@ from deepserve_controller.core.warm_pool import WarmPool
 WARM_START_TIMEOUT_S = 120.0
 """For pods of the warm pool, which have no function with a `startup_timeout_s`."""
 
+UNLIMITED_DRAIN_S = 3600.0
+"""What the tasks of a function without a time limit get to end on a draining pod."""
+
 
 class Scaler:
     """Actions are appended to `out`, which the cluster manager returns."""
@@ -267,7 +270,8 @@ class Scaler:
         pool = self.pools[pod.function_id]
         pool.take_out(pod, now_s)
         pod.move("draining", now_s, reason)
-        pod.drain_alarm = self._alarms.set(now_s + pool.spec.timeout_s + self._stop_grace_s, "drain", pod)
+        limit_s = pool.spec.timeout_s if pool.spec.timeout_s > 0.0 else UNLIMITED_DRAIN_S
+        pod.drain_alarm = self._alarms.set(now_s + limit_s + self._stop_grace_s, "drain", pod)
 
     def stop(self, pod: PodRecord, reason: str, now_s: float) -> None:
         pod.move("stopped", now_s, reason)

@@ -31,7 +31,7 @@ def fetch(url: str, *, pages: int = 10) -> str:
 
 
 @app.function
-@deepserve.concurrent(max_inputs=4)
+@deepserve.concurrent(max_inputs=4, target_inputs=3)
 async def later(x: int) -> str:
     return str(x)
 
@@ -124,6 +124,9 @@ def main(n: int = 10) -> None:
     assert_type(later.remote(3), str)
     assert_type(square.with_options(memory=2048, timeout=5).remote(3), int)
     assert_type(tokens.with_options(cpu=2).remote(3), Iterator[str])
+    assert_type(square.get_current_stats().backlog, int)
+    assert_type(square.autoscaler.update(min_pods=1, scaledown_window=5.0).max_pods, int)
+    assert_type(square.autoscaler.history()[0].reason, str)
     print(square.app.name, square.spec.label)
 
 

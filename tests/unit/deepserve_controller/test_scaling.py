@@ -123,6 +123,17 @@ def test_scaling_aims_at_the_target_not_at_what_a_pod_can_hold(cluster: Cluster)
     assert len(of_type(cluster(demand(7)), StartPod)) == 4
 
 
+def test_a_busy_pod_with_several_slots_counts_as_one_beside_the_buffer(cluster: Cluster) -> None:
+    """Not as many as its slots would fill at their target."""
+    cluster.define(max_inputs=4, target_inputs=1, buffer_pods=1)
+    cluster(demand(1))
+    up(cluster, "pod-1", "pod-2", slots=4)
+    cluster(demand(0, 1))
+    assert not of_type(cluster(PodBusy("pod-1")), StartPod)
+    assert not of_type(cluster(PodBusy("pod-2")), StartPod)
+    assert len(of_type(cluster(demand(0, 2)), StartPod)) == 1  # as the job executor says for several slots
+
+
 # --- draining -------------------------------------------------------------------------------------------
 
 
@@ -296,7 +307,7 @@ def test_every_change_is_remembered_with_its_reason(cluster: Cluster) -> None:
     up_again, down = cluster.core.scaling_history("fn")
     assert (up_again.at_s, up_again.from_pods, up_again.to_pods, up_again.queued) == (5.0, 0, 2, 2)
     assert (up_again.ready, up_again.starting) == (0, 2)
-    assert (down.at_s, down.from_pods, down.to_pods, down.draining) == (17.0, 2, 0, 2)
+    assert (down.at_s, down.from_pods, down.to_pods, down.draining, down.running) == (17.0, 2, 0, 2, 0)
     assert down.reason == "idle for 10 s; 0 queued + 0 running tasks / 1 slots = 0 pods"
 
 
