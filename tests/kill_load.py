@@ -46,7 +46,7 @@ def note_run() -> None:
         os.close(descriptor)
 
 
-@app.function(timeout=3, max_pods=3, scaledown_window=2)
+@app.function(timeout=3, max_pods=6, scaledown_window=2)  # more than a burst, whose pods are forked from a template
 def once(x: int, seconds: float) -> int:
     note_run()
     time.sleep(seconds)
@@ -118,7 +118,7 @@ def together(xs: list[int]) -> list[int]:
 class Store:
     factor: int = deepserve.parameter(default=1)
 
-    @deepserve.enter()
+    @deepserve.enter(snap=True)
     def load(self) -> None:
         self.loaded = self.factor
 

@@ -56,7 +56,7 @@ class Process:
 
 
 def processes(mark: str) -> Iterator[Process]:
-    """All that descends from a world: client, controller, template, pod, or other."""
+    """All that descends from a world: client, controller, template, function's template, pod, or other."""
     needle = f"{MARK}={mark}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -70,8 +70,9 @@ def processes(mark: str) -> Iterator[Process]:
 
 
 def role_of(command: bytes, environment: list[bytes]) -> str:
-    if any(variable.startswith(POD_ID) and variable[len(POD_ID) :].strip() for variable in environment):
-        return "pod"
+    for variable in environment:
+        if variable.startswith(POD_ID) and (name := variable[len(POD_ID) :].strip()):
+            return "function's template" if name.startswith(b"template-") else "pod"
     for word, role in ((b"deepserve_runtime", "template"), (b"deepserve_controller", "controller")):
         if word in command:
             return role
@@ -214,10 +215,12 @@ class World:
                 ("pod", "stopped, then killed"),
                 ("pod", "stopped"),
                 ("template", "killed"),
+                ("function's template", "killed"),
+                ("function's template", "stopped, then killed"),
                 ("controller", "killed"),
                 ("controller", "stopped, then killed"),
             ],
-            [68, 14, 4, 4, 8, 2],
+            [60, 14, 4, 4, 6, 2, 8, 2],
         )
         found = [process for process in processes(self.mark) if process.role == role]
         if not found:

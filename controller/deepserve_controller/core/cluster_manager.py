@@ -181,8 +181,9 @@ class ClusterManager:
     def _join_bound(self, pod: PodRecord, now_s: float) -> None:
         """Forked from its function's template: only its own hooks are left to run."""
         pod.move("warm", now_s)
-        if pod.function_id in self._pools:
+        if (pool := self._pools.get(pod.function_id)) is not None:
             pod.move("binding", now_s)
+            self._scaler.must_be_ready(pod, now_s + pool.spec.startup_timeout_s)
         else:
             self._scaler.stop(pod, pod.reason, now_s)
 
@@ -365,6 +366,8 @@ class ClusterManager:
         pod.move("stopped", now_s, text)
         self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
         self._out.append(KillPod(pod.pod_id, text))
+        if state == "starting":
+            self.templates.distrust(pod)
         self._replace(
             pod, state, began_s, now_s, Failure("loads slowly" if state == "binding" else "starts slowly", text)
         )

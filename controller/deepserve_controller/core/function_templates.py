@@ -110,6 +110,12 @@ class FunctionTemplates:
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")
         return bool(unused)
 
+    def distrust(self, pod: PodRecord) -> None:
+        """It did not fork `pod` in time: the next pods come from another one. The pods that it has forked go on."""
+        template = self._templates.get(pod.template_id)
+        if template is not None and self._by_function.get(template.pool.function_id) is template:
+            self._retire(template.pool, f"{template.template_id} does not fork")
+
     def specs(self) -> list[FunctionSpec]:
         """One of each template that is there."""
         return [template.pool.spec for template in self._templates.values()]

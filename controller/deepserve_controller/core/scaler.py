@@ -25,6 +25,10 @@ UNLIMITED_DRAIN_S = 3600.0
 """What the tasks of a function without a time limit get to end on a draining pod."""
 
 
+FORK_LIMIT_S = 30.0
+"""For a function's template to fork a pod, which takes milliseconds: one that is stopped does not."""
+
+
 class Scaler:
     """Actions are appended to `out`, which the cluster manager returns."""
 
@@ -139,7 +143,7 @@ class Scaler:
         for _ in range(missing.pods):
             if self.short or self.memory.missing_mib(environment, 0) > 0:
                 break
-            self._must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
+            self.must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
         for pod in self.warm.superfluous_pods(environment, -missing.pods):
             self.stop(pod, missing.reason, now_s)
         self._tend(environment, now_s)
@@ -222,9 +226,10 @@ class Scaler:
         """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
         pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
         pool.add(pod, now_s)
-        self._must_be_ready(pod, now_s + pool.spec.startup_timeout_s)
+        limit_s = pool.spec.startup_timeout_s
+        self.must_be_ready(pod, now_s + (min(limit_s, FORK_LIMIT_S) if pod.template_id else limit_s))
 
-    def _must_be_ready(self, pod: PodRecord, by_s: float) -> None:
+    def must_be_ready(self, pod: PodRecord, by_s: float) -> None:
         pod.ready_by_s = by_s
         self._alarms.set(by_s, "start", pod)
 
@@ -238,7 +243,7 @@ class Scaler:
         """It goes on starting, for the warm pool."""
         self.pools[pod.function_id].take_out(pod, now_s)
         pod.function_id, pod.label, pod.reason = "", "", reason
-        self._must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
+        self.must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
 
     def give_up_all(self, pool: FunctionPool, pods: list[PodRecord], reason: str, now_s: float) -> None:
         """`{}` in the reason stands for the autoscaler's."""

@@ -13,6 +13,7 @@ from deepserve_controller.core.events import (
     ExecutorReady,
     FunctionRemoved,
     Payload,
+    PodBusy,
     PodConnected,
     PodDrained,
     PodLost,
@@ -249,3 +250,19 @@ def test_without_memory_for_a_template_each_pod_loads() -> None:
     cluster.define(kind="class", snap=True, resources=Resources(memory_mib=100))
     assert only(cluster(demand(1)), StartPod).template_id == ""
     assert source_text(cluster) == "no memory for a template beside a pod"
+
+
+def test_a_template_that_does_not_fork_is_replaced_and_its_pods_go_on(cluster: Cluster) -> None:
+    cluster.define(kind="class", snap=True)
+    cluster(demand(1))
+    first = only(cluster(TemplateReady("template-1", 7)), StartPod)
+    cluster(PodConnected(first.pod_id, 8))
+    cluster(ExecutorReady(first.pod_id, "fn", 1))
+    cluster(PodBusy(first.pod_id))
+    late = only(cluster(demand(1, running=1)), StartPod)
+    actions = cluster.advance(31.0)
+    assert only(actions, KillPod).pod_id == late.pod_id
+    assert only(actions, StartTemplate).template_id == "template-2"
+    assert of_type(actions, StopTemplate) == []
+    cluster(PodLost(late.pod_id, "", -9))
+    assert cluster.states() == {first.pod_id: "bound"}
