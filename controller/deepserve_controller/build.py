@@ -10,6 +10,7 @@ from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.views import Autoscaler, ChooseSource
 from deepserve_controller.policies.autoscaler import Reactive
+from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
@@ -23,7 +24,7 @@ def build_job_executor(
     ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 3, max_depth: int = 100
 ) -> JobExecutor:
     """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
-    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth)
+    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth, by_run_time)
 
 
 def build_cluster_manager(

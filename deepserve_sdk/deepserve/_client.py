@@ -26,6 +26,7 @@ from deepserve._segments import remove_segment
 from deepserve._values import decode_value
 from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
 from deepserve.protocol.framing import Buffer, Frame
+from deepserve.protocol.map_messages import ItemsFinished, MapInputs
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
@@ -214,6 +215,9 @@ class Client:
     ) -> None:
         self.send(MapInput(inbox.request_id, index, value, depends_on), payload)
 
+    def send_inputs(self, inbox: Inbox, first_index: int, sizes: list[int], payload: Buffer, python: str) -> None:
+        self.send(MapInputs(inbox.request_id, first_index, sizes, python), payload)
+
     def end_inputs(self, inbox: Inbox, inputs: int) -> None:
         self.send(MapEnd(inbox.request_id, inputs))
 
@@ -271,7 +275,7 @@ class Client:
 
     def _discard_items(self, inbox: Inbox) -> None:
         while inbox.items:
-            self.discard(inbox.items.popleft().message.value)
+            self.discard(inbox.items.popleft().value)
 
     def drop(self, inbox: Inbox) -> None:
         """Nobody waits for this request any more: values that were not taken leave shared memory."""
@@ -414,12 +418,13 @@ class Client:
                         reader.put_finished(message, payload)
                 else:
                     self.discard(message.value)
-            case ItemFinished():
+            case ItemFinished() | ItemsFinished():
                 inbox = self._inboxes.get(message.request_id)
+                item = Item(message, payload)
                 if inbox is None:
-                    self.discard(message.value)
+                    self.discard(item.value)
                 else:
-                    inbox.put_item(Item(message, payload))
+                    inbox.put_item(item)
             case StreamItems():
                 reads = self._readers.get(message.reader) if message.reader else self._inboxes.get(message.request_id)
                 if reads is not None:
@@ -456,8 +461,10 @@ class Client:
         if inbox.finished is not None and not inbox.is_read:
             self.discard(inbox.finished.value)
 
-    def discard(self, value: Value) -> None:
+    def discard(self, value: Value | None) -> None:
         """A result that nobody will read must not stay in shared memory."""
+        if value is None:
+            return
         if value.refs:
             self.refs.received(value.refs)
         if value.segment and self._welcome is not None:

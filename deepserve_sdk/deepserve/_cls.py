@@ -172,7 +172,6 @@ def _init_of_parameters(class_name: str, parameters: dict[str, Parameter]) -> Ca
     return __init__
 
 
-
 def _recording_init(own_init: Any) -> Callable[..., None]:
     if own_init is object.__init__:
         return _init_of_parameters("this class", {})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
 from deepserve.protocol.framing import Frame
+from deepserve.protocol.map_messages import ItemsFinished
 from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItems, Value
 
 
@@ -21,8 +22,13 @@ class StreamItem(NamedTuple):
 
 
 class Item(NamedTuple):
-    message: StreamItem | ItemFinished
+    message: StreamItem | ItemFinished | ItemsFinished
     payload: bytes
+
+    @property
+    def value(self) -> Value | None:
+        """None where there are many in one frame, none of them in a segment."""
+        return None if isinstance(self.message, ItemsFinished) else self.message.value
 
 
 class Inbox:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from deepserve._callee import Callee
 from deepserve._client import Client
+from deepserve._map_batch import InputBatch
 from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
+from deepserve._map_outputs import MapOutputs
 from deepserve.errors import DeepServeError
-from deepserve.protocol.messages import ItemFinished
 from deepserve.protocol.specs import Scaling
 
 Inputs = InlineInputs | ThreadInputs | TaskInputs
 
 SMALLEST_WINDOW = 64
 LARGEST_WINDOW = 1000
+WINDOW_BYTES = 32 << 20
+"""Of inputs, as they travel, beyond which a window does not grow."""
 _NOTHING = object()
 
 
@@ -42,12 +44,15 @@ class MapOptions:
 
 
 def window_of(scaling: Scaling) -> int:
-    """Twice what the pods can run at once, within bounds."""
+    """Twice what the pods can run at once, within bounds; it grows to the upper bound where calls are short."""
     return max(SMALLEST_WINDOW, min(LARGEST_WINDOW, 2 * scaling.max_pods * scaling.max_inputs))
 
 
 class MapRun:
-    """State of one map, shared by the blocking and the asynchronous loop."""
+    """State of one map, shared by the blocking and the asynchronous loop.
+
+    Inputs are read when a good part of the window is free, or nothing else is to be done, and go many in a frame.
+    """
 
     def __init__(self, callee: Callee, client: Client, options: MapOptions) -> None:
         self._callee = callee
@@ -56,87 +61,106 @@ class MapRun:
         self._definition = callee.define()
         spec = self._definition.spec
         self._window = options.max_in_flight or window_of(spec.scaling if spec is not None else Scaling())
-        self._num_sent = 0
+        self._may_grow = options.max_in_flight is None
         self._num_yielded = 0
         self._are_inputs_over = False
-        self._ready: dict[int, tuple[ItemFinished, bytes]] = {}
-        self._arrived: deque[int] = deque()
         self._inputs: Inputs = InlineInputs(())
         self.inbox = callee.open_map(client)
+        self._batch = InputBatch(client, self.inbox)
+        self._outputs = MapOutputs(client, self._definition.label)
 
     def read(self, inputs: Inputs) -> None:
         self._inputs = inputs
 
     @property
-    def wants_input(self) -> bool:
-        return not self._are_inputs_over and self._num_sent - self._num_yielded < self._window
-
-    def take_input(self) -> Arguments | None:
-        """None while there is none; the inputs' end is told the controller. Raises what reading them raises."""
-        self.inbox.has_inputs = False
-        if not self.wants_input:
-            return None
-        try:
-            return self._inputs.take(self._num_yielded + self._window)
-        except StopIteration:
-            self._are_inputs_over = True
-            self._client.end_inputs(self.inbox, self._num_sent)
-            return None
+    def num_free(self) -> int:
+        """Inputs that may be read now."""
+        return self._window - (self._batch.num_added - self._num_yielded)
 
     @property
-    def is_over(self) -> bool:
-        return self._are_inputs_over and self._num_yielded == self._num_sent
+    def wants_inputs(self) -> bool:
+        """So many may be read that it should not wait until there is nothing else to do."""
+        return not self._are_inputs_over and self.num_free * 4 >= self._window
 
-    def send(self, arguments: Arguments) -> None:
-        """Raises UnpicklableArgument, ValueTooLarge, with `input_index`."""
+    def send_inputs(self) -> int:
+        """Read and send what is at hand and may be read; returns how many. Their end is told the controller.
+
+        Raises what reading them raises; UnpicklableArgument, ValueTooLarge, with `input_index`.
+        """
+        self.inbox.has_inputs = False
+        num_before = self._batch.num_added
+        limit = self._num_yielded + self._window
+        while not self._are_inputs_over and self._batch.num_added < limit:
+            try:
+                arguments = self._inputs.take(limit)
+            except StopIteration:
+                self._batch.flush()
+                self._are_inputs_over = True
+                self._client.end_inputs(self.inbox, self._batch.num_added)
+                break
+            if arguments is None:
+                break
+            self._encode(arguments)
+            if not self._inputs.are_at_hand:
+                break
+        self._batch.flush()
+        return self._batch.num_added - num_before
+
+    def _encode(self, arguments: Arguments) -> None:
         try:
             value, payload, depends_on = self._callee.encode(
                 self._client, self._definition, arguments, self._options.kwargs
             )
         except Exception as error:
-            raise _with_index(error, self._num_sent) from error.__cause__
-        self._client.send_input(self.inbox, self._num_sent, value, payload, depends_on)
-        self._num_sent += 1
+            raise with_index(error, self._batch.num_added) from error.__cause__
+        self._batch.add(value, payload, depends_on)
+
+    @property
+    def is_over(self) -> bool:
+        return self._are_inputs_over and self._num_yielded == self._batch.num_added
 
     def take(self) -> Any:
         """The next output, or _NOTHING. Raises its exception unless exceptions are returned."""
         has_ended = self.inbox.is_over  # looked at before the items, which come before the end
-        while self.inbox.items:
-            item = self.inbox.items.popleft()
-            assert isinstance(item.message, ItemFinished)
-            self._ready[item.message.index] = (item.message, item.payload)
-            self._arrived.append(item.message.index)
+        if self.inbox.items:
+            self._outputs.collect(self.inbox)
+            if self._outputs.come_many and self._may_grow:
+                self._grow()
         index = self._next_index()
         if index is None:
-            if has_ended and not self.is_over and self._num_sent:
+            if has_ended and not self.is_over and self._batch.num_added:
                 self._raise_end()
             return _NOTHING
-        message, payload = self._ready.pop(index)
         self._num_yielded += 1
         try:
-            return self._client.decode(message, payload, self._definition.label)
+            return self._outputs.take(index)
         except Exception as error:
-            _with_index(error, index)
+            with_index(error, index)
             if self._options.return_exceptions:
                 return error
             raise
 
+    def _grow(self) -> None:
+        """Calls are so short that outputs come many in a frame: pods finish a small window before it is refilled."""
+        mean_bytes = max(1, self._batch.num_bytes_added // max(1, self._batch.num_added))
+        self._window = max(self._window, min(LARGEST_WINDOW, 2 * self._window, WINDOW_BYTES // mean_bytes))
+        self._may_grow = self._window < LARGEST_WINDOW
+
     def _next_index(self) -> int | None:
         if self._options.order_outputs:
-            return self._num_yielded if self._num_yielded in self._ready else None
-        return self._arrived.popleft() if self._arrived else None
+            return self._num_yielded if self._num_yielded in self._outputs else None
+        return self._outputs.arrived.popleft() if self._outputs.arrived else None
 
     def _raise_end(self) -> None:
         """The request ended although inputs are open."""
         self._client.result(self.inbox, self._definition.label)
-        missing = self._num_sent - self._num_yielded
+        missing = self._batch.num_added - self._num_yielded
         raise DeepServeError(f"{self._definition.label}: {missing} outputs of {self.inbox.request_id} never came")
 
     def leave(self) -> None:
         """Cancel what is left."""
         self._inputs.close()
-        for message, _ in self._ready.values():
-            self._client.discard(message.value)
+        self._outputs.discard_all()
         if self.is_over:
             self._client.drop(self.inbox)
         else:
@@ -154,18 +178,23 @@ def run_map(
     try:
         run.read(ThreadInputs(inputs, run.inbox.put_inputs) if may_wait else InlineInputs(inputs))
         while not run.is_over:
+            if run.wants_inputs:
+                run.send_inputs()
             if (output := run.take()) is not _NOTHING:
                 yield output
-            elif (arguments := run.take_input()) is not None:
-                run.send(arguments)
-            elif not run.is_over:
+            elif not run.send_inputs() and not run.is_over:
                 run._client.wait(run.inbox)
     finally:
         run.leave()
 
 
 async def run_map_async(
-    callee: Callee, client: Client, inputs: Iterable[Arguments] | AsyncIterable[Arguments], options: MapOptions
+    callee: Callee,
+    client: Client,
+    inputs: Iterable[Arguments] | AsyncIterable[Arguments],
+    options: MapOptions,
+    *,
+    may_wait: bool = True,
 ) -> AsyncIterator[Any]:
     """The same on an event loop; the inputs may be an asynchronous iterable."""
     run = MapRun(callee, client, options)
@@ -173,19 +202,19 @@ async def run_map_async(
         if isinstance(inputs, AsyncIterable):
             run.read(TaskInputs(inputs, run.inbox.put_inputs))
         else:
-            run.read(InlineInputs(inputs))
+            run.read(InlineInputs(inputs, are_at_hand=not may_wait))
         while not run.is_over:
+            if run.wants_inputs:
+                run.send_inputs()
             if (output := run.take()) is not _NOTHING:
                 yield output
-            elif (arguments := run.take_input()) is not None:
-                run.send(arguments)
-            elif not run.is_over:
+            elif not run.send_inputs() and not run.is_over:
                 await client.wait_async(run.inbox)
     finally:
         run.leave()
 
 
-def _with_index(error: Exception, index: int) -> Exception:
+def with_index(error: Exception, index: int) -> Exception:
     """Name the input that failed."""
     try:
         error.input_index = index  # type: ignore[attr-defined]

@@ -19,10 +19,11 @@ def may_wait(inputs: tuple[Any, ...]) -> bool:
 
 
 class InlineInputs:
-    """Read in the loop itself."""
+    """Read in the loop itself. are_at_hand: the next one costs no time, as those of a container do not."""
 
-    def __init__(self, inputs: Iterable[Arguments]) -> None:
+    def __init__(self, inputs: Iterable[Arguments], *, are_at_hand: bool = True) -> None:
         self._iterator = iter(inputs)
+        self.are_at_hand = are_at_hand
 
     def take(self, limit: int) -> Arguments | None:
         """The next input. Raises StopIteration, and what reading raises."""
@@ -33,6 +34,9 @@ class InlineInputs:
 
 class _ReadAhead:
     """Inputs on their way from the one who reads them; `news` is called when there are some, or no more will come."""
+
+    are_at_hand = True
+    """Those that `take` gives."""
 
     def __init__(self, news: Callable[[], None]) -> None:
         self._news = news

@@ -94,8 +94,8 @@ class MapVerb(Generic[R]):
 
     Outputs come in the order of the inputs unless order_outputs=False. An exception ends the loop and cancels what is
     left unless return_exceptions=True; it carries `input_index`. Inputs are read at most `max_in_flight` ahead of
-    the outputs that were taken (64 to 1000, twice what the pods can run), by a thread of their own unless they are
-    containers. kwargs: given to every call.
+    the outputs that were taken (64 to 1000: twice what the pods can run, more where calls are short), by a thread of
+    their own unless they are containers. kwargs: given to every call.
     """
 
     __slots__ = ("_callee",)
@@ -128,7 +128,8 @@ class MapVerb(Generic[R]):
     ) -> AsyncIterator[R]:
         """An asynchronous iterator; a single asynchronous iterable is taken as input, too."""
         options = _options(kwargs, order_outputs, return_exceptions, max_in_flight)
-        return run_map_async(_mappable(self._callee), current_client(), self._arguments_async(inputs), options)
+        arguments = self._arguments_async(inputs)
+        return run_map_async(_mappable(self._callee), current_client(), arguments, options, may_wait=may_wait(inputs))
 
     def _arguments(self, inputs: tuple[Iterable[Any], ...]) -> Iterable[Arguments]:
         return zip(*inputs, strict=False)

@@ -9,8 +9,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
+from deepserve.protocol.map_messages import AssignChunk, RecallInputs
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -21,6 +23,7 @@ from deepserve.protocol.messages import (
     ExecutorReady,
     FetchBundle,
     Message,
+    OpenRequest,
     PodEnding,
     StopPod,
     TaskCredit,
@@ -28,7 +31,9 @@ from deepserve.protocol.messages import (
 )
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.begun_page import BegunPage
 from deepserve_runtime.bundle_store import BundleError
+from deepserve_runtime.chunk import Chunk
 from deepserve_runtime.core import lifecycle as life
 from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.executors import make_executor
@@ -60,6 +65,8 @@ class PodAgent:
         self._memory: MemoryLimit | None = None
         self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
             AssignTask: self._on_assign,
+            AssignChunk: self._on_chunk,
+            RecallInputs: self._on_recall,
             CancelTask: self._on_cancel,
             TaskCredit: self._on_credit,
             BindExecutor: self._on_bind,
@@ -115,6 +122,19 @@ class PodAgent:
         self._arriving = Task(self._pod, message, payload, self._put_away)
         self._handle(life.TaskArrived(self._arriving.key))
 
+    def _on_chunk(self, message: AssignChunk, payload: bytes) -> None:
+        self._arriving = Chunk(self._pod, message, payload, self._put_away, self._page)
+        self._handle(life.TaskArrived(self._arriving.key))
+
+    def _on_recall(self, message: RecallInputs, payload: bytes) -> None:
+        chunk = self._tasks.get(message.task_id)
+        if isinstance(chunk, Chunk) and chunk.key == (message.task_id, message.attempt):
+            chunk.recall()
+
+    @cached_property
+    def _page(self) -> BegunPage | None:
+        return BegunPage.make(self._pod.segments, self._pod_id)
+
     def _on_cancel(self, message: CancelTask, payload: bytes) -> None:
         self._handle(life.CancelArrived((message.task_id, message.attempt), message.reason))
         self._link.send(CancelReceived(message.task_id, message.attempt))
@@ -157,6 +177,8 @@ class PodAgent:
     def _send_for_user(self, message: Message, payload: Any = b"") -> None:
         if self._pod.is_copy:
             raise LinkClosed("a process that was forked inside a pod cannot make remote calls")
+        if type(message) is OpenRequest and isinstance(caller := self._tasks.get(message.parent_task_id), Chunk):
+            caller.before_call()
         self._link.send(message, payload)
 
     def _load(self, action: life.LoadExecutor) -> None:

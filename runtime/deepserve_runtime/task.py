@@ -184,12 +184,8 @@ class Task:
         if self.cancel_reason:
             self.finish_cancelled()
             return
-        if isinstance(error, BadArguments):
-            self.refuse(str(error))
-            return
-        kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
-        value, payload = encode_error(error, self.pod.pod_id)
-        self._finish(kind, describe(error), value, payload, may_retry)
+        outcome, value, payload = outcome_of(error, self.pod.pod_id)
+        self._finish(outcome.kind, outcome.detail, value, payload, may_retry)
 
     def finish_cancelled(self) -> None:
         kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
@@ -225,6 +221,14 @@ class Task:
 def check_size(value: Value, payload: Buffer, what: str) -> None:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise sdk.errors.ValueTooLarge(f"{what} takes {len(payload)} bytes (limit {MAX_PAYLOAD_BYTES})")
+
+
+def outcome_of(error: BaseException, pod_id: str) -> tuple[Outcome, Value, bytes]:
+    """How a run ends that raised `error`."""
+    if isinstance(error, BadArguments):
+        return Outcome("refused", str(error)), Value(), b""
+    kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
+    return Outcome(kind, describe(error)), *encode_error(error, pod_id)
 
 
 def encode_error(error: BaseException, pod_id: str) -> tuple[Value, bytes]:

@@ -51,6 +51,40 @@ class SendTask(Action, frozen=True):
     """Stream items that earlier attempts have passed on."""
 
 
+class SendChunk(Action, frozen=True):
+    """A run of a map's inputs as one task. limit_s: of each input; time_left_s: of all together; 0 without."""
+
+    pod_id: str
+    task_id: str
+    attempt: int
+    request_id: str
+    job_id: str
+    function_id: str
+    method: str
+    first_index: int
+    sizes: list[int]
+    python: str
+    limit_s: float
+    time_left_s: float
+    data: bytes | memoryview
+
+
+class SendRecall(Action, frozen=True):
+    """Ask for the inputs of a chunk that have not begun: InputsReturned answers it. Where the driver can tell without
+    the pod's help how many have begun, InputsBegun comes too."""
+
+    pod_id: str
+    task_id: str
+    attempt: int
+
+
+class ForgetChunk(Action, frozen=True):
+    """Its pod has nothing more to say about this attempt of a chunk."""
+
+    task_id: str
+    attempt: int
+
+
 class SendCredit(Action, frozen=True):
     pod_id: str
     task_id: str
@@ -86,6 +120,18 @@ class FinishItem(Action, frozen=True):
     outcome: Outcome
     timings: Timings
     payload: Payload
+
+
+class FinishItems(Action, frozen=True):
+    """Inputs of a map, with consecutive indices, that ended well."""
+
+    request_id: str
+    link_id: str
+    first_index: int
+    sizes: list[int]
+    timings: Timings
+    python: str
+    data: bytes
 
 
 # --- of the cluster manager -------------------------------------------------------------------------

@@ -6,15 +6,19 @@ It does not know what a task is for: that is the job executor's half.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from deepserve.protocol.credit import Credit
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
+from deepserve_controller.core.chunk import Chunk
 from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle, PodStuck
 from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
+from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.stream_flow import StreamFlow
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import Routing
+from deepserve_controller.core.views import Routed, Routing
 
 NO_CREDIT = Credit(0, 0)
 
@@ -36,6 +40,8 @@ class Dispatcher:
         self._unwanted: set[str] = set()
         """Pods that were drained before their executor was ready; forgotten when they are lost."""
         self._touched: dict[str, FunctionQueue] = {}
+        self.next_of_map: Callable[[MapInputs], Task] | None = None
+        """Makes a task of inputs that wait (`Maps`)."""
 
     # --- tasks ----------------------------------------------------------------------------------------
 
@@ -51,11 +57,25 @@ class Dispatcher:
     def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
         """Assign `task` now if a pod has room and nobody waits before it, else let it wait."""
         function = task.function
-        if function.waiting or not self._try_assign(task, now_s):
+        if function.waiting or function.maps or not self._try_assign(task, now_s):
             function.push(task, first)
             if function.spec.queue_timeout_s > 0.0:
                 task.alarm = self._alarms.set(now_s + function.spec.queue_timeout_s, "queue", task)
             self._touched[function.function_id] = function
+
+    def enqueue_map(self, inputs: MapInputs, now_s: float, first: bool = False) -> None:
+        """Some of a map's inputs wait: assign what there is room for."""
+        function, request_id = inputs.function, inputs.job.request_id
+        function.maps[request_id] = inputs
+        if first:
+            function.maps.move_to_end(request_id, last=False)
+        self.assign_waiting(function, now_s)
+
+    def withdraw_map(self, inputs: MapInputs) -> None:
+        """None of a map's inputs wait any more."""
+        function = inputs.function
+        function.maps.pop(inputs.job.request_id, None)
+        self._touched[function.function_id] = function
 
     def withdraw(self, task: Task) -> None:
         """Take a waiting task out of its queue."""
@@ -75,8 +95,7 @@ class Dispatcher:
         task.is_blocked = False
         if executor.pod_id not in self._executors:
             return
-        if executor.function.waiting:
-            self.assign_waiting(executor.function, now_s)
+        self.assign_waiting(executor.function, now_s)
         if not executor.tasks:
             self._tell_empty(executor)
 
@@ -94,36 +113,57 @@ class Dispatcher:
             self._take_slot(task.executor)
 
     def assign_waiting(self, function: FunctionQueue, now_s: float) -> None:
-        waiting = function.waiting
-        if not waiting:
+        if not function.waiting and not function.maps:
             return
         self._touched[function.function_id] = function
-        while waiting:
-            task = next(iter(waiting.values()))
-            if not self._try_assign(task, now_s):
+        while function.waiting or function.maps:
+            routed = self._route(function.routable.values())
+            if routed is None:
                 return
-            del waiting[task.task_id]
+            self._assign(self._take_next(function), routed, now_s)
+
+    def _take_next(self, function: FunctionQueue) -> Task:
+        """Tasks and maps take turns, and so do the maps among themselves."""
+        if function.maps and (function.is_turn_of_maps or not function.waiting):
+            function.is_turn_of_maps = False
+            request_id, inputs = next(iter(function.maps.items()))
+            assert self.next_of_map is not None
+            task = self.next_of_map(inputs)
+            if inputs.num_waiting:
+                function.maps.move_to_end(request_id)
+            else:
+                del function.maps[request_id]
+            return task
+        function.is_turn_of_maps = True
+        return function.waiting.popitem(last=False)[1]
 
     def _try_assign(self, task: Task, now_s: float) -> bool:
-        function = task.function
-        routed = self._route(function.routable.values())
+        routed = self._route(task.function.routable.values())
         if routed is None:
             return False
+        self._assign(task, routed, now_s)
+        return True
+
+    def _assign(self, task: Task, routed: Routed, now_s: float) -> None:
+        function = task.function
         executor = function.routable[routed.pod_id]
         self._take_slot(executor)
         executor.tasks[task.task_id] = task
         task.move("running")
         task.executor = executor
         task.pod_id = executor.pod_id
+        task.reason = f"{routed.reason}; {task.reason}" if task.reason and not task.attempt else routed.reason
         task.attempt += 1
         task.assigned_s = now_s
-        task.reason = routed.reason
         if task.alarm is not None:
             self._alarms.cancel(task.alarm)
         job = task.job
         limit_s = task.limit_s
         time_left_s = NEVER_S
-        if limit_s > 0.0:
+        if isinstance(task, Chunk):
+            task.news_s = now_s
+            task.alarm = self._alarms.set(now_s + task.patience_s, "patience", task)
+        elif limit_s > 0.0:
             time_left_s = limit_s
             task.alarm = self._alarms.set(now_s + limit_s, "limit", task)
         if job.deadline_s != NEVER_S:
@@ -131,6 +171,8 @@ class Dispatcher:
         if not executor.is_told_busy:
             executor.is_told_busy = True
             self._out.append(Notify(PodBusy(executor.pod_id)))
+        if isinstance(task, Chunk):
+            return self._out.append(task.order(time_left_s if time_left_s != NEVER_S else 0.0))
         credit = job.credit if task.kind == "stream" else NO_CREDIT
         self.flow.assigned(task, now_s)
         self._out.append(
@@ -152,7 +194,6 @@ class Dispatcher:
                 task.num_produced,
             )
         )
-        return True
 
     def _take_slot(self, executor: ExecutorRecord) -> None:
         function = executor.function
@@ -270,7 +311,7 @@ class Dispatcher:
     def _note_pod_gone(self, function: FunctionQueue) -> None:
         """With the last pod goes what kept the queue alive of a function whose other pods fail to load: ask anew."""
         self._touched[function.function_id] = function
-        if not function.routable and function.waiting:
+        if not function.routable and (function.waiting or function.maps):
             self.repeat_demand(function)
 
     def report_demand(self) -> None:
@@ -307,12 +348,13 @@ class Dispatcher:
             assert running == function.running, f"{function.label}: {running} slots held, counted {function.running}"
             assert function.routable.keys() <= self._executors.keys(), f"{function.label} routes to lost pods"
             has_room = any(executor.load < executor.slots for executor in function.routable.values())
-            assert not (has_room and function.waiting), f"{function.label}: tasks wait beside a free slot"
+            is_waited = bool(function.waiting or function.maps)
+            assert not (has_room and is_waited), f"{function.label}: tasks wait beside a free slot"
             for task in function.waiting.values():
                 assert task.state == "queued" and task.executor is None, f"{task.task_id} waits but is {task.state}"
             for task in function.expected.values():
                 assert task.state not in ("stopping", "finished"), f"{task.task_id} is {task.state} but expected"
-            is_wanted = bool(function.waiting or function.expected)
+            is_wanted = bool(is_waited or function.expected)
             assert not (function.is_removed and is_wanted), f"{function.label} was removed, but tasks wait for it"
             queued, _ = function.demand()
             assert bool(queued) == bool(function.reported_queued), (

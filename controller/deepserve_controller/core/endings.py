@@ -53,6 +53,14 @@ def too_deep_outcome(labels: list[str], max_depth: int) -> Outcome:
     return Outcome("refused", f"calls are nested {len(labels)} deep, at most {max_depth} may be: {chain}", code="depth")
 
 
+def disordered_outcome(expected: int, came: int) -> Outcome:
+    return Outcome("refused", f"a map's inputs come in order: input {expected} was expected, and {came} came")
+
+
+def miscounted_outcome(num_said: int, num_arrived: int) -> Outcome:
+    return Outcome("refused", f"the map was said to have {num_said} inputs, but {num_arrived} came")
+
+
 def unknown_outcome(function_id: str) -> Outcome:
     return Outcome("refused", f"unknown function {function_id}")
 

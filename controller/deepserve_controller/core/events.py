@@ -57,6 +57,16 @@ class MapInputArrived(Event, frozen=True):
     broken: Outcome | None = None
 
 
+class MapInputsArrived(Event, frozen=True):
+    """Many at once, with consecutive indices: their pickles lie one behind the other in `data`."""
+
+    request_id: str
+    first_index: int
+    sizes: list[int]
+    data: bytes
+    python: str = ""
+
+
 class MapInputsEnded(Event, frozen=True):
     request_id: str
     count: int
@@ -98,6 +108,47 @@ class TaskFinished(Event, frozen=True):
     count: int = 0
     may_retry: bool = False
     num_reruns: int = 0
+
+
+class InputsFinished(Event, frozen=True):
+    """Inputs of a chunk, from `position` on, that ended well; `data` holds their results one behind the other."""
+
+    task_id: str
+    attempt: int
+    position: int
+    sizes: list[int]
+    data: bytes
+    run_ms: float
+    python: str = ""
+
+
+class InputFinished(Event, frozen=True):
+    """One input of a chunk: it failed, or its result is large."""
+
+    task_id: str
+    attempt: int
+    position: int
+    outcome: Outcome
+    run_ms: float
+    payload: Payload = Payload()
+    may_retry: bool = False
+
+
+class InputsReturned(Event, frozen=True):
+    """Inputs of a chunk from `position` on had not begun, and will not. `running_s`: see the message."""
+
+    task_id: str
+    attempt: int
+    position: int
+    running_s: float = 0.0
+
+
+class InputsBegun(Event, frozen=True):
+    """As the pod's page says, whether or not the pod still answers: `count` inputs of a chunk have begun."""
+
+    task_id: str
+    attempt: int
+    count: int
 
 
 class CancelReceived(Event, frozen=True):
@@ -260,11 +311,15 @@ class ExecutorFailed(Event, frozen=True):
 
 
 class PodLost(Event, frozen=True):
-    """The pod's connection ended or its process died. exit_code None while unknown."""
+    """The pod's connection ended or its process died. exit_code None while unknown.
+
+    begun: by task id and attempt of a chunk, how many of its inputs had begun; what is missing is not known.
+    """
 
     pod_id: str
     reason: str
     exit_code: int | None = None
+    begun: dict[tuple[str, int], int] = {}
 
 
 class TimerFired(Event, frozen=True):

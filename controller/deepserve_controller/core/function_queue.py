@@ -7,6 +7,8 @@ from collections import OrderedDict
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.map_inputs import MapInputs
+from deepserve_controller.core.run_times import RunTimes
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import pod_order
 
@@ -35,6 +37,11 @@ class FunctionQueue(msgspec.Struct, eq=False):
     """Of one pod: as its executors say, before the first one `max_inputs`."""
     is_removed: bool = False
     waiting: OrderedDict[str, Task] = msgspec.field(default_factory=OrderedDict)
+    maps: OrderedDict[str, MapInputs] = msgspec.field(default_factory=OrderedDict)
+    """By request id, those of whose inputs some wait: each gives a chunk in its turn."""
+    is_turn_of_maps: bool = False
+    """Tasks that wait and maps take turns, so that a call does not wait for all that a map has sent."""
+    run_times: RunTimes = msgspec.field(default_factory=RunTimes)
     routable: dict[str, ExecutorRecord] = {}
     """Pods that may get tasks, in the order of their ids."""
     expected: dict[str, Task] = {}
@@ -68,12 +75,22 @@ class FunctionQueue(msgspec.Struct, eq=False):
         if first:
             self.waiting.move_to_end(task.task_id, last=False)
 
+    @property
+    def num_waiting(self) -> int:
+        """Tasks, and inputs that are to become tasks."""
+        return len(self.waiting) + sum(inputs.num_waiting for inputs in self.maps.values())
+
+    @property
+    def num_slots(self) -> int:
+        """Of the pods that may get tasks."""
+        return sum(executor.slots for executor in self.routable.values())
+
     def demand(self) -> tuple[int, int]:
         """(queued, pods that queued and running tasks fill up to their target).
 
         Expected tasks that will find a free slot do not count.
         """
-        queued = len(self.waiting)
+        queued = self.num_waiting
         if self.expected:
             num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
             queued += max(0, len(self.expected) - num_free)
@@ -83,4 +100,6 @@ class FunctionQueue(msgspec.Struct, eq=False):
         for tasks in (self.waiting, self.expected):
             for task in tasks.values():
                 return task.arrived_s
+        for inputs in self.maps.values():
+            return inputs.runs[0].arrived_s
         return None

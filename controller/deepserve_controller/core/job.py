@@ -8,6 +8,7 @@ from deepserve.protocol.credit import Credit
 from deepserve.protocol.messages import Outcome, RequestKind, Stopped, Timings
 from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import NO_PAYLOAD, Payload
+from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RequestView
 
@@ -15,7 +16,8 @@ from deepserve_controller.core.views import RequestView
 class Job(msgspec.Struct, eq=False):
     """A request's tasks that are not finished, and what is known of those that are.
 
-    A call or stream has one task at a time (a model's two run one after the other), a map one for each input.
+    A call or stream has one task at a time (a model's two run one after the other), a map many: for each input that a
+    pod has, or for a run of them (`Chunk`).
     Holds no payload of its own, so that the ring of recent requests stays small.
     """
 
@@ -38,7 +40,10 @@ class Job(msgspec.Struct, eq=False):
     num_done: int = 0
     num_inputs: int | None = None
     """Inputs of a map once their end is known."""
-    seen_inputs: set[int] = set()
+    num_arrived: int = 0
+    """Inputs of a map: they come in the order of their indices."""
+    inputs: MapInputs | None = None
+    """Those that wait; None before the first of them."""
     credit: Credit = msgspec.field(default_factory=Credit)
     """What the reader of a stream has room for beyond what has passed."""
     alarm: Alarm | None = None
@@ -94,7 +99,7 @@ class Job(msgspec.Struct, eq=False):
         """Let go of what only an unfinished job needs: its caller, its payload."""
         self.parent = None
         self.ending_payload = NO_PAYLOAD
-        self.seen_inputs.clear()
+        self.inputs = None
 
     def view(self) -> RequestView:
         for task in self.tasks.values():
@@ -116,9 +121,13 @@ class Job(msgspec.Struct, eq=False):
             assigned_s=self.last_assigned_s,
             finished_s=self.finished_s,
             attempts=self.last_attempt,
-            num_open=len(self.tasks),
+            num_open=self._num_open(),
             num_done=self.num_done,
         )
+
+    def _num_open(self) -> int:
+        waiting = self.inputs.num_waiting if self.inputs is not None else 0
+        return waiting + sum(task.num_left for task in self.tasks.values())
 
     def _state(self) -> str:
         if self.outcome is not None:

@@ -58,6 +58,10 @@ class JobBook:
         delayed = [task for task in self._tasks.values() if task.function is function and task.state == "waiting"]
         return [*function.waiting.values(), *function.expected.values(), *delayed]
 
+    def replace(self, task: Task, other: Task) -> None:
+        """`other` is `task` from now on, under the same id."""
+        self._tasks[task.task_id] = task.job.tasks[task.task_id] = other
+
     def remove_task(self, task: Task) -> None:
         task.job.note_latest(task)
         task.job.user_retries += task.user_retries

@@ -12,10 +12,13 @@ from deepserve.protocol.messages import Outcome, Stopped, Timings
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, FinishItem, FinishRequest
 from deepserve_controller.core.alarms import NEVER_S, Alarms
+from deepserve_controller.core.chunk import Chunk
+from deepserve_controller.core.chunks import Chunks
 from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
+    miscounted_outcome,
     pod_lost_outcome,
     removed_outcome,
     startup_outcome,
@@ -28,11 +31,12 @@ from deepserve_controller.core.function_book import FirstStep, FunctionBook
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.maps import Maps
 from deepserve_controller.core.replay import failed_outcome, lost_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import RequestView, RetryDelay, Routing
+from deepserve_controller.core.views import Chunking, ChunkSize, RequestView, RetryDelay, Routing
 
 OWNER = "job_executor"
 
@@ -58,6 +62,7 @@ class JobExecutor:
         grace_s: float = 1.0,
         system_retries: int = 3,
         max_depth: int = 100,
+        chunking: Chunking = lambda load: ChunkSize(1, "inputs go alone"),
     ) -> None:
         self._ids = ids
         self._max_depth = max_depth
@@ -72,18 +77,31 @@ class JobExecutor:
             self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._end_task
         )
         self._jobs = JobBook()
+        self._maps = Maps(
+            ids, self._jobs, self._functions, self._dispatcher, self._out, chunking,
+            self._open_first_task, self._broken, self._stop_job,
+        )  # fmt: skip
+        self._chunks = Chunks(
+            ids, self._jobs, self._maps, self._retrying, self._stopping, self._alarms, self._orphans, self._out,
+            grace_s, self._end_task, self._on_task_finished,
+        )  # fmt: skip
         self._dependencies = Dependencies()
         self._settled: deque[tuple[Task, str, Outcome, Payload]] = deque()
         """Tasks whose dependency has finished, and how."""
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.RequestArrived: self._on_request_arrived,
-            events.MapInputArrived: self._on_map_input,
+            events.MapInputArrived: self._maps.on_input,
+            events.MapInputsArrived: self._maps.on_inputs,
             events.MapInputsEnded: self._on_map_ended,
             events.RequestCancelled: self._on_request_cancelled,
             events.CreditGranted: self._on_credit,
             events.LinkClosed: self._on_link_closed,
             events.TaskProduced: self._on_task_produced,
             events.TaskFinished: self._on_task_finished,
+            events.InputsFinished: self._chunks.on_inputs_finished,
+            events.InputFinished: self._chunks.on_input_finished,
+            events.InputsReturned: self._chunks.on_inputs_returned,
+            events.InputsBegun: self._chunks.on_begun,
             events.CancelReceived: self._on_cancel_received,
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
@@ -102,6 +120,7 @@ class JobExecutor:
         if handler is None:
             return []
         handler(event, now_s)
+        self._chunks.settle(now_s)
         while self._orphans or self._settled:
             while self._orphans:
                 self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
@@ -189,29 +208,14 @@ class JobExecutor:
         self._jobs.add_task(task)
         self._dispatcher.enqueue(task, now_s)
 
-    def _on_map_input(self, event: events.MapInputArrived, now_s: float) -> None:
-        job = self._jobs.get(event.request_id)
-        if job is None or job.kind != "map" or job.ending is not None or event.index in job.seen_inputs:
-            return
-        job.seen_inputs.add(event.index)
-        step = self._functions.first_step(job.function_id, job.kind)
-        broken = event.broken or self._broken(event.depends_on)
-        if isinstance(step, Outcome):
-            self._stop_job(job, step, now_s)
-        elif broken is not None:
-            job.num_done += 1
-            self._out.append(
-                FinishItem(job.request_id, job.link_id, event.index, broken, job.timings(now_s), event.payload)
-            )
-        else:
-            self._open_first_task(job, step, event.index, event.payload, event.depends_on, now_s)
-
     def _on_map_ended(self, event: events.MapInputsEnded, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
         if job is not None and job.kind == "map" and job.ending is None:
             job.num_inputs = event.count
-            if job.is_map_complete:
-                self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
+            if event.count != job.num_arrived:
+                self._stop_job(job, miscounted_outcome(event.count, job.num_arrived), now_s)
+            else:
+                self._finish_if_complete(job, now_s)
 
     def _on_request_cancelled(self, event: events.RequestCancelled, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
@@ -245,6 +249,7 @@ class JobExecutor:
     def _on_task_blocked(self, event: events.TaskBlocked, now_s: float) -> None:
         if (task := self._jobs.task(event.task_id)) is not None:
             self._dispatcher.block(task, now_s)
+            self._chunks.recall(task, now_s)
 
     def _on_task_resumed(self, event: events.TaskResumed, now_s: float) -> None:
         if (task := self._jobs.task(event.task_id)) is not None:
@@ -256,6 +261,8 @@ class JobExecutor:
             self._dispatcher.note_freed(event.task_id, event.attempt)
             return
         task.num_reruns += event.num_reruns
+        if task.kind != "stream":
+            task.function.run_times.learn(task.method, event.run_ms / 1e3)
         if task.state == "stopping":
             self._stopping.end(task, "cooperatively", now_s, event.run_ms)
         elif event.outcome.kind != "error" or not event.may_retry:
@@ -294,18 +301,23 @@ class JobExecutor:
         elif outcome.is_ok and task.then is not None:
             self._open_next_task(task, task.then, payload, now_s)
         elif job.kind == "map":
-            job.num_done += 1
-            self._out.append(FinishItem(job.request_id, job.link_id, task.index, outcome, timings, payload))
-            if job.is_map_complete:
-                self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
+            if not isinstance(task, Chunk):  # whose inputs have ended one by one
+                job.num_done += 1
+                self._out.append(FinishItem(job.request_id, job.link_id, task.index, outcome, timings, payload))
+            self._finish_if_complete(job, now_s)
         else:
             self._finish_job(job, outcome, now_s, payload, task.num_produced or count, timings)
+
+    def _finish_if_complete(self, job: Job, now_s: float) -> None:
+        if job.is_map_complete:
+            self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
 
     def _stop_job(self, job: Job, outcome: Outcome, now_s: float, payload: Payload = NO_PAYLOAD) -> None:
         """End `job` with `outcome` as soon as none of its tasks runs any more."""
         if job.ending is not None or job.outcome is not None:
             return
         job.ending, job.ending_payload = outcome, payload
+        self._maps.drop(job)
         if not job.tasks:
             stopped: Stopped = "while it waited" if job.num_done else "before it began"
             self._finish_job(job, stopped_outcome(outcome, stopped), now_s, payload, job.num_done)
@@ -344,6 +356,8 @@ class JobExecutor:
         self._functions.remove(function)
         for task in self._jobs.not_started(function):
             self._stop_job(task.job, removed_outcome(function.label), now_s)
+        for inputs in list(function.maps.values()):
+            self._stop_job(inputs.job, removed_outcome(function.label), now_s)
 
     def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
         self._dispatcher.add_executor(event.pod_id, event.function_id, event.slots, now_s)
@@ -359,6 +373,8 @@ class JobExecutor:
                 self._stop_job(task.job, outcome, now_s, event.payload)
             elif task.state == "queued":
                 self._end_task(task, outcome, now_s, payload=event.payload)
+        for job in self._maps.fail_waiting(function, outcome, event.payload, now_s):
+            self._finish_if_complete(job, now_s)
         self._dispatcher.repeat_demand(function)
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
@@ -369,7 +385,9 @@ class JobExecutor:
 
     def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
         is_blamed = not self._dispatcher.is_ending(event.pod_id)
-        for task in reversed(self._dispatcher.forget_pod(event.pod_id)):
+        self._chunks.on_pod_lost(event)
+        for lost in reversed(self._dispatcher.forget_pod(event.pod_id)):
+            task = self._chunks.isolate(lost, now_s)
             if task.state == "stopping":
                 self._stopping.end(task, "pod lost", now_s)
             elif not self._retrying.after_loss(task, is_blamed, now_s):
@@ -396,6 +414,8 @@ class JobExecutor:
                 self._stopping.ask(task, timeout_outcome(limit_s, "its time without an item", "idle"), now_s)
         elif kind == "grace":
             self._stopping.grace_is_over(task, now_s)
+        elif isinstance(task, Chunk):
+            self._chunks.on_alarm(kind, task, now_s)
         else:
             task.move("queued")
             self._dispatcher.enqueue(task, now_s)
@@ -407,3 +427,5 @@ class JobExecutor:
         self._dispatcher.check_invariants()
         self._jobs.check_invariants()
         self._dependencies.check_invariants(self._jobs.ids())
+        self._maps.check_invariants()
+        self._chunks.check_invariants()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from deepserve.protocol.messages import Outcome, Stopped
@@ -48,6 +49,8 @@ class Stopping:
         self._out = out
         self._grace_s = grace_s
         self._end_task = end_task
+        self.isolate: Callable[[Task, float], Task] = lambda task, now_s: task
+        """Of a chunk, the input that ran (`Chunks`)."""
 
     def ask(self, task: Task, outcome: Outcome, now_s: float) -> None:
         """End a task that waits; ask the pod of one that runs, which has `grace_s` to obey."""
@@ -81,15 +84,17 @@ class Stopping:
             self._dispatcher.strand(task, reason)
             self.end(task, "pod draining", now_s)
         else:
-            self._kill(task.pod_id, reason, now_s)
+            self.kill(task.pod_id, reason, now_s)
 
     def force(self, job: Job, now_s: float) -> None:
         for task in list(job.tasks.values()):
             if task.state == "stopping" and task.executor is not None:
-                self._kill(task.pod_id, f"{task.task_id} had to be stopped", now_s)
+                self.kill(task.pod_id, f"{task.task_id} had to be stopped", now_s)
 
-    def _kill(self, pod_id: str, reason: str, now_s: float) -> None:
-        for task in reversed(self._dispatcher.kill(pod_id, reason)):
+    def kill(self, pod_id: str, reason: str, now_s: float) -> None:
+        """Its tasks that were told to stop end; the others are not to blame."""
+        for killed in reversed(self._dispatcher.kill(pod_id, reason)):
+            task = self.isolate(killed, now_s)
             if task.state == "stopping":
                 self.end(task, "pod killed", now_s)
             elif not self._retrying.after_loss(task, False, now_s):

@@ -59,7 +59,8 @@ class Task(msgspec.Struct, eq=False):
     num_reruns: int = 0
     """Runs beyond its attempts, inside pods: its batch was run again."""
     alarm: Alarm | None = None
-    """The limit while running, the grace while stopping, the delay while waiting, the patience while queued."""
+    """The limit while running (of a chunk: when to look after it), the grace while stopping, the delay while waiting,
+    the patience while queued."""
     waits_for: set[str] = set()
     """Requests whose results it is given as arguments and that have not finished."""
     stop_outcome: Outcome | None = None
@@ -68,6 +69,11 @@ class Task(msgspec.Struct, eq=False):
     """Its pod has confirmed that it was told."""
     children: dict[str, Job] = {}
     """Unfinished requests made inside it, by request id."""
+
+    @property
+    def num_left(self) -> int:
+        """Inputs of its job that it still has to end."""
+        return 1
 
     @property
     def is_on_pod(self) -> bool:

@@ -40,6 +40,26 @@ Routing = Callable[[Iterable[ExecutorLoad]], Routed | None]
 RetryDelay = Callable[[RetrySpec, int, Random], float]
 """Seconds to wait before retry number n (1, 2, ...)."""
 
+# --- maps ---------------------------------------------------------------------------------------------
+
+
+class MapLoad(NamedTuple):
+    """A map's inputs that wait, and the slots of its function's bound pods. Seconds; 0 unknown, or no limit."""
+
+    waiting: int
+    slots: int
+    mean_run_s: float
+    limit_s: float
+
+
+class ChunkSize(NamedTuple):
+    inputs: int
+    reason: str
+
+
+Chunking = Callable[[MapLoad], ChunkSize]
+"""How many inputs of a map go to a pod that has a free slot: at least 1."""
+
 # --- scaling ------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deepserve.protocol.framing import FrameError
+from deepserve.protocol.map_messages import MapInputs
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
@@ -36,6 +37,9 @@ from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.recipients import Connection, Recipient, Recipients
 from deepserve_controller.service.requests import Requests
 
+if TYPE_CHECKING:
+    from deepserve_controller.service.map_relay import MapRelay
+
 
 class QueryDesk(Protocol):
     def answer(self, link_id: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -45,11 +49,14 @@ class QueryDesk(Protocol):
 class ClientMessages:
     """Turns clients' messages into events; one object serves all links."""
 
-    def __init__(self, requests: Requests, functions: Functions, bundles: Bundles, queries: QueryDesk) -> None:
+    def __init__(
+        self, requests: Requests, maps: MapRelay, functions: Functions, bundles: Bundles, queries: QueryDesk
+    ) -> None:
         self._queries = queries
         self._takers: dict[type[Message], Callable[[str, Recipient, Any, bytes], None]] = {
             OpenRequest: lambda link_id, link, message, data: requests.open(link_id, message, data),
             MapInput: lambda link_id, link, message, data: requests.map_input(message, data),
+            MapInputs: lambda link_id, link, message, data: maps.inputs(message, data),
             MapEnd: lambda link_id, link, message, data: requests.map_end(message),
             GrantCredit: lambda link_id, link, message, data: requests.streams.grant(link_id, message),
             LeaveStream: lambda link_id, link, message, data: requests.streams.leave(link_id, message),

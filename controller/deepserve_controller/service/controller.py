@@ -31,6 +31,7 @@ from deepserve_controller.service.listener import Listener
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.map_relay import MapRelay
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
@@ -86,6 +87,7 @@ class Controller:
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.functions, self.bundles, self.recipients)
         self.templates = TemplateLinks(self.cores, self.pods, self.bundles)
+        self.maps = MapRelay(self.cores, self.requests, self.pods, folders.segments)
         self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
         is_shared = settings.mode == "up"
         self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files, is_shared)
@@ -100,7 +102,7 @@ class Controller:
             self.logs,
             on_shutdown=self.end,
         )
-        self.messages = ClientMessages(self.requests, self.functions, self.bundles, self.queries)
+        self.messages = ClientMessages(self.requests, self.maps, self.functions, self.bundles, self.queries)
         self.pods.messages = self.messages
         self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.templates, self.logs, self._client)
 

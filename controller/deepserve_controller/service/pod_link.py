@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from deepserve.protocol.map_messages import InputFinished, InputsFinished, InputsReturned
 from deepserve.protocol.messages import (
     BundleContent,
     CancelReceived,
@@ -29,6 +30,7 @@ from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.requests import Requests
 
 if TYPE_CHECKING:
+    from deepserve_controller.service.map_relay import MapRelay
     from deepserve_controller.service.pod_links import PodLinks
 
 MAX_DETAIL_CHARS = 4000
@@ -50,6 +52,9 @@ class PodLink:
         self._takers: dict[type[Message], Callable[[Any, bytes], None]] = {
             TaskFinished: self._task_finished,
             TaskOutputs: self._task_output,
+            InputsFinished: lambda message, data: self._maps.inputs_finished(pod.pod_id, message, data),
+            InputFinished: lambda message, data: self._maps.input_finished(pod.pod_id, message, data),
+            InputsReturned: lambda message, data: self._maps.inputs_returned(pod.pod_id, message, data),
             CancelReceived: lambda message, data: cores.give(events.CancelReceived(message.task_id, message.attempt)),
             PodEnding: lambda message, data: cores.give(
                 events.PodEnding(pod.pod_id, message.reason[:MAX_DETAIL_CHARS])
@@ -68,6 +73,11 @@ class PodLink:
         messages = self._pods.messages
         if messages is None or not messages.take(self._pod.pod_id, self._link, message, payload):
             raise Refusal("garbage", f"{type(message).__name__} is not for a pod to say")
+
+    @property
+    def _maps(self) -> MapRelay:
+        assert self._pods.map_relay is not None
+        return self._pods.map_relay
 
     def link_closed(self) -> None:
         self._pods.link_closed(self._pod)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from deepserve.protocol.digest import sha256
-from deepserve.protocol.framing import FrameError
+from deepserve.protocol.framing import Buffer, FrameError
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -33,6 +34,9 @@ from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.tokens import is_same, new_token
 
+if TYPE_CHECKING:
+    from deepserve_controller.service.map_relay import MapRelay
+
 EXIT_WAIT_S = 0.2
 """After a pod's end of file: how long its exit code may take to arrive."""
 LAST_WORDS_S = 0.05
@@ -53,6 +57,7 @@ class PodLinks:
         self._recipients = recipients
         self.provider: PodProvider | None = None
         self.messages: ClientMessages | None = None
+        self.map_relay: MapRelay | None = None
         self.pods: dict[str, PodEntry] = {}
         self.templates: dict[str, PodEntry] = {}
         """Of functions: they print like pods, and are not counted as any."""
@@ -108,35 +113,44 @@ class PodLinks:
             self._kill(pod, action.reason)
 
     def send_task(self, action: actions.SendTask) -> None:
+        dependencies, results = self._requests.dependencies.of(action.request_id, action.index)
+        message = AssignTask(
+            task_id=action.task_id,
+            attempt=action.attempt,
+            request_id=action.request_id,
+            job_id=action.job_id,
+            kind=action.kind,
+            method=action.method,
+            index=action.index,
+            time_left_s=action.time_left_s,
+            credit=action.credit,
+            value=action.payload.value,
+            dependencies=dependencies,
+            credit_bytes=action.credit_bytes,
+            replay=action.replay,
+            resume_offset=action.resume_offset,
+            resume_digest=self._requests.streams.digest(action.request_id) if action.resume_offset else b"",
+        )
+        data = action.payload.data
+        try:
+            self.send_work(action, message, data + results if results else data)
+        except FrameError as error:
+            self._requests.task_ended(action.task_id)
+            refused = Outcome("refused", f"the task cannot be sent: {error}")
+            self._cores.give(events.TaskFinished(action.task_id, action.attempt, refused, 0.0))
+
+    def send_work(self, action: actions.SendTask | actions.SendChunk, message: Message, data: Buffer) -> None:
+        """Raises FrameError where the message is too large."""
         root_links = self._requests.task_sent(action)
         if pod := self._linked(action.pod_id):
             if reason := self.faults.at_start(action.task_id, action.pod_id):
                 return self._kill(pod, reason)
             pod.last_root_links = root_links  # what it prints may be read only after its outcome
-            dependencies, results = self._requests.dependencies.of(action.request_id, action.index)
-            message = AssignTask(
-                task_id=action.task_id,
-                attempt=action.attempt,
-                request_id=action.request_id,
-                job_id=action.job_id,
-                kind=action.kind,
-                method=action.method,
-                index=action.index,
-                time_left_s=action.time_left_s,
-                credit=action.credit,
-                value=action.payload.value,
-                dependencies=dependencies,
-                credit_bytes=action.credit_bytes,
-                replay=action.replay,
-                resume_offset=action.resume_offset,
-                resume_digest=self._requests.streams.digest(action.request_id) if action.resume_offset else b"",
-            )
-            try:
-                self._send(pod, message, action.payload.data + results if results else action.payload.data)
-            except FrameError as error:
-                self._requests.task_ended(action.task_id)
-                refused = Outcome("refused", f"the task cannot be sent: {error}")
-                self._cores.give(events.TaskFinished(action.task_id, action.attempt, refused, 0.0))
+            self._send(pod, message, data)
+
+    def send_to(self, pod_id: str, message: Message) -> None:
+        if pod := self._linked(pod_id):
+            self._send(pod, message)
 
     def send_cancel(self, action: actions.SendCancel) -> None:
         if pod := self._linked(action.pod_id):
@@ -247,7 +261,7 @@ class PodLinks:
         pod = self.pods.get(pod_id)
         return pod if pod is not None and pod.link is not None else None
 
-    def _send(self, pod: PodEntry, message: Message, data: bytes = b"") -> None:
+    def _send(self, pod: PodEntry, message: Message, data: Buffer = b"") -> None:
         assert pod.link is not None
         pod.link.send(message, data)
 
@@ -270,7 +284,8 @@ class PodLinks:
         self._forget(pod)
         self._requests.pod_ended(pod.pod_id)
         # Without a reason of our own the exit code says it all; without that too, the core says what is known.
-        self._cores.give(events.PodLost(pod.pod_id, pod.reason, pod.exit_code))
+        begun = self.map_relay.take_page(pod.pod_id) if self.map_relay is not None else {}
+        self._cores.give(events.PodLost(pod.pod_id, pod.reason, pod.exit_code, begun))
         # Calls made inside it outside of any task (in an enter hook) have nobody to report to.
         self._requests.link_closed(pod.pod_id, pid=pod.pid)
         # What its code defined, to call it, has one holder less.

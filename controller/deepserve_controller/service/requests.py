@@ -24,7 +24,7 @@ from deepserve.protocol.messages import (
     Value,
 )
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import FinishItem, FinishRequest, SendTask
+from deepserve_controller.core.actions import FinishItem, FinishRequest, SendChunk, SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.dependencies import DependencyValues, Wanted
@@ -202,7 +202,7 @@ class Requests:
 
     # --- from and to pods ---
 
-    def task_sent(self, action: SendTask) -> tuple[str, ...]:
+    def task_sent(self, action: SendTask | SendChunk) -> tuple[str, ...]:
         """Returns whose work it is: the client, while it is there to be answered."""
         self.tasks.put(action.task_id, TaskPlace(action.request_id, action.attempt, action.pod_id))
         record = self.running.get(action.request_id)
@@ -253,7 +253,7 @@ class Requests:
             return
         self._segments.remove(record.segments.pop(action.index, ""))
         item = ItemFinished(action.request_id, action.index, action.outcome, action.timings, action.payload.value)
-        self._deliver_item(record, Delivery(action.index, item, action.payload.data))
+        self.deliver_item(record, Delivery(action.index, item, action.payload.data))
 
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
@@ -280,10 +280,11 @@ class Requests:
 
     # --- inside ---
 
-    def _deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
+    def deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
+        """Results of a map's inputs, to those who listen; kept, where the request is."""
         if record.keep:
             record.held.append(delivery)
-            if refs := delivery.message.value.refs:
+            if refs := delivery.refs:
                 self.refs.carry(refs, record.request_id)
         self._deliver(record, delivery.message, delivery.data, is_kept=record.keep)
 
@@ -309,8 +310,9 @@ class Requests:
             self._write(link_id, link, message, data)
 
     def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:
-        if segment := message.value.segment:
-            self._segments.delivered(link_id, segment)
+        value: Value | None = getattr(message, "value", None)  # many results in a frame have none
+        if value is not None and value.segment:
+            self._segments.delivered(link_id, value.segment)
         try:
             link.send(message, data)
         except FrameError as error:

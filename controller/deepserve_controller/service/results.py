@@ -8,21 +8,30 @@ from typing import NamedTuple
 
 import msgspec
 
+from deepserve.protocol.map_messages import ItemsFinished
 from deepserve.protocol.messages import ItemFinished, RequestFinished
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.stream_relay import StreamRelay
 
 
 class Delivery(NamedTuple):
-    """One item of a map, as it is sent. position: its index."""
+    """Some items of a map, as they are sent. position: the (first) index."""
 
     position: int
-    message: ItemFinished
+    message: ItemFinished | ItemsFinished
     data: bytes
 
     @property
     def size_bytes(self) -> int:
-        return len(self.data) or self.message.value.size_bytes
+        return len(self.data) or (0 if isinstance(self.message, ItemsFinished) else self.message.value.size_bytes)
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        return () if isinstance(self.message, ItemsFinished) else self.message.value.refs
+
+    @property
+    def segment(self) -> str:
+        return "" if isinstance(self.message, ItemsFinished) else self.message.value.segment
 
 
 class KeptResult(msgspec.Struct, frozen=True):
@@ -86,7 +95,7 @@ class KeptResults:
         self._segments.refs.drop(_carrier(request_id))
         self._segments.remove(result.finished.value.segment)
         for item in result.items:
-            self._segments.remove(item.message.value.segment)
+            self._segments.remove(item.segment)
         if result.stream is not None:
             result.stream.close()
 

@@ -14,6 +14,7 @@ from deepserve.protocol.messages import Value
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import plain_values, sdk
 from deepserve_runtime.bundle_store import BundleStore, Fetch
+from deepserve_runtime.chunk import Chunk
 from deepserve_runtime.hooks import ClassHooks
 from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deepserve_runtime.batch import Batch
     from deepserve_runtime.executors.async_function import AsyncFunctions
     from deepserve_runtime.executors.batches import Batches
+    from deepserve_runtime.executors.chunks import ChunkRunner
 
 
 class FunctionExecutor:
@@ -69,7 +71,9 @@ class FunctionExecutor:
         except (AttributeError, TypeError) as error:
             task.fail(error)
             return
-        if self._batches is not None:
+        if isinstance(task, Chunk):
+            self._start_chunk(task, target)
+        elif self._batches is not None:
             self._batches.add(task, target)
         else:
             self.start(task, target)
@@ -80,6 +84,20 @@ class FunctionExecutor:
             self._async_functions.run(task, target, self._base_context.copy())
         else:
             self._threads.run(task, lambda task, thread: self._run_on_thread(task, thread, target.call))
+
+    def _start_chunk(self, chunk: Chunk, target: Target) -> None:
+        runner = self._chunks
+        if target.is_async:
+            thread = self._async_functions.thread
+            thread.run(chunk, lambda _: runner.run_async(chunk, target), self._base_context.copy())
+        else:
+            self._threads.run(chunk, lambda _, thread: runner.run(chunk, thread, target.call))
+
+    @cached_property
+    def _chunks(self) -> ChunkRunner:
+        from deepserve_runtime.executors.chunks import ChunkRunner
+
+        return ChunkRunner(self._base_context, self._encode, self._entry.may_retry, self._leave_if_copy)
 
     def _make_batches(self) -> Batches:
         """Only for what is batched: most pods never need it."""

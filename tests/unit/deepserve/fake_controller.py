@@ -15,6 +15,7 @@ from deepserve._link import Link
 from deepserve._values import decode_value, encode_exception, encode_value
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.framing import FrameReader, encode_frame
+from deepserve.protocol.map_messages import ItemsFinished, MapInputs
 from deepserve.protocol.messages import (
     AttachRequest,
     CancelRequest,
@@ -57,8 +58,23 @@ class FakeController:
         elif isinstance(message, MapInput):
             outcome, value, data = self._outcome(message, payload)
             yield ItemFinished(message.request_id, message.index, outcome, Timings(pod_id="pod-1"), value), data
+        elif isinstance(message, MapInputs):
+            yield from self._finish_inputs(message, payload)
         elif isinstance(message, MapEnd):
             yield RequestFinished(message.request_id, Outcome("ok"), Timings(), count=message.count), b""
+
+    def _finish_inputs(self, message: MapInputs, payload: bytes) -> Iterator[Reply]:
+        """Those that end well in a frame each, the others alone."""
+        at = 0
+        for index, size in enumerate(message.sizes, message.first_index):
+            single = MapInput(message.request_id, index, Value("pickle", size, message.python))
+            outcome, result, data = self._outcome(single, payload[at : at + size])
+            at += size
+            timings = Timings(pod_id="pod-1")
+            if outcome.is_ok and not result.segment:
+                yield ItemsFinished(message.request_id, index, [len(data)], timings, result.python), data
+            else:
+                yield ItemFinished(message.request_id, index, outcome, timings, result), data
 
     def _finish(self, message: OpenRequest, payload: bytes) -> Reply:
         outcome, result, data = self._outcome(message, payload)

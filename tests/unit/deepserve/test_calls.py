@@ -41,7 +41,6 @@ from deepserve.protocol.messages import (
     ForgetRequest,
     GrantCredit,
     LeaveStream,
-    MapInput,
     Message,
     OpenRequest,
     Outcome,
@@ -406,19 +405,12 @@ def test_map_yields_in_order_and_starmap_spreads() -> None:
 
 
 class Reversed(FakeController):
-    """Answers a map's inputs in pairs, the later one first."""
-
-    held: Reply | None = None
+    """Answers a map's inputs that come together in pairs, the later one first."""
 
     def take(self, message: Message, payload: bytes) -> Iterator[Reply]:
         replies = list(super().take(message, payload))
-        if isinstance(message, MapInput) and self.held is None:
-            self.held = replies[0]
-            return
-        yield from replies
-        if self.held is not None:
-            yield self.held
-            self.held = None
+        for start in range(0, len(replies), 2):
+            yield from reversed(replies[start : start + 2])
 
 
 def test_outputs_are_put_in_order_unless_that_is_not_wanted() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,6 +15,7 @@ from deepserve_controller.core import actions, events
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import Event, Payload
+from tests.unit.deepserve_controller.chaos_chunks import ChunkWorld, PodChunk, many_inputs
 from tests.unit.deepserve_controller.harness import OK, Driven, spec
 
 FUNCTIONS: dict[str, FunctionSpec] = {
@@ -75,7 +76,10 @@ class ChaosPod:
     slots: int = 0
     may_still_answer: bool = False
     """Killed while it bound: its last frame may be on the way."""
-    tasks: dict[str, actions.SendTask] = field(default_factory=dict)
+    tasks: dict[str, actions.SendTask | actions.SendChunk] = field(default_factory=dict)
+    chunks: dict[str, PodChunk] = field(default_factory=dict)
+    """Those of the tasks that are chunks."""
+    recalled: list[str] = field(default_factory=list)
     blocked: set[str] = field(default_factory=set)
     resumed: set[str] = field(default_factory=set)
 
@@ -107,6 +111,8 @@ class Chaos:
         self.attempts: dict[str, int] = {}
         self.produced: dict[str, int] = {}
         self.cancelled: list[tuple[str, int]] = []
+        self.chunks = ChunkWorld(self.random)
+        self.old_chunk_news: list[Event] = []
         self.old: list[events.TaskFinished] = []
         self.ended: set[tuple[str, int]] = set()
         self.give(events.ControllerStarted())
@@ -139,8 +145,11 @@ class Chaos:
                     pod = self.pods[action.pod_id]
                     assert pod.state == "warm", f"{action.pod_id} is bound while {pod.state}"
                     pod.state, pod.function_id = "binding", action.function_id
-                case actions.SendTask():
+                case actions.SendTask() | actions.SendChunk():
                     self.start_task(action)
+                case actions.SendRecall():
+                    assert action.task_id in self.pods[action.pod_id].chunks, f"{action.task_id} is no chunk there"
+                    self.pods[action.pod_id].recalled.append(action.task_id)
                 case actions.StopPod():
                     assert not self.pods[action.pod_id].tasks, f"{action.pod_id} was stopped under its tasks"
                     self.pods[action.pod_id].state = "ending"
@@ -150,9 +159,11 @@ class Chaos:
                     pod.may_still_answer = pod.state == "binding"
                     pod.state = "ending"
                 case actions.FinishItem():
-                    assert action.request_id not in self.finished
-                    assert (action.request_id, action.index) not in self.items, "an input was finished twice"
-                    self.items.add((action.request_id, action.index))
+                    self.finish_item(action.request_id, action.index)
+                case actions.FinishItems():
+                    self.chunks.check_items(action)
+                    for position in range(len(action.sizes)):
+                        self.finish_item(action.request_id, action.first_index + position)
                 case actions.FinishRequest():
                     assert action.request_id in self.requests
                     assert action.request_id not in self.finished, f"{action.request_id} was finished twice"
@@ -173,16 +184,28 @@ class Chaos:
             assert template.state != "loading", f"{action.pod_id} is forked from {template}"
             pod.function_id = template.function_id
 
-    def start_task(self, task: actions.SendTask) -> None:
+    def finish_item(self, request_id: str, index: int) -> None:
+        assert request_id not in self.finished
+        assert (request_id, index) not in self.items, f"input {index} of {request_id} was finished twice"
+        self.items.add((request_id, index))
+
+    def start_task(self, task: actions.SendTask | actions.SendChunk) -> None:
         pod = self.pods[task.pod_id]
         for name in self.requests[task.request_id].depends_on:
             assert self.finished[name].outcome.is_ok, f"{task.request_id} runs without the result of {name}"
         assert pod.state == "bound" and pod.function_id == task.function_id, f"{task.task_id} sent to {pod}"
-        assert task.attempt == self.attempts.get(task.task_id, 0) + 1
-        assert task.resume_offset == self.produced.get(task.task_id, 0), f"{task.task_id} resumes elsewhere"
-        assert not task.resume_offset or task.replay, f"{task.task_id} is run again after it passed items on"
+        is_of_map = self.requests[task.request_id].kind == "map"
+        num_before = int(is_of_map and task.attempt == 2)  # its first attempt may have been in a chunk, another task
+        assert task.attempt == self.attempts.get(task.task_id, num_before) + 1
+        if isinstance(task, actions.SendTask):
+            assert task.resume_offset == self.produced.get(task.task_id, 0), f"{task.task_id} resumes elsewhere"
+            assert not task.resume_offset or task.replay, f"{task.task_id} is run again after it passed items on"
         self.attempts[task.task_id] = task.attempt
         pod.tasks[task.task_id] = task
+        if isinstance(task, actions.SendChunk):
+            pod.chunks[task.task_id] = self.chunks.begin_chunk(task)
+        elif self.requests[task.request_id].kind == "map" and task.kind == "map":
+            self.chunks.begin(task.request_id, task.index, task.attempt)
         assert len(pod.tasks) - len(pod.blocked) <= pod.slots + len(pod.resumed), f"{task.pod_id} has too much"
 
     # --- what happens -----------------------------------------------------------------------------------
@@ -194,6 +217,7 @@ class Chaos:
             (3, self.end_map),
             (30, self.pod_comes_up),
             (25, self.task_goes_on),
+            (15, self.answer_recall),
             (4, self.repeat_old_news),
             (4, self.cancel),
             (4, self.confirm_cancel),
@@ -213,6 +237,8 @@ class Chaos:
         number = len(self.requests) + 1
         running = [task for pod in self.pods.values() for task in pod.tasks.values()]
         parent = self.random.choice(running) if running and self.random.random() < 0.3 else None
+        if parent is not None and not self.can_call(parent):
+            parent = None
         kind: RequestKind = self.random.choice(["call", "call", "call", "stream", "map"])
         depends_on = self.dependencies() if kind != "map" else ()
         request = events.RequestArrived(
@@ -242,10 +268,16 @@ class Chaos:
     def map_input(self) -> None:
         if self.map_inputs:
             request_id = self.random.choice(list(self.map_inputs))
-            # Of older requests only, as the service has it: what waits for itself would wait for ever.
-            older = tuple(name for name in self.dependencies() if int(name[3:]) < int(request_id[3:]))
-            self.give(events.MapInputArrived(request_id, self.map_inputs[request_id], Payload(), older))
-            self.map_inputs[request_id] += 1
+            first_index = self.map_inputs[request_id]
+            if self.random.random() < 0.3:
+                self.map_inputs[request_id] += 1
+                # Of older requests only, as the service has it: what waits for itself would wait for ever.
+                older = tuple(name for name in self.dependencies() if int(name[3:]) < int(request_id[3:]))
+                self.give(events.MapInputArrived(request_id, first_index, Payload(), older))
+            else:
+                count = self.random.randint(1, 12)
+                self.map_inputs[request_id] += count
+                self.give(many_inputs(request_id, first_index, count))
 
     def end_map(self) -> None:
         if self.map_inputs:
@@ -309,8 +341,11 @@ class Chaos:
             return
         task = self.random.choice(running)
         pod, luck = self.pods[task.pod_id], 1.0 if only_well else self.random.random()
+        if isinstance(task, actions.SendChunk) and (luck >= 0.1 or task.task_id in pod.blocked):
+            return self.chunk_goes_on(pod, task.task_id, luck, only_well)
         if luck < 0.1:
-            self.block(task)
+            if self.can_call(task):
+                self.block(task)
         elif luck < 0.25 and task.kind == "stream":
             at, num_items = self.produced.get(task.task_id, 0), self.random.randint(1, 40)
             self.produced[task.task_id] = at + num_items
@@ -325,12 +360,46 @@ class Chaos:
             del pod.tasks[task.task_id]
             raises = luck < 0.35
             outcome = Outcome("error", "ValueError") if raises else Outcome("ok")
-            finished = events.TaskFinished(task.task_id, task.attempt, outcome, 1.0, may_retry=raises)
+            finished = events.TaskFinished(task.task_id, task.attempt, outcome, 0.1, may_retry=raises)
             self.old.append(finished)
             self.ended.add((task.task_id, task.attempt))
             self.give(finished)
 
-    def block(self, task: actions.SendTask) -> None:
+    def chunk_goes_on(self, pod: ChaosPod, task_id: str, luck: float, only_well: bool) -> None:
+        if task_id in pod.blocked:
+            pod.blocked.discard(task_id)
+            pod.resumed.add(task_id)
+            return self.give(events.TaskResumed(task_id))
+        chunk = pod.chunks[task_id]
+        is_cancelled = (task_id, chunk.order.attempt) in self.cancelled
+        obeys = is_cancelled and (only_well or luck < 0.6)
+        self.tell(pod, chunk, self.chunks.obey_cancel(chunk) if obeys else self.chunks.steps(chunk, only_well))
+
+    def answer_recall(self) -> None:
+        for pod in self.pods.values():
+            if pod.state == "bound" and pod.recalled:
+                chunk = pod.chunks.get(pod.recalled.pop())
+                if chunk is not None:
+                    return self.tell(pod, chunk, self.chunks.answer_recall(chunk))
+
+    def tell(self, pod: ChaosPod, chunk: PodChunk, told: Iterable[Event]) -> None:
+        """What a pod tells of a chunk leaves it in this order, unless it is killed meanwhile."""
+        news = list(told)
+        for event in news:
+            if chunk.is_over and event is news[-1]:
+                for there in (pod.blocked, pod.resumed):
+                    there.discard(chunk.order.task_id)
+                pod.chunks.pop(chunk.order.task_id, None)
+                pod.tasks.pop(chunk.order.task_id, None)
+            self.old_chunk_news.append(event)
+            self.give(event)
+
+    def can_call(self, task: actions.SendTask | actions.SendChunk) -> bool:
+        """Whether its code runs, so that it can make calls."""
+        chunk = self.pods[task.pod_id].chunks.get(task.task_id)
+        return chunk is None or (not chunk.is_over and self.chunks.has_input_that_calls(chunk, self.give))
+
+    def block(self, task: actions.SendTask | actions.SendChunk) -> None:
         pod = self.pods.get(task.pod_id)
         if pod is not None and task.task_id in pod.tasks:
             pod.blocked.add(task.task_id)
@@ -340,6 +409,8 @@ class Chaos:
     def repeat_old_news(self) -> None:
         if self.old:
             self.give(self.random.choice(self.old[-6:]))
+        if self.old_chunk_news:
+            self.give(self.random.choice(self.old_chunk_news[-6:]))
         self.give(events.PodLost("pod-0", "lost before"))
 
     def cancel(self) -> None:
@@ -358,8 +429,10 @@ class Chaos:
     def lose(self, pod_id: str) -> None:
         if self.random.random() < 0.5:  # its connection ended first
             self.give(events.PodDrainStarted(pod_id))
-        self.end_tasks(self.pods.pop(pod_id))
-        lost = events.PodLost(pod_id, "", self.random.choice([None, 1, -9]))
+        pod = self.pods.pop(pod_id)
+        begun = {(task_id, chunk.order.attempt): chunk.num_begun for task_id, chunk in pod.chunks.items()}
+        self.end_tasks(pod)
+        lost = events.PodLost(pod_id, "", self.random.choice([None, 1, -9]), begun)
         self.give(lost)
         if self.random.random() < 0.2:
             self.give(lost)
@@ -369,6 +442,7 @@ class Chaos:
         """Its last words may come after its end."""
         self.old += [events.TaskFinished(task.task_id, task.attempt, OK, 1.0) for task in pod.tasks.values()]
         pod.tasks.clear()
+        pod.chunks.clear()
 
     def grant_credit(self) -> None:
         if self.requests:
