@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from deepserve.errors import ProtocolError, SerializationError
 from deepserve.protocol.framing import Buffer
@@ -60,10 +61,51 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
     try:
         if (actual := os.fstat(fd).st_size) < size_bytes:
             raise SerializationError(f"segment {name} has {actual} bytes instead of {size_bytes}")
-        mapped = mmap.mmap(fd, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        mapping = _Mapping.of(fd, size_bytes)
+        return memoryview(_copied(fd, size_bytes) if mapping is None else mapping)
     finally:
         os.close(fd)
-    return memoryview(mapped)
+
+
+class _Mapping(mmap.mmap):
+    """Each holds a descriptor as long as it lives (up to Python 3.12), which are the user's too: a process that keeps
+    thousands of values gets further ones as copies."""
+
+    _living: ClassVar[list[None]] = []
+    _max_living: ClassVar[int] = 0
+    _is_counted = False
+
+    @classmethod
+    def of(cls, fd: int, size_bytes: int) -> _Mapping | None:
+        """None where there are too many."""
+        if not cls._max_living:
+            import resource
+
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            cls._max_living = max(64, soft // 4) if soft > 0 else 1 << 20
+        if len(cls._living) >= cls._max_living:
+            return None
+        try:
+            mapping = cls(fd, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENOMEM):
+                return None
+            raise
+        cls._living.append(None)
+        mapping._is_counted = True
+        return mapping
+
+    def __del__(self) -> None:
+        if self._is_counted:
+            self._living.pop()
+
+
+def _copied(fd: int, size_bytes: int) -> bytearray:
+    content = bytearray(size_bytes)
+    view = memoryview(content)
+    while view:
+        view = view[os.preadv(fd, [view], size_bytes - len(view)) :]
+    return content
 
 
 def remove_segment(folder: str, name: str) -> None:

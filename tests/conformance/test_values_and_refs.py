@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ import deepserve
 from tests.conformance import user_code
 from tests.conformance.conftest import forget, wait_until
 
-BOUNDARIES = [0, 1, (256 << 10) - 200, 256 << 10, (1 << 20) - 200, 1 << 20, (4 << 20) + 1, 20_000_000]
+BOUNDARIES = [0, 1, (128 << 10) - 200, 128 << 10, 256 << 10, (1 << 20) - 200, 1 << 20, (4 << 20) + 1, 20_000_000]
 """Where engines change how values travel."""
 
 
@@ -69,6 +71,34 @@ def test_a_ref_with_a_time_to_live() -> None:
             return True
 
     wait_until(is_gone)
+
+
+def is_stored(pickled: bytes) -> bool:
+    """Asked through a Ref that holds nothing: one that was written down."""
+    try:
+        user_code.echo.remote(pickle.loads(pickled))
+    except deepserve.RefGone:
+        return False
+    return True
+
+
+def test_a_ref_lives_as_long_as_somebody_has_it() -> None:
+    ref = deepserve.put(b"x" * 1000)
+    written_down = pickle.dumps(ref)
+    back = user_code.echo.remote([ref])
+    del ref
+    assert is_stored(written_down) and back[0].get() == b"x" * 1000
+    back.clear()
+    wait_until(lambda: not is_stored(written_down))
+
+
+def test_use_after_delete_says_so_everywhere() -> None:
+    ref = deepserve.put(b"x" * 1000)
+    [back] = user_code.echo.remote([ref])
+    back.delete()
+    for use in (ref.get, back.get, lambda: user_code.echo.remote(ref), lambda: user_code.lengths.remote([ref])):
+        with pytest.raises(deepserve.RefGone):
+            use()
 
 
 def test_a_call_as_an_argument() -> None:

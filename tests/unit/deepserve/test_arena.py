@@ -15,7 +15,7 @@ import pytest
 
 from deepserve import _arena, _pickling
 from deepserve._arena import Arena, arena_of, make_room
-from deepserve._segments import map_segment
+from deepserve._segments import _Mapping, map_segment
 from deepserve._values import decode_value, encode_value
 from deepserve.errors import SerializationError, ValueTooLarge
 from deepserve.protocol.messages import Value
@@ -152,6 +152,17 @@ def test_a_reader_meets_the_writers_lock(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "open", open_and_dawdle)
     with pytest.raises(SerializationError, match="is gone"):
         map_segment(str(folder), value.segment, value.size_bytes, unlink=False)
+
+
+def test_many_held_values_leave_descriptors_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Mapping, "_max_living", 100)
+    num_open = len(os.listdir("/proc/self/fd"))
+    held = [take(encode(array(number, 20_000), folder), folder) for number in range(300)]
+    assert len(os.listdir("/proc/self/fd")) - num_open < 100 + 80
+    held[0][0] = held[-1][0] = -1  # mapped, and copied
+    assert all(got[1] == number for number, got in enumerate(held))
+    held.clear()
+    assert len(os.listdir("/proc/self/fd")) - num_open < 80
 
 
 def test_threads_write_and_read_side_by_side(folder: Path) -> None:
