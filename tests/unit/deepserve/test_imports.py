@@ -11,7 +11,8 @@ import deepserve
 
 HEAVY = (
     "torch numpy flowserve httpx2 starlette uvicorn rich typer sqlalchemy pydantic asyncio anyio ssl cloudpickle "
-    "tarfile subprocess websockets deepserve_controller deepserve_runtime"
+    "tarfile subprocess websockets inspect typing_extensions _hashlib pathlib argparse "
+    "deepserve_controller deepserve_runtime"
 ).split()
 
 

@@ -1,6 +1,8 @@
 """How the controller is started: the quick way of the SDK and the parsed one mean the same."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,14 @@ def test_embedded_needs_an_inherited_socket(tmp_path: Path, capsys: pytest.Captu
         with pytest.raises(SystemExit):
             parse(arguments)
     assert "an inherited socket" in capsys.readouterr().err
+
+
+def test_an_embedded_controller_loads_nothing_slow():
+    code = """
+import sys
+import deepserve_controller.__main__, deepserve_controller.service.controller
+slow = "asyncio inspect typing_extensions _hashlib ssl pathlib argparse subprocess uvicorn sqlalchemy".split()
+print([name for name in slow if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
