@@ -141,8 +141,29 @@ class Both:
             yield number
 
     @deepserve.method()
+    def tells_its_end(self, path: str) -> Iterator[int]:
+        try:
+            yield from range(1_000_000)
+        finally:
+            Path(path).touch()
+
+    @deepserve.method()
     def pid(self) -> int:
         return os.getpid()
+
+
+@app.function
+def reads_others(n: int) -> Iterator[int]:
+    """A stream of what it reads of two others, one of them spawned."""
+    call = numbers.spawn(n)
+    for one, other in zip(numbers.remote(n), call.stream(), strict=True):
+        yield one + other
+
+
+@app.function
+def cannot_travel(n: int) -> Iterator[object]:
+    yield from range(n)
+    yield (number for number in range(3))
 
 
 @app.function(idle_timeout=0.3)

@@ -114,6 +114,27 @@ def test_methods_of_a_class_stream_side_by_side() -> None:
         list(both.count.map([1, 2]))
 
 
+def test_leaving_one_of_several_streams_of_a_pod_leaves_the_others(tmp_path: Path) -> None:
+    both = code.Both()
+    first = both.tells_its_end.remote(str(tmp_path / "first"))
+    second = both.tells_its_end.remote(str(tmp_path / "second"))  # on a thread that no signal reaches
+    third = both.count.remote(1000)
+    assert (next(first), next(second), next(third)) == (0, 0, 0)
+    for stream, name in ((second, "second"), (first, "first")):
+        stream.close()  # type: ignore[attr-defined]
+        wait_until((tmp_path / name).exists)
+    assert list(third) == list(range(1, 1000))
+
+
+def test_streams_inside_pods_and_items_that_cannot_travel() -> None:
+    assert list(code.reads_others.remote(300)) == [2 * number for number in range(300)]
+    seen = []
+    with pytest.raises(deepserve.UnpicklableResult, match="generator"):
+        for item in code.cannot_travel.remote(70):
+            seen.append(item)
+    assert seen == list(range(70))
+
+
 def test_the_twins() -> None:
     async def main() -> None:
         call = await code.numbers.spawn.aio(200)

@@ -308,6 +308,22 @@ def test_a_spawned_stream_is_read_with_offsets_and_left_alone() -> None:
             list(tokens.map([1]))
 
 
+def test_an_interrupted_stream_is_cancelled_and_one_that_is_kept_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with installed(controller := SilentController()) as client:
+        monkeypatch.setattr(client, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(tokens.remote(3))
+        cancelled = controller.wait_for(CancelRequest)
+        call = tokens.spawn(3)
+        with pytest.raises(KeyboardInterrupt):
+            next(call.stream())
+        assert [message.request_id for message in controller.wait_for(LeaveStream)] == [call.id]
+        assert controller.seen_of(CancelRequest) == cancelled
+
+
 def test_each_reader_of_a_call_attaches_with_a_number_of_its_own_and_leaves() -> None:
     with installed(controller := StreamingController(["a", "b", "c"])):
         call = tokens.spawn(3)

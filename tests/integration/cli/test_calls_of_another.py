@@ -1,4 +1,4 @@
-"""Under `up`: a stream that one script spawned is read on by the next, with the SDK in both."""
+"""Under `up`: what one script spawned is read on, and passed on, by the next, with the SDK in both."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ call = deepserve.Call.from_id(sys.argv[1])
 stream = call.stream(from_offset=int(sys.argv[2]), with_offset=True)
 for offset, line in stream:
     assert line == f"line {offset}"
-    if offset == int(sys.argv[3]):
+    if offset == int(sys.argv[3]) < 999:
         break
 print(offset, call.done() and call.status())
+"""
+
+
+DEPENDS = """
+import sys, deepserve
+price = deepserve.Function.from_name("shop", "price")
+if len(sys.argv) > 1:
+    print(price.remote("b", deepserve.Call.from_id(sys.argv[1]).arg)["total"])
+else:
+    print(deepserve.Function.from_name("stock", "left").spawn().id)
 """
 
 
@@ -46,3 +56,8 @@ def test_a_spawned_stream_is_read_on_from_the_middle_and_after_its_end(shell: Sh
     assert script(shell, READER, call_id, "50", "400") == "400 False"
     assert script(shell, READER, call_id, "401", "999") == "999 ok"
     assert script(shell, READER, call_id, "900", "999") == "999 ok"
+
+
+def test_a_call_of_another_script_may_be_an_argument(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    assert script(shell, DEPENDS, script(shell, DEPENDS)).split()[-1] == "21"
