@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from deepserve import settings
+from deepserve import _distant_controller, settings
 from deepserve._client import Client
 from deepserve._distant_controller import connect_distant
 from deepserve._segments import SegmentGone, distant
@@ -146,6 +147,21 @@ def test_those_who_wait_hear_of_the_controllers_end(authority: trustme.CA) -> No
         ):
             with pytest.raises(ControllerLost):
                 use()
+
+
+def test_a_controller_that_answers_no_ping_is_lost(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_distant_controller, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(_distant_controller, "PING_TIMEOUT_S", 0.5)
+    with tempfile.TemporaryDirectory(prefix="ds-") as name:
+        controller = start(Path(name), authority)
+        try:
+            client = connected(controller)
+            controller.process.send_signal(signal.SIGSTOP)
+            wait_for(lambda: client.closed is not None, 30)
+            assert isinstance(client.closed, ControllerLost)
+        finally:
+            controller.process.send_signal(signal.SIGCONT)
+            controller.kill()
 
 
 BAD_STARTS = {

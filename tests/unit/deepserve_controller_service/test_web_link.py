@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from uvicorn.server import ServerState
 
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import Hello, LogOutput, MapEnd, Message, Refused, Welcome
-from deepserve_controller.service import impatience, web_link
+from deepserve_controller.service import http_port, impatience, web_link
 from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.handshake import Doorkeeper
 from deepserve_controller.service.impatience import ImpatientProtocol
@@ -172,6 +173,36 @@ def test_a_head_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         server.close()
 
     asyncio.run(main())
+
+
+def test_a_peer_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_port, "PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(http_port, "PING_TIMEOUT_S", 0.1)
+    ended = []
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        while (event := await receive())["type"] != "websocket.disconnect":
+            pass
+        ended.append(event)
+
+    async def main() -> None:
+        listener = http_port.listen_http("127.0.0.1", 0)
+        server = http_port.make_server(cast(Any, SimpleNamespace(asgi=take)), None)
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        said = await asyncio.wait_for(reader.read(), 20)  # to its end, without a pong
+        assert b" 101 " in said and b"keepalive ping timeout" in said
+        writer.close()
+        server.should_exit = True
+        await serving
+
+    asyncio.run(main())
+    assert len(ended) == 1
 
 
 def test_keys_are_compared_whatever_their_bytes() -> None:
