@@ -135,8 +135,10 @@ class GetVerb(Generic[R]):
 
 
 def _is_over(call: Call[Any]) -> bool:
-    inbox = call._inbox
-    if inbox.is_stream or inbox.items or (inbox.finished is not None and inbox.finished.count):
+    """Raises DeepServeError for a stream that nobody has read to its end, and that did not fail."""
+    inbox, finished = call._inbox, call._inbox.finished
+    is_stream = inbox.is_stream or inbox.items or (finished is not None and finished.count)
+    if is_stream and inbox.taken is None and (finished is None or finished.outcome.is_ok):
         raise DeepServeError(f"call {call.id} is a stream: iterate over call.stream()")
     return inbox.is_over
 

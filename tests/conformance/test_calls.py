@@ -134,3 +134,14 @@ def test_batches_in_which_one_bad_item_fails_alone() -> None:
         calls[1].get(timeout=20)
     with pytest.raises(KeyError, match="worse"):
         calls[2].get(timeout=20)
+
+
+def test_calls_as_arguments_are_waited_for_by_the_engine(tmp_path: Path) -> None:
+    first = user_code.waits_for_file.spawn(str(tmp_path), "go", 3)
+    second = square.spawn(first.arg)
+    third = square.spawn(second.arg)
+    assert third.status() == "pending"
+    (tmp_path / "go").touch()
+    assert third.get(timeout=20) == 81
+    with pytest.raises(user_code.Boom, match="so it is"):
+        square.remote(user_code.raises.spawn("so it is"))  # type: ignore[arg-type]

@@ -33,6 +33,16 @@ def test_state_stays_in_its_pod() -> None:
     assert Counter(0).next.remote() == 1
 
 
+def test_a_snapshot_is_loaded_once_for_all_pods(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    snapshot = user_code.Snapshot(folder=str(tmp_path))
+    calls = [snapshot.meet.spawn(name, names) for name in names]
+    found = [call.get(timeout=30) for call in calls]
+    pids = {pid for pid, _, _ in found}
+    assert len(pids) == 3 and {begun_by for _, _, begun_by in found} == pids
+    assert {loaded_by for _, loaded_by, _ in found} == {int(path.read_text()) for path in tmp_path.glob("loaded-*")}
+
+
 def test_the_exit_hook_runs_when_a_pod_is_given_back(tmp_path: Path) -> None:
     assert user_code.Farewell(folder=str(tmp_path)).greet.remote()
     wait_for_file(tmp_path / "closed")

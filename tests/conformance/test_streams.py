@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,11 @@ def test_a_stream_is_no_call_with_one_result() -> None:
     with pytest.raises(deepserve.DeepServeError, match="is a stream"):
         deepserve.Call.from_id(call.id).get(timeout=20)
     assert list(call.stream()) == ["t0", "t1"]
+    assert call.get() is None  # it was read to its end
+    failed = user_code.breaks_off.spawn(0)
+    wait_until(failed.done)
+    with pytest.raises(Boom):
+        failed.get()
 
 
 @pytest.mark.parametrize("size_bytes", [300_000, 2_000_000])
@@ -91,3 +98,67 @@ def test_large_items(size_bytes: int) -> None:
     assert next(call.stream())[0] == 0
     assert [item[0] for item in call.stream(from_offset=0)] == [0, 1, 2, 3]
     forget(call)
+
+
+# --- readers ------------------------------------------------------------------------------------------------
+
+
+def test_readers_of_one_call_have_each_a_place_of_their_own() -> None:
+    call = user_code.tokens.spawn(500)
+    first, second = call.stream(), call.stream(from_offset=100)
+    assert [next(first) for _ in range(10)] == [f"t{n}" for n in range(10)]
+    assert [next(second) for _ in range(10)] == [f"t{n}" for n in range(100, 110)]
+    assert len(list(deepserve.Call.from_id(call.id).stream(from_offset=0))) == 500
+    assert (len(list(first)), len(list(second))) == (490, 390)
+
+
+def test_what_was_read_long_ago_is_gone() -> None:
+    call = user_code.large_items.spawn(60, 500_000)
+    stream = call.stream()
+    assert [next(stream)[0] for _ in range(45)] == list(range(45))
+    with pytest.raises(deepserve.ItemsGone, match="items 0 to"):
+        list(call.stream(from_offset=0))
+    assert [item[0] for item in stream] == list(range(45, 60))
+    forget(call)
+
+
+# --- attempts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["raises", "killed"])
+@pytest.mark.parametrize("function", [user_code.resumes, user_code.verifies], ids=["resume", "verify"])
+def test_another_attempt_gives_the_rest_once(function: Any, how: str, tmp_path: Path) -> None:
+    assert list(function.remote(str(tmp_path), 200, 90, how)) == list(range(200))
+
+
+@pytest.mark.parametrize("how", ["raises", "killed"])
+def test_without_replay_a_stream_that_has_begun_is_interrupted(how: str, tmp_path: Path) -> None:
+    (tmp_path / "early").mkdir()
+    assert list(user_code.plain.remote(str(tmp_path / "early"), 5, 0, how)) == [0, 1, 2, 3, 4]
+    seen = []
+    with pytest.raises(deepserve.StreamInterrupted) as caught:
+        for item in user_code.plain.remote(str(tmp_path), 20, 10, how):
+            seen.append(item)
+    assert seen == list(range(10)) and caught.value.num_delivered == 10
+    assert isinstance(caught.value.__cause__, deepserve.PodLost if how == "killed" else Boom)
+
+
+def test_a_replay_with_other_items_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(deepserve.StreamReplayMismatch):
+        list(user_code.differs.remote(str(tmp_path)))
+
+
+def test_the_clock_of_silence() -> None:
+    seen = []
+    with pytest.raises(deepserve.FunctionTimeout) as caught:
+        for item in user_code.falls_silent.remote(3):
+            seen.append(item)
+    assert seen == [0, 1, 2] and caught.value.clock == "idle"
+
+
+def test_a_slow_reader_is_not_the_generators_silence(tmp_path: Path) -> None:
+    stream = user_code.falls_silent.remote(1000)
+    assert next(stream) == 0
+    time.sleep(0.7)  # twice its clock, with the generator waiting for room
+    assert [next(stream) for _ in range(999)] == list(range(1, 1000))
+    stream.close()  # type: ignore[attr-defined]

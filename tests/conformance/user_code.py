@@ -128,6 +128,58 @@ def breaks_off(n: int) -> Iterator[int]:
     raise Boom("after the last item")
 
 
+def first_time(folder: str) -> bool:
+    try:
+        Path(folder, "first").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def breaks_once(folder: str, n: int, at: int, how: str, from_offset: int = 0) -> Iterator[int]:
+    """0 to n; the first time it breaks off before item `at`."""
+    is_first = first_time(folder)
+    for number in range(from_offset, n):
+        if is_first and number == at:
+            if how == "killed":
+                time.sleep(0.05)  # what was passed on has left the pod
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Boom("the first time")
+        yield number
+
+
+RETRIES = deepserve.Retries(2, initial_delay=0.01)
+
+
+@app.function(retries=RETRIES)
+def plain(folder: str, n: int, at: int, how: str) -> Iterator[int]:
+    yield from breaks_once(folder, n, at, how)
+
+
+@app.function(retries=RETRIES, replay="resume")
+def resumes(folder: str, n: int, at: int, how: str) -> Iterator[int]:
+    yield from breaks_once(folder, n, at, how, deepserve.resume_offset())
+
+
+@app.function(retries=RETRIES, replay="verify")
+def verifies(folder: str, n: int, at: int, how: str) -> Iterator[int]:
+    yield from breaks_once(folder, n, at, how)
+
+
+@app.function(retries=RETRIES, replay="verify")
+def differs(folder: str) -> Iterator[int]:
+    is_first = first_time(folder)
+    yield from range(10) if is_first else range(9, -1, -1)
+    if is_first:
+        raise Boom("the first time")
+
+
+@app.function(idle_timeout=0.3)
+def falls_silent(n: int) -> Iterator[int]:
+    yield from range(n)
+    time.sleep(60)
+
+
 # --- calls inside -------------------------------------------------------------------------------------------
 
 
@@ -325,6 +377,33 @@ def puts(size_bytes: int) -> deepserve.Ref[bytes]:
     return deepserve.put(bytes(size_bytes))
 
 
+@app.function
+def hands_on(value: Any) -> Any:
+    return value
+
+
+@app.function
+def waits_and_counts(folder: str, refs: list[deepserve.Ref[Any]]) -> list[int]:
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)
+    return [len(ref.get()) for ref in refs]
+
+
+@app.cls(max_pods=1)
+class Keeper:
+    def __init__(self) -> None:
+        self.refs: list[deepserve.Ref[Any]] = []
+
+    @deepserve.method()
+    def keep(self, refs: list[deepserve.Ref[Any]]) -> int:
+        self.refs = refs
+        return len(refs)
+
+    @deepserve.method()
+    def read(self) -> list[int]:
+        return [len(ref.get()) for ref in self.refs]
+
+
 # --- batches and classes ------------------------------------------------------------------------------------
 
 
@@ -363,6 +442,27 @@ class Ranker:
     @deepserve.method()
     def words(self, query: str) -> Iterator[str]:
         yield from query.split()
+
+
+@app.cls(max_pods=4)
+class Snapshot:
+    folder: str = deepserve.parameter(default="")
+
+    @deepserve.enter(snap=True)
+    def load(self) -> None:
+        note(self.folder, f"loaded-{os.getpid()}")
+        self.loaded_by = os.getpid()
+
+    @deepserve.enter()
+    def begin(self) -> None:
+        self.begun_by = os.getpid()
+
+    @deepserve.method()
+    def meet(self, name: str, others: list[str]) -> tuple[int, int, int]:
+        note(self.folder, name)
+        while not all(Path(self.folder, other).exists() for other in others):
+            time.sleep(0.01)
+        return os.getpid(), self.loaded_by, self.begun_by
 
 
 @app.cls(max_pods=1)
