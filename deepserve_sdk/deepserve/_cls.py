@@ -99,6 +99,7 @@ def cls(target: Any = None, /, *, app: App | None = None, **options: Any) -> Any
 
     The options are those of `deepserve.function`. A pod holds one instance, made with the same arguments; arguments
     are the class's `parameter`s, or those of its own `__init__`. Locally the first call runs the `enter` methods.
+    `Ranker.with_options(memory=2048)` is the class with other options, unless it has a `with_options` of its own.
     Raises InvalidOption.
     """
     if target is None:
@@ -125,8 +126,25 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
     attributes: Any = target
     attributes.__deepserve_entry__ = entry
     attributes.__deepserve_definer__ = Definer(app, entry, options, "class")
+    if "with_options" not in _members(target):
+        attributes.with_options = classmethod(_with_options)
     app.add(options.name, target, entry)
     return target
+
+
+def _with_options(cls: Any, **options: Unpack[OptionArguments]) -> Any:
+    """The class with other options, which means other pods. Raises InvalidOption. (Modal: `Cls.with_options`.)"""
+    definer: Definer = cls.__deepserve_definer__
+    merged = merge_code_options(definer.options, cls.__qualname__, dict(options))
+    if "stream" not in method_kinds(cls).values():
+        refuse_stream_options(merged, cls.__qualname__, "none of its methods is one")
+    entry = definer.entry
+    if (merged.retry_on, merged.never_on) != (entry.retry_on, entry.never_on):
+        entry = Entry(entry.target, merged.retry_on, merged.never_on)
+    other = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+    attributes: Any = other
+    attributes.__deepserve_definer__ = Definer(definer.app, entry, merged, "class", definer.key)
+    return other
 
 
 def _batch_sizes(target: type, qualname: str) -> list[int]:

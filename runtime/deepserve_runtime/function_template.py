@@ -114,8 +114,12 @@ class FunctionTemplate:
         self._steps.mark("settle")
 
     def _check_memory(self) -> None:
-        if self._order.memory_mib > 0 and (text := MemoryLimit(self._order.memory_mib).excess()):
-            raise MemoryError(text)
+        if self._order.memory_mib > 0:
+            limit = MemoryLimit(self._order.memory_mib)
+            text = limit.excess()
+            limit.close()
+            if text:
+                raise MemoryError(text)
 
     def _refuse_call(self, message: Message, payload: Any = b"") -> None:
         self._made_calls = True

@@ -15,6 +15,9 @@ class MemoryLimit:
         self._fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._next_s = 0.0
 
+    def close(self) -> None:
+        os.close(self._fd)
+
     def excess(self) -> str:
         """In words by how much the limit is passed; empty while it is kept."""
         now_s = time.monotonic()

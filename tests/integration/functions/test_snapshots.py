@@ -167,3 +167,21 @@ if __name__ == "__main__":
     done = script.run(text)
     assert (done.returncode, done.stdout.split()) == (0, ["loading", "3"]), done.stderr
     wait_until(lambda: len(list(script.folder.glob("closed-*"))) == 3)
+
+
+def test_a_class_with_other_options_has_pods_and_a_snapshot_of_its_own(tmp_path: Path) -> None:
+    wide: Any = Ranker.with_options(max_pods=2, memory=4096)  # type: ignore[attr-defined]
+    assert issubclass(wide, Ranker)
+    usual = Ranker(folder=str(tmp_path)).template_pid.remote()
+    other = wide(folder=str(tmp_path)).template_pid.remote()
+    assert usual != other and len(lines(tmp_path, "load")) == 2
+    assert function_view("Ranker")["max_pods"] == 2
+    with pytest.raises(deepserve.InvalidOption, match="no option"):
+        Ranker.with_options(pods=2)  # type: ignore[attr-defined]
+
+
+def test_a_snapshot_has_the_functions_memory_limit(tmp_path: Path) -> None:
+    small: Any = Ranker.with_options(memory=48)  # type: ignore[attr-defined]
+    with pytest.raises(deepserve.StartupFailed, match="its limit is 48 MiB") as caught:
+        small(folder=str(tmp_path)).template_pid.remote()
+    assert isinstance(caught.value.__cause__, MemoryError)
