@@ -40,6 +40,7 @@ class FunctionQueries:
             "starting": view.starting,
             "draining": view.draining,
             "reason": view.reason,
+            "pod_source": view.pod_source,
             "pods": [msgspec.to_builtins(pod) for pod in pods],
             "decisions": [self._describe_decision(decision) for decision in manager.scaling_history(function_id)],
         }

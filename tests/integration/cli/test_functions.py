@@ -100,6 +100,38 @@ def test_what_runs_ends_with_its_result_when_its_app_is_gone(shell: Shell, how: 
     assert done.stdout == "waited\n", done.stderr
 
 
+def test_a_snapshot_that_cannot_be_says_why(shell: Shell) -> None:
+    text = """
+import threading
+import deepserve
+
+@deepserve.cls
+class Ranker:
+    @deepserve.enter(snap=True)
+    def load(self):
+        threading.Thread(target=threading.Event().wait, name="poller", daemon=True).start()
+
+    @deepserve.method()
+    def score(self) -> int:
+        return 1
+
+@deepserve.cls
+class Plain(Ranker):
+    @deepserve.enter(snap=True)
+    def load(self):
+        pass
+"""
+    (shell.folder / "rank.py").write_text(text)
+    shell.out("deploy", "rank.py")
+    assert shell.out("call", "rank/Ranker.score", "{}").strip() == "1"
+    assert shell.out("call", "rank/Plain.score", "{}").strip() == "1"
+    assert info(shell, "rank/Ranker")["pod_source"] == "not snapshotted: thread 'poller' is alive"
+    assert "loaded    forked from its template" in shell.out("function", "info", "rank/Plain")
+    status = shell.out("status")
+    assert "template-" in status and "not snapshotted: thread 'poller' is alive" in status
+    assert "Ranker: not snapshotted: thread 'poller' is alive" in shell.out("logs", "rank/Ranker")
+
+
 def test_a_pod_that_the_host_can_never_hold_is_refused_at_deploy(shell: Shell) -> None:
     host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     text = f"import deepserve\n@deepserve.function(memory={host_mib - host_mib // 50})\ndef greedy() -> None: ...\n"
