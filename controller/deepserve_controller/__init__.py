@@ -1,1 +1,3 @@
 
+
+import deepserve.protocol  # noqa: F401  (before anything else imports msgspec: see there)

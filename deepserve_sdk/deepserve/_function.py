@@ -292,12 +292,11 @@ def is_generator(target: Callable[..., Any]) -> bool:
 
 def method_kinds(target: Any) -> dict[str, Literal["call", "stream"]]:
     """Of a class: its methods that run in pods."""
-    import inspect
-
+    members = {name: member for base in reversed(target.__mro__) for name, member in vars(base).items()}
     return {
         name: "stream" if is_generator(member.target) else "call"
-        for name in dir(target)
-        if getattr(member := inspect.getattr_static(target, name), HOOK_ATTRIBUTE, "") == "method"
+        for name, member in sorted(members.items())
+        if getattr(member, HOOK_ATTRIBUTE, "") == "method"
     }
 
 
