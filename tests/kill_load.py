@@ -9,6 +9,7 @@ runs in pods notes each run in FOLDER/runs, so that a run that nobody counted is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import itertools
 import json
@@ -28,8 +29,13 @@ from deepserve._client import current_client
 NUM_THREADS = 8
 HANG_S = 45.0
 """No call here takes longer, whatever happens to its pods: 3 s limits, a grace of 1 s, few retries."""
+STARTUP_S = 8.0
+"""A pod that is stopped by a signal while it starts or loads costs a call so long."""
 SETTLE_S = 15.0
 """For what the client has left or cancelled to end in its pods."""
+
+RETRIES = deepserve.Retries(2, initial_delay=0.02, pod_losses=3)
+LOSSES_ONLY = deepserve.Retries(0, pod_losses=5)
 
 app = deepserve.App("kill-load")
 RUNS = os.environ.get("KILL_LOAD_RUNS", "")
@@ -46,14 +52,17 @@ def note_run() -> None:
         os.close(descriptor)
 
 
-@app.function(timeout=3, max_pods=6, scaledown_window=2)  # more than a burst, whose pods are forked from a template
+# More pods than a burst, whose pods are forked from a template.
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=6, scaledown_window=2)
 def once(x: int, seconds: float) -> int:
     note_run()
     time.sleep(seconds)
     return x * x
 
 
-@app.function(timeout=3, max_pods=2, retries=deepserve.Retries(2, initial_delay=0.02, pod_losses=3))
+@app.function(
+    timeout=3, startup_timeout=STARTUP_S, max_pods=2, retries=deepserve.Retries(2, initial_delay=0.02, pod_losses=3)
+)
 def again(x: int, seconds: float) -> int:
     note_run()
     time.sleep(seconds)
@@ -62,7 +71,7 @@ def again(x: int, seconds: float) -> int:
     return x * x
 
 
-@app.function(timeout=3, max_pods=2)
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 @deepserve.concurrent(max_inputs=4)
 def beside_others(x: int, seconds: float, is_stubborn: bool = False) -> int:
     note_run()
@@ -76,45 +85,47 @@ def beside_others(x: int, seconds: float, is_stubborn: bool = False) -> int:
     return x * x
 
 
-@app.function(timeout=3, max_pods=2)
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 async def in_a_loop(x: int, seconds: float) -> int:
     note_run()
     await asyncio.sleep(seconds)
     return x * x
 
 
-@app.function(timeout=4, max_pods=2)
+@app.function(timeout=4, startup_timeout=STARTUP_S, max_pods=2)
 def counts(n: int, seconds: float) -> Iterator[int]:
     for number in range(n):
         time.sleep(seconds)
         yield number
 
 
-@app.function(timeout=4, max_pods=2, retries=deepserve.Retries(0, pod_losses=5), replay="resume")
+@app.function(
+    timeout=4, startup_timeout=STARTUP_S, max_pods=2, retries=deepserve.Retries(0, pod_losses=5), replay="resume"
+)
 def counts_on(n: int, seconds: float) -> Iterator[int]:
     for number in range(deepserve.resume_offset(), n):
         time.sleep(seconds)
         yield number
 
 
-@app.function(timeout=6, max_pods=3)
+@app.function(timeout=6, startup_timeout=STARTUP_S, max_pods=3)
 def nested(depth: int, x: int) -> int:
     note_run()
     return once.remote(x, 0.01) if depth == 0 else nested.remote(depth - 1, x)
 
 
-@app.function(timeout=3, max_pods=2)
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 def doubles(data: bytes) -> bytes:
     return data + data
 
 
-@app.function(timeout=3, max_pods=2)
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 @deepserve.batched(max_batch_size=8, wait_ms=5)
 def together(xs: list[int]) -> list[int]:
     return [x * x for x in xs]
 
 
-@app.cls(timeout=3, max_pods=2)
+@app.cls(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 class Store:
     factor: int = deepserve.parameter(default=1)
 
@@ -126,6 +137,20 @@ class Store:
     def scale(self, x: int) -> int:
         note_run()
         return x * self.loaded
+
+
+@app.cls(timeout=3, startup_timeout=STARTUP_S, max_pods=3, scaledown_window=1)
+class Table:
+    """Its table is built once, in a template of its own that its pods are forked from."""
+
+    @deepserve.enter(snap=True)
+    def load(self) -> None:
+        self.squares = [x * x for x in range(1000)]
+
+    @deepserve.method()
+    def square(self, x: int) -> int:
+        note_run()
+        return self.squares[x]
 
 
 # --- the ledger -----------------------------------------------------------------------------------------
@@ -357,6 +382,8 @@ class Load:
 
     def call_a_method(self, chance: random.Random, kind: str) -> str:
         x, factor = chance.randrange(1000), chance.choice([1, 2])
+        if chance.random() < 0.5:
+            return self.check(kind, Table().square.remote(x), x * x)
         return self.check(kind, Store(factor=factor).scale.remote(x), x * factor)
 
     def call_inside_calls(self, chance: random.Random, kind: str) -> str:
@@ -427,6 +454,16 @@ class Load:
         except deepserve.DeepServeError:  # it was killed last: then it has nothing left
             return
 
+    def tell_controller(self) -> None:
+        """What the controller thinks of the calls that hang, on stderr."""
+        with contextlib.suppress(deepserve.DeepServeError):
+            status = current_client().query("status")
+            for kind in ("pods", "templates", "functions"):
+                for view in status[kind]:
+                    print(f"Thread 0x: {kind} {view}", file=sys.stderr)
+            for record in current_client().query("requests", {"limit": 0})["requests"]:
+                print(f"requests {record}", file=sys.stderr)
+
     def check_runs(self, path: str) -> int:
         """No input ran more often than was counted, and what succeeded did run. Returns how many runs there were."""
         runs = Counter(line.split()[0] for line in open(path)) if os.path.exists(path) else Counter[str]()
@@ -468,6 +505,7 @@ def main() -> int:
     if not hung:
         load.check_controller()
     else:
+        load.tell_controller()
         faulthandler.dump_traceback(all_threads=True)
     print(load.report(load.check_runs(RUNS)), flush=True)
     return 1 if hung else 0

@@ -71,7 +71,8 @@ def processes(mark: str) -> Iterator[Process]:
 
 def role_of(command: bytes, environment: list[bytes]) -> str:
     for variable in environment:
-        if variable.startswith(POD_ID) and (name := variable[len(POD_ID) :].strip()):
+        # In an environment's template the place for the id is there, and empty.
+        if variable.startswith(POD_ID) and (name := variable[len(POD_ID) :].strip(b" -")):
             return "function's template" if name.startswith(b"template-") else "pod"
     for word, role in ((b"deepserve_runtime", "template"), (b"deepserve_controller", "controller")):
         if word in command:
@@ -308,6 +309,8 @@ class World:
             except TimeoutError:
                 self.violate(f"{what} left: {left()}")
         for name in ("client.err", "up.err"):
+            if "Thread 0x" in self.tail(name, 1 << 20):
+                self.violate(f"where the threads of a hung client are: {self.tail(name, 16000)}")
             if "Traceback" in (text := self.tail(name, 1 << 20)) or "deepserve: " in text:
                 self.violate(f"{name} complains: {text[-1500:]}")
 

@@ -63,7 +63,7 @@ class Call(Generic[R]):
 
     @property
     def timings(self) -> Timings | None:
-        """Where it ran (job, task, pod) and milliseconds; None until it is done."""
+        """Where it ran (job, task, pod), its attempts and who paid for them, milliseconds; None until it is done."""
         return self._inbox.finished.timings if self._inbox.finished is not None else None
 
     def done(self) -> bool:

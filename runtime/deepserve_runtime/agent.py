@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -137,7 +138,8 @@ class PodAgent:
 
     def _on_cancel(self, message: CancelTask, payload: bytes) -> None:
         self._handle(life.CancelArrived((message.task_id, message.attempt), message.reason))
-        self._link.send(CancelReceived(message.task_id, message.attempt))
+        with suppress(LinkClosed):  # whose end is read next
+            self._link.send(CancelReceived(message.task_id, message.attempt))
 
     def _on_credit(self, message: TaskCredit, payload: bytes) -> None:
         task = self._tasks.get(message.task_id)
