@@ -216,12 +216,14 @@ class World:
                 ("pod", "stopped, then killed"),
                 ("pod", "stopped"),
                 ("template", "killed"),
+                ("template", "stopped, then killed"),
+                ("template", "stopped"),
                 ("function's template", "killed"),
                 ("function's template", "stopped, then killed"),
                 ("controller", "killed"),
                 ("controller", "stopped, then killed"),
             ],
-            [60, 14, 4, 4, 6, 2, 8, 2],
+            [60, 14, 4, 4, 2, 1, 5, 2, 6, 2],
         )
         found = [process for process in processes(self.mark) if process.role == role]
         if not found:

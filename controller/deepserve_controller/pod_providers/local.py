@@ -27,6 +27,9 @@ from deepserve_controller.service.reactor import Timer, running_reactor
 StartTemplate = Callable[[str], TemplateProcess]
 SWEEP_DELAY_S = 0.02
 """Orphans are looked for once after a burst of deaths."""
+SILENCE_LIMIT_S = 20.0
+"""A template forks in milliseconds. One that leaves an order unanswered for so long was stopped by a signal or hangs;
+it is killed, its pods with it, and the next one is started: nothing of its environment could start else."""
 NUM_REMEMBERED = 100
 """Pods whose start is still told."""
 
@@ -44,6 +47,9 @@ class Template:
         """Pods asked for and not forked yet."""
         self.steps_ms: dict[str, float] = {}
         self._provider = provider
+        self._is_ready = False
+        """Of an environment's template. A function's is watched by the core, which can spare the pods that it forked."""
+        self._silence: Timer | None = None
         self._takes_many = link is not None
         self._orders: list[ForkPod] = []
         self._link = link or Link(handler=self)
@@ -54,6 +60,7 @@ class Template:
     def fork(self, message: ForkPod) -> None:
         """Of a function's template: with all that are ordered at this instant."""
         self.waiting.add(message.pod_id)
+        self._expect_answer()
         if not self._takes_many:
             self._link.send(message)
             return
@@ -67,12 +74,28 @@ class Template:
 
     def fork_template(self, message: ForkTemplate) -> None:
         self.waiting.add(message.template_id)
+        self._expect_answer()
         self._link.send(message)
 
+    def _expect_answer(self) -> None:
+        if self._silence is None and self._is_ready:
+            self._silence = running_reactor().call_later(SILENCE_LIMIT_S, self._end_silence)
+
+    def _end_silence(self) -> None:
+        self.text = f"the template {self.environment!r} did not answer for {SILENCE_LIMIT_S:g} s"
+        kill_process(self.pid)  # the end of its link follows
+
+    def _note_sign_of_life(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
     def close(self) -> None:
+        self._note_sign_of_life()
         self._link.abort()
 
     def frame_received(self, message: Message, payload: bytes) -> None:
+        self._note_sign_of_life()
         match message:
             case PodForked():
                 self.waiting.discard(message.pod_id)
@@ -81,12 +104,15 @@ class Template:
                 self.waiting.discard(message.pod_id)
                 self._provider.pod_exited(message.pod_id, message.pid, message.exit_code)
             case TemplateReady():
+                self._is_ready = True
                 self.steps_ms = message.steps_ms
             case TemplateFailed():
                 self.text = message.text
                 self._provider.template_ended(self)
             case _:
                 self._link.close()
+        if self.waiting:
+            self._expect_answer()
 
     def link_closed(self) -> None:
         self._provider.template_ended(self)
