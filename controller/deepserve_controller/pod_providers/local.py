@@ -48,7 +48,7 @@ class Template:
         self.steps_ms: dict[str, float] = {}
         self._provider = provider
         self._is_ready = False
-        """Of an environment's template. A function's is watched by the core, which can spare the pods that it forked."""
+        """Of an environment's template. A function's is watched by the core, which can spare its pods."""
         self._silence: Timer | None = None
         self._takes_many = link is not None
         self._orders: list[ForkPod] = []
