@@ -181,6 +181,7 @@ class _PoolFile:
             _write_all(self.fd, parts)
             return
         if self._mapping is None:
+            mapped[self.path] = self.size_bytes
             self._mapping = mmap.mmap(self.fd, self.size_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         at = 0
         with memoryview(self._mapping) as target:
@@ -197,6 +198,7 @@ class _PoolFile:
         self._mapping = None
         if fd < 0:
             return
+        mapped.pop(self.path, None)
         if self._pid == os.getpid():
             try:
                 os.unlink(self.path)  # not by a function of this module, which goes before its imports do
@@ -264,6 +266,14 @@ def _size_class(size_bytes: int) -> int:
     return -(-size_bytes // step) * step
 
 
+mapped: dict[str, int] = {}
+
+
+def mapped_bytes() -> int:
+    """Of this process's resident memory: the arena's, which is no user's."""
+    return sum(list(mapped.values()))
+
+
 _arenas: dict[str, Arena] = {}
 _arenas_lock = threading.Lock()
 
@@ -284,6 +294,7 @@ def _forget_arenas() -> None:
     global _arenas_lock
     _arenas_lock = threading.Lock()
     _arenas.clear()
+    mapped.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from deepserve_runtime import sdk
+
 CHECK_EVERY_S = 0.1
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -25,6 +27,8 @@ class MemoryLimit:
             return ""
         self._next_s = now_s + CHECK_EVERY_S
         resident_mib = int(os.pread(self._fd, 128, 0).split()[1]) * _PAGE_BYTES / (1 << 20)
+        if resident_mib > self.memory_mib:
+            resident_mib -= sdk.mapped_bytes() / (1 << 20)  # files for results, which are not the function's
         if resident_mib <= self.memory_mib:
             return ""
         return f"the pod uses {resident_mib:.0f} MiB of memory, its limit is {self.memory_mib} MiB"

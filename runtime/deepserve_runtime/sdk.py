@@ -12,6 +12,7 @@ import deepserve
 from deepserve import _client as client
 from deepserve import _context as context
 from deepserve import errors, settings
+from deepserve._arena import mapped_bytes
 from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
 from deepserve._context import TaskContext, current_task
 from deepserve._dependencies import put_in
@@ -44,6 +45,7 @@ __all__ = [
     "is_coroutine_function",
     "is_generator_function",
     "load_decorators",
+    "mapped_bytes",
     "public_name_steps",
     "refuse_network_if_asked",
     "remove_segment",

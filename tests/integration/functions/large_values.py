@@ -96,7 +96,7 @@ def too_much(num_bytes: int) -> bytes:
     return bytes(num_bytes)
 
 
-@app.function(max_pods=1, memory=300)
+@app.function(max_pods=1, memory=200)
 def over_memory(num_mib: int) -> Array:
     return np.ones(num_mib << 17)
 
