@@ -23,6 +23,7 @@ FUNCTIONS: dict[str, FunctionSpec] = {
     "fn-two": spec(
         "two",
         max_inputs=2,
+        target_inputs=1,
         buffer_pods=1,
         max_pods=3,
         scaledown_window_s=1.0,
@@ -453,7 +454,9 @@ class Chaos:
 
     def change_scaling(self) -> None:
         min_pods, max_pods = self.random.choice([(0, 1), (1, 2), (0, 3), (0, 0)])
-        self.give(events.ScalingChanged(self.random.choice(list(FUNCTIONS)), min_pods, max_pods))
+        buffer_pods, window_s = self.random.choice([None, 0, 2]), self.random.choice([None, 0.0, 1.5])
+        function_id = self.random.choice(list(FUNCTIONS))
+        self.give(events.ScalingChanged(function_id, min_pods, max_pods, buffer_pods, window_s))
 
     def remove_or_define(self) -> None:
         function_id = self.random.choice(list(FUNCTIONS))
