@@ -71,7 +71,8 @@ def batched(
     When the function raises, its batch is run again in halves, down to single items, so that a bad item fails alone:
     it may see an item more than once. A list of the wrong length or something else than a list is BatchMismatch for
     all of the batch. An item that is cancelled leaves the batch. One that runs over its time stops the batch; the
-    others run again. `Call.timings.attempts` counts every run. Raises InvalidOption.
+    others run again. `Call.timings.attempts` counts every run. In its code `deepserve.context()` is that of its first
+    item. Raises InvalidOption.
     (Modal: `@modal.batched`; Ray Serve: `@serve.batch` with `batch_size_fn`.)
     """
 

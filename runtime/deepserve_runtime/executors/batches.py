@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deepserve_runtime import sdk
 from deepserve_runtime.batch import Batch
 from deepserve_runtime.core import batching
 from deepserve_runtime.core.lifecycle import TaskKey
@@ -145,6 +146,7 @@ class Batches:
         if batch.has_ended:
             return
         batch.has_ended = True
+        sdk.context.stopping.discard(batch.key)  # its first task's, which may be among those that run again
         if batch.before_finish is not None:
             batch.before_finish()
         for task in batch.unfinished:

@@ -62,12 +62,12 @@ async def until_async(folders: list[str], names: list[str]) -> list[tuple[int, l
 
 @app.function(max_pods=1, timeout=4)
 @deepserve.batched(max_batch_size=2, wait_ms=LONG_MS)
-def stuck_once(folders: list[str], names: list[str]) -> list[tuple[str, int]]:
+def stuck_once(folders: list[str], names: list[str]) -> list[tuple[str, int, bool]]:
     folder = Path(folders[0])
     if not folder.joinpath("started").exists():
         folder.joinpath("started").touch()
         time.sleep(600)
-    return [(name, len(names)) for name in names]
+    return [(name, len(names), deepserve.cancelled()) for name in names]
 
 
 @app.function(max_pods=1)
@@ -112,3 +112,18 @@ class Model:
         await asyncio.sleep(0.002)
         seen, self.running = self.running, self.running - 1
         return seen
+
+
+@app.function(max_pods=1)
+@deepserve.batched(max_batch_size=2, wait_ms=LONG_MS)
+def asks(folders: list[str], names: list[str]) -> list[str]:
+    """Notes in `looked` whether it is cancelled, once there is `look`."""
+    folder = Path(folders[0])
+    folder.joinpath("started").touch()
+    while not folder.joinpath("look").exists():
+        time.sleep(0.01)
+    folder.joinpath(".looked").write_text(str(deepserve.cancelled()))
+    folder.joinpath(".looked").rename(folder / "looked")
+    while not folder.joinpath("go").exists():
+        time.sleep(0.01)
+    return names

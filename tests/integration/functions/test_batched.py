@@ -118,7 +118,7 @@ def test_an_item_out_of_time_stops_the_batch_and_the_others_run_again(tmp_path: 
     time.sleep(2)  # half its time: what is to be seen is that the second item outlives the first
     other = code.stuck_once.spawn(str(tmp_path), "other")
     assert isinstance(outcome(late), deepserve.FunctionTimeout)
-    assert outcome(other) == ("other", 1)
+    assert outcome(other) == ("other", 1, False)
     assert timings(other).attempts == 2
 
 
@@ -174,3 +174,16 @@ def test_callers_without_python_give_one_item(script: ScriptRunner) -> None:
         [*command, "--factors", "x"], cwd=script.folder, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and "factors" in done.stderr
+
+
+def test_the_code_of_a_batch_is_cancelled_with_its_last_item(tmp_path: Path) -> None:
+    """`deepserve.cancelled()` is the batch's, though it has the context of its first item."""
+    calls = [code.asks.spawn(str(tmp_path), name) for name in "ab"]
+    wait_until(tmp_path.joinpath("started").exists, 20)
+    calls[0].cancel()
+    assert isinstance(outcome(calls[0]), deepserve.CallCancelled)
+    tmp_path.joinpath("look").touch()
+    wait_until(tmp_path.joinpath("looked").exists, 20)
+    assert tmp_path.joinpath("looked").read_text() == "False"
+    tmp_path.joinpath("go").touch()
+    assert outcome(calls[1]) == "b"
