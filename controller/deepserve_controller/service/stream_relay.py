@@ -111,6 +111,10 @@ class StreamRelay:
         """Offset of the first item that is held."""
         return next(iter(self._batches.values())).offset if self._batches else self.end
 
+    def links(self) -> set[str]:
+        """Of those who read it."""
+        return {link_id for link_id, _ in self._readers}
+
     # --- the pod ---
 
     def add(self, offset: int, values: tuple[Value, ...], data: bytes) -> Freed | None:

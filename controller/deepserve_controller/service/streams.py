@@ -74,6 +74,8 @@ class Streams:
         relay = self._find(message.request_id)
         if relay is not None:
             self._pass_on(message.request_id, relay.leave((link_id, message.reader)))
+            if link_id not in relay.links():
+                self._reads_no_more(link_id, message.request_id)
 
     def link_closed(self, link_id: str) -> None:
         for request_id in self._read_by.pop(link_id, ()):
@@ -89,6 +91,8 @@ class Streams:
         relay.over()
         if keep:
             return relay
+        for link_id in relay.links():
+            self._reads_no_more(link_id, request_id)
         relay.close()
         return None
 
@@ -101,7 +105,18 @@ class Streams:
         relay = self._running.get(request_id)
         return relay.digest if relay is not None else b""
 
+    @property
+    def num_read(self) -> int:
+        """Streams that some link reads, counted once for each link."""
+        return sum(len(request_ids) for request_ids in self._read_by.values())
+
     # --- inside ---
+
+    def _reads_no_more(self, link_id: str, request_id: str) -> None:
+        if (request_ids := self._read_by.get(link_id)) is not None:
+            request_ids.discard(request_id)
+            if not request_ids:
+                del self._read_by[link_id]
 
     def _find(self, request_id: str) -> StreamRelay | None:
         relay = self._running.get(request_id)
