@@ -313,7 +313,10 @@ class Client:
         """The value of a finished request or input. Raises its error."""
         if message.outcome.kind == "ok":
             return self._decode(message.value, payload)
-        raise error_of(message, payload, roots=self._pod_roots(), label=label)
+        error = error_of(message, payload, roots=self._pod_roots(), label=label)
+        if message.value.refs:
+            self.refs.received(message.value.refs)
+        raise error
 
     def decode_item(self, message: StreamItem | ItemFinished, payload: bytes) -> Any:
         return self._decode(message.value, payload)

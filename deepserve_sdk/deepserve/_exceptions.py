@@ -15,6 +15,7 @@ import msgspec
 
 from deepserve import _pickling
 from deepserve._pickling import PYTHON
+from deepserve._ref_holds import carried, take_carried
 from deepserve.errors import RemoteError
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import Value
@@ -52,8 +53,10 @@ class ExceptionSummary(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def encode_exception(exc: BaseException, *, pod_id: str = "") -> tuple[Value, bytes]:
     """Never raises for a strange exception: what cannot be read from it is left out."""
+    carried.holds = None
     payload = msgspec.msgpack.encode(_summarise(exc, pod_id, MAX_CHAIN))
-    return Value("exception", len(payload)), payload
+    refs = take_carried() if carried.holds is not None else ()
+    return Value("exception", len(payload), refs=refs), payload
 
 
 def decode_exception(

@@ -100,6 +100,8 @@ class Queries:
             "functions": [msgspec.to_builtins(view) for view in manager.functions_view()[:NUM_STATUS_FUNCTIONS]],
             "apps": [describe_app(app) for app in self._deployments.apps.values()],
             "num_running": len(self._requests.running),
+            "num_stored": len(self._requests.refs.book),
+            "stored_bytes": self._requests.refs.book.total_bytes,
             "num_waiting": self._requests.dependencies.num_waiting,
             "requests": self._recent(NUM_STATUS_REQUESTS),
         }

@@ -124,6 +124,11 @@ def wait_and_read(ref: deepserve.Ref[Array] | list[deepserve.Ref[Array]], path: 
     return float(ref[0].get().mean()) if isinstance(ref, list) else float(np.asarray(ref).mean())
 
 
+@app.function(max_pods=1)
+def raise_ref(number: int) -> None:
+    raise LookupError(deepserve.put(array_of(number)))
+
+
 @app.cls(max_pods=1)
 class RefKeeper:
     @deepserve.method()

@@ -24,6 +24,7 @@ from tests.integration.functions.large_values import (
     numbered,
     pass_on,
     pid_and,
+    raise_ref,
     read_refs,
     stream_refs,
     wait_and_read,
@@ -51,6 +52,8 @@ def test_a_ref_ends_with_its_last_holder_here() -> None:
     assert mean.remote(ref.arg) == 1
     del ref
     assert len(stored()) == 1 and mean.remote(also) == 1
+    status = current_client().query("status")
+    assert (status["num_stored"], status["stored_bytes"]) == (1, also.size_bytes)
     del also
     assert stored() == []
 
@@ -124,6 +127,15 @@ def test_maps_carry_refs_both_ways() -> None:
     assert [ref.get().mean() for ref in made] == list(range(30)) and len(stored()) == 30
     made.clear()
     wait_until(lambda: stored() == [])
+
+
+def test_an_exception_brings_its_refs_along() -> None:
+    with pytest.raises(LookupError) as caught:
+        raise_ref.remote(9)
+    gc.collect()
+    assert caught.value.args[0].get().mean() == 9 and len(stored()) == 1
+    [error] = raise_ref.map([4], return_exceptions=True)
+    assert isinstance(error, LookupError) and error.args[0].get().mean() == 4
 
 
 def test_a_pod_that_keeps_a_ref_holds_it_until_it_lets_go_or_dies() -> None:
