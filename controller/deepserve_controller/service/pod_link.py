@@ -103,6 +103,8 @@ class PodLink:
                 num_reruns=message.num_reruns,
             )
         )
+        if message.value.segment:
+            self._requests.drop_unclaimed(message.value)
 
     def _task_output(self, message: TaskOutputs, data: bytes) -> None:
         if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):

@@ -78,6 +78,8 @@ class Requests:
         self.tasks = TaskPlaces()
         self._tally = RequestTally()
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self._offered = ""
+        """The segment of the result that the cores are told of now, while no action has taken it up."""
 
     # --- from links ---
 
@@ -215,8 +217,18 @@ class Requests:
         """A pod told of a result that it wrote; nobody wants that of a task which is no longer its own."""
         if is_current:
             self._segments.announced(pod_id, value)
+            self._offered = value.segment
         else:
             self._segments.remove(value.segment)
+
+    def drop_unclaimed(self, value: Value) -> None:
+        """After the event that told the cores of a result in a segment: what no action took up goes.
+
+        Its request was cancelled, or its input given up, while the result was on its way.
+        """
+        if value.segment == self._offered:
+            self._segments.remove(value.segment)
+        self._offered = ""
 
     def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
         """Answers of an older attempt, or of another pod, count for nothing."""
@@ -251,12 +263,14 @@ class Requests:
         record = self.running.get(action.request_id)
         if record is None:
             return
+        self._claim(action.payload.value)
         self._segments.remove(record.segments.pop(action.index, ""))
         item = ItemFinished(action.request_id, action.index, action.outcome, action.timings, action.payload.value)
         self.deliver_item(record, Delivery(action.index, item, action.payload.data))
 
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
+        self._claim(action.payload.value)
         self.dependencies.finished(action.request_id, action.outcome, action.payload)
         self.dependencies.over(action.request_id)
         finished = RequestFinished(
@@ -279,6 +293,10 @@ class Requests:
         self.refs.drop(action.request_id)
 
     # --- inside ---
+
+    def _claim(self, value: Value) -> None:
+        if value.segment == self._offered:
+            self._offered = ""
 
     def deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
         """Results of a map's inputs, to those who listen; kept, where the request is."""

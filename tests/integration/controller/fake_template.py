@@ -123,6 +123,10 @@ class Pod:
                 )
             case "segment":
                 payload, value = b"", Value("msgpack", 5, segment=payload.decode())
+            case "late segment":
+                while not isinstance(self.peer.receive()[0], CancelTask):
+                    pass
+                payload, value = b"", Value("msgpack", 5, segment=payload.decode())
             case "wordy":
                 return self.finish_wordily(task)
             case "sleep":

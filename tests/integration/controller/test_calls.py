@@ -162,6 +162,16 @@ def test_a_client_that_leaves_cancels_what_is_not_kept(shared: Controller) -> No
     assert owner.finished("rq-stays")[0].outcome.is_ok
 
 
+def test_a_result_that_comes_after_its_call_was_cancelled_is_not_left(shared: Controller) -> None:
+    owner, segment = shared.owner, Path(shared.welcome.segments) / "v-1-late"
+    segment.write_bytes(b"large")
+    owner.open("rq-late", owner.define("late"), "late segment", segment.name.encode())
+    wait_for(lambda: owner.query("result_info", request_id="rq-late").body.get("state") == "running")
+    owner.send(CancelRequest("rq-late"))
+    assert owner.finished("rq-late")[0].outcome.kind == "cancelled"
+    wait_for(lambda: not segment.exists())
+
+
 def test_a_kept_stream_is_read_later_by_another(shared: Controller) -> None:
     owner = shared.owner
     other = Client.dial(shared.socket).hello()
