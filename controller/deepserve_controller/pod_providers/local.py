@@ -78,7 +78,7 @@ class Template:
         self._link.send(message)
 
     def _expect_answer(self) -> None:
-        if self._silence is None and self._is_ready:
+        if self._silence is None and self._is_ready and not self._takes_many:
             self._silence = running_reactor().call_later(SILENCE_LIMIT_S, self._end_silence)
 
     def _end_silence(self) -> None:
