@@ -95,6 +95,6 @@ def exit_text(exit_code: int | None, reason: str) -> str:
             text = f"killed by {signal.Signals(-exit_code).name}"
         except ValueError:
             text = f"killed by signal {-exit_code}"
-        if exit_code == -signal.SIGKILL:
+        if exit_code == -signal.SIGKILL and not reason:
             text += " (often the host is out of memory)"
     return f"{text} ({reason})" if reason else text

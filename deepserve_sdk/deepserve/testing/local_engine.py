@@ -27,7 +27,7 @@ POLL_S = 0.005
 
 
 class PodKill:
-    """What `kill_pod_at` did: `pod_id` is empty until it happened."""
+    """What `kill_pod_at` did, once its block is left: the pod's id, and how many calls were started in the block."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -127,6 +127,12 @@ def test_without_retries(deepserve_local):
         square.remote(3)
     assert square.remote(3) == 9
 
+def test_of_a_map(deepserve_local):
+    again = square.with_options(retries=deepserve.Retries(1, initial_delay=0))
+    with deepserve_local.kill_pod_at(step=1) as kill:
+        assert list(again.map(range(50))) == [n * n for n in range(50)]
+    assert kill.pod_id
+
 def test_of_a_call_inside_a_pod(deepserve_local):
     with deepserve_local.kill_pod_at(step=3), pytest.raises(deepserve.PodLost):
         twice.remote(3)
@@ -146,7 +152,7 @@ def test_wrong(deepserve_local):
                 pass
 """,
     )
-    done.assert_outcomes(passed=6)
+    done.assert_outcomes(passed=7)
 
 
 def test_there_is_no_network(pytester: pytest.Pytester) -> None:
