@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepserve._app import App as App
     from deepserve._batched import batched as batched
     from deepserve._call import Call as Call
+    from deepserve._call_group import CallGroup as CallGroup
     from deepserve._cls import cls as cls
     from deepserve._cls import enter as enter
     from deepserve._cls import exit as exit
@@ -86,6 +87,7 @@ _HOMES = {
     "_app": ("App",),
     "_batched": ("batched",),
     "_call": ("Call",),
+    "_call_group": ("CallGroup",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
     "_context": ("cancelled", "context", "resume_offset"),
     "_controller_process": ("init",),

@@ -64,8 +64,8 @@ class Callee:
         _timeline.mark("call sent")
         return inbox
 
-    def open_map(self, client: Client) -> Inbox:
-        return client.open_request(self.define(), "map", Value(), method=self.method)
+    def open_map(self, client: Client, *, keep: bool = False) -> Inbox:
+        return client.open_request(self.define(), "map", Value(), method=self.method, keep=keep)
 
     def encode(
         self, client: Client, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]

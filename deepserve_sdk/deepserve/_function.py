@@ -14,7 +14,7 @@ from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options, refuse_stream_options
 from deepserve._pickling import look_up
-from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
+from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnMapVerb, SpawnVerb, StarMapVerb
 from deepserve.protocol.specs import ExecutorKind, FunctionSpec, function_id
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class Definer:
 class Function(Inspectable, Generic[P, R]):
     """A function that also runs in pods. Made by `@deepserve.function` or `@app.function`.
 
-    `f(...)` runs it here; `remote`, `spawn`, `map`, `starmap` and `for_each` run it in pods, each with an `.aio` twin.
-    (Modal: `modal.Function`.)
+    `f(...)` runs it here; `remote`, `spawn`, `map`, `starmap`, `for_each` and `spawn_map` run it in pods, each with an
+    `.aio` twin. (Modal: `modal.Function`.)
     """
 
     remote: RemoteVerb[P, R]
@@ -131,6 +131,7 @@ class Function(Inspectable, Generic[P, R]):
     map: Map[P, R]
     starmap: StarMap[P, R]
     for_each: ForEach[P, R]
+    spawn_map: SpawnMapVerb[R]
 
     def __init__(self, definer: Definer) -> None:
         target = definer.entry.target
@@ -146,6 +147,7 @@ class Function(Inspectable, Generic[P, R]):
         self.map = cast("Map[P, R]", MapVerb(callee))
         self.starmap = cast("StarMap[P, R]", StarMapVerb(callee))
         self.for_each = cast("ForEach[P, R]", ForEachVerb(callee))
+        self.spawn_map = SpawnMapVerb(callee)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, self._target(*args, **kwargs))

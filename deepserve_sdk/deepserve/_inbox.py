@@ -41,6 +41,7 @@ class Inbox:
         "error",
         "finished",
         "gap",
+        "group",
         "has_inputs",
         "holders",
         "is_read",
@@ -86,6 +87,8 @@ class Inbox:
         """The link ended: nothing more will come."""
         self.has_inputs = False
         """Of a map: inputs were read, or have ended, since its loop looked last."""
+        self.group: Any = None
+        """Of a spawned map: its GroupResults, shared by all CallGroups of this process."""
         self.holders = 0
         self.taken: tuple[Any] | None = None
         """The decoded value, once a Call has taken it: a large one can be read from its segment only once. Of a stream

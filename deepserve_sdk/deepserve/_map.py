@@ -9,7 +9,7 @@ from deepserve._callee import Callee
 from deepserve._client import Client
 from deepserve._map_batch import InputBatch
 from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
-from deepserve._map_outputs import MapOutputs
+from deepserve._map_outputs import MapOutputs, with_index
 from deepserve.errors import DeepServeError
 from deepserve.protocol.specs import Scaling
 
@@ -212,13 +212,3 @@ async def run_map_async(
                 await client.wait_async(run.inbox)
     finally:
         run.leave()
-
-
-def with_index(error: Exception, index: int) -> Exception:
-    """Name the input that failed."""
-    try:
-        error.input_index = index  # type: ignore[attr-defined]
-        error.add_note(f"input {index} of the map")
-    except AttributeError:  # a class with __slots__
-        pass
-    return error

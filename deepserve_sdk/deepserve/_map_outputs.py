@@ -67,3 +67,13 @@ class MapOutputs:
             self._client.discard(message.value)
         self._single.clear()
         self._many.clear()
+
+
+def with_index(error: Exception, index: int) -> Exception:
+    """Name the input that failed."""
+    try:
+        error.input_index = index  # type: ignore[attr-defined]
+        error.add_note(f"input {index} of the map")
+    except AttributeError:  # a class with __slots__
+        pass
+    return error

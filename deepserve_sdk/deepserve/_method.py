@@ -14,7 +14,7 @@ from deepserve._function import Definer, is_generator
 from deepserve._inspectable import Inspectable
 from deepserve._pickling import Reach
 from deepserve._values import encode_value
-from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnVerb, StarMapVerb
+from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnMapVerb, SpawnVerb, StarMapVerb
 from deepserve.errors import InvalidOption, UnpicklableArgument, ValueTooLarge
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class BoundMethod(Inspectable, Generic[P, R]):
     @property
     def for_each(self) -> ForEach[P, R]:
         return cast("ForEach[P, R]", ForEachVerb(self._callee()))
+
+    @property
+    def spawn_map(self) -> SpawnMapVerb[R]:
+        return SpawnMapVerb(self._callee())
 
     @property
     def autoscaler(self) -> Autoscaler:

@@ -7,10 +7,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from deepserve import _timeline
 from deepserve._call import Call
+from deepserve._call_group import CallGroup
 from deepserve._callee import Callee
 from deepserve._client import current_client
 from deepserve._map import MapOptions, run_map, run_map_async
 from deepserve._map_inputs import Arguments, may_wait
+from deepserve._spawn_map import spawn_map, spawn_map_async
 from deepserve._stream import RemoteItems, StreamReader
 from deepserve.errors import DeepServeError
 
@@ -191,6 +193,33 @@ class ForEachVerb:
         )
         async for _ in outputs:
             pass
+
+
+class SpawnMapVerb(Generic[R]):
+    """Hand all inputs over and go on; the results are kept for the returned CallGroup. (Modal: `.spawn_map`.)
+
+    It returns when the inputs were read to their end and the controller has them, so that under `deepserve up` the
+    script may end. With more than 10,000 of them unfinished it waits, so that inputs without number do not fill
+    memory. kwargs: given to every call.
+    """
+
+    __slots__ = ("_callee",)
+
+    def __init__(self, callee: Callee) -> None:
+        self._callee = callee
+
+    def __call__(self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None = None) -> CallGroup[R]:
+        arguments = zip(*inputs, strict=False)
+        return spawn_map(_mappable(self._callee), arguments, kwargs or {}, may_wait=may_wait(inputs))
+
+    async def aio(
+        self, *inputs: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None
+    ) -> CallGroup[R]:
+        """A single asynchronous iterable is taken as input, too."""
+        arguments = MapVerb[R](self._callee)._arguments_async(inputs)
+        return await spawn_map_async(
+            _mappable(self._callee), current_client(), arguments, kwargs or {}, may_wait=may_wait(inputs)
+        )
 
 
 def _options(

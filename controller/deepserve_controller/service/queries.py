@@ -268,6 +268,7 @@ class Queries:
             "parent_task_id": record.parent_task_id,
             "arrived_at": record.arrived_at,
             "is_kept": record.keep,
+            "num_inputs": record.num_inputs,
         }
 
 

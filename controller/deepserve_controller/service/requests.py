@@ -58,6 +58,8 @@ class RequestRecord(msgspec.Struct):
     held: deque[Delivery] = msgspec.field(default_factory=deque)
     """Finished inputs of a kept map."""
     pod_id: str = ""
+    num_inputs: int | None = None
+    """Of a map, once its inputs have ended."""
 
 
 class Requests:
@@ -150,7 +152,9 @@ class Requests:
         )
 
     def map_end(self, message: MapEnd) -> None:
-        if message.request_id in self.running:
+        record = self.running.get(message.request_id)
+        if record is not None:
+            record.num_inputs = message.count
             self._cores.give(events.MapInputsEnded(message.request_id, message.count))
 
     def cancel(self, request_id: str, force: bool) -> None:

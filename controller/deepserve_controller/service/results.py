@@ -75,9 +75,9 @@ class KeptResults:
         now_s = time.monotonic()
         result = KeptResult(items, finished, data, now_s + self._ttl_s, stream)
         self._results[request_id] = result
-        for message in (finished, *(item.message for item in items)):
-            if message.value.refs:
-                self._segments.refs.carry(message.value.refs, _carrier(request_id))
+        for refs in (finished.value.refs, *(item.refs for item in items)):
+            if refs:
+                self._segments.refs.carry(refs, _carrier(request_id))
         self.total_bytes += result.size_bytes
         self.expire(now_s)
         while self.total_bytes > self._max_bytes and len(self._results) > 1:
