@@ -1,3 +1,1 @@
-
-
 import deepserve.protocol  # noqa: F401  (before anything else imports msgspec: see there)

@@ -89,6 +89,8 @@ class LastInput(Task, eq=False):
     run: Run = NO_RUN
     """Itself, as it would wait again where its pod gives it back."""
     position: int = 0
+    has_begun: bool = True
+    """False only where its pod is dead and its page says so."""
 
     @classmethod
     def of(cls, chunk: Chunk, position: int) -> LastInput:

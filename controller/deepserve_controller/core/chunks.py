@@ -148,10 +148,7 @@ class Chunks:
         self._out.append(ForgetChunk(last.task_id, last.attempt))
         if last.job.ending is not None:
             return self._stopping.end(last, "cooperatively", now_s)
-        last.move("finished")
-        self._retrying.leave_pod(last, now_s)
-        self._jobs.remove_task(last)
-        self._returned.append((last, last.run))
+        self._take_back(last, last.run, now_s)
 
     def on_begun(self, event: events.InputsBegun, now_s: float) -> None:
         self._note_begun(event.task_id, event.attempt, event.count)
@@ -162,6 +159,9 @@ class Chunks:
             chunk = self._note_begun(task_id, attempt, count)
             if chunk is not None:
                 chunk.is_begun_known = True
+            last = self._jobs.task(task_id)
+            if isinstance(last, LastInput) and last.attempt == attempt:
+                last.has_begun = count > last.position
 
     # --- recalls --------------------------------------------------------------------------------------
 
@@ -194,8 +194,13 @@ class Chunks:
 
     # --- a chunk becomes smaller ----------------------------------------------------------------------
 
-    def isolate(self, task: Task, now_s: float) -> Task:
-        """Of a chunk that has lost its pod: the input that ran, as a task, in the chunk's place."""
+    def isolate(self, task: Task, now_s: float) -> Task | None:
+        """Of a chunk that has lost its pod: the input that ran, as a task, in the chunk's place; None where none ran,
+        and all wait again."""
+        if isinstance(task, Chunk) and task.is_begun_known and task.num_begun <= task.position:
+            return self._take_back(task, task.run.part(task.position, task.end), now_s)
+        if isinstance(task, LastInput) and not task.has_begun:
+            return self._take_back(task, task.run, now_s)
         if not isinstance(task, Chunk):
             return task
         running = min(max(task.num_begun - 1, task.position), task.end - 1)
@@ -219,6 +224,16 @@ class Chunks:
         while self._returned:
             chunk, run = self._returned.pop()
             self._maps.put_back(chunk.job, chunk.function, run, now_s)
+
+    def _take_back(self, task: Chunk | LastInput, run: Run, now_s: float) -> Task | None:
+        """None of what is left of it has begun: it waits again, unless its job is being stopped."""
+        if task.job.ending is not None:
+            return task
+        task.move("finished")
+        self._retrying.leave_pod(task, now_s)
+        self._jobs.remove_task(task)
+        self._returned.append((task, run))
+        return None
 
     def _give_back(self, chunk: Chunk, position: int) -> None:
         if position < chunk.end:

@@ -388,6 +388,8 @@ class JobExecutor:
         self._chunks.on_pod_lost(event)
         for lost in reversed(self._dispatcher.forget_pod(event.pod_id)):
             task = self._chunks.isolate(lost, now_s)
+            if task is None:
+                continue
             if task.state == "stopping":
                 self._stopping.end(task, "pod lost", now_s)
             elif not self._retrying.after_loss(task, is_blamed, now_s):

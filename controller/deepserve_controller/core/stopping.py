@@ -49,8 +49,8 @@ class Stopping:
         self._out = out
         self._grace_s = grace_s
         self._end_task = end_task
-        self.isolate: Callable[[Task, float], Task] = lambda task, now_s: task
-        """Of a chunk, the input that ran (`Chunks`)."""
+        self.isolate: Callable[[Task, float], Task | None] = lambda task, now_s: task
+        """Of a chunk, the input that ran, if one did (`Chunks`)."""
 
     def ask(self, task: Task, outcome: Outcome, now_s: float) -> None:
         """End a task that waits; ask the pod of one that runs, which has `grace_s` to obey."""
@@ -95,6 +95,8 @@ class Stopping:
         """Its tasks that were told to stop end; the others are not to blame."""
         for killed in reversed(self._dispatcher.kill(pod_id, reason)):
             task = self.isolate(killed, now_s)
+            if task is None:
+                continue
             if task.state == "stopping":
                 self.end(task, "pod killed", now_s)
             elif not self._retrying.after_loss(task, False, now_s):

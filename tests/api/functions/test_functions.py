@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "DEEPSERVE_URL": "embedded", "DEEPSERVE_QUIET": "1"}
 
 
-@pytest.mark.parametrize("name", ["first_steps", "streams", "classes", "values", "batched", "dependencies", "replay"])
+@pytest.mark.parametrize(
+    "name", ["first_steps", "streams", "classes", "values", "batched", "dependencies", "replay", "groups"]
+)
 def test_block(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / f"{name}.py")], env=ENVIRONMENT, capture_output=True, text=True, timeout=60

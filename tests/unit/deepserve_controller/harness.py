@@ -31,7 +31,15 @@ def spec(name: str = "f", **options: Any) -> FunctionSpec:
     options.setdefault("kind", "function")
     scaling = {
         key: options.pop(key)
-        for key in ("min_pods", "max_pods", "buffer_pods", "scaledown_window_s", "max_inputs", "target_inputs")
+        for key in (
+            "min_pods",
+            "max_pods",
+            "buffer_pods",
+            "scaledown_window_s",
+            "max_inputs",
+            "target_inputs",
+            "max_batch_size",
+        )
         if key in options
     }
     return FunctionSpec(app="app", name=name, code=CODE, scaling=Scaling(**scaling), **options)
