@@ -61,10 +61,9 @@ _was_large = False
 """The last pickle of this process held a large piece: a file is slower for small values and saves large ones a copy."""
 
 
-def dump_small(obj: Any) -> bytes | None:
-    """What most values need: the pickle of one that is small, without buffers, and names nothing of `__main__`.
-
-    None where it takes more, which `dump` finds out.
+def dump_small(obj: Any) -> bytes | Pickled | None:
+    """What most values need: the pickle of one that is small and names nothing of `__main__`; `Pickled` where it has
+    buffers. None where it takes more, which `dump` finds out.
     """
     global _was_large
     if _was_large:
@@ -77,7 +76,9 @@ def dump_small(obj: Any) -> bytes | None:
     if len(data) >= PIECE_BYTES:
         _was_large = True
         return None
-    return None if buffers or b"__main__" in data else data
+    if b"__main__" in data:
+        return None
+    return Pickled([data], buffers, False) if buffers else data
 
 
 def dump(obj: Any, *, by_value_ok: bool = True, reach: Reach = EVERYTHING, is_large: bool = False) -> Pickled:

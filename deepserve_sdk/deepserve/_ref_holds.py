@@ -7,6 +7,7 @@ this process says about one ref reaches the controller in the order in which it 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from _thread import start_new_thread
@@ -45,6 +46,7 @@ class RefHolds:
 
     def __init__(self, send: Callable[[Message], object]) -> None:
         self._send = send
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._holds: WeakValueDictionary[str, Hold] = WeakValueDictionary()
         self._is_flushing = False
@@ -86,7 +88,16 @@ class RefHolds:
         """Safe in a finaliser: it takes no lock, nor does starting a bare thread."""
         self._let_go(hold.name, hold.count)
 
-    def _let_go(self, name: str, count: int, start: Callable[..., object] = start_new_thread) -> None:
+    def _let_go(
+        self,
+        name: str,
+        count: int,
+        start: Callable[..., object] = start_new_thread,
+        getpid: Callable[[], int] = os.getpid,
+    ) -> None:
+        """The defaults are there when this module's own names have gone, at the interpreter's end."""
+        if getpid() != self._pid:
+            return  # a forked child: its parent holds it
         self.released.append((name, count))
         if not self._is_flushing:
             self._is_flushing = True

@@ -17,7 +17,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -76,11 +76,14 @@ def encode_value(
         if len(plain) <= INLINE_BYTES:
             return Value("pickle", len(plain)), plain
     is_large = is_large or is_large_piece(obj)
-    if not is_large and reach.modules and (small := _pickling.dump_small(obj)) is not None:
+    small = _pickling.dump_small(obj) if reach.modules and not is_large else None
+    if type(small) is bytes:
         return Value("pickle", len(small), "", "", take_carried() if carried.holds is not None else ()), small
-    carried.holds = None
     try:
-        pickled = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach, is_large=is_large)
+        if small is None:
+            carried.holds = None
+            small = _pickling.dump(obj, by_value_ok=by_value_ok, reach=reach, is_large=is_large)
+        pickled = cast(Pickled, small)
     except CannotPickle as refusal:
         from deepserve._culprit import explain
 

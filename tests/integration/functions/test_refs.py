@@ -15,6 +15,7 @@ import pytest
 
 import deepserve
 from deepserve._client import current_client
+from deepserve._ref_holds import SOON_S
 from tests.integration.functions.conftest import ScriptRunner, wait_until
 from tests.integration.functions.large_values import (
     RefKeeper,
@@ -190,6 +191,17 @@ def test_what_was_deleted_is_gone_everywhere() -> None:
         with pytest.raises(deepserve.RefGone, match="deleted"):
             use()
     assert isinstance(deepserve.RefGone(), deepserve.SerializationError)
+
+
+def test_a_forked_child_lets_go_of_nothing_of_its_parents() -> None:
+    refs = [deepserve.put(array_of(3))]
+    pid = os.fork()
+    if pid == 0:
+        refs.clear()
+        time.sleep(5 * SOON_S)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(stored()) == 1 and mean.remote(refs[0].arg) == 3
 
 
 def test_memory_comes_back_without_another_message() -> None:
