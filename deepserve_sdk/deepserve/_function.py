@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deepserve._autoscaler import Autoscaler, FunctionStats
     from deepserve._decorators import OptionArguments
     from deepserve._query_verb import QueryVerb
-    from deepserve._verb_types import ForEach, Map, StarMap
+    from deepserve._verb_types import ForEach, Map, SpawnMap, StarMap
     from deepserve._watch import Watch
 
 P = ParamSpec("P")
@@ -131,7 +131,7 @@ class Function(Inspectable, Generic[P, R]):
     map: Map[P, R]
     starmap: StarMap[P, R]
     for_each: ForEach[P, R]
-    spawn_map: SpawnMapVerb[R]
+    spawn_map: SpawnMap[P, R]
 
     def __init__(self, definer: Definer) -> None:
         target = definer.entry.target
@@ -147,7 +147,7 @@ class Function(Inspectable, Generic[P, R]):
         self.map = cast("Map[P, R]", MapVerb(callee))
         self.starmap = cast("StarMap[P, R]", StarMapVerb(callee))
         self.for_each = cast("ForEach[P, R]", ForEachVerb(callee))
-        self.spawn_map = SpawnMapVerb(callee)
+        self.spawn_map = cast("SpawnMap[P, R]", SpawnMapVerb(callee))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, self._target(*args, **kwargs))

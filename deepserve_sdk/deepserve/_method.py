@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from deepserve._autoscaler import Autoscaler, FunctionStats
     from deepserve._query_verb import QueryVerb
-    from deepserve._verb_types import ForEach, Map, StarMap
+    from deepserve._verb_types import ForEach, Map, SpawnMap, StarMap
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,8 +72,8 @@ class BoundMethod(Inspectable, Generic[P, R]):
         return cast("ForEach[P, R]", ForEachVerb(self._callee()))
 
     @property
-    def spawn_map(self) -> SpawnMapVerb[R]:
-        return SpawnMapVerb(self._callee())
+    def spawn_map(self) -> SpawnMap[P, R]:
+        return cast("SpawnMap[P, R]", SpawnMapVerb(self._callee()))
 
     @property
     def autoscaler(self) -> Autoscaler:

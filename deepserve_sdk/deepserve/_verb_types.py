@@ -7,12 +7,16 @@ defaults may be left out and a wrong input is an error. Calls that give `kwargs=
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+if TYPE_CHECKING:
+    from deepserve._call_group import CallGroup
 
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
+R = TypeVar("R")
 S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 F_co = TypeVar("F_co", covariant=True)
@@ -226,3 +230,44 @@ class ForEach(Protocol[P, R_co]):
         kwargs: dict[str, Any] | None,
         **options: Unpack[ForEachArguments],
     ) -> None: ...
+
+
+class SpawnMap(Protocol[P, R]):
+    """`f.spawn_map(inputs)`: hand all inputs over and go on; the results are the CallGroup's. (Modal: `.spawn_map`.)"""
+
+    @property
+    def _function(self) -> Callable[P, R]: ...
+
+    @overload
+    def __call__(self: Runs[Callable[[A], S]], inputs: Iterable[A], /) -> CallGroup[S]: ...
+    @overload
+    def __call__(self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
+    @overload
+    def __call__(
+        self: Runs[Callable[[A, B, C], S]],
+        first: Iterable[A],
+        second: Iterable[B],
+        third: Iterable[C],
+        /,
+        *others: Iterable[Any],
+    ) -> CallGroup[S]: ...
+    @overload
+    def __call__(self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None) -> CallGroup[R]: ...
+
+    @overload
+    async def aio(self: Runs[Callable[[A], S]], inputs: Iterable[A] | AsyncIterable[A], /) -> CallGroup[S]: ...
+    @overload
+    async def aio(self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
+    @overload
+    async def aio(
+        self: Runs[Callable[[A, B, C], S]],
+        first: Iterable[A],
+        second: Iterable[B],
+        third: Iterable[C],
+        /,
+        *others: Iterable[Any],
+    ) -> CallGroup[S]: ...
+    @overload
+    async def aio(
+        self, *inputs: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None
+    ) -> CallGroup[R]: ...

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, assert_type
 
 import deepserve
-from deepserve import Call, Function, Ref
+from deepserve import Call, CallGroup, Function, Ref
 from deepserve.testing import LocalEngine, ScriptedModel, tool_call
 
 app = deepserve.App("papers")
@@ -175,6 +175,22 @@ def mapped(n: int) -> None:
     many.for_each([1], ["b"], [b"c"])
 
 
+def grouped() -> None:
+    group = square.spawn_map(range(100))
+    assert_type(group, CallGroup[int])
+    for result in group:
+        assert_type(result, int)
+    assert_type(group[3].get(timeout=1), int)
+    assert_type(group.get(timeout=10), list[int])
+    assert_type(group.results(order_outputs=False), Iterator[int])
+    print(group.progress.done, group.id, len(group), group.status(), group.done())
+    group.cancel()
+    assert_type(many.spawn_map([1], ["b"], [b"c"]), CallGroup[complex])
+    assert_type(fetch.spawn_map(["u"], kwargs={"pages": 3}), CallGroup[str])
+    assert_type(Ranker(depth=1).score.spawn_map(["q"], ["d"]), CallGroup[float])
+    assert_type(CallGroup.from_id(group.id), CallGroup[Any])
+
+
 def stored() -> None:
     ref = deepserve.put([1, 2])
     assert_type(ref, Ref[list[int]])
@@ -257,6 +273,11 @@ async def twins() -> None:
     assert_type(fetch.map.aio(["u"], kwargs={"pages": 2}), AsyncIterator[str])
     assert_type(many.starmap.aio([(1, "b", b"c")]), AsyncIterator[complex])
     await square.for_each.aio(range(3))
+    group = await square.spawn_map.aio(numbers())
+    assert_type(group, CallGroup[int])
+    assert_type(await group.get.aio(), list[int])
+    async for result in group:
+        assert_type(result, int)
     assert_type(await embed.remote.aio("a"), list[float])
     assert_type(await embed_later("a", 2), bytes)
     ranker = Ranker(depth=1)

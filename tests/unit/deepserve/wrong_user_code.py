@@ -100,6 +100,9 @@ def maps() -> None:
     square.for_each(["x"])  # error
     _1: list[str] = list(square.map([1]))  # error
     later.map(["x"])  # error
+    square.spawn_map(["x"])  # error
+    both.spawn_map([1])  # error
+    _2: list[str] = square.spawn_map([1]).get()  # error
 
 
 def batches() -> None:
