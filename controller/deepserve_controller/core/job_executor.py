@@ -14,14 +14,13 @@ from deepserve_controller.core.actions import Action, FinishItem, FinishRequest
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.chunk import Chunk
 from deepserve_controller.core.chunks import Chunks
+from deepserve_controller.core.clocks import Clocks
 from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
     miscounted_outcome,
     pod_lost_outcome,
-    removed_outcome,
-    startup_outcome,
     stopped_outcome,
     timeout_outcome,
     too_deep_outcome,
@@ -36,6 +35,7 @@ from deepserve_controller.core.replay import failed_outcome, lost_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
+from deepserve_controller.core.unstartable import Unstartable
 from deepserve_controller.core.views import Chunking, ChunkSize, RequestView, RetryDelay, Routing
 
 OWNER = "job_executor"
@@ -85,6 +85,11 @@ class JobExecutor:
             ids, self._jobs, self._maps, self._retrying, self._stopping, self._alarms, self._orphans, self._out,
             grace_s, self._end_task, self._on_task_finished,
         )  # fmt: skip
+        self._clocks = Clocks(self._stopping, self._dispatcher, self._chunks)
+        unstartable = Unstartable(
+            self._functions, self._jobs, self._maps, self._dispatcher,
+            self._end_task, self._stop_job, self._finish_if_complete,
+        )  # fmt: skip
         self._dependencies = Dependencies()
         self._settled: deque[tuple[Task, str, Outcome, Payload]] = deque()
         """Tasks whose dependency has finished, and how."""
@@ -108,9 +113,9 @@ class JobExecutor:
             events.PodDrainStarted: self._on_pod_drain_started,
             events.PodEnding: self._on_pod_ending,
             events.FunctionDefined: self._on_function_defined,
-            events.FunctionRemoved: self._on_function_removed,
+            events.FunctionRemoved: unstartable.on_function_removed,
             events.ExecutorReady: self._on_executor_ready,
-            events.ExecutorFailed: self._on_executor_failed,
+            events.ExecutorFailed: unstartable.on_executor_failed,
             events.PodLost: self._on_pod_lost,
             events.TimerFired: self._on_timer,
         }
@@ -348,34 +353,8 @@ class JobExecutor:
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:
         self._functions.define(event.function_id, event.spec)
 
-    def _on_function_removed(self, event: events.FunctionRemoved, now_s: float) -> None:
-        """What runs may end; what waits never gets a pod again."""
-        function = self._functions.get(event.function_id)
-        if function is None or function.is_removed:
-            return
-        self._functions.remove(function)
-        for task in self._jobs.not_started(function):
-            self._stop_job(task.job, removed_outcome(function.label), now_s)
-        for inputs in list(function.maps.values()):
-            self._stop_job(inputs.job, removed_outcome(function.label), now_s)
-
     def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
         self._dispatcher.add_executor(event.pod_id, event.function_id, event.slots, now_s)
-
-    def _on_executor_failed(self, event: events.ExecutorFailed, now_s: float) -> None:
-        """The error would repeat, so everything that waits gets it, unless other pods of the function do work."""
-        function = self._functions.get(event.function_id)
-        if function is None or function.routable:
-            return
-        outcome = Outcome("refused", event.text) if event.is_refused else startup_outcome(event.text, event.is_slow)
-        for task in [*function.waiting.values(), *function.expected.values()]:
-            if task.job.kind != "map":
-                self._stop_job(task.job, outcome, now_s, event.payload)
-            elif task.state == "queued":
-                self._end_task(task, outcome, now_s, payload=event.payload)
-        for job in self._maps.fail_waiting(function, outcome, event.payload, now_s):
-            self._finish_if_complete(job, now_s)
-        self._dispatcher.repeat_demand(function)
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.drain(event.pod_id)
@@ -402,25 +381,7 @@ class JobExecutor:
                 left_s = subject.deadline_s - subject.arrived_s
                 self._stop_job(subject, timeout_outcome(left_s, "the time left to its caller", "caller"), now_s)
             else:
-                self._on_task_alarm(kind, subject, now_s)
-
-    def _on_task_alarm(self, kind: str, task: Task, now_s: float) -> None:
-        if kind == "limit":
-            self._stopping.ask(task, timeout_outcome(task.limit_s, "its time limit", "run"), now_s)
-        elif kind == "queue":
-            limit_s = task.function.spec.queue_timeout_s
-            self._stopping.ask(task, timeout_outcome(limit_s, "its time to wait for a pod", "queue"), now_s)
-        elif kind == "idle":
-            if self._dispatcher.flow.is_idle(task, now_s):
-                limit_s = task.function.spec.idle_timeout_s
-                self._stopping.ask(task, timeout_outcome(limit_s, "its time without an item", "idle"), now_s)
-        elif kind == "grace":
-            self._stopping.grace_is_over(task, now_s)
-        elif isinstance(task, Chunk):
-            self._chunks.on_alarm(kind, task, now_s)
-        else:
-            task.move("queued")
-            self._dispatcher.enqueue(task, now_s)
+                self._clocks.ran_out(kind, subject, now_s)
 
     # --- checks ---------------------------------------------------------------------------------------
 
