@@ -39,7 +39,7 @@ KILLS ?= 500
 SEED ?= 1
 
 kill-loop: $(STAMP)
-	$(BIN)/python tests/kill_loop.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python -m tests.kill_loop --kills $(KILLS) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

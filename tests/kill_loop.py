@@ -1,13 +1,13 @@
 """The kill loop: controllers, pods and templates killed at random under load, and what must hold all the same.
 
-python tests/kill_loop.py --kills 500 --seed 1 [--mode all|embedded|up|web]
+python -m tests.kill_loop --kills 500 --seed 1 [--mode all|embedded|up|web]
 
-Worlds follow each other: a client process under load (tests/kill_load.py) with an embedded controller, or with one of
-`deepserve up` over its socket or (`web`) over the WebSocket of its HTTP port. In each, processes are killed until its
-share is reached; then it ends in one of three ways: told to, its client killed, or its controller killed last. What
-must hold: every call ends exactly once for its caller, with its value or an error that names the cause; every run of
-an input is counted; nothing is left at the end: no process, socket, shared memory or half-written file. The exit code
-is 1 where something did not.
+Worlds follow each other: a client process under load (tests/killing/load.py) with an embedded controller, or with one
+of `deepserve up` over its socket or (`web`) over the WebSocket of its HTTP port. In each, processes are killed until
+its share is reached; then it ends in one of three ways: told to, its client killed, or its controller killed last.
+What must hold: every call ends exactly once for its caller, with its value or an error that names the cause; every
+run of an input is counted; nothing is left at the end: no process, socket, shared memory or half-written file. The
+exit code is 1 where something did not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,109 +25,17 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-LOAD = Path(__file__).with_name("kill_load.py")
-MARK = "DEEPSERVE_KILL_LOOP"
-POD_ID = b"DEEPSERVE_POD_ID="
+from tests.killing.processes import LOAD_MODULE, MARK, Process, free_port, is_answering, processes
+from tests.killing.tally import Tally, report
+
+ROOT = Path(__file__).parents[1]
 END_S = 90.0
 """For a client to end its last calls and report."""
 GONE_S = 20.0
 """For what is left of a world to go away."""
-
-
-class Process:
-    """One process of the world, as /proc shows it."""
-
-    def __init__(self, pid: int, role: str) -> None:
-        self.pid = pid
-        self.role = role
-
-    def send(self, number: int) -> bool:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-            return True
-        return False
-
-
-def processes(mark: str) -> Iterator[Process]:
-    """All that descends from a world: client, controller, template, function's template, pod, or other."""
-    needle = f"{MARK}={mark}".encode()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with contextlib.suppress(OSError):
-                environment = (folder / "environ").read_bytes().split(b"\0")
-                if needle not in environment:
-                    continue
-                command = (folder / "cmdline").read_bytes()
-                if (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                    yield Process(int(folder.name), role_of(command, environment))
-
-
-def role_of(command: bytes, environment: list[bytes]) -> str:
-    for variable in environment:
-        # In an environment's template the place for the id is there, and empty.
-        if variable.startswith(POD_ID) and (name := variable[len(POD_ID) :].strip(b" -")):
-            return "function's template" if name.startswith(b"template-") else "pod"
-    for word, role in ((b"deepserve_runtime", "template"), (b"deepserve_controller", "controller")):
-        if word in command:
-            return role
-    return "client" if LOAD.name.encode() in command else "other"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_answering(path: Path) -> bool:
-    """The socket of a controller that was killed may still lie there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        with contextlib.suppress(OSError):
-            probe.connect(str(path))
-            return True
-    return False
-
-
-@dataclass
-class Tally:
-    """Of all worlds together."""
-
-    killed: Counter[str] = field(default_factory=Counter)
-    worlds: Counter[str] = field(default_factory=Counter)
-    endings: Counter[str] = field(default_factory=Counter)
-    begun: Counter[str] = field(default_factory=Counter)
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    stopped: Counter[str] = field(default_factory=Counter)
-    not_begun: int = 0
-    runs: int = 0
-    slowest_s: float = 0.0
-    num_reports: int = 0
-    violations: list[str] = field(default_factory=list)
-
-    def add(self, report: dict[str, Any], world: str) -> None:
-        self.num_reports += 1
-        self.begun.update(report["begun"])
-        for kind, outcomes in report["outcomes"].items():
-            self.outcomes.setdefault(kind, Counter()).update(outcomes)
-        self.stopped.update(report["stopped"])
-        self.not_begun += report["not_begun"]
-        self.runs += report["runs"]
-        self.slowest_s = max(self.slowest_s, report["slowest_s"])
-        self.violations += [f"{world}: {text}" for text in report["violations"]]
-        ended = sum(sum(outcomes.values()) for outcomes in report["outcomes"].values())
-        if ended != sum(report["begun"].values()):
-            self.violations.append(f"{world}: {sum(report['begun'].values())} calls begun, {ended} ended")
-
-    @property
-    def num_kills(self) -> int:
-        return sum(self.killed.values())
 
 
 class World:
@@ -185,7 +92,7 @@ class World:
         errors = open(self.folder / "client.err", "a")
         with errors:
             return subprocess.Popen(
-                [sys.executable, str(LOAD), str(self.folder), str(self.seed)],
+                [sys.executable, "-m", LOAD_MODULE, str(self.seed)], cwd=ROOT,
                 env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
 
@@ -347,7 +254,7 @@ class World:
             time.sleep(0.02)
 
 
-# --- the loop and its report ----------------------------------------------------------------------------
+# --- the loop ---------------------------------------------------------------------------------------
 
 
 def run_worlds(num_kills: int, seed: int, mode: str, say: Callable[[str], None] = lambda text: None) -> Tally:
@@ -364,26 +271,6 @@ def run_worlds(num_kills: int, seed: int, mode: str, say: Callable[[str], None] 
         for text in tally.violations[before:]:
             say(f"  VIOLATION {text}")
     return tally
-
-
-def report(tally: Tally, seed: int, took_s: float) -> str:
-    worlds = " and ".join(f"{count} {mode}" for mode, count in sorted(tally.worlds.items()))
-    lines = [
-        f"kill loop: {tally.num_kills} kills with seed {seed} in {took_s:.0f} s, in {worlds} worlds",
-        "  killed   " + ", ".join(f"{count} {what}" for what, count in tally.killed.most_common()),
-        "  ended    " + ", ".join(f"{count} {how}" for how, count in tally.endings.most_common()),
-    ]
-    num_ended = sum(sum(outcomes.values()) for outcomes in tally.outcomes.values())
-    lines.append(
-        f"  calls    {sum(tally.begun.values())} begun, {num_ended} ended, the slowest after {tally.slowest_s:.1f} s; "
-        f"{tally.runs} runs of inputs; {tally.not_begun} could not be begun while there was no controller"
-    )
-    for kind, outcomes in sorted(tally.outcomes.items()):
-        lines.append(f"           {kind:22}" + ", ".join(f"{count} {what}" for what, count in outcomes.most_common()))
-    lines.append("  stopped  " + ", ".join(f"{count} {how}" for how, count in tally.stopped.most_common()))
-    lines.append(f"  violations: {len(tally.violations)}")
-    lines += [f"    {text}" for text in tally.violations]
-    return "\n".join(lines)
 
 
 def main() -> int:

@@ -7,7 +7,8 @@ import pytest
 import deepserve
 from deepserve.protocol.messages import Timings
 from tests import kill_loop
-from tests.kill_load import Ledger, judge
+from tests.killing.ledger import Ledger, judge
+from tests.killing.tally import Tally, report
 
 REPORT = {"stopped": {}, "not_begun": 0, "slowest_s": 0.0, "runs": 0, "violations": []}
 
@@ -15,7 +16,7 @@ REPORT = {"stopped": {}, "not_begun": 0, "slowest_s": 0.0, "runs": 0, "violation
 @pytest.mark.parametrize("mode", ["embedded", "up", "web"])
 def test_every_call_ends_once_and_nothing_is_left_whatever_is_killed(mode: str) -> None:
     tally = kill_loop.run_worlds(num_kills=9, seed=7, mode=mode)
-    assert not tally.violations, kill_loop.report(tally, seed=7, took_s=0.0)
+    assert not tally.violations, report(tally, seed=7, took_s=0.0)
     assert tally.num_kills >= 9 and sum(tally.begun.values()) > 0
 
 
@@ -33,6 +34,6 @@ def test_what_the_loop_is_there_to_find_is_found() -> None:
     ledger = Ledger()
     ledger.account("spawn", Call(), "ok")  # type: ignore[arg-type]
     assert ledger.violations == [f"spawn: rq-1 has uncounted attempts: {Call.timings}"]
-    tally = kill_loop.Tally()
+    tally = Tally()
     tally.add({**REPORT, "begun": {"call": 2}, "outcomes": {"call": {"ok": 1}}}, "world 1")
     assert tally.violations == ["world 1: 2 calls begun, 1 ended"]

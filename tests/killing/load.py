@@ -1,9 +1,8 @@
 """The load of the kill loop: one client process that calls in every way there is, and keeps a ledger of every call.
 
-python tests/kill_load.py FOLDER SEED: runs until a line comes on stdin, prints its report as one line of JSON.
+python -m tests.killing.load SEED: runs until a line comes on stdin, prints its report as one line of JSON.
 
-Each call has to end exactly once: with the right value, or with an error of its list whose text names the cause. What
-runs in pods notes each run in FOLDER/runs, so that a run that nobody counted is found.
+Each call has to end exactly once: with the right value, or with an error of its list whose text names the cause.
 """
 
 from __future__ import annotations
@@ -18,208 +17,33 @@ import random
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import deepserve
 from deepserve._client import current_client
+from tests.killing.app import (
+    RUNS,
+    Store,
+    Table,
+    again,
+    beside_others,
+    counts,
+    counts_on,
+    doubles,
+    in_a_loop,
+    nested,
+    once,
+    together,
+)
+from tests.killing.ledger import NOT_BEGUN, Ledger, judge
 
 NUM_THREADS = 8
 HANG_S = 45.0
 """No call here takes longer, whatever happens to its pods: 3 s limits, a grace of 1 s, few retries."""
-STARTUP_S = 8.0
-"""A pod that is stopped by a signal while it starts or loads costs a call so long."""
 SETTLE_S = 15.0
 """For what the client has left or cancelled to end in its pods."""
-
-RETRIES = deepserve.Retries(2, initial_delay=0.02, pod_losses=3)
-LOSSES_ONLY = deepserve.Retries(0, pod_losses=5)
-
-app = deepserve.App("kill-load")
-RUNS = os.environ.get("KILL_LOAD_RUNS", "")
-
-
-def note_run() -> None:
-    """One line for each run of an input: its key and attempt. One write, so that lines stay whole."""
-    context = deepserve.context()
-    line = f"{context.idempotency_key} {context.attempt}\n".encode()
-    descriptor = os.open(RUNS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
-
-
-# More pods than a burst, whose pods are forked from a template.
-@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=6, scaledown_window=2)
-def once(x: int, seconds: float) -> int:
-    note_run()
-    time.sleep(seconds)
-    return x * x
-
-
-@app.function(
-    timeout=3, startup_timeout=STARTUP_S, max_pods=2, retries=deepserve.Retries(2, initial_delay=0.02, pod_losses=3)
-)
-def again(x: int, seconds: float) -> int:
-    note_run()
-    time.sleep(seconds)
-    if deepserve.context().attempt == 1 and x % 5 == 0:
-        raise ConnectionError(f"the first attempt of {x}")
-    return x * x
-
-
-@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
-@deepserve.concurrent(max_inputs=4)
-def beside_others(x: int, seconds: float, is_stubborn: bool = False) -> int:
-    note_run()
-    ends_at_s = time.monotonic() + seconds
-    while time.monotonic() < ends_at_s:
-        try:
-            time.sleep(0.02)
-        except BaseException:
-            if not is_stubborn:
-                raise
-    return x * x
-
-
-@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
-async def in_a_loop(x: int, seconds: float) -> int:
-    note_run()
-    await asyncio.sleep(seconds)
-    return x * x
-
-
-@app.function(timeout=4, startup_timeout=STARTUP_S, max_pods=2)
-def counts(n: int, seconds: float) -> Iterator[int]:
-    for number in range(n):
-        time.sleep(seconds)
-        yield number
-
-
-@app.function(
-    timeout=4, startup_timeout=STARTUP_S, max_pods=2, retries=deepserve.Retries(0, pod_losses=5), replay="resume"
-)
-def counts_on(n: int, seconds: float) -> Iterator[int]:
-    for number in range(deepserve.resume_offset(), n):
-        time.sleep(seconds)
-        yield number
-
-
-@app.function(timeout=6, startup_timeout=STARTUP_S, max_pods=3)
-def nested(depth: int, x: int) -> int:
-    note_run()
-    return once.remote(x, 0.01) if depth == 0 else nested.remote(depth - 1, x)
-
-
-@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
-def doubles(data: bytes) -> bytes:
-    return data + data
-
-
-@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
-@deepserve.batched(max_batch_size=8, wait_ms=5)
-def together(xs: list[int]) -> list[int]:
-    return [x * x for x in xs]
-
-
-@app.cls(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
-class Store:
-    factor: int = deepserve.parameter(default=1)
-
-    @deepserve.enter(snap=True)
-    def load(self) -> None:
-        self.loaded = self.factor
-
-    @deepserve.method()
-    def scale(self, x: int) -> int:
-        note_run()
-        return x * self.loaded
-
-
-@app.cls(timeout=3, startup_timeout=STARTUP_S, max_pods=3, scaledown_window=1)
-class Table:
-    """Its table is built once, in a template of its own that its pods are forked from."""
-
-    @deepserve.enter(snap=True)
-    def load(self) -> None:
-        self.squares = [x * x for x in range(1000)]
-
-    @deepserve.method()
-    def square(self, x: int) -> int:
-        note_run()
-        return self.squares[x]
-
-
-# --- the ledger -----------------------------------------------------------------------------------------
-
-POD = (
-    deepserve.PodLost,
-    deepserve.StartupFailed,
-    deepserve.FunctionTimeout,
-    deepserve.StreamInterrupted,
-    deepserve.ControllerLost,
-)
-CAUSES = {
-    deepserve.PodLost: ("was lost: ", "was killed: "),
-    deepserve.FunctionTimeout: ("time limit of", "the time left to its caller"),
-    deepserve.StartupFailed: ("ended while", "could not start", "template", "was still"),
-    deepserve.CallCancelled: ("cancelled by the caller", "because its caller ended", "because its client left"),
-    deepserve.StreamInterrupted: ("was lost: ", "was killed: "),
-    deepserve.ControllerLost: ("controller", "link"),
-}
-NOT_BEGUN = (deepserve.ControllerUnreachable,)
-
-
-@dataclass
-class Ledger:
-    """`begun` and `ended` by kind of call, `outcomes` by kind and what came out. Thread-safe by its lock."""
-
-    begun: Counter[str] = field(default_factory=Counter)
-    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    stopped: Counter[str] = field(default_factory=Counter)
-    violations: list[str] = field(default_factory=list)
-    attempts: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Of spawned calls whose timings are known: what became of them, and how many attempts were counted."""
-    num_not_begun: int = 0
-    slowest_s: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def violate(self, kind: str, text: str) -> None:
-        with self.lock:
-            self.violations.append(f"{kind}: {text}")
-
-    def end(self, kind: str, outcome: str, began_s: float) -> None:
-        with self.lock:
-            self.outcomes[kind][outcome] += 1
-            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
-
-    def account(self, kind: str, call: deepserve.Call[Any], outcome: str) -> None:
-        """Attempts are those that the user's retries and lost pods paid for, and no others."""
-        timings = call.timings
-        if timings is None:
-            return
-        if timings.attempts > 1 + timings.user_retries + timings.pod_losses:
-            self.violate(kind, f"{call.id} has uncounted attempts: {timings}")
-        with self.lock:
-            self.attempts[call.id] = (outcome, timings.attempts)
-
-
-def judge(error: BaseException, is_cancelled: bool) -> str:
-    """'' for an error that may come and names its cause, else what is wrong with it."""
-    allowed = (*POD, deepserve.CallCancelled) if is_cancelled else POD
-    if not isinstance(error, allowed):
-        return f"unexpected {type(error).__name__}: {error}"
-    causes = next(causes for kind, causes in CAUSES.items() if isinstance(error, kind))
-    if not any(cause in str(error) for cause in causes):
-        return f"{type(error).__name__} names no cause: {error}"
-    if isinstance(error, deepserve.CallCancelled) and not error.stopped:
-        return f"CallCancelled does not say how: {error}"
-    if isinstance(error, deepserve.FunctionTimeout) and not (error.clock and error.stopped):
-        return f"FunctionTimeout does not say whose clock or how: {error}"
-    return ""
 
 
 class Load:
@@ -490,7 +314,7 @@ class Load:
 
 
 def main() -> int:
-    load = Load(int(sys.argv[2]))
+    load = Load(int(sys.argv[1]))
     threads = [threading.Thread(target=load.run_thread, args=(number,), daemon=True) for number in range(NUM_THREADS)]
     for thread in threads:
         thread.start()
