@@ -30,7 +30,7 @@ class Refs:
             return  # of a confused peer: it would name somebody else's file
         until_s = time.monotonic() + min(message.ttl_s, MAX_TTL_S) if message.ttl_s > 0 else NEVER_S
         self.book.store(message.name, link_id, message.value.size_bytes, until_s, message.value.refs)
-        self._set_timer()
+        self._wake_at(until_s)
 
     def hold(self, link_id: str, message: HoldRefs) -> None:
         self.book.hold(message.names, link_id)
@@ -62,19 +62,17 @@ class Refs:
     def _end(self, gone: list[str]) -> None:
         for name in gone:
             self._remove(name)
-        if gone and self._timer is not None:
-            self._set_timer()
 
-    def _set_timer(self) -> None:
-        at_s = self.book.next_end_s
-        if at_s == self._timer_at_s:
+    def _wake_at(self, at_s: float) -> None:
+        """The timer of a ref that ended before its time goes off for nothing: cheaper than to search the next one."""
+        if at_s >= self._timer_at_s:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at_s = at_s
-        self._timer = running_reactor().call_at(at_s, self._expire) if at_s != NEVER_S else None
+        self._timer = running_reactor().call_at(at_s, self._expire)
 
     def _expire(self) -> None:
         self._timer, self._timer_at_s = None, NEVER_S
         self._end(self.book.expire(time.monotonic()))
-        self._set_timer()
+        self._wake_at(self.book.next_end_s)

@@ -167,7 +167,7 @@ def test_refs_inside_a_stored_value_live_with_it() -> None:
 
 
 def test_a_refs_time_to_live_is_kept_by_the_controller() -> None:
-    ref, other = deepserve.put(array_of(9), ttl=0.3), deepserve.put(array_of(9), ttl=60)
+    other, ref, last = (deepserve.put(array_of(9), ttl=ttl) for ttl in (60, 0.3, 0.5))
     assert ref.get().mean() == 9
     folder = current_client().welcome.segments
     until_s = time.monotonic() + 10
@@ -178,6 +178,8 @@ def test_a_refs_time_to_live_is_kept_by_the_controller() -> None:
     with pytest.raises(deepserve.RefGone, match="time to live"):
         mean.remote(ref.arg)
     assert other.get().mean() == 9
+    with pytest.raises(deepserve.RefGone):
+        last.get()
 
 
 def test_what_was_deleted_is_gone_everywhere() -> None:
