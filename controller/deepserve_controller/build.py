@@ -8,7 +8,7 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import Autoscaler, ChooseSource
+from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.policies.pod_source import fork_bursts
@@ -21,10 +21,15 @@ AUTOSCALER: Autoscaler = Reactive()
 
 
 def build_job_executor(
-    ids: IdAllocator, random: Random, grace_s: float = 1.0, system_retries: int = 3, max_depth: int = 100
+    ids: IdAllocator,
+    random: Random,
+    grace_s: float = 1.0,
+    system_retries: int = 3,
+    max_depth: int = 100,
+    chunking: Chunking = by_run_time,
 ) -> JobExecutor:
     """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
-    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth, by_run_time)
+    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth, chunking)
 
 
 def build_cluster_manager(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from deepserve.protocol.specs import Scaling
+from deepserve_controller.policies.chunking import by_run_time, one_by_one
 from deepserve_controller.simulator import workload
 from deepserve_controller.simulator.engine import Occurrence
 from deepserve_controller.simulator.report import Record, percentile
@@ -51,6 +53,19 @@ def test_a_seed_gives_the_same_history_in_another_interpreter() -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert run_by_name("losses", 3)[1].simulation.digest in printed
     assert "latency" in printed and "warm hits" in printed
+
+
+def test_chunks_save_most_assignments_and_delay_no_map_of_unequal_inputs() -> None:
+    """Beside the baseline, a task for each input: few long inputs among short ones, in the same simulated world."""
+    taken = {}
+    for name, chunking in (("chunks", by_run_time), ("one by one", one_by_one)):
+        scenario = replace(SCENARIOS["unequal_map"](Random(1)), chunking=chunking, faults=Faults())
+        done = run(scenario, Random(1))
+        check_all_is_over(scenario, done)
+        assert done.record.num_items == 5000
+        taken[name] = (done.record.num_attempts, done.record.latencies_s[0])
+    assert taken["chunks"][0] < taken["one by one"][0] / 5
+    assert taken["chunks"][1] < taken["one by one"][1] * 1.1
 
 
 def test_a_burst_scales_from_zero_to_the_bound_and_back() -> None:

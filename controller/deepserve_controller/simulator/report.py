@@ -49,6 +49,10 @@ class Record:
             if action.attempt == 1 and action.kind != "map":
                 self.waits_s.append(now_s - self.arrived_s[action.request_id])
             self.num_warm_hits += action.attempt == 1 and self.arrived_s.get(action.request_id) == now_s
+        elif isinstance(action, actions.SendChunk):
+            self.num_attempts += 1
+        elif isinstance(action, actions.FinishItems):
+            self.num_items += len(action.sizes)
         elif isinstance(action, actions.FinishItem):
             self.num_items += 1
         elif isinstance(action, actions.FinishRequest):

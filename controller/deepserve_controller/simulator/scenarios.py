@@ -13,7 +13,8 @@ from deepserve.protocol.specs import CodeRef, FunctionSpec, Resources, RetrySpec
 from deepserve_controller.build import AUTOSCALER, WARM_PODS, build_cluster_manager, build_job_executor
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined
-from deepserve_controller.core.views import Autoscaler
+from deepserve_controller.core.views import Autoscaler, Chunking
+from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.simulator import workload
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.report import Record
@@ -33,6 +34,7 @@ class Scenario:
     default_max_pods: int = 8
     warm_pods: Mapping[str, int] = field(default_factory=lambda: WARM_PODS)
     times: Times = Times()
+    chunking: Chunking = by_run_time
     faults: Faults = Faults()
     usable_mib: int = 0
     """Memory of the host that pods may have; 0: no bound."""
@@ -102,6 +104,16 @@ def losses(random: Random) -> Scenario:
         lost_twice=0.5,
     )
     return Scenario("pod losses", functions, arrivals, end_s=40.0, faults=faults)
+
+
+def unequal_map(random: Random) -> Scenario:
+    """A map of 5,000 inputs on 4 pods: 50 µs each, but one in 200 takes 1000 to 2000 times as long; pods die."""
+    scaling = Scaling(max_pods=4, scaledown_window_s=2.0)
+    functions = {"fn-map": simulated_function("map", scaling, max_retries=2)}
+    times = Times(task_s=(0.00002, 0.00008), long_share=0.005, long_s=(0.05, 0.1))
+    arrivals = workload.one_map("fn-map", 5000, 2.0)
+    faults = Faults(task_dies=0.01, task_raises=0.001)
+    return Scenario("a map of unequal inputs", functions, list(arrivals), end_s=20.0, times=times, faults=faults)
 
 
 def bursts(random: Random) -> Scenario:
@@ -205,6 +217,7 @@ SCENARIOS: Mapping[str, Callable[[Random], Scenario]] = {
     "slow_bursts": slow_bursts,
     "small_host": small_host,
     "steady": steady,
+    "unequal_map": unequal_map,
     "wide": wide,
     "template_losses": template_losses,
 }
@@ -224,7 +237,7 @@ def run(
     cluster_manager = build_cluster_manager(
         ids, scenario.default_max_pods, scenario.warm_pods, usable_mib=scenario.usable_mib, autoscaler=autoscaler
     )
-    cores = Cores(build_job_executor(ids, random), cluster_manager)
+    cores = Cores(build_job_executor(ids, random, chunking=scenario.chunking), cluster_manager)
     record = Record()
     world = World(random, scenario.times, scenario.faults, record)
     simulation = Simulation(cores, world.consequences, world.before, world.is_alive, on_step)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from deepserve.protocol.messages import RequestKind
-from deepserve_controller.core.events import MapInputArrived, MapInputsEnded, Payload, RequestArrived
+from deepserve_controller.core.events import MapInputsArrived, MapInputsEnded, RequestArrived
 from deepserve_controller.simulator.engine import Occurrence
 
 
@@ -55,6 +55,7 @@ def varying(
 def one_map(function_id: str, num_inputs: int, at_s: float, request_id: str = "map-0") -> Iterator[Occurrence]:
     """One map whose inputs are all there."""
     yield Occurrence(at_s, RequestArrived(request_id, "client-1", function_id, "map"))
-    for index in range(num_inputs):
-        yield Occurrence(at_s, MapInputArrived(request_id, index, Payload()))
+    for first_index in range(0, num_inputs, 128):
+        count = min(128, num_inputs - first_index)
+        yield Occurrence(at_s, MapInputsArrived(request_id, first_index, [1] * count, bytes(count)))
     yield Occurrence(at_s, MapInputsEnded(request_id, num_inputs))

@@ -11,6 +11,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.actions import Action
 from deepserve_controller.core.events import Event
+from deepserve_controller.simulator.chunk_runs import ChunkRuns
 from deepserve_controller.simulator.engine import Occurrence
 from deepserve_controller.simulator.report import Record
 
@@ -29,6 +30,9 @@ class Times:
     task_s: Range = (0.01, 0.03)
     task_mean_s: float = 0.0
     """Where positive, tasks take exponentially distributed times of this mean instead."""
+    long_share: float = 0.0
+    """Of tasks, by chance, that take `long_s` instead."""
+    long_s: Range = (0.05, 0.1)
     item_s: Range = (0.001, 0.002)
     stop_s: Range = (0.001, 0.005)
 
@@ -58,7 +62,7 @@ class SimulatedPod:
     pod_id: str
     environment: str
     function_id: str = ""
-    tasks: dict[str, actions.SendTask] = field(default_factory=dict)
+    tasks: dict[str, actions.SendTask | actions.SendChunk] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
 
 
@@ -86,6 +90,7 @@ class World:
         self._specs: dict[str, FunctionSpec] = {}
         self._callers: dict[str, actions.SendTask] = {}
         """Tasks that wait for a call, by the request id of the call."""
+        self._chunks = ChunkRuns(self._duration_s, lambda: self._happens(faults.task_raises))
 
     def is_alive(self, pod_id: str) -> bool:
         return pod_id in self._pods
@@ -117,6 +122,12 @@ class World:
                 yield from self._bind(action, now_s)
             case actions.SendTask():
                 yield from self._run(action, now_s)
+            case actions.SendChunk():
+                yield from self._run_chunk(action, now_s)
+            case actions.SendRecall():
+                yield from self._chunks.recall(action, now_s)
+            case actions.ForgetChunk():
+                self._forget_chunk(action.task_id)
             case actions.SendCancel():
                 yield from self._cancel(action, now_s)
             case actions.KillPod():
@@ -201,8 +212,7 @@ class World:
         if pod is None:
             return  # its loss is on the way to the cores
         pod.tasks[task.task_id] = task
-        mean_s = self._times.task_mean_s
-        duration_s = self._random.expovariate(1.0 / mean_s) if mean_s else self._draw(self._times.task_s)
+        duration_s = self._duration_s()
         if self._happens(self._faults.task_dies):
             at_s = now_s + duration_s * self._random.random()
             lost = events.PodLost(pod.pod_id, "", -11)
@@ -218,6 +228,29 @@ class World:
             yield from self._call_inside(task, now_s)
         else:
             yield from self._finish(task, now_s + duration_s, duration_s)
+
+    def _duration_s(self) -> float:
+        if self._happens(self._times.long_share):
+            return self._draw(self._times.long_s)
+        mean_s = self._times.task_mean_s
+        return self._random.expovariate(1.0 / mean_s) if mean_s else self._draw(self._times.task_s)
+
+    def _run_chunk(self, chunk: actions.SendChunk, now_s: float) -> Iterator[Occurrence]:
+        pod = self._pods.get(chunk.pod_id)
+        if pod is None:
+            return
+        pod.tasks[chunk.task_id] = chunk
+        told = list(self._chunks.start(chunk, now_s))
+        if self._happens(self._faults.task_dies):
+            at_s = now_s + (told[-1].at_s - now_s) * self._random.random()
+            begun = self._chunks.begun_on(chunk.pod_id, at_s)
+            yield Occurrence(at_s, events.PodLost(chunk.pod_id, "", -11, begun), chunk.pod_id)
+        yield from told
+
+    def _forget_chunk(self, task_id: str) -> None:
+        self._chunks.forget(task_id)
+        for pod in self._pods.values():
+            pod.tasks.pop(task_id, None)
 
     def _produce(self, task: actions.SendTask, now_s: float, duration_s: float) -> Iterator[Occurrence]:
         for offset in range(3):
@@ -260,6 +293,9 @@ class World:
             return
         yield Occurrence(now_s + 0.001, events.CancelReceived(action.task_id, action.attempt), pod.pod_id)
         if action.task_id in pod.stuck:
+            return
+        if isinstance(pod.tasks[action.task_id], actions.SendChunk):
+            yield from self._chunks.cancel(action, now_s)
             return
         stopped = events.TaskFinished(action.task_id, action.attempt, Outcome("cancelled"), 1.0)
         yield Occurrence(now_s + 0.002, stopped, pod.pod_id)
