@@ -49,8 +49,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def leaves_nothing(engine: Engine) -> Iterator[None]:
     """No request is open, here or there, and no value is left after a test."""
     yield
-    gc.collect()  # calls in the frames of exceptions
     client = current_client()
+    if client.pending_calls or engine.leftovers():
+        gc.collect()  # calls and refs in the frames of exceptions
     wait_until(lambda: client.pending_calls == 0)
     wait_until_empty(running_requests)
     wait_until_empty(engine.leftovers)
