@@ -49,6 +49,15 @@ def again(x: int, seconds: float) -> int:
 
 
 @app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
+def short(x: int) -> int:
+    """Goes to its pods in chunks, with a longer one now and then."""
+    note_run()
+    if x % 97 == 0:
+        time.sleep(0.03)
+    return x * x
+
+
+@app.function(timeout=3, startup_timeout=STARTUP_S, max_pods=2)
 @deepserve.concurrent(max_inputs=4)
 def beside_others(x: int, seconds: float, is_stubborn: bool = False) -> int:
     note_run()

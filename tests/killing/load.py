@@ -35,6 +35,7 @@ from tests.killing.app import (
     in_a_loop,
     nested,
     once,
+    short,
     together,
 )
 from tests.killing.ledger import NOT_BEGUN, Ledger, judge
@@ -59,6 +60,7 @@ class Load:
             (6, self.spawn_and_cancel),
             (3, self.cancel_one_of_several),
             (4, self.map_all),
+            (4, self.map_many_short),
             (2, self.leave_a_map),
             (4, self.stream),
             (3, self.stream_in_two_parts),
@@ -172,6 +174,17 @@ class Load:
                 outcomes[self.check(kind, result, x * x)] += 1
         if given != len(inputs):
             self.ledger.violate(kind, f"{given} of {len(inputs)} inputs came out")
+        return "ok" if set(outcomes) == {"ok"} else "ok, some inputs failed"
+
+    def map_many_short(self, chance: random.Random, kind: str) -> str:
+        """In chunks, of which a pod's death takes one input at most."""
+        inputs = [chance.randrange(1000) for _ in range(chance.randrange(100, 600))]
+        outcomes = Counter[str]()
+        for x, result in zip(inputs, short.map(inputs, return_exceptions=True), strict=True):
+            if isinstance(result, BaseException):
+                outcomes[self.outcome_of(kind, result, is_cancelled=False)] += 1
+            else:
+                outcomes[self.check(kind, result, x * x)] += 1
         return "ok" if set(outcomes) == {"ok"} else "ok, some inputs failed"
 
     def leave_a_map(self, chance: random.Random, kind: str) -> str:
