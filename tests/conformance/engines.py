@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,7 +77,14 @@ def running_up() -> Iterator[tuple[int, dict[str, str], str]]:
         said = Path(folder, "said")
         with said.open("wb") as output:
             command = [sys.executable, "-m", "deepserve_controller", "--up"]
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
         try:
             announcement = Path(folder, "deepserve", "up.json")
             gives_up_at_s = time.monotonic() + START_TIMEOUT_S
@@ -91,6 +100,11 @@ def running_up() -> Iterator[tuple[int, dict[str, str], str]]:
         finally:
             process.kill()
             process.wait()
+
+
+def _end_with_parent() -> None:
+    """Tests that are killed leave no controller."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def shared_memory_of(pid: int) -> list[Path]:
