@@ -29,23 +29,24 @@ class Wanted(NamedTuple):
 
 class DependencyValues:
     """A result is held here for each input that wants it, under a name of its own where it lies in a segment, until
-    that input's request is over: it may be run again, and whoever made the first call may have forgotten it by then.
+    that input has ended: it may be run again, and whoever made the first call may have forgotten it by then.
     """
 
     def __init__(self, kept: KeptResults, segments: Segments) -> None:
         self._kept = kept
         self._segments = segments
         self._values: dict[Input, list[Payload | None]] = {}
-        self._wanted: dict[str, list[tuple[Input, int]]] = {}
-        """By unfinished request: who wants its result, and as which one."""
-        self._inputs: dict[str, list[Input]] = {}
+        self._wanted: dict[str, dict[Input, list[int]]] = {}
+        """By unfinished request: who wants its result, and in which places."""
+        self._inputs: dict[str, dict[int, tuple[str, ...]]] = {}
+        """By request and index, what each input depends on."""
 
     def want(
         self, request_id: str, index: int, depends_on: tuple[str, ...], running: Mapping[str, Unfinished]
     ) -> Wanted:
         """`depends_on` are the arguments of this input, in their order; those that are there are taken now."""
         values: list[Payload | None] = [None] * len(depends_on)
-        unfinished = []
+        unfinished: dict[str, None] = {}
         for name in depends_on:
             record, kept = running.get(name), self._kept.get(name)
             if record is not None and record.kind != "call":
@@ -56,22 +57,22 @@ class DependencyValues:
             if record is None and kept is None:
                 return Wanted(broken=gone_outcome(name))
             if record is not None:
-                unfinished.append(name)
+                unfinished[name] = None
+        self.input_over(request_id, index)  # of a confused client, which sends one twice
         self._values[request_id, index] = values
-        self._inputs.setdefault(request_id, []).append((request_id, index))
+        self._inputs.setdefault(request_id, {})[index] = depends_on
         for position, name in enumerate(depends_on):
             if name in unfinished:
-                self._wanted.setdefault(name, []).append(((request_id, index), position))
+                self._wanted.setdefault(name, {}).setdefault((request_id, index), []).append(position)
             elif (kept := self._kept.get(name)) is not None:
                 values[position] = self._own(Payload(kept.finished.value, kept.data), request_id)
         return Wanted(tuple(unfinished))
 
     def finished(self, request_id: str, outcome: Outcome, payload: Payload) -> None:
         """Before anybody is told of it, who may remove it from shared memory."""
-        for wanted_by, position in self._wanted.pop(request_id, ()):
-            values = self._values.get(wanted_by)
-            if values is not None and outcome.is_ok:
-                values[position] = self._own(payload, wanted_by[0])
+        for wanted_by, positions in self._wanted.pop(request_id, {}).items():
+            for position in positions if outcome.is_ok else ():
+                self._values[wanted_by][position] = self._own(payload, wanted_by[0])
 
     @property
     def num_waiting(self) -> int:
@@ -88,10 +89,24 @@ class DependencyValues:
 
     def over(self, request_id: str) -> None:
         """The request has ended, with all its inputs."""
-        for wanted_by in self._inputs.pop(request_id, ()):
-            for payload in self._values.pop(wanted_by):
-                if payload is not None:
-                    self._segments.remove(payload.value.segment)
+        for index in list(self._inputs.get(request_id, ())):
+            self.input_over(request_id, index)
+
+    def input_over(self, request_id: str, index: int) -> None:
+        """One input has ended, and what it wanted, or still wants, is needed no more."""
+        inputs = self._inputs.get(request_id)
+        if inputs is None or index not in inputs:
+            return
+        for name in inputs.pop(index):
+            if (wanted := self._wanted.get(name)) is not None:
+                wanted.pop((request_id, index), None)
+                if not wanted:
+                    del self._wanted[name]
+        if not inputs:
+            del self._inputs[request_id]
+        for payload in self._values.pop((request_id, index)):
+            if payload is not None:
+                self._segments.remove(payload.value.segment)
 
     def _own(self, payload: Payload, request_id: str) -> Payload:
         if payload.value.refs:

@@ -171,12 +171,14 @@ class Link:
             self._hello_timer.cancel()
         handler, raw = self._handler, self._raw
         self._handler = self._raw = self._greet = self.on_resume = None
-        if handler is not None:
-            handler.link_closed()
-        if raw is not None:
-            raw.link_closed()
-        if self._on_lost is not None:
-            self._on_lost()
+        try:
+            if handler is not None:
+                handler.link_closed()
+            if raw is not None:
+                raw.link_closed()
+        finally:  # a defect in a handler must not leave an embedded controller without its owner
+            if self._on_lost is not None:
+                self._on_lost()
 
     # --- what the rest of the service calls ---
 

@@ -120,8 +120,8 @@ class MapRelay:
                     message.may_retry,
                 )
             )
-            if message.value.segment:
-                self._requests.drop_unclaimed(message.value)
+        if is_current and message.value.segment:
+            self._requests.drop_unclaimed(message.value)
 
     def _is_killed_now(self, pod_id: str, task_id: str) -> bool:
         """A test has ordered that this outcome be lost with its pod."""

@@ -89,6 +89,7 @@ class PodLink:
         if not is_current:
             return
         if reason := self._pods.faults.at_end(message.task_id, self._pod.pod_id):
+            self._requests.drop_unclaimed(message.value)
             return self._pods.kill(actions.KillPod(self._pod.pod_id, reason))
         self._requests.task_ended(message.task_id)
         self._cores.give(

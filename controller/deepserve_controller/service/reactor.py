@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 MAX_WAIT_S = 3600.0
+"""epoll counts in milliseconds of 32 bits and refuses what does not fit: the timer of a month from now is waited for
+hour by hour."""
 SPIN_S = 150e-6
 """How long to look for more before sleeping. Being woken on another core takes 10 to 30 µs, twice a call."""
 MAX_CREDIT = 8
+MAX_ROUNDS = 64
+"""After so many with news in each, a loop that hosts this one has its turn: clients that call without a pause must not
+keep the HTTP port waiting."""
 
 Ready = Callable[[int], None]
 """Called with epoll's event bits."""
@@ -44,6 +49,11 @@ class Timer:
 
     def cancel(self) -> None:
         self.callback = None
+
+    def go_off(self) -> None:
+        """Nothing where another one, due at the same time, has cancelled it just now."""
+        if self.callback is not None:
+            self.callback()
 
 
 class Spin:
@@ -195,9 +205,7 @@ class Reactor:
         timers = self._timers
         if timers and timers[0][0] <= (now_s := time.monotonic()):
             while timers and timers[0][0] <= now_s:
-                timer = heapq.heappop(timers)[2]
-                if timer.callback is not None:
-                    self._soon.append(timer.callback)
+                self._soon.append(heapq.heappop(timers)[2].go_off)
         while self._soon:
             try:
                 self._soon.popleft()()
@@ -210,7 +218,7 @@ class Reactor:
         timers = self._timers
         while timers and timers[0][2].callback is None:
             heapq.heappop(timers)
-        return max(0.0, timers[0][0] - time.monotonic()) if timers else MAX_WAIT_S
+        return min(MAX_WAIT_S, max(0.0, timers[0][0] - time.monotonic())) if timers else MAX_WAIT_S
 
     # --- inside an asyncio loop ---
 
@@ -232,7 +240,7 @@ class Reactor:
         if self._host is None:
             return
         poll = self._epoll.poll
-        while True:
+        for _ in range(MAX_ROUNDS):
             ready = poll(0) or self._spin.look(poll)
             self._handle(ready)
             if not ready and not self._soon:

@@ -269,6 +269,7 @@ class Requests:
             return
         self._claim(action.payload.value)
         self._segments.remove(record.segments.pop(action.index, ""))
+        self.dependencies.input_over(action.request_id, action.index)
         item = ItemFinished(action.request_id, action.index, action.outcome, action.timings, action.payload.value)
         self.deliver_item(record, Delivery(action.index, item, action.payload.data))
 

@@ -84,9 +84,11 @@ class Segments:
         num_links = self._pids.pop(pid, 1) - 1
         if num_links:
             self._pids[pid] = num_links
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.folder) if pid and not num_links else ():
-                if name.startswith((f".pool-{pid}-", f"v-{pid}-", f"r-{pid}-")) and name not in announced:
+        if not pid or num_links:
+            return
+        for name in os.listdir(self.folder):
+            if name.startswith((f".pool-{pid}-", f"v-{pid}-", f"r-{pid}-")) and name not in announced:
+                with contextlib.suppress(OSError):  # somebody else removed it just now; the others go all the same
                     os.unlink(os.path.join(self.folder, name))
 
     def _note(self, notes: dict[str, list[str]], link_id: str, name: str) -> None:

@@ -271,11 +271,13 @@ class StreamRelay:
 
     def _give_away(self, number: int, end: int) -> None:
         """The only reader has got this batch up to `end`: it is nobody else's."""
-        batch = self._batches.pop(number)
+        batch = self._batches[number]
         self.held_bytes -= batch.held_bytes
         if end < batch.end:
-            rest = self._batches[number] = batch.part(end, batch.end)
+            rest = self._batches[number] = batch.part(end, batch.end)  # in its place before those that follow
             self.held_bytes += rest.held_bytes
+        else:
+            del self._batches[number]
 
     def _drop_batch(self, batch: Batch) -> None:
         for value in batch.values:

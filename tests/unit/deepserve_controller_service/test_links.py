@@ -177,3 +177,15 @@ def test_a_payload_arrives_as_it_was_sent(size: int) -> None:
         frames.feed(receive(ours))
     assert frame.payload == payload
     ours.close()
+
+
+def test_the_owner_is_missed_even_where_its_handler_fails(reactor: Reactor, capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(Recorder):
+        def link_closed(self) -> None:
+            raise RuntimeError("a defect in a handler")
+
+    lost: list[bool] = []
+    ours = connect(Link(handler=Failing(), on_lost=lambda: lost.append(True)))
+    ours.close()
+    assert reactor.run_until(lambda: bool(lost), 5)
+    assert "a defect in a handler" in capsys.readouterr().err

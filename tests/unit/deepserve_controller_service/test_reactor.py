@@ -31,6 +31,29 @@ def test_timers_go_off_in_their_order_and_cancelled_ones_do_not(reactor: Reactor
     assert sorted(seen[:2]) == ["first", "soon"] and seen[2:] == ["later"]
 
 
+def test_a_timer_that_another_one_of_the_same_time_cancels_does_not_go_off(reactor: Reactor) -> None:
+    seen: list[str] = []
+    at_s = time.monotonic()
+    reactor.call_at(at_s, lambda: second.cancel())
+    second = reactor.call_at(at_s, lambda: seen.append("cancelled"))
+    reactor.call_at(at_s, lambda: seen.append("last"))
+    assert reactor.run_until(lambda: "last" in seen, 5)
+    assert seen == ["last"]
+
+
+def test_a_timer_of_a_year_from_now_is_waited_for(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    seen: list[bytes] = []
+    reactor.watch(here.fileno(), lambda events: seen.append(here.recv(10)))
+    reactor.call_later(365 * 86400.0, lambda: seen.append(b"too early"))
+    reactor.call_later(0.0, lambda: there.send(b"x") and None)
+    assert reactor.run_until(lambda: bool(seen))
+    assert seen == [b"x"] and reactor._wait_s() <= 3600.0
+    reactor.unwatch(here.fileno())
+    here.close()
+    there.close()
+
+
 def test_it_gives_up_at_its_limit(reactor: Reactor) -> None:
     began_s = time.monotonic()
     assert not reactor.run_until(lambda: False, 0.03)
@@ -101,6 +124,30 @@ def test_asyncio_hosts_it(reactor: Reactor) -> None:
 
     asyncio.run(asyncio.wait_for(host(), 5))
     assert sorted(seen[:2]) == ["read", "soon"] and seen[2:] == ["timer", "from a timer"]
+    reactor.unwatch(here.fileno())
+    here.close()
+    there.close()
+
+
+def test_a_host_has_its_turn_though_there_is_always_more(reactor: Reactor) -> None:
+    here, there = socket.socketpair()
+    num_read = 0
+
+    def read(events: int) -> None:
+        nonlocal num_read
+        num_read += len(here.recv(1))
+        there.send(b"x")
+
+    async def host() -> None:
+        reactor.enter(asyncio.get_running_loop())
+        reactor.watch(here.fileno(), read)
+        there.send(b"x")
+        while num_read < 1000:
+            await asyncio.sleep(0)
+        reactor.leave()
+
+    asyncio.run(host())
+    assert num_read < 100_000
     reactor.unwatch(here.fileno())
     here.close()
     there.close()

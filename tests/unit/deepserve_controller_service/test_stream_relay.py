@@ -188,3 +188,15 @@ def test_whatever_readers_do_each_gets_every_item_once_and_in_order(seed: int) -
                 break
             world.take(reader, there - taken_to)
         assert there >= world.relay.end or started[reader] > world.relay.end
+
+
+def test_what_is_left_of_a_batch_stays_before_those_that_follow() -> None:
+    world = Relay(is_kept=False)
+    world.free(world.relay.attach(A, 0))
+    world.relay._readers[A].credit.spend(world.relay._readers[A].credit.items, 0)
+    for _ in range(3):
+        world.produce(4)
+    world.free(world.relay.grant(A, 2, 0))
+    assert world.got[A] == [0, 1] and world.relay.first == 2
+    world.free(world.relay.grant(A, 100, 0))
+    assert world.got[A] == list(range(12))
