@@ -20,18 +20,19 @@ from deepserve._blocked import BlockedTasks
 from deepserve._definition import Bundle as Bundle
 from deepserve._definition import Definition as Definition
 from deepserve._inbox import Inbox, Item, StreamItem
+from deepserve._known_functions import KnownFunctions
 from deepserve._outcome import error_of
+from deepserve._questions import Questions
 from deepserve._ref_holds import RefHolds
 from deepserve._segments import remove_segment
 from deepserve._values import decode_value
-from deepserve.errors import ControllerLost, DeepServeError, NotFound, Refused, UnguardedCallError
+from deepserve.errors import ControllerLost, DeepServeError, UnguardedCallError
 from deepserve.protocol.framing import Buffer, Frame
 from deepserve.protocol.map_messages import ItemsFinished, MapInputs
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
     CancelRequest,
-    DefineFunction,
     ForgetRequest,
     GrantCredit,
     ItemFinished,
@@ -41,11 +42,8 @@ from deepserve.protocol.messages import (
     MapInput,
     Message,
     OpenRequest,
-    PutBundle,
-    Query,
     RequestFinished,
     RequestKind,
-    RetireFunction,
     StreamItems,
     Value,
     Welcome,
@@ -83,7 +81,6 @@ class Client:
         self.client_id = client_id
         self.is_pod = is_pod
         self.pid = os.getpid()
-        self._roots: dict[str, str] = {}
         self._send_frame = send
         self._leading = leading
         self._welcome = welcome
@@ -95,10 +92,8 @@ class Client:
         self._readers: dict[int, Inbox] = {}
         """Of streams that are kept, by the numbers under which the controller knows them."""
         self._open: set[str] = set()
-        self._answers: dict[int, tuple[threading.Event, list[Answer]]] = {}
-        self._defined: set[str] = set()
-        self._bundles: set[str] = set()
-        self._define_lock = threading.Lock()
+        self._questions = Questions(self.send)
+        self._functions = KnownFunctions(self.send)
         self._blocked = BlockedTasks(self.send)
         self._forgotten: deque[str] = deque()
         self.refs = RefHolds(self.send)
@@ -141,29 +136,13 @@ class Client:
 
     def define(self, definition: Definition) -> None:
         """Tell the controller of a function once."""
-        if definition.function_id in self._defined:
-            return
-        with self._define_lock:
-            if definition.function_id in self._defined or definition.spec is None:
-                return
-            bundle = definition.bundle
-            if bundle is not None and bundle.digest not in self._bundles:
-                self.send(PutBundle(bundle.digest, bundle.kind), bundle.content)
-                self._bundles.add(bundle.digest)
-                if bundle.root:
-                    self._roots[bundle.digest] = bundle.root
-            self.send(DefineFunction(definition.function_id, definition.spec))
-            self._defined.add(definition.function_id)
+        if definition.function_id not in self._functions:
+            self._functions.define(definition)
 
     def retire(self, definition: Definition) -> None:
         """Its code has a successor: nobody here will call it again, or else it is defined anew then."""
-        with self._define_lock:
-            if self.is_pod or self._closed is not None or definition.function_id not in self._defined:
-                return
-            self._defined.discard(definition.function_id)
-            if definition.bundle is not None:
-                self._bundles.discard(definition.bundle.digest)
-            self.send(RetireFunction(definition.function_id))
+        if not self.is_pod and self._closed is None:
+            self._functions.retire(definition)
 
     def open_request(
         self,
@@ -178,8 +157,7 @@ class Client:
         is_awaited: bool = False,
     ) -> Inbox:
         """Start a request; returns without a round trip. `is_awaited`: `wait_for_end` follows at once."""
-        if definition.function_id not in self._defined:
-            self.define(definition)
+        self.define(definition)
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
         inbox = self._inboxes[request_id] = Inbox(request_id)
@@ -332,27 +310,17 @@ class Client:
         return decoded
 
     def _pod_roots(self) -> dict[str, str]:
-        """Folders of the pods' files and what they are called here, for tracebacks."""
-        folder = self._welcome.folder if self._welcome is not None else ""
-        return {os.path.join(folder, "bundles", digest): root for digest, root in self._roots.items()}
+        """For tracebacks."""
+        return self._functions.pod_roots(self._welcome.folder if self._welcome is not None else "")
 
     def query(
         self, name: str, body: dict[str, Any] | None = None, timeout_s: float = QUERY_TIMEOUT_S
     ) -> dict[str, Any]:
         """Ask the controller. Raises NotFound, Refused, ControllerLost."""
-        arrived, answers = threading.Event(), list[Answer]()
-        query_id = next(self._numbers)
-        self._answers[query_id] = (arrived, answers)
-        try:
-            self.send(Query(query_id, name, body or {}))
-            arrived.wait(timeout_s)
-        finally:
-            del self._answers[query_id]
-        if not answers:
+        answer = self._questions.ask(name, body or {}, timeout_s)
+        if answer is None:
             raise self._closed or ControllerLost(f"no answer to {name!r} for {timeout_s:.0f} s")
-        if answers[0].error:
-            raise (NotFound if answers[0].error == "not_found" else Refused)(answers[0].text)
-        return answers[0].body
+        return answer
 
     # --- waiting; a task that waits gives its slot back ---
 
@@ -436,10 +404,7 @@ class Client:
                     for value in message.values:
                         self.discard(value)
             case Answer():
-                arrived, answers = self._answers.get(message.query_id, (None, []))
-                answers.append(message)
-                if arrived is not None:
-                    arrived.set()
+                self._questions.take(message)
             case LogOutput():
                 _print_output(message, payload)
             case Welcome():
@@ -456,8 +421,7 @@ class Client:
         self._welcomed.set()
         for inbox in [*self._inboxes.values(), *self._readers.values()]:
             inbox.close(closed)
-        for arrived, _ in list(self._answers.values()):
-            arrived.set()
+        self._questions.give_up()
 
     def discard_unread(self, inbox: Inbox) -> None:
         """As `discard`, for what ended the request."""
