@@ -267,8 +267,6 @@ class Client:
 
     def abandon(self, inbox: Inbox) -> None:
         """Whoever waited has left (Ctrl-C, a loop left early): drop the request, and cancel it if it still runs."""
-        if not inbox.is_over:
-            self.stop_leading()
         self.drop(inbox)
         if not inbox.is_over and self._closed is None:
             try:
@@ -335,9 +333,14 @@ class Client:
 
     def wait_for_end(self, inbox: Inbox) -> None:
         """Block until the request has ended. The caller reads the link itself where nobody else does."""
-        while not inbox.is_over:
-            if self._leading is None or not self._leading.lead(inbox.is_finished_by):
-                self.wait(inbox)
+        try:
+            while not inbox.is_over:
+                if self._leading is None or not self._leading.lead(inbox.is_finished_by):
+                    self.wait(inbox)
+        except BaseException:
+            # Ctrl-C, perhaps as the link was being left. Not in `abandon`: finalisers call that, amid a read.
+            self.stop_leading()
+            raise
         self._open.discard(inbox.request_id)
 
     async def wait_async(self, inbox: Inbox, timeout_s: float | None = None) -> bool:

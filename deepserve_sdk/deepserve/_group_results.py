@@ -23,6 +23,8 @@ class GroupResults:
         self._outputs = MapOutputs(client, label)
         self._order: list[int] = []
         self._taken: dict[int, tuple[Any, BaseException | None]] = {}
+        self._missing: list[int] | None = None
+        """Inputs without a result, once no more will come."""
         self._lock = threading.RLock()
         self._waiting = threading.Lock()
         """Held by the one thread that waits for news on behalf of all."""
@@ -71,7 +73,7 @@ class GroupResults:
         if position < len(self._order):
             return self._order[position]
         # Of a group that was stopped, what has no result comes last.
-        missing = self._missing() if self.inbox.is_over and not self.inbox.items else []
+        missing = self._find_missing() if self.inbox.is_over and not self.inbox.items else []
         after = position - len(self._order)
         return missing[after] if after < len(missing) else None
 
@@ -80,8 +82,11 @@ class GroupResults:
             return False
         return index in self._outputs or index in self._taken or index < self.total()
 
-    def _missing(self) -> list[int]:
-        return sorted(set(range(self.total())) - set(self._order))
+    def _find_missing(self) -> list[int]:
+        """Asked for once for each of them."""
+        if self._missing is None:
+            self._missing = sorted(set(range(self.total())) - set(self._order))
+        return self._missing
 
     def is_complete(self, position: int) -> bool:
         """All results before `position` were all that there are."""
@@ -93,7 +98,7 @@ class GroupResults:
         """Until something has come. Where several threads wait, one does so for all, and the others look again."""
         deadline = Deadline.after(timeout_s)
         left_s = deadline.left_s
-        if not self._waiting.acquire(timeout=-1 if left_s is None else left_s):
+        if not self._waiting.acquire(timeout=-1 if left_s is None else min(left_s, threading.TIMEOUT_MAX)):
             return False
         try:
             if index is not None and self.has(index):

@@ -148,6 +148,7 @@ class MapRun:
 
     def _next_index(self) -> int | None:
         if self._options.order_outputs:
+            self._outputs.arrived.clear()  # nobody asks in which order, and a map may never end
             return self._num_yielded if self._num_yielded in self._outputs else None
         return self._outputs.arrived.popleft() if self._outputs.arrived else None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 
@@ -29,9 +28,8 @@ class WebSocketLink:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
-        self._lock = threading.Lock()
-        self._writer = 0
-        """The thread that writes a frame now."""
+        self._lock = threading.RLock()
+        """Held by the thread that writes a frame."""
         self._deferred: deque[tuple[Message, Buffer]] = deque()
         self._closed: DeepServeError | None = None
         self._on_closed: Callable[[DeepServeError], None] = lambda error: None
@@ -42,17 +40,13 @@ class WebSocketLink:
 
         Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
         """
-        if self._writer == get_ident() and self._lock.locked():
+        if self._lock._is_owned():  # type: ignore[attr-defined]
             self._deferred.append((message, payload))
             return
         with self._lock:
-            try:
-                self._writer = get_ident()
-                self._write(message, payload)
-                while self._deferred:
-                    self._write(*self._deferred.popleft())
-            finally:
-                self._writer = 0
+            self._write(message, payload)
+            while self._deferred:
+                self._write(*self._deferred.popleft())
 
     def _write(self, message: Message, payload: Buffer) -> None:
         if self._closed is not None:

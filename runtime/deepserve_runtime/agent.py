@@ -160,9 +160,10 @@ class PodAgent:
     def _check_memory(self) -> None:
         assert self._memory is not None
         if text := self._memory.excess():
-            self._link.send(PodEnding(text))  # first: an outcome makes room for the next task
-            for task in list(self._tasks.values()):
-                task.fail(MemoryError(text))
+            with suppress(LinkClosed):  # the controller ended just now: this pod does so all the same
+                self._link.send(PodEnding(text))  # first: an outcome makes room for the next task
+                for task in list(self._tasks.values()):
+                    task.fail(MemoryError(text))
             self._exit(life.ExitPod(text, at_once=True))
 
     # --- what the lifecycle orders -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Link:
     def __init__(self, connection: socket.socket, reader: FrameReader | None = None) -> None:
         self._socket = connection
         self._reader = reader or FrameReader()
-        self._send_lock = threading.Lock()
+        self._send_lock = threading.RLock()
         self._writer = 0
         self._deferred: deque[tuple[Message, Buffer]] = deque()
         self.after_write: Callable[[], None] | None = None
@@ -42,10 +42,10 @@ class Link:
 
         Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
         """
-        me = threading.get_ident()
-        if self._writer == me:
+        if self._send_lock._is_owned():  # type: ignore[attr-defined]
             self._deferred.append((message, payload))
             return
+        me = threading.get_ident()
         if len(payload) <= SMALL_PAYLOAD_BYTES or me != threading.main_thread().ident:
             parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
         else:
@@ -81,7 +81,7 @@ class Link:
 
     def close_copy(self) -> None:
         """In a forked child of the pod: drops the copied descriptor, without touching the connection."""
-        self._send_lock = threading.Lock()  # another thread may have held it at the fork
+        self._send_lock = threading.RLock()  # another thread may have held it at the fork
         self._socket.close()
 
 

@@ -54,6 +54,7 @@ def default_max_pods() -> int:
     """A host's bound for functions that name none."""
     return max(4, 4 * len(os.sched_getaffinity(0)))
 
+
 GC_THRESHOLDS = (10_000, 20, 50)
 """Rarer than Python's own: what a call allocates is freed by its counts, and a collection delays the call it meets."""
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 import deepserve
-from deepserve import _context
+from deepserve import _context, _map
+from deepserve._client import Client
 from deepserve._context import TaskContext
 from deepserve._map import LARGEST_WINDOW, SMALLEST_WINDOW, window_of
+from deepserve._map_outputs import MapOutputs
 from deepserve._values import encode_value
 from deepserve.errors import (
     AsyncUsageError,
@@ -450,6 +452,24 @@ def test_inputs_are_read_no_further_than_the_window() -> None:
         for output in outputs:
             assert len(read) <= output + 3 + 1
         assert len(read) == 100
+
+
+@pytest.mark.parametrize("order_outputs", [True, False])
+def test_what_a_map_holds_does_not_grow_with_its_length(order_outputs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[MapOutputs] = []
+
+    class Noted(MapOutputs):
+        def __init__(self, client: Client, label: str) -> None:
+            super().__init__(client, label)
+            made.append(self)
+
+    monkeypatch.setattr(_map, "MapOutputs", Noted)
+    with installed(FakeController(lambda x: x)):
+        for number, _ in enumerate(square.map(range(500), max_in_flight=8, order_outputs=order_outputs)):
+            if number == 400:
+                [held] = made
+                assert len(held.arrived) + len(held._many) + len(held._single) <= 16
+        assert number == 499
 
 
 def test_the_window_is_bounded() -> None:

@@ -72,3 +72,17 @@ def test_an_interrupted_write_closes_the_link_before_the_next_call() -> None:
         with pytest.raises(KeyboardInterrupt):
             link.send(CancelRequest("rq-1"))
         assert "interrupted" in str(closed[0])
+
+
+def test_a_finaliser_that_runs_as_a_write_begins_does_not_wait_for_it() -> None:
+    """From Python 3.12 on the collector may run between any two bytecodes, also behind the lock's."""
+    connection = CollectingSocket()
+    connection.is_first = False
+    link = connection.link
+    with link._lock:
+        link.send(CancelRequest("rq-2"))
+    assert not connection.written
+    link.send(CancelRequest("rq-1"))
+    reader = FrameReader()
+    reader.feed(connection.written)
+    assert [frame.message for frame in reader.frames()] == [CancelRequest("rq-1"), CancelRequest("rq-2")]

@@ -64,3 +64,15 @@ def test_a_frame_sent_by_a_finaliser_inside_a_write_follows_that_write() -> None
     assert [frame.message for frame in reader.frames()] == [StopPod("first"), StopPod("second")]
     ours.close()
     theirs.close()
+
+
+def test_a_finaliser_that_runs_as_a_write_begins_does_not_wait_for_it() -> None:
+    recorder = Recorder()
+    link = Link(recorder)  # type: ignore[arg-type]
+    with link._send_lock:
+        link.send(StopPod("second"))
+    assert not recorder.writes
+    link.send(StopPod("first"))
+    reader = FrameReader()
+    reader.feed(b"".join(recorder.writes))
+    assert [frame.message for frame in reader.frames()] == [StopPod("first"), StopPod("second")]
