@@ -13,6 +13,10 @@ from deepserve.protocol.messages import ItemFinished, RequestFinished
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.stream_relay import StreamRelay
 
+RESULT_BYTES = 900
+DELIVERY_BYTES = 800
+"""What it takes to keep one, beside its own bytes (measured): a million small results are not nothing."""
+
 
 class Delivery(NamedTuple):
     """Some items of a map, as they are sent. position: the (first) index."""
@@ -47,6 +51,11 @@ class KeptResult(msgspec.Struct, frozen=True):
         own += self.stream.held_bytes if self.stream is not None else 0
         return own + sum(item.size_bytes for item in self.items)
 
+    @property
+    def held_bytes(self) -> int:
+        """With what it takes to keep it."""
+        return self.size_bytes + RESULT_BYTES + DELIVERY_BYTES * len(self.items)
+
 
 class KeptResults:
     """In memory, for `ttl_s` and within `max_bytes`: the oldest are dropped first."""
@@ -78,7 +87,7 @@ class KeptResults:
         for refs in (finished.value.refs, *(item.refs for item in items)):
             if refs:
                 self._segments.refs.carry(refs, _carrier(request_id))
-        self.total_bytes += result.size_bytes
+        self.total_bytes += result.held_bytes
         self.expire(now_s)
         while self.total_bytes > self._max_bytes and len(self._results) > 1:
             self.forget(next(iter(self._results)))
@@ -91,7 +100,7 @@ class KeptResults:
         result = self._results.pop(request_id, None)
         if result is None:
             return
-        self.total_bytes -= result.size_bytes
+        self.total_bytes -= result.held_bytes
         self._segments.refs.drop(_carrier(request_id))
         self._segments.remove(result.finished.value.segment)
         for item in result.items:

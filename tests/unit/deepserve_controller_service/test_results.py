@@ -8,7 +8,7 @@ from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished, 
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Ring
-from deepserve_controller.service.results import Delivery, KeptResults
+from deepserve_controller.service.results import DELIVERY_BYTES, RESULT_BYTES, Delivery, KeptResults
 from deepserve_controller.service.segments import Segments
 
 
@@ -18,11 +18,18 @@ def finished(request_id: str, segment: str = "") -> RequestFinished:
 
 
 def test_the_oldest_results_go_first(tmp_path: Path) -> None:
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=25)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=2 * RESULT_BYTES + 25)
     for number in range(3):
         kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"x" * 10)
     assert [name in kept for name in ("rq-0", "rq-1", "rq-2")] == [False, True, True]
-    assert kept.total_bytes == 20
+    assert kept.total_bytes == 2 * RESULT_BYTES + 20
+
+
+def test_small_results_are_bounded_too(tmp_path: Path) -> None:
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100_000)
+    for number in range(1000):
+        kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"")
+    assert len(kept) <= 111 and "rq-999" in kept
 
 
 def test_results_end_with_their_time(tmp_path: Path) -> None:
@@ -34,10 +41,10 @@ def test_results_end_with_their_time(tmp_path: Path) -> None:
 def test_a_forgotten_result_takes_its_segments_along(tmp_path: Path) -> None:
     for name in ("v-result", "v-item"):
         (tmp_path / name).touch()
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=10_000)
     item = ItemFinished("rq-1", 0, Outcome("ok"), Timings(), Value("msgpack", 5, segment="v-item"))
     kept.put("rq-1", [Delivery(0, item, b"")], finished("rq-1", "v-result"), b"")
-    assert kept.total_bytes == 15
+    assert kept.total_bytes == RESULT_BYTES + DELIVERY_BYTES + 15
     kept.forget("rq-1")
     kept.forget("rq-1")
     assert kept.total_bytes == 0 and list(tmp_path.iterdir()) == []
