@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from deepserve import _timeline, settings
 from deepserve._client import Client
@@ -40,6 +41,8 @@ class Choice(NamedTuple):
 
 _engine = ""
 _key = ""
+_links: WeakSet[Link | WebSocketLink] = WeakSet()
+"""Of this process, as long as they live: a forked child drops its copies."""
 
 
 def init(engine: str | None = None, *, key: str | None = None) -> None:
@@ -233,7 +236,7 @@ def client_on(
 
     client.leave = leave
     atexit.register(leave)
-    os.register_at_fork(after_in_child=link.abandon)
+    _links.add(link)
     return client
 
 
@@ -308,3 +311,12 @@ def _wait_for_exit(pid: int, timeout_s: float) -> None:
 def say(text: str) -> None:
     if not settings.current_settings().quiet and sys.stderr is not None:
         print(f"deepserve: {text}", file=sys.stderr)
+
+
+def _abandon_links() -> None:
+    for link in list(_links):
+        link.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_links)

@@ -64,8 +64,9 @@ class Link:
         self._on_closed = on_closed
 
         def end(error: DeepServeError) -> None:
-            with self._lock:
+            with self._lock:  # nobody writes any more, and nobody but this thread reads
                 self._closed = error
+                self._socket.close()
             on_closed(error)
 
         self._reader = LinkReader(self._socket, self._frames)

@@ -86,3 +86,23 @@ def test_a_finaliser_that_runs_as_a_write_begins_does_not_wait_for_it() -> None:
     reader = FrameReader()
     reader.feed(connection.written)
     assert [frame.message for frame in reader.frames()] == [CancelRequest("rq-1"), CancelRequest("rq-2")]
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_link_that_has_ended_holds_no_descriptor(is_left: bool) -> None:
+    """A process may connect again and again: a test suite, a notebook whose controller is restarted."""
+    ours, theirs = socket.socketpair()
+    is_closed = threading.Event()
+    with theirs:
+        link = Link(ours)
+        link.start_reader(lambda message, payload: None, lambda error: is_closed.set())
+        if is_left:
+            link.close()
+        else:
+            theirs.shutdown(socket.SHUT_RDWR)
+        assert is_closed.wait(5)
+        assert ours.fileno() == -1
+        link.close()
+        link.abandon()
+        with pytest.raises(ControllerLost):
+            link.send(CancelRequest("rq-1"))
