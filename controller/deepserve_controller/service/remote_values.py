@@ -23,20 +23,25 @@ PIECE_BYTES = 4 << 20
 
 
 class Upload:
-    """A value that is on its way here, in a file that no reader can name yet."""
+    """A value that is on its way here, in a file that no reader can name yet. It is open only while a piece is written:
+    one client that begins many must not take the descriptors of all."""
 
     def __init__(self, folder: str, size_bytes: int) -> None:
         """Raises OSError."""
         self.size_bytes = size_bytes
         self.num_bytes = 0
         self._path = os.path.join(folder, f".upload-{new_name(8)}")
-        self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
     def append(self, piece: bytes) -> None:
         """Raises OSError."""
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
         self.num_bytes += len(piece)
 
     def publish(self, path: str) -> None:
@@ -44,7 +49,6 @@ class Upload:
         os.link(self._path, path)
 
     def close(self) -> None:
-        os.close(self._fd)
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 

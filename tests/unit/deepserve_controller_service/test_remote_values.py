@@ -96,3 +96,14 @@ def test_small_results_go_with_their_message_and_large_ones_wait(client: Client)
     client.values.take(FetchValue(1, "v-1-b", INLINE_BYTES, 1, unlink=True), b"")
     assert client.sent == [(ValueContent(1, INLINE_BYTES), b"\0")]
     assert client.names() == []
+
+
+def test_values_on_their_way_take_no_descriptors(client: Client) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(100):
+        client.values.take(PutValue(f"u-{number}", 10), b"begun")
+    assert len(os.listdir("/proc/self/fd")) == before
+    client.values.take(PutValue("u-7", 10, 5), b"ended")
+    assert (client.folder / "u-7").read_bytes() == b"begunended"
+    client.values.close()
+    assert client.names() == []
