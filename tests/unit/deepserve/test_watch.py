@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
+
+import pytest
 
 import deepserve
 from deepserve._entry import Entry
 from deepserve._watch import Watch
+
+
+@pytest.fixture(autouse=True)
+def a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`__main__` is no file, as in a REPL; here it is pytest's, which may lie among the installed packages."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
 
 
 def in_session(text: str, session: dict[str, Any] | None = None) -> dict[str, Any]:
