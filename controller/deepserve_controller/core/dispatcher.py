@@ -350,6 +350,8 @@ class Dispatcher:
             has_room = any(executor.load < executor.slots for executor in function.routable.values())
             is_waited = bool(function.waiting or function.maps)
             assert not (has_room and is_waited), f"{function.label}: tasks wait beside a free slot"
+            in_maps = sum(inputs.num_waiting for inputs in function.maps.values())
+            assert in_maps == function.num_map_inputs, f"{function.label}: {in_maps} inputs wait in its maps"
             for task in function.waiting.values():
                 assert task.state == "queued" and task.executor is None, f"{task.task_id} waits but is {task.state}"
             for task in function.expected.values():

@@ -39,6 +39,8 @@ class FunctionQueue(msgspec.Struct, eq=False):
     waiting: OrderedDict[str, Task] = msgspec.field(default_factory=OrderedDict)
     maps: OrderedDict[str, MapInputs] = msgspec.field(default_factory=OrderedDict)
     """By request id, those of whose inputs some wait: each gives a chunk in its turn."""
+    num_map_inputs: int = 0
+    """Of all of them together: asked at every event, with thousands of maps waiting."""
     is_turn_of_maps: bool = False
     """Tasks that wait and maps take turns, so that a call does not wait for all that a map has sent."""
     run_times: RunTimes = msgspec.field(default_factory=RunTimes)
@@ -78,7 +80,7 @@ class FunctionQueue(msgspec.Struct, eq=False):
     @property
     def num_waiting(self) -> int:
         """Tasks, and inputs that are to become tasks."""
-        return len(self.waiting) + sum(inputs.num_waiting for inputs in self.maps.values())
+        return len(self.waiting) + self.num_map_inputs
 
     @property
     def num_slots(self) -> int:

@@ -64,11 +64,11 @@ class MapInputs(msgspec.Struct, eq=False):
 
     def put(self, run: Run) -> None:
         self.runs.append(run)
-        self.num_waiting += len(run)
+        self._count(len(run))
 
     def put_back(self, run: Run) -> None:
         self.runs.appendleft(run)
-        self.num_waiting += len(run)
+        self._count(len(run))
 
     def take(self, limit: int) -> Run:
         """At most `limit` from the front: those with consecutive indices that may travel in one frame."""
@@ -88,8 +88,12 @@ class MapInputs(msgspec.Struct, eq=False):
         if len(run) > limit:
             self.runs.appendleft(run.part(limit, len(run)))
             run = run.part(0, limit)
-        self.num_waiting -= len(run)
+        self._count(-len(run))
         return run
+
+    def _count(self, num_more: int) -> None:
+        self.num_waiting += num_more
+        self.function.num_map_inputs += num_more
 
     def _may_join(self, run: Run, following: Run) -> bool:
         are_many = run.single is None and following.single is None
@@ -98,7 +102,7 @@ class MapInputs(msgspec.Struct, eq=False):
     def take_all(self) -> list[Run]:
         runs = list(self.runs)
         self.runs.clear()
-        self.num_waiting = 0
+        self._count(-self.num_waiting)
         return runs
 
     def check_invariants(self) -> None:
