@@ -118,6 +118,7 @@ class GroupResults:
         """Decoded once. Raises the input's error, with `input_index`, or what ended the group before it."""
         with self._lock:
             if index not in self._taken:
+                self.collect()  # all of it may have come before anybody waited for it
                 self._taken[index] = self._decode(index)
             value, error = self._taken[index]
         if error is None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,14 @@ def test_progress_while_one_input_waits(tmp_path: Path) -> None:
         group.get(timeout=0.01)
     gate.touch()
     assert len(group.get()) == 21
+
+
+def test_a_group_that_was_done_before_anybody_asked_gives_its_results() -> None:
+    group = square.spawn_map(range(3))
+    deadline_s = time.monotonic() + 30
+    while not group.done() and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    assert group.get() == [0, 1, 4]
 
 
 def test_failed_inputs_fail_alone_and_keep_their_index() -> None:
