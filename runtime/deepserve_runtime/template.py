@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from deepserve_runtime.pod_process import ReadyAgent
 
 READ_BYTES = 64 << 10
+QUIET_MS = 100
+"""Without an order, before it loads what later pods may need: the first call has the processor to itself."""
 
 
 class Birth(NamedTuple):
@@ -67,8 +69,10 @@ class Template:
     def run(self) -> None:
         """Until the end of file on the control descriptor, which ends all pods too."""
         try:
+            quiet_ms = QUIET_MS
             while True:
-                ready = self._poll.poll(0 if self._later is not None else None)
+                ready = self._poll.poll(quiet_ms if self._later is not None else None)
+                quiet_ms = QUIET_MS if ready else 0
                 if not ready:
                     self._load_more()
                 for fd, _ in ready:

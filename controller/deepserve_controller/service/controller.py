@@ -55,6 +55,8 @@ def default_max_pods() -> int:
     return max(4, 4 * len(os.sched_getaffinity(0)))
 
 
+LAST_OUTPUT_S = 0.2
+"""For what pods printed at their end, once they are gone."""
 GC_THRESHOLDS = (10_000, 20, 50)
 """Rarer than Python's own: what a call allocates is freed by its counts, and a collection delays the call it meets."""
 
@@ -176,6 +178,7 @@ class Controller:
         """Exit hooks get their time; then nothing below this process is left."""
         self.pods.stop_all("shutdown")
         self._reactor.run_until(lambda: not self.pods.pods, self.settings.shutdown_grace_s)
+        self._reactor.run_until(lambda: not self.logs.num_open, LAST_OUTPUT_S)
         self.reaper.stop()
         provider.close()
         # Last: a pod that was just starting when the end came finds the door open, not a reason to complain.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -85,6 +87,8 @@ class Logs:
         self._readers: dict[str, LogReader] = {}
         self._followers: dict[str, set[str]] = {}
         """Link id to the functions whose output it asked for."""
+        self.num_open = 0
+        """Connections of pods that may still bring output."""
 
     def add_reader(self, link_id: str, link: Connection) -> None:
         self._readers[link_id] = LogReader(link)
@@ -128,6 +132,15 @@ class Logs:
             reader = self._readers.get(link_id)
             if reader is not None:
                 reader.send(message, data)
+        if not self._readers and not self._is_shared:
+            _print_here(data)
+
+
+def _print_here(data: bytes) -> None:
+    """An embedded controller's standard error is its script's, which has closed its link and waits for the end: what
+    exit hooks print comes then."""
+    with contextlib.suppress(OSError):
+        os.write(2, data)
 
 
 class LogLink:
@@ -138,6 +151,7 @@ class LogLink:
         self._stream: StreamName = stream
         self._logs = logs
         self._partial = b""
+        logs.num_open += 1
         self._timer: Timer | None = None
 
     def bytes_received(self, data: memoryview) -> None:
@@ -162,3 +176,4 @@ class LogLink:
         if self._timer is not None:
             self._timer.cancel()
         self.flush()
+        self._logs.num_open -= 1

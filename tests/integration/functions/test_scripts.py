@@ -101,6 +101,37 @@ def test_pending_calls_are_cancelled_and_counted(script: ScriptRunner) -> None:
     assert "3 calls were still pending" in done.stderr
 
 
+LAST_WORDS = """
+import deepserve
+
+@deepserve.cls
+class Clerk:
+    @deepserve.method()
+    def work(self): return 1
+    @deepserve.exit()
+    def close(self): print("exit ran")
+
+@deepserve.function
+def count():
+    try:
+        yield from range(5)
+    finally:
+        print("closed")
+
+if __name__ == "__main__":
+    Clerk().work.remote()
+    numbers = count.remote()
+    next(numbers)
+    numbers.close()
+"""
+
+
+def test_what_pods_print_at_their_end_is_shown(script: ScriptRunner) -> None:
+    done = script.run(LAST_WORDS)
+    assert done.returncode == 0 and "exit ran" in done.stderr, done
+    assert "closed" in done.stdout + done.stderr
+
+
 def test_ctrl_c_in_a_script(script: ScriptRunner) -> None:
     running = script.start(PENDING.replace("WAIT", "slow.remote(100)"))
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
