@@ -62,6 +62,7 @@ class Leading(Protocol):
 
     def begin_leading(self) -> None: ...
     def lead(self, is_awaited: Callable[[Frame], bool], /) -> bool: ...
+    def step_aside(self) -> None: ...
     def stop_leading(self) -> None: ...
 
 
@@ -315,6 +316,8 @@ class Client:
         self, name: str, body: dict[str, Any] | None = None, timeout_s: float = QUERY_TIMEOUT_S
     ) -> dict[str, Any]:
         """Ask the controller. Raises NotFound, Refused, ControllerLost."""
+        if self._leading is not None:
+            self._leading.step_aside()
         answer = self._questions.ask(name, body or {}, timeout_s)
         if answer is None:
             raise self._closed or ControllerLost(f"no answer to {name!r} for {timeout_s:.0f} s")
@@ -327,6 +330,8 @@ class Client:
         if inbox.has_news:
             return True
         if not self.is_pod:
+            if self._leading is not None:
+                self._leading.step_aside()
             return inbox.wait(timeout_s)
         with self.blocking():
             return inbox.wait(timeout_s)

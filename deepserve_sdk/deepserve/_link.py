@@ -81,6 +81,11 @@ class Link:
         """Read on the caller's thread until the frame comes that `is_awaited` takes; see LinkReader."""
         return self._reader is not None and self._reader.lead(is_awaited)
 
+    def step_aside(self) -> None:
+        """Before this thread waits for anything that comes over this link, but by leading."""
+        if self._reader is not None:
+            self._reader.step_aside()
+
     def stop_leading(self) -> None:
         """May be called at any time, and is called again where Ctrl-C came in the middle of it."""
         if self._reader is not None:

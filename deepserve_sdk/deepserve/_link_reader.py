@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from deepserve.protocol.framing import Frame, FrameError, FrameReader
 from deepserve.protocol.messages import Message, Refused
 
 READ_BYTES = 64 << 10
-_ONE_READ = (READ_BYTES,)
+_ONE_READ, _AT_ONCE = (READ_BYTES,), (socket.MSG_DONTWAIT,)
 
 
 class LinkReader:
@@ -35,6 +36,12 @@ class LinkReader:
         """Read and not handled yet."""
         self._epoll = select.epoll()
         self._kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._recall = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wait = select.poll()
+        self._wait.register(self._fd, select.POLLIN)
+        self._wait.register(self._recall, select.POLLIN)
+        self._waiting_thread = 0
+        """The leader, while it waits: a signal's handler may run in it then, and make calls of its own."""
         self._is_over = False
 
     def start(self, on_frame: Callable[[Message, bytes], object], on_over: Callable[[DeepServeError], None]) -> None:
@@ -60,6 +67,8 @@ class LinkReader:
         A KeyboardInterrupt may come between any two bytecodes. What it skips here, `stop_leading` makes up for.
         """
         role = self._role
+        if self._waiting_thread == get_ident():
+            return self.step_aside()
         if role._is_owned():  # type: ignore[attr-defined]
             self.stop_leading()
         if role.acquire(blocking=False):
@@ -80,7 +89,13 @@ class LinkReader:
                 self.begin_leading()
                 if not self._role._is_owned():  # type: ignore[attr-defined]
                     return False
-            self._chunks.extend(map(self._socket.recv, _ONE_READ))
+            self._waiting_thread = get_ident()
+            ready = self._wait.poll()
+            self._waiting_thread = 0
+            if len(ready) > 1 or ready[0][0] != self._fd:  # recalled, just now or in a wait that Ctrl-C ended
+                os.eventfd_read(self._recall)
+                return False
+            self._chunks.extend(map(self._socket.recv, _ONE_READ, _AT_ONCE))
             frame = self._frames.whole_frame(self._chunks[0])
             if frame is not None and is_awaited(frame):
                 self._chunks.clear()
@@ -89,7 +104,16 @@ class LinkReader:
         except (OSError, FrameError):
             return False  # the watching thread meets it too, and tells everybody
         finally:
+            if self._waiting_thread == get_ident():
+                self._waiting_thread = 0
             self.stop_leading()
+
+    def step_aside(self) -> None:
+        """Before this thread waits for something else: where it leads already (a signal's handler interrupted it and
+        makes a call), the watching thread takes over, and the interrupted wait ends too."""
+        if self._waiting_thread == get_ident() and self._role._is_owned():  # type: ignore[attr-defined]
+            self.stop_leading()
+            os.eventfd_write(self._recall, 1)
 
     def stop_leading(self) -> None:
         """Leave the link to the watching thread, where this one has not yet; may be called at any time."""
@@ -113,6 +137,7 @@ class LinkReader:
         self._epoll.close()
         if self._kick >= 0:
             os.close(self._kick)
+            os.close(self._recall)
             self._kick = -1
 
     def _watch(self, on_frame: Callable[[Message, bytes], object]) -> DeepServeError:

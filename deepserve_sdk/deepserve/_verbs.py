@@ -32,14 +32,18 @@ class RemoteVerb(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
         client = callee.blocking_client("remote")
-        inbox = callee.open(client, args, kwargs, is_awaited=True)
+        inbox = None
         try:
+            inbox = callee.open(client, args, kwargs, is_awaited=True)
             client.wait_for_end(inbox)
             if _timeline.is_wanted():
                 _timeline.finish(client, inbox.request_id)
             return cast(R, client.result(inbox, callee.name))
         finally:
-            client.abandon(inbox)
+            if inbox is not None:
+                client.abandon(inbox)
+            else:
+                client.stop_leading()
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee

@@ -132,6 +132,40 @@ def test_what_pods_print_at_their_end_is_shown(script: ScriptRunner) -> None:
     assert "closed" in done.stdout + done.stderr
 
 
+CALLS_IN_A_HANDLER = """
+import signal
+import deepserve
+
+@deepserve.function(max_pods=2)
+def echo(x, folder=""):
+    import os, time
+    while folder and not os.path.exists(folder):
+        time.sleep(0.01)
+    return x
+
+if __name__ == "__main__":
+    import os, tempfile, threading
+    name = os.path.join(tempfile.mkdtemp(), "go")
+    seen = []
+    def handle(number, frame):
+        seen.append(echo.remote(len(seen)))
+        seen.append(echo.spawn(len(seen)).get(timeout=30))
+        open(name, "w").close()
+    signal.signal(signal.SIGALRM, handle)
+    for _ in range(3):
+        if os.path.exists(name):
+            os.unlink(name)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        print(echo.remote("outer", name))
+    print(seen)
+"""
+
+
+def test_a_signals_handler_may_call_while_the_script_waits_for_a_call(script: ScriptRunner) -> None:
+    done = script.run(CALLS_IN_A_HANDLER)
+    assert done.stdout == "outer\nouter\nouter\n[0, 1, 2, 3, 4, 5]\n", done
+
+
 def test_ctrl_c_in_a_script(script: ScriptRunner) -> None:
     running = script.start(PENDING.replace("WAIT", "slow.remote(100)"))
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
