@@ -7,11 +7,15 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from deepserve._link_reader import READ_BYTES, LinkReader
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
 from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
 from deepserve.protocol.messages import Message
+
+CLOSE_TIMEOUT_S = 0.5
+"""How long what the controller still sends may take, once this side has said goodbye."""
 
 
 class Link:
@@ -26,6 +30,8 @@ class Link:
         self._on_closed: Callable[[DeepServeError], None] = lambda error: None
         self._frames = FrameReader()
         self._reader: LinkReader | None = None
+        self._ended = threading.Event()
+        """Nothing is read any more."""
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         """Write one frame; blocks while the socket is full. Raises ControllerLost.
@@ -67,6 +73,7 @@ class Link:
             with self._lock:  # nobody writes any more, and nobody but this thread reads
                 self._closed = error
                 self._socket.close()
+            self._ended.set()
             on_closed(error)
 
         self._reader = LinkReader(self._socket, self._frames)
@@ -109,13 +116,16 @@ class Link:
         return frame
 
     def close(self) -> None:
-        """Say goodbye: the other side reads the end of file, and the reader thread ends."""
+        """Say goodbye: the other side reads the end of file and closes; what it had sent by then is still read."""
         with self._lock:
             self._closed = self._closed or ControllerLost("this process closed its link")
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+        if self._reader is not None and not self._ended.wait(CLOSE_TIMEOUT_S):
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RD)
 
     def abandon(self) -> None:
         """In a forked child: drop the inherited descriptor without disturbing the parent's connection."""
