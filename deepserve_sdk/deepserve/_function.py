@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from deepserve._app import App
     from deepserve._autoscaler import Autoscaler, FunctionStats
     from deepserve._decorators import OptionArguments
+    from deepserve._map_types import Map, StarMap
     from deepserve._query_verb import QueryVerb
-    from deepserve._verb_types import ForEach, Map, SpawnMap, StarMap
+    from deepserve._verb_types import ForEach, SpawnMap
     from deepserve._watch import Watch
 
 P = ParamSpec("P")

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import inspect
 
     from deepserve._autoscaler import Autoscaler, FunctionStats
+    from deepserve._map_types import Map, StarMap
     from deepserve._query_verb import QueryVerb
-    from deepserve._verb_types import ForEach, Map, SpawnMap, StarMap
+    from deepserve._verb_types import ForEach, SpawnMap
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -70,3 +70,15 @@ def test_mypy_finds_each_wrong_line(cache: Path) -> None:
 
 def test_pyright_finds_each_wrong_line() -> None:
     assert sorted(found := pyright_errors(WRONG)) == marked_lines(WRONG), found
+
+
+def test_mypy_finds_nothing_in_the_guide(cache: Path, tmp_path: Path) -> None:
+    guide = (HERE.parents[2] / "docs" / "guide.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL)
+    scripts = [tmp_path / f"block_{number}.py" for number in range(len(blocks))]
+    for script, block in zip(scripts, blocks, strict=True):
+        script.write_text(block)
+    report, errors, status = api.run(
+        ["--config-file=", f"--cache-dir={cache}", "--follow-imports=silent", "--no-pretty", *map(str, scripts)]
+    )
+    assert status == 0, report + errors

@@ -159,7 +159,15 @@ def streamed(n: int) -> None:
 
 def mapped(n: int) -> None:
     assert_type(square.map(range(n)), Iterator[int])
-    assert_type(square.map([n], order_outputs=False, return_exceptions=True, max_in_flight=3), Iterator[int])
+    assert_type(
+        square.map([n], order_outputs=False, return_exceptions=True, max_in_flight=3), Iterator[int | Exception]
+    )
+    assert_type(square.map([n], return_exceptions=False), Iterator[int])
+    assert_type(square.map([n], return_exceptions=n > 3), Iterator[int | Exception])
+    assert_type(many.map([1], ["b"], [b"c"], [1.0], return_exceptions=True), Iterator[complex | Exception])
+    assert_type(fetch.map(["u"], kwargs={"pages": 3}, return_exceptions=True), Iterator[str | Exception])
+    assert_type(many.starmap([(1, "b", b"c", 1.0)], return_exceptions=True), Iterator[complex | Exception])
+    assert_type(Ranker(depth=1).score.map(["q"], ["d"], return_exceptions=True), Iterator[float | Exception])
     assert_type(fetch.map(["u"]), Iterator[str])
     assert_type(fetch.map(["u"], kwargs={"pages": 3}), Iterator[str])
     assert_type(later.map(range(n)), Iterator[str])
@@ -270,6 +278,8 @@ async def twins() -> None:
     assert_type((await tokens.spawn.aio(3)).stream.aio(with_offset=True), AsyncIterator[tuple[int, str]])
     assert_type(square.map.aio(range(3)), AsyncIterator[int])
     assert_type(square.map.aio(numbers()), AsyncIterator[int])
+    assert_type(square.map.aio(numbers(), return_exceptions=True), AsyncIterator[int | Exception])
+    assert_type(many.starmap.aio([(1, "b", b"c")], return_exceptions=True), AsyncIterator[complex | Exception])
     assert_type(fetch.map.aio(["u"], kwargs={"pages": 2}), AsyncIterator[str])
     assert_type(many.starmap.aio([(1, "b", b"c")]), AsyncIterator[complex])
     await square.for_each.aio(range(3))

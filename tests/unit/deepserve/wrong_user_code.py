@@ -95,6 +95,8 @@ def maps() -> None:
     square.map(["x"])  # error
     both.map([1], [2])  # error
     both.map([1])  # error
+    square.map(["x"], return_exceptions=True)  # error
+    _0: list[int] = list(square.map([1], return_exceptions=True))  # error
     both.starmap([(1, 2)])  # error
     square.map([1], max_inflight=3)  # error
     square.for_each(["x"])  # error
