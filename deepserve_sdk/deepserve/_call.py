@@ -137,6 +137,8 @@ class GetVerb(Generic[R]):
 def _is_over(call: Call[Any]) -> bool:
     """Raises DeepServeError for a stream that nobody has read to its end, and that did not fail."""
     inbox, finished = call._inbox, call._inbox.finished
+    if inbox.is_group:
+        inbox.refuse_stream()
     is_stream = inbox.is_stream or inbox.items or (finished is not None and finished.count)
     if is_stream and inbox.taken is None and (finished is None or finished.outcome.is_ok):
         raise DeepServeError(f"call {call.id} is a stream: iterate over call.stream()")
@@ -159,8 +161,8 @@ class StreamVerb(Generic[T]):
         """Items as they come, from where the last reader of this process stopped, or from `from_offset`.
 
         Leaving the loop leaves the call as it is; it waits while nobody reads on. with_offset: (offset, item). Raises
-        the call's error after its last item, and ItemsGone for items that were read too long ago (the last 8 MiB that
-        were taken can be had again).
+        the call's error after its last item, ItemsGone for items that were read too long ago (the last 8 MiB that
+        were taken can be had again), and DeepServeError for a call that is no stream.
         """
         refuse_on_loop("Call.stream")
         reader = self._reader(from_offset)
@@ -178,4 +180,5 @@ class StreamVerb(Generic[T]):
         call = self._call
         if from_offset is not None and (not isinstance(from_offset, int) or from_offset < 0):
             raise ValueError(f"from_offset={from_offset!r} is no position in a stream: give 0 or more")
+        call._inbox.refuse_stream()
         return StreamReader(call._client, call._inbox, call._label, holder=call, from_offset=from_offset)

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from deepserve import _context
 from deepserve._blocked import BlockedTasks
 from deepserve._definition import Bundle as Bundle
@@ -162,8 +164,7 @@ class Client:
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
         inbox = self._inboxes[request_id] = Inbox(request_id)
-        if kind == "stream":
-            inbox.is_stream = True
+        inbox.is_stream = kind == "stream"
         self._open.add(request_id)
         try:
             if is_awaited and self._leading is not None:
@@ -394,7 +395,7 @@ class Client:
                     else:  # told once more, for the sake of a reader
                         self.discard(message.value)
                     for reader in list(inbox.readers):
-                        reader.put_finished(message, payload)
+                        reader.put_finished(replace(message, count=0) if inbox.is_group else message, payload)
                 else:
                     self.discard(message.value)
             case ItemFinished() | ItemsFinished():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
+from deepserve.errors import DeepServeError
 from deepserve.protocol.framing import Frame
 from deepserve.protocol.map_messages import ItemsFinished
 from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItems, Value
@@ -63,8 +64,8 @@ class Inbox:
         self.request_id = request_id
         self.finished: RequestFinished | None = None
         self.payload = b""
-        self.is_stream = False
-        """As far as is known: of a call that was found by its id it is not."""
+        self.is_stream: bool | None = None
+        """None where it is not known: of a call that was found by its id."""
         self.items: deque[Item] = deque()
         self.next_offset = 0
         """Of the stream item that is expected next."""
@@ -100,6 +101,20 @@ class Inbox:
     @property
     def is_over(self) -> bool:
         return self.finished is not None or self.error is not None
+
+    @property
+    def is_group(self) -> bool:
+        """Of a map, as far as is known."""
+        return self.group is not None or bool(self.items and not isinstance(self.items[0].message, StreamItem))
+
+    def refuse_stream(self) -> None:
+        """Raises DeepServeError for what is known to be no stream."""
+        if self.is_group:
+            raise DeepServeError(f"call {self.request_id} is a group: find it with CallGroup.from_id")
+        finished = self.finished
+        has_result = finished is not None and finished.outcome.is_ok and finished.value.format != "none"
+        if self.is_stream is False or has_result:
+            raise DeepServeError(f"call {self.request_id} is no stream: use get()")
 
     @property
     def has_news(self) -> bool:

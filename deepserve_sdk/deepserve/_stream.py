@@ -72,6 +72,7 @@ class StreamReader:
     def _begin(self) -> Inbox:
         """At the first item that is asked for: a reader that never reads would hold up the others."""
         if self._source is None:
+            self._inbox.refuse_stream()
             from_offset = self._inbox.position if self._from_offset is None else self._from_offset
             self._source = self._client.read_stream(self._inbox, from_offset)
         return self._source
@@ -88,6 +89,8 @@ class StreamReader:
         if source.gap is not None:
             raise self._gone(*source.gap)
         if finished is not None:
+            if self._holder is not None:
+                self._inbox.refuse_stream()
             self._client.result(source, self._label)
             self._inbox.taken = (None,)
             return _END

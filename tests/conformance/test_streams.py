@@ -90,6 +90,46 @@ def test_a_stream_is_no_call_with_one_result() -> None:
         failed.get()
 
 
+def test_a_call_with_one_result_is_no_stream() -> None:
+    call = user_code.square.spawn(3)
+    for _ in range(2):  # while it runs, and when it is over
+        with pytest.raises(deepserve.DeepServeError, match=r"is no stream: use get\(\)"):
+            call.stream()
+        wait_until(call.done)
+    assert call.get() == 9
+    with pytest.raises(deepserve.DeepServeError, match="is no stream"):
+        call.stream()
+
+    async def on_a_loop() -> None:
+        with pytest.raises(deepserve.DeepServeError, match="is no stream"):
+            async for _ in call.stream.aio():
+                pass
+
+    asyncio.run(on_a_loop())
+    assert call.get() == 9
+
+
+def test_what_is_found_by_its_id_and_is_no_stream() -> None:
+    call_id = (opened := user_code.square.spawn(3)).id
+    wait_until(opened.done)
+    del opened
+    call = deepserve.Call.from_id(call_id)
+    with pytest.raises(deepserve.DeepServeError, match="is no stream"):
+        list(call.stream())
+    assert call.get(timeout=20) == 9
+    group = user_code.square.spawn_map([1, 2])
+    with pytest.raises(deepserve.DeepServeError, match=r"is a group: .*CallGroup\.from_id"):
+        list(deepserve.Call.from_id(group.id).stream())
+    assert group.get(timeout=20) == [1, 4]
+    group_id = (unread := user_code.square.spawn_map([1, 2])).id
+    del unread
+    found = deepserve.Call.from_id(group_id)  # nothing here knows of it any more
+    with pytest.raises(deepserve.DeepServeError, match="is a group"):
+        list(found.stream())
+    with pytest.raises(deepserve.DeepServeError, match="is a group"):
+        found.get(timeout=20)
+
+
 @pytest.mark.parametrize("size_bytes", [300_000, 2_000_000])
 def test_large_items(size_bytes: int) -> None:
     items = list(user_code.large_items.remote(6, size_bytes))
