@@ -57,6 +57,21 @@ def test_a_file_without_an_entry_point_runs_as_a_script(shell: Shell) -> None:
     assert shell.out("run", "script.py::thrice", "--x", "7") == "777\n"  # x has no hint: text
 
 
+def test_a_file_in_a_package_is_imported_as_its_module(shell: Shell) -> None:
+    inner = shell.folder / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner, inner.parent):
+        (folder / "__init__.py").write_text("")
+    (inner / "near.py").write_text("def h(x):\n    return x + 1\n")
+    (inner / "main.py").write_text(
+        "import deepserve\nfrom .near import h\nfrom outer.inner.near import h as same\n\n"
+        "@deepserve.function\ndef f(x: int) -> int:\n    assert h is same\n    return h(x)\n\n"
+        "@deepserve.function\ndef name() -> str:\n    return __name__\n"
+    )
+    assert shell.out("run", "outer/inner/main.py::f", "1") == "2\n"
+    assert shell.out("run", "outer/inner/main.py::name") == "outer.inner.main\n"
+
+
 def test_help_and_version(shell: Shell) -> None:
     assert "Usage: deepserve run" in shell.out("run", "--help")
     assert "--item ITEM [--count 1]" in shell.out("run", "app.py::price", "--help")
