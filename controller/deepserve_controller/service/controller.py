@@ -86,7 +86,7 @@ class Controller:
         self.functions = Functions(self.cores)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
         self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
-        self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes)
+        self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
         self.functions.is_used = self.requests.is_running
         self.cores.carry(actions.FinishRequest, self.requests.finish)

@@ -27,6 +27,9 @@ from deepserve_controller.service.results import Delivery
 
 MAX_DETAIL_CHARS = 4000
 
+MAX_INPUTS = 4096
+"""Of one frame; the SDK sends at most 128."""
+
 
 class MapRelay:
     """segments: the folder of shared memory, where pods on this host keep the pages of what has begun."""
@@ -162,5 +165,7 @@ class MapRelay:
 
 
 def _check_sizes(sizes: list[int], data: bytes) -> None:
+    if len(sizes) > MAX_INPUTS:
+        raise Refusal("too_large", f"{len(sizes)} inputs of a map in one frame (limit {MAX_INPUTS})")
     if not sizes or min(sizes) < 0 or sum(sizes) != len(data):
         raise Refusal("garbage", f"{len(sizes)} values that are said to have {sum(sizes)} bytes, in {len(data)} bytes")

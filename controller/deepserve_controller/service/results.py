@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -60,7 +61,12 @@ class KeptResult(msgspec.Struct, frozen=True):
 class KeptResults:
     """In memory, for `ttl_s` and within `max_bytes`: the oldest are dropped first."""
 
-    def __init__(self, segments: Segments, ttl_s: float, max_bytes: int) -> None:
+    def __init__(
+        self, segments: Segments, ttl_s: float, max_bytes: int, call_at: Callable[[float, Callable[[], None]], object]
+    ) -> None:
+        """call_at: of the loop, so that an idle controller keeps nothing beyond its time."""
+        self._call_at = call_at
+        self._has_timer = False
         self._segments = segments
         self._ttl_s = ttl_s
         self._max_bytes = max_bytes
@@ -89,8 +95,20 @@ class KeptResults:
                 self._segments.refs.carry(refs, _carrier(request_id))
         self.total_bytes += result.held_bytes
         self.expire(now_s)
+        self._set_timer()
         while self.total_bytes > self._max_bytes and len(self._results) > 1:
             self.forget(next(iter(self._results)))
+
+    def _set_timer(self) -> None:
+        """For the oldest one; there is none while nothing is kept."""
+        if self._results and not self._has_timer:
+            self._has_timer = True
+            self._call_at(next(iter(self._results.values())).until_s, self._on_time)
+
+    def _on_time(self) -> None:
+        self._has_timer = False
+        self.expire(time.monotonic())
+        self._set_timer()
 
     def get(self, request_id: str) -> KeptResult | None:
         self.expire(time.monotonic())

@@ -15,6 +15,9 @@ OK = Outcome("ok")
 RESULT = Payload(Value("pickle", 1), b"x")
 
 
+def no_timer(at_s: float, callback: object) -> None: ...
+
+
 class Running(NamedTuple):
     kind: str = "call"
 
@@ -24,7 +27,7 @@ RUNNING = {name: Running() for name in ("rq-a", "rq-b")}
 
 def values_in(folder: Path) -> DependencyValues:
     segments = Segments(str(folder))
-    return DependencyValues(KeptResults(segments, ttl_s=60, max_bytes=1 << 20), segments)
+    return DependencyValues(KeptResults(segments, ttl_s=60, max_bytes=1 << 20, call_at=no_timer), segments)
 
 
 def num_held(values: DependencyValues) -> int:

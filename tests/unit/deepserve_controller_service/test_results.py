@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished, Timings, Value
@@ -12,13 +14,16 @@ from deepserve_controller.service.results import DELIVERY_BYTES, RESULT_BYTES, D
 from deepserve_controller.service.segments import Segments
 
 
+def no_timer(at_s: float, callback: object) -> None: ...
+
+
 def finished(request_id: str, segment: str = "") -> RequestFinished:
     value = Value("msgpack", 10, segment=segment)
     return RequestFinished(request_id, Outcome("ok"), Timings(), value)
 
 
 def test_the_oldest_results_go_first(tmp_path: Path) -> None:
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=2 * RESULT_BYTES + 25)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=2 * RESULT_BYTES + 25, call_at=no_timer)
     for number in range(3):
         kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"x" * 10)
     assert [name in kept for name in ("rq-0", "rq-1", "rq-2")] == [False, True, True]
@@ -26,14 +31,27 @@ def test_the_oldest_results_go_first(tmp_path: Path) -> None:
 
 
 def test_small_results_are_bounded_too(tmp_path: Path) -> None:
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100_000)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=100_000, call_at=no_timer)
     for number in range(1000):
         kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"")
     assert len(kept) <= 111 and "rq-999" in kept
 
 
+def test_an_idle_controller_forgets_what_is_over(tmp_path: Path) -> None:
+    asked: list[tuple[float, Callable[[], None]]] = []
+    kept = KeptResults(Segments(str(tmp_path)), 0.05, 10_000, lambda at_s, callback: asked.append((at_s, callback)))
+    for number in range(2):
+        kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"x")
+    assert len(asked) == 1  # one timer, for the oldest
+    while asked:
+        at_s, callback = asked.pop()
+        time.sleep(max(0.0, at_s - time.monotonic()))
+        callback()
+    assert len(kept) == 0
+
+
 def test_results_end_with_their_time(tmp_path: Path) -> None:
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=0, max_bytes=100)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=0, max_bytes=100, call_at=no_timer)
     kept.put("rq-1", [], finished("rq-1"), b"x")
     assert kept.get("rq-1") is None and kept.total_bytes == 0
 
@@ -41,7 +59,7 @@ def test_results_end_with_their_time(tmp_path: Path) -> None:
 def test_a_forgotten_result_takes_its_segments_along(tmp_path: Path) -> None:
     for name in ("v-result", "v-item"):
         (tmp_path / name).touch()
-    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=10_000)
+    kept = KeptResults(Segments(str(tmp_path)), ttl_s=60, max_bytes=10_000, call_at=no_timer)
     item = ItemFinished("rq-1", 0, Outcome("ok"), Timings(), Value("msgpack", 5, segment="v-item"))
     kept.put("rq-1", [Delivery(0, item, b"")], finished("rq-1", "v-result"), b"")
     assert kept.total_bytes == RESULT_BYTES + DELIVERY_BYTES + 15

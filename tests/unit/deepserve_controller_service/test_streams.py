@@ -26,6 +26,9 @@ from deepserve_controller.service.streams import Streams
 from tests.stream_items import all_items
 
 
+def no_timer(at_s: float, callback: object) -> None: ...
+
+
 class FakeLink:
     def __init__(self) -> None:
         self.sent: list[tuple[Message, bytes]] = []
@@ -38,7 +41,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.given: list[Event] = []
         self.segments = Segments(str(folder))
-        self.kept = KeptResults(self.segments, ttl_s=60, max_bytes=1 << 20)
+        self.kept = KeptResults(self.segments, ttl_s=60, max_bytes=1 << 20, call_at=no_timer)
         recipients = Recipients()
         self.links = {name: FakeLink() for name in ("link-a", "link-b")}
         for name, link in self.links.items():
