@@ -10,7 +10,7 @@ from deepserve._code_kind import is_coroutine_function
 from deepserve._decorators import OptionArguments
 from deepserve._entry import HOOK_ATTRIBUTE, SNAP_ATTRIBUTE, Batching, Entry
 from deepserve._function import Definer, method_kinds
-from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method
+from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method, refuse_bare
 from deepserve._options import UNSET, Options, merge_code_options, refuse_stream_options, with_inputs
 from deepserve.errors import InvalidOption
 
@@ -37,7 +37,7 @@ def parameter(*, default: Any = UNSET) -> Any:
     return Parameter(default)
 
 
-def enter(*, snap: bool = False) -> Callable[[F], F]:
+def enter(target: None = None, /, *, snap: bool = False) -> Callable[[F], F]:
     """Run the method once in every pod before its first call; its time counts as startup. (Modal: `@modal.enter`.)
 
     snap: run it once for all pods instead, in a template process from which they are forked: they share the memory
@@ -47,6 +47,7 @@ def enter(*, snap: bool = False) -> Callable[[F], F]:
     that still runs, an open socket, file or device, a child process): then each pod runs the hook itself,
     and `deepserve function info` and the log say why.
     """
+    refuse_bare(target, "enter")
 
     def decorate(target: F) -> F:
         hook = _hook(target, "enter")
@@ -56,8 +57,9 @@ def enter(*, snap: bool = False) -> Callable[[F], F]:
     return decorate
 
 
-def exit() -> Callable[[F], F]:
+def exit(target: None = None, /) -> Callable[[F], F]:
     """Run the method when a pod is stopped; not when it is killed. (Modal: `@modal.exit`.)"""
+    refuse_bare(target, "exit")
 
     def decorate(target: F) -> F:
         return cast(F, _hook(target, "exit"))
@@ -176,7 +178,12 @@ def _install_init(target: type) -> None:
 
 
 def _init_of_parameters(class_name: str, parameters: dict[str, Parameter]) -> Callable[..., None]:
-    def __init__(self: Any, **kwargs: Any) -> None:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args and parameters:
+            named = ", ".join(f"{name}=..." for name in parameters)
+            raise TypeError(f"{class_name}() has named parameters only: give them by name, {class_name}({named})")
+        if args:
+            raise TypeError(f"{type(self).__qualname__}() takes no arguments")
         unknown = kwargs.keys() - parameters.keys()
         if unknown:
             raise TypeError(f"{class_name}() has no parameter {', '.join(sorted(unknown))}")

@@ -234,6 +234,8 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, timeout_s: float | None) -> Deadline:
+        if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float)):
+            raise TypeError(f"timeout={timeout_s!r} is no number of seconds")
         return cls(None if timeout_s is None else time.monotonic() + timeout_s)
 
     @property

@@ -148,6 +148,9 @@ class AsyncStreamBoundMethod(StreamBoundMethod[P, T]):
         def local(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[override]
 
 
+_VERBS = frozenset("remote local spawn map starmap for_each spawn_map".split())
+
+
 class MethodDescriptor(Generic[P, R]):
     """What `@deepserve.method()` leaves in the class."""
 
@@ -157,6 +160,15 @@ class MethodDescriptor(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), target)
         self.target = target
         setattr(self, HOOK_ATTRIBUTE, "method")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """For who forgot the instance: `Counter.add.remote(1)`."""
+            owner, _, method = self.__dict__.get("__qualname__", "method").rpartition(".")
+            if name not in _VERBS:
+                raise AttributeError(f"{owner}.{method} has no attribute {name!r}")
+            raise AttributeError(f"{owner}.{method} is called on an instance: make one, {owner}(...).{method}.{name}")
 
     @overload
     def __get__(self, instance: None, owner: type) -> MethodDescriptor[P, R]: ...
@@ -219,9 +231,17 @@ class MethodDecorator(Protocol):
     def __call__(self, target: Callable[Concatenate[Any, P], R], /) -> MethodDescriptor[P, R]: ...
 
 
-def method() -> MethodDecorator:
+def method(target: None = None, /) -> MethodDecorator:
     """Let a method of a `@deepserve.cls` class be called in pods. (Modal: `@modal.method`.)"""
+    refuse_bare(target, "method")
     return cast(MethodDecorator, _decorate)
+
+
+def refuse_bare(target: object, name: str) -> None:
+    """Raises InvalidOption where the decorator was written without its parentheses."""
+    if target is not None:
+        of = getattr(target, "__qualname__", repr(target))
+        raise InvalidOption(f"{of}: write @deepserve.{name}(), with parentheses")
 
 
 def _decorate(target: Callable[..., Any]) -> MethodDescriptor[..., Any]:

@@ -20,6 +20,8 @@ OPTION_NAMES = frozenset(
     "cpu memory timeout startup_timeout queue_timeout min_pods max_pods buffer_pods scaledown_window max_inputs "
     "target_inputs retries accelerator npu gpu name idle_timeout replay".split()
 )
+NOT_HERE_YET = frozenset(["image", "schedule", "secrets", "volumes"])
+"""Options of Modal's that people try."""
 CONCURRENCY_ATTRIBUTE = "__deepserve_max_inputs__"
 """On functions and classes: what `concurrent` allows."""
 TARGET_ATTRIBUTE = "__deepserve_target_inputs__"
@@ -92,6 +94,8 @@ def merge_options(base: Options, function: str, given: dict[str, Any]) -> Option
     """`base` with the options in `given` that are not UNSET. Raises InvalidOption naming `function` and the option."""
     check = _Checker(function)
     for unknown in given.keys() - OPTION_NAMES:
+        if unknown in NOT_HERE_YET:
+            raise check.error(unknown, given[unknown], "is not here yet")
         raise check.error(unknown, given[unknown], f"is no option; there are: {', '.join(sorted(OPTION_NAMES))}")
     given = {name: value for name, value in given.items() if value is not UNSET}
     resources, scaling = base.resources, base.scaling
@@ -142,7 +146,7 @@ def merge_code_options(base: Options, function: str, given: dict[str, Any]) -> O
     wanted = options.resources.accelerators
     if wanted and not any(kind.partition(":")[0] == "cpu" for kind in wanted):
         raise _Checker(function).error(
-            "accelerator", wanted, "is not there for functions: let 'cpu' be the last choice"
+            "accelerator", wanted, "cannot be had: functions have no accelerators yet; let 'cpu' be the last choice"
         )
     return options
 
@@ -209,8 +213,10 @@ class _Checker:
     def count(self, option: str, value: Any, least: int, none_is: int | None) -> int:
         if value is None and none_is is not None:
             return none_is
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 20:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.error(option, value, f"is not a whole number from {least} on")
+        if value > 1 << 20:
+            raise self.error(option, value, f"is more than can be had ({1 << 20:,})")
         return value
 
     def replay(self, value: Any) -> Replay:
@@ -221,12 +227,11 @@ class _Checker:
         return cast(Replay, value)
 
     def memory(self, value: Any) -> int:
-        memory_mib = self.count("memory", value, 1, 0)
-        if not _context.importing and hasattr(os, "sysconf"):
+        if isinstance(value, int) and not _context.importing and hasattr(os, "sysconf"):
             host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-            if memory_mib > host_mib:
+            if value > host_mib:
                 raise self.error("memory", value, f"MiB is more than this host has ({host_mib})")
-        return memory_mib
+        return self.count("memory", value, 1, 0)
 
     def name(self, value: Any) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):

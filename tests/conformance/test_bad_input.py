@@ -16,6 +16,7 @@ from tests.conformance.user_code import square
 
 WRONG: dict[str, Callable[[], Any]] = {
     "an id that is none": lambda: deepserve.Call.from_id(5),  # type: ignore[arg-type]
+    "a time to wait that is none": lambda: square.spawn(2).get("3"),  # type: ignore[arg-type]
     "a time to live that is none": lambda: deepserve.put(1, ttl=-1),
     "a window that is none": lambda: list(square.map([1], max_in_flight=0)),
     "half a window": lambda: list(square.map([1], max_in_flight=0.5)),  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import Any
 from deepserve._function import Function
 from deepserve.cli.arguments import called_as, parse_arguments, usage_of
 from deepserve.cli.exit_codes import OK, UsageError
-from deepserve.cli.user_file import UserFile, load_user_file, split_target
+from deepserve.cli.user_file import UserFile, load_user_file, place_of, split_target
 
 
 def run_target(target: str, arguments: list[str]) -> int:
@@ -54,8 +54,12 @@ def is_script(path: Path) -> bool:
 
 def run_script(path: Path, arguments: list[str]) -> None:
     sys.argv = [str(path), *arguments]
-    sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
+    root, name = place_of(path)
+    sys.path.insert(0, str(root))
+    if "." in name:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def run_entrypoint(entrypoint: Callable[..., Any], keywords: dict[str, Any]) -> None:

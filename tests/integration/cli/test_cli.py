@@ -70,6 +70,11 @@ def test_a_file_in_a_package_is_imported_as_its_module(shell: Shell) -> None:
     )
     assert shell.out("run", "outer/inner/main.py::f", "1") == "2\n"
     assert shell.out("run", "outer/inner/main.py::name") == "outer.inner.main\n"
+    (inner / "script.py").write_text(
+        "import deepserve\nfrom .near import h\n\n@deepserve.function\ndef f(x):\n    return h(x)\n\n"
+        'if __name__ == "__main__":\n    print(f.remote(6))\n'
+    )
+    assert shell.out("run", "outer/inner/script.py") == "7\n"
 
 
 def test_help_and_version(shell: Shell) -> None:

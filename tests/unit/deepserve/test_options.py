@@ -65,7 +65,10 @@ def test_accelerators_have_one_grammar(given: dict[str, Any], spelled: tuple[str
         ({"cpu": True}, "cpu=True"),
         ({"memory": -5}, "memory=-5"),
         ({"memory": 1.5}, "memory=1.5"),
-        ({"memory": 1 << 30}, "more than this host has|whole number"),
+        ({"memory": 1 << 30}, "more than this host has"),
+        ({"max_pods": 1 << 30}, "more than can be had"),
+        ({"image": 1}, "image=1 is not here yet"),
+        ({"schedule": 1}, "schedule=1 is not here yet"),
         ({"memory": 1 << 20}, "more than this host has"),
         ({"timeout": 0}, "timeout=0"),
         ({"timeout": None}, "timeout=None"),
@@ -177,3 +180,28 @@ def test_functions_have_no_accelerator_but_may_prefer_one() -> None:
         "gpu:h100",
         "cpu",
     )
+
+
+def test_hooks_without_parentheses_are_refused() -> None:
+    def load(self: Any) -> None: ...
+
+    for name in ("enter", "exit", "method"):
+        with pytest.raises(InvalidOption, match=rf"load: write @deepserve\.{name}\(\)"):
+            getattr(deepserve, name)(load)
+
+
+def test_a_class_says_how_it_is_used() -> None:
+    @deepserve.cls(app=deepserve.App("use"))
+    class Counter:
+        start: int = deepserve.parameter(default=0)
+
+        @deepserve.method()
+        def inc(self, by: int) -> int:
+            return self.start + by
+
+    counter: Any = Counter
+    with pytest.raises(TypeError, match=r"Counter\(\) has named parameters only: give them by name.*start=\.\.\."):
+        counter(1)
+    with pytest.raises(AttributeError, match=r"Counter\.inc is called on an instance: make one"):
+        counter.inc.remote(1)
+    assert not hasattr(counter.inc, "nothing")
