@@ -31,7 +31,8 @@ class Person:
 async def main() -> None:
     text = await llm.generate.aio("Once upon", max_tokens=8, temperature=0)
     print("aio", text == llm_text)
-    pieces = [piece async for piece in llm.stream.aio([{"role": "user", "content": "hi"}], max_tokens=4)]
+    hello = [{"role": "user", "content": "hi"}]
+    pieces = [piece async for piece in llm.stream.aio(hello, max_tokens=4, temperature=0)]
     print("aio stream", len(pieces) > 0)
     print("aio chat", (await llm.chat.aio("Is he?", output_type=bool)).output in (True, False))
 
