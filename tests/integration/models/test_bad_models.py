@@ -20,7 +20,7 @@ def broken(folder: Path, tmp_path: Path) -> Path:
 def test_missing_folder(llm: deepserve.Model, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="is no folder"):
         deepserve.Model("missing", source=tmp_path / "none").chat("hi")
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_truncated_weights(llm: deepserve.Model, broken: Path) -> None:
@@ -28,7 +28,7 @@ def test_truncated_weights(llm: deepserve.Model, broken: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:10_000])
     with pytest.raises(ModelLoadError, match="model.safetensors"):
         deepserve.Model("truncated", source=broken).chat("hi")
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_unknown_architecture(llm: deepserve.Model, broken: Path) -> None:
@@ -36,14 +36,14 @@ def test_unknown_architecture(llm: deepserve.Model, broken: Path) -> None:
     (broken / "config.json").write_text(json.dumps({**config, "architectures": ["MambaForCausalLM"]}))
     with pytest.raises(ModelLoadError, match="MambaForCausalLM"):
         deepserve.Model("unknown", source=broken).generate("hi")
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_missing_tokenizer(llm: deepserve.Model, broken: Path) -> None:
     (broken / "tokenizer.json").unlink()
     with pytest.raises(ModelLoadError, match="tokenizer.json"):
         list(deepserve.Model("mute", source=broken).stream("hi"))
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_a_mended_folder_works_under_the_same_name(broken: Path) -> None:
@@ -51,20 +51,20 @@ def test_a_mended_folder_works_under_the_same_name(broken: Path) -> None:
     (broken / "config.json").write_text("{")
     mended = deepserve.Model("mended", source=broken)
     with pytest.raises(ModelLoadError):
-        mended.generate("hi", max_tokens=1)
+        mended.generate("hi", max_tokens=1, temperature=0)
     (broken / "config.json").write_text(config)
-    assert mended.generate("hi", max_tokens=1)
+    assert mended.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_prompt_too_long(llm: deepserve.Model) -> None:
     for ask in (llm.chat, llm.generate, lambda prompt: list(llm.stream(prompt))):
         with pytest.raises(PromptTooLongError, match="tiny"):
             ask("word " * 2000)
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
 
 
 def test_messages_that_the_template_refuses(llm: deepserve.Model) -> None:
     late_system = [{"role": "user", "content": "hi"}, {"role": "system", "content": "Be brief."}]
     with pytest.raises(ModelError, match="a system message must come first"):
         llm.chat(late_system)
-    assert llm.generate("hi", max_tokens=1)
+    assert llm.generate("hi", max_tokens=1, temperature=0)
