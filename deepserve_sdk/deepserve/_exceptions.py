@@ -76,11 +76,6 @@ def decode_exception(
     return exc
 
 
-def summary_of(payload: Buffer) -> ExceptionSummary:
-    """The readable part, without loading the object. Raises msgspec.DecodeError or ValidationError."""
-    return msgspec.msgpack.decode(payload, type=ExceptionSummary)
-
-
 # --- in the pod ------------------------------------------------------------------------------------
 
 

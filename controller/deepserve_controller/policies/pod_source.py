@@ -33,8 +33,3 @@ def fork_bursts(view: TemplateView) -> PodSource:
         text = f"loading took {view.load_ms:.0f} ms: a template for the next pods"
         return PodSource(view.missing, False, True, text)
     return PodSource(view.missing, False, False, "few pods: each loads for itself")
-
-
-def load_in_each_pod(view: TemplateView) -> PodSource:
-    """No function has a template: what `fork_bursts` is compared with."""
-    return PodSource(view.missing, False, False, "each pod loads for itself")
