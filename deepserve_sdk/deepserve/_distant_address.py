@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from deepserve.errors import InvalidOption
+from deepserve.protocol.loopback import is_loopback
 
 
 class Address(NamedTuple):
@@ -42,18 +42,9 @@ def parse_url(url: str) -> Address:
     if parts.scheme not in ("https", "http") or not host:
         raise InvalidOption("the controller's address is https://host:port")
     is_secure = parts.scheme == "https"
-    if not is_secure and not _is_loopback(host):
+    if not is_secure and not is_loopback(host):
         raise InvalidOption(
             f"http://{host} is refused: key and code would travel in clear; use https (only this machine's own address "
             "may do without)"
         )
     return Address(host, port or (443 if is_secure else 80), is_secure)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 
+from deepserve.protocol.loopback import is_loopback
 from deepserve_controller.errors import ControllerError
 
 
@@ -13,15 +14,6 @@ def check_host(host: str, *, has_tls: bool) -> None:
     """Raises ControllerError for an address that others reach, without TLS: the key would travel in clear."""
     if not has_tls and not is_loopback(host):
         raise ControllerError(f"--host {host} can be reached from other machines: give --tls-cert and --tls-key")
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_tls(certificate: str, key: str) -> ssl.SSLContext | None:
