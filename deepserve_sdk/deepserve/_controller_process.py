@@ -226,17 +226,27 @@ def client_on(
     on_closed: Callable[[DeepServeError], None],
     child: _EmbeddedController | None = None,
 ) -> Client:
-    """From here on the link is read, and at the end of this process it is closed."""
-    link.start_reader(on_frame, on_closed)
+    """From here on the link is read, and at the end of this process it is closed, unless it has ended by then."""
     owner_pid = os.getpid()
+    is_leaving = False
 
     def leave() -> None:
+        nonlocal is_leaving
+        is_leaving = True
         if os.getpid() == owner_pid:
             _leave(client, link, child)
+
+    def end(error: DeepServeError) -> None:
+        on_closed(error)
+        if not is_leaving:
+            atexit.unregister(leave)  # it would keep all that the client had, for each controller that was lost
+            if child is not None and (folders := _folders_left(client)):
+                atexit.register(_remove_left, folders, owner_pid)
 
     client.leave = leave
     atexit.register(leave)
     _links.add(link)
+    link.start_reader(on_frame, end)
     return client
 
 
@@ -255,13 +265,19 @@ class _EmbeddedController:
             self._pid = 0
 
 
-def _remove_folders(client: Client) -> None:
+def _folders_left(client: Client) -> list[str]:
     """What a controller that was killed had no time to remove; one that ended well has left none."""
     welcome = client.welcome_or_none
-    for folder in (welcome.folder, welcome.segments) if welcome is not None else ():
-        if os.path.isdir(folder):
-            import shutil
+    folders = (welcome.folder, welcome.segments) if welcome is not None else ()
+    return [folder for folder in folders if os.path.isdir(folder)]
 
+
+def _remove_left(folders: list[str], owner_pid: int) -> None:
+    """Not before the process that the controller belonged to ends: it may still read values that lie there."""
+    if folders and os.getpid() == owner_pid:
+        import shutil
+
+        for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -285,7 +301,7 @@ def _leave(client: Client, link: Link | WebSocketLink, child: _EmbeddedControlle
     link.close()
     if child is not None:
         child.reap()
-        _remove_folders(client)
+        _remove_left(_folders_left(client), os.getpid())
 
 
 def _wait_for_exit(pid: int, timeout_s: float) -> None:

@@ -208,6 +208,35 @@ def test_a_forked_child_starts_its_own_controller(script: ScriptRunner) -> None:
     assert done.stderr.count("using an embedded controller") == 2
 
 
+LOSING = """
+import deepserve, gc, os, signal, threading, weakref
+from deepserve import _client
+
+@deepserve.function
+def square(x): return x * x
+
+def lose():
+    square.remote(2)
+    client = _client.current_client()
+    [reader] = [thread for thread in threading.enumerate() if thread.name == "deepserve-link"]
+    os.kill(int(os.path.basename(client.welcome.segments).split("-")[2]), signal.SIGKILL)
+    reader.join(20)
+    return weakref.ref(client)
+
+if __name__ == "__main__":
+    lost = [lose() for _ in range(3)]
+    print(square.remote(3))
+    gc.collect()
+    print(sum(client() is not None for client in lost))
+"""
+
+
+def test_a_lost_controller_keeps_nothing_of_its_client(script: ScriptRunner) -> None:
+    """Nor is anything left of it in shared memory when the script has ended, which the fixture looks at."""
+    done = script.run(LOSING)
+    assert done.stdout == "9\n0\n", done.stderr
+
+
 def test_sibling_modules_come_along(script: ScriptRunner) -> None:
     script.write("import lazy_one\nVALUE = 40\n", "sibling.py")
     script.write("", "lazy_one.py")
