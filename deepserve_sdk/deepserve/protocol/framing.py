@@ -22,7 +22,6 @@ from typing import NamedTuple
 import msgspec
 
 from deepserve.protocol import PROTOCOL_VERSION
-from deepserve.protocol.map_messages import MapMessage
 from deepserve.protocol.messages import Answer, AnyMessage, Message, Query
 
 MAGIC = b"DS"
@@ -49,7 +48,7 @@ class FrameError(Exception):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyMessage | MapMessage)
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
 _WITH_BODY = (Query, Answer)
 """The messages that hold values of any shape."""
 

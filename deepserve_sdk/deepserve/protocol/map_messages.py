@@ -9,7 +9,7 @@ named by its `position`: 0 for the first. Results come in the order of the posit
 
 from __future__ import annotations
 
-from deepserve.protocol.messages import Message, Outcome, Timings, Value
+from deepserve.protocol.message_parts import Message, Outcome, Timings, Value
 
 # --- clients -> controller --------------------------------------------------------------------------
 

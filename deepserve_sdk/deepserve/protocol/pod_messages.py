@@ -1,0 +1,145 @@
+"""Messages between the controller and its pods."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from deepserve.protocol.credit import STREAM_BYTES
+from deepserve.protocol.message_parts import Message, Outcome, RequestKind, Value
+from deepserve.protocol.specs import FunctionSpec, Replay
+
+# --- controller -> pods ------------------------------------------------------------------------------
+
+
+class BindExecutor(Message, frozen=True):
+    """Warm -> bound: load this function, class or model."""
+
+    function_id: str
+    spec: FunctionSpec
+
+
+class BundleContent(Message, frozen=True):
+    """Answer to FetchBundle; the payload is the bundle, empty with `missing`."""
+
+    digest: str
+    kind: Literal["files", "pickle"]
+    missing: bool = False
+
+
+class AssignTask(Message, frozen=True):
+    task_id: str
+    attempt: int
+    request_id: str
+    job_id: str
+    kind: RequestKind
+    method: str = ""
+    index: int = -1
+    time_left_s: float = 0.0
+    """Until the controller will cancel it; 0 without a limit."""
+    credit: int = 0
+    """Stream items that may be sent before the next TaskCredit, and their bytes."""
+    credit_bytes: int = STREAM_BYTES
+    replay: Replay = ""
+    resume_offset: int = 0
+    """Stream items that earlier attempts have passed on."""
+    resume_digest: bytes = b""
+    """Of those, with replay `verify`."""
+    value: Value = Value()
+    dependencies: tuple[Value, ...] = ()
+    """Results for the placeholders in `value`; their bytes follow its own in the payload, one after the other."""
+
+
+class CancelTask(Message, frozen=True):
+    task_id: str
+    attempt: int
+    reason: Literal["cancelled", "timeout"]
+
+
+class TaskCredit(Message, frozen=True):
+    task_id: str
+    items: int
+    size_bytes: int = 0
+
+
+class StopPod(Message, frozen=True):
+    """Run the exit hooks and end. The pod has no running task unless `reason` says shutdown."""
+
+    reason: str
+
+
+# --- pods -> controller ------------------------------------------------------------------------------
+
+
+class FetchBundle(Message, frozen=True):
+    digest: str
+
+
+class ExecutorReady(Message, frozen=True):
+    function_id: str
+    slots: int
+    steps_ms: dict[str, float] = {}
+    """What binding took, by step (fetch, import, enter, load)."""
+
+
+class ExecutorFailed(Message, frozen=True):
+    """The payload is an encoded exception."""
+
+    function_id: str
+    text: str
+    value: Value = Value()
+
+
+class TaskOutputs(Message, frozen=True):
+    """Stream items, as in StreamItems.
+
+    digest: of all the stream's items to the end of these, where a later attempt has to make the same ones again.
+    """
+
+    task_id: str
+    attempt: int
+    offset: int
+    values: tuple[Value, ...]
+    digest: bytes = b""
+
+
+class TaskFinished(Message, frozen=True):
+    task_id: str
+    attempt: int
+    outcome: Outcome
+    run_ms: float
+    value: Value = Value()
+    count: int = 0
+    may_retry: bool = False
+    """The user's Retries(on=...) covers the exception: judged in the pod, which has its class."""
+    num_reruns: int = 0
+    """How often the pod ran the input again by itself: its batch had failed, or was stopped for another item."""
+
+
+class CancelReceived(Message, frozen=True):
+    """Answers a CancelTask before the code obeys: the pod's interpreter runs, what else is in it can go on."""
+
+    task_id: str
+    attempt: int
+
+
+class PodEnding(Message, frozen=True):
+    """The pod ends by itself when the outcomes of its tasks are out; a task that it has not answered then, it has not
+    begun."""
+
+    reason: str
+
+
+class TaskBlocked(Message, frozen=True):
+    """The task waits for a call it made: its slot is free."""
+
+    task_id: str
+
+
+class TaskResumed(Message, frozen=True):
+    task_id: str
+
+
+PodMessage = (
+    BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod | FetchBundle | ExecutorReady
+    | ExecutorFailed | TaskOutputs | TaskFinished | CancelReceived | PodEnding | TaskBlocked | TaskResumed
+)  # fmt: skip
