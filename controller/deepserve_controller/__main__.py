@@ -6,6 +6,7 @@ import gc
 import os
 import stat
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deepserve_controller.pod_providers.template_process import (
@@ -28,9 +29,10 @@ def main() -> int:
 
     settings = embedded_settings(arguments) or parse(arguments)
     try:
+        from deepserve_controller.pod_providers.local import LocalPodProvider
         from deepserve_controller.service.controller import run_controller
 
-        run_controller(settings, started)
+        run_controller(settings, partial(LocalPodProvider, started=started))
     except ControllerError as error:
         print(f"deepserve: {error}", file=sys.stderr)
         return 1

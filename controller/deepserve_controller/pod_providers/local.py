@@ -18,9 +18,9 @@ from deepserve.protocol.messages import (
     TemplateFailed,
     TemplateReady,
 )
-from deepserve_controller.pod_providers.base import PodExit
 from deepserve_controller.pod_providers.template_process import TemplateProcess, start_template
 from deepserve_controller.service.links import Handler, Link
+from deepserve_controller.service.pod_provider import PodExit
 from deepserve_controller.service.processes import ChildReaper, kill_group, kill_orphans, kill_process, kill_tree
 from deepserve_controller.service.reactor import Timer, running_reactor
 
@@ -119,7 +119,7 @@ class Template:
 
 
 class LocalPodProvider:
-    """A PodProvider; see `base.py` for the promises."""
+    """A PodProvider; see `service/pod_provider.py` for the promises."""
 
     def __init__(
         self,

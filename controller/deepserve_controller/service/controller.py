@@ -17,8 +17,6 @@ from deepserve.protocol.messages import Hello, Welcome
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.cores import Cores
-from deepserve_controller.pod_providers.local import LocalPodProvider
-from deepserve_controller.pod_providers.template_process import TemplateProcess
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
 from deepserve_controller.service.deployments import Deployments
@@ -33,6 +31,7 @@ from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.map_relay import MapRelay
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.pod_provider import MakeProvider, PodProvider
 from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
 from deepserve_controller.service.queries import Queries
@@ -63,11 +62,11 @@ GC_THRESHOLDS = (10_000, 20, 50)
 
 class Controller:
     def __init__(
-        self, settings: Settings, folders: ControllerFolders, store: Store, started: dict[str, TemplateProcess]
+        self, settings: Settings, folders: ControllerFolders, store: Store, make_provider: MakeProvider
     ) -> None:
         self.settings = settings
         self.folders = folders
-        self._started = started
+        self._make_provider = make_provider
         self.is_ended = False
         self.on_end: Callable[[], None] | None = None
         """Called at the end as well; for whoever hosts the reactor."""
@@ -117,12 +116,8 @@ class Controller:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._reactor.on_signal(number, self.end)
         self.reaper.start()
-        provider = LocalPodProvider(
-            self.reaper,
-            self.folders.socket,
-            self.templates.start_failed,
-            self.templates.exited,
-            started=self._started,
+        provider = self._make_provider(
+            self.reaper, self.folders.socket, self.templates.start_failed, self.templates.exited
         )
         self.pods.provider = provider
         provider.warm_up("python")
@@ -174,7 +169,7 @@ class Controller:
             segments=self.folders.segments,
         )
 
-    def _shut_down(self, provider: LocalPodProvider) -> None:
+    def _shut_down(self, provider: PodProvider) -> None:
         """Exit hooks get their time; then nothing below this process is left."""
         self.pods.stop_all("shutdown")
         self._reactor.run_until(lambda: not self.pods.pods, self.settings.shutdown_grace_s)
@@ -188,7 +183,7 @@ class Controller:
             self.log_files.close()
 
 
-def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> None:
+def run_controller(settings: Settings, make_provider: MakeProvider) -> None:
     """Raises ControllerError where it cannot start."""
     become_subreaper()
     with contextlib.ExitStack() as leaving:
@@ -217,4 +212,4 @@ def run_controller(settings: Settings, started: dict[str, TemplateProcess]) -> N
         reactor = Reactor()
         use_reactor(reactor)
         leaving.callback(reactor.close)
-        Controller(settings, folders, store, started).run(up)
+        Controller(settings, folders, store, make_provider).run(up)

@@ -20,7 +20,6 @@ from deepserve.protocol.messages import (
 from deepserve.protocol.messages import StopPod as StopPodMessage
 from deepserve_controller.core import actions, events
 from deepserve_controller.errors import Refusal
-from deepserve_controller.pod_providers.base import PodProvider
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientMessages
 from deepserve_controller.service.faults import Faults
@@ -29,6 +28,7 @@ from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_link import PodLink
+from deepserve_controller.service.pod_provider import PodProvider
 from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests

@@ -1,4 +1,4 @@
-"""What a place that can start pods must be able to do."""
+"""What a place that can start pods must be able to do: written here, where it is needed; `pod_providers` do it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from deepserve_controller.service.links import Handler, Link
+from deepserve_controller.service.processes import ChildReaper
 
 PodExit = Callable[[str, str, int | None], None]
 """Called with (pod id, reason, exit code): a hint, the controller's own link decides."""
@@ -38,3 +39,11 @@ class PodProvider(Protocol):
 
     def close(self) -> None:
         """End all pods and templates; nothing is left running when it returns."""
+
+
+class MakeProvider(Protocol):
+    """Called once the controller's socket folder is there; the provider adds the pods' processes to what is reaped."""
+
+    def __call__(
+        self, reaper: ChildReaper, socket_path: str, on_start_failed: Callable[[str, str], None], on_exit: PodExit, /
+    ) -> PodProvider: ...
