@@ -185,7 +185,7 @@ class Requests:
             record.keep = False
             self.streams.forget(request_id)
             while record.held:
-                self._segments.remove(record.held.popleft().message.value.segment)
+                self._segments.remove(record.held.popleft().segment)
         else:
             self._kept.forget(request_id)
 
