@@ -202,6 +202,10 @@ class _PoolFile:
         if self._pid == os.getpid():
             try:
                 os.unlink(self.path)  # not by a function of this module, which goes before its imports do
+                # Its pages go now, whoever keeps a mapping of it (`_warm_mappings`), unless somebody has or reads it.
+                if os.fstat(fd).st_nlink == 0 and fcntl is not None:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.ftruncate(fd, 0)
             except OSError:
                 pass
         os.close(fd)

@@ -6,7 +6,8 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar, Protocol
 
 from deepserve.errors import ProtocolError, SerializationError
@@ -43,6 +44,44 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
     """
     if (elsewhere := distant.get(folder)) is not None:
         return elsewhere.read(name, size_bytes, unlink=unlink)
+    fd = _open_held(folder, name, size_bytes, unlink)
+    try:
+        return _mapped(fd, size_bytes)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def segment_content(
+    folder: str, name: str, size_bytes: int, *, unlink: bool, only_copied: bytes
+) -> Iterator[memoryview]:
+    """What `map_segment` gives; but content that begins with `only_copied` is there inside of the block only.
+
+    Its file is its writer's again at the block's end, and the mapping is kept for the next value in that file.
+    """
+    if folder in distant:
+        yield map_segment(folder, name, size_bytes, unlink=unlink)
+        return
+    fd = _open_held(folder, name, size_bytes, unlink)
+    warm = None
+    try:
+        if os.pread(fd, len(only_copied), 0) == only_copied:
+            from deepserve._warm_mappings import warm_mappings
+
+            warm = warm_mappings.of(fd, size_bytes)
+        if warm is None:
+            yield _mapped(fd, size_bytes)
+        else:
+            with memoryview(warm)[:size_bytes] as content:
+                yield content
+    finally:
+        if warm is not None:
+            _unlock(fd)
+        os.close(fd)
+
+
+def _open_held(folder: str, name: str, size_bytes: int, unlink: bool) -> int:
+    """A descriptor that has the shared lock, which mappings made of it have, too. Raises as `map_segment` does."""
     path = segment_path(folder, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -58,13 +97,15 @@ def map_segment(folder: str, name: str, size_bytes: int, *, unlink: bool) -> mem
             raise
     except OSError as error:
         raise SegmentGone(f"the value's shared-memory segment {name} is gone: {error}") from None
-    try:
-        if (actual := os.fstat(fd).st_size) < size_bytes:
-            raise SerializationError(f"segment {name} has {actual} bytes instead of {size_bytes}")
-        mapping = _Mapping.of(fd, size_bytes)
-        return memoryview(_copied(fd, size_bytes) if mapping is None else mapping)
-    finally:
+    if (actual := os.fstat(fd).st_size) < size_bytes:
         os.close(fd)
+        raise SerializationError(f"segment {name} has {actual} bytes instead of {size_bytes}")
+    return fd
+
+
+def _mapped(fd: int, size_bytes: int) -> memoryview:
+    mapping = _Mapping.of(fd, size_bytes)
+    return memoryview(_copied(fd, size_bytes) if mapping is None else mapping)
 
 
 class _Mapping(mmap.mmap):
@@ -132,6 +173,16 @@ def _hold(fd: int, path: str) -> None:
             return
         else:
             return
+
+
+def _unlock(fd: int) -> None:
+    """Also for a child that was forked meanwhile, and for the mapping that is kept."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:  # a file system without locks
+        pass
 
 
 def segment_path(folder: str, name: str) -> str:

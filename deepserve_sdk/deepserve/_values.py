@@ -25,7 +25,7 @@ from deepserve import _pickling
 from deepserve._exceptions import decode_exception, encode_exception
 from deepserve._pickling import EVERYTHING, PIECE_BYTES, PYTHON, CannotPickle, Pickled, Reach
 from deepserve._ref_holds import carried, take_carried
-from deepserve._segments import distant, map_segment
+from deepserve._segments import distant, segment_content
 from deepserve.errors import (
     PythonVersionMismatch,
     SerializationError,
@@ -46,6 +46,8 @@ DISTANT_INLINE_BYTES = 1 << 20
 NONE = Value()
 _HEAD = struct.Struct("<II")
 _WRITABLE, _READ_ONLY, _PICKLE = 1, 2, 0x80
+_PLAIN = bytes((_PICKLE,))
+"""Without buffers: whatever is made of it has copies."""
 _ALIGNMENT = 64
 _SCALARS = frozenset((int, float, bool, type(None)))
 """No code can be inside of these, nor of short texts: there is nothing to look for."""
@@ -142,16 +144,11 @@ def decode_value(value: Value, payload: Buffer, *, segments: str | Callable[[], 
         raise SerializationError(f"a value of format {value.format!r} where an object was expected")
     if value.python and value.python != PYTHON:
         raise PythonVersionMismatch(f"the value holds code of Python {value.python}, this is Python {PYTHON}")
-    data = payload
-    if value.segment:
-        folder = segments() if callable(segments) else segments
-        data = map_segment(folder, value.segment, value.size_bytes, unlink=unlink)
-    try:
-        return _load(data)
-    except SerializationError:
-        raise
-    except Exception as error:
-        raise SerializationError(f"the value cannot be loaded here: {type(error).__name__}: {error}") from error
+    if not value.segment:
+        return _loaded(payload)
+    folder = segments() if callable(segments) else segments
+    with segment_content(folder, value.segment, value.size_bytes, unlink=unlink, only_copied=_PLAIN) as content:
+        return _loaded(content)
 
 
 def check_size(size_bytes: int, may_use_segment: bool) -> None:
@@ -202,6 +199,16 @@ def _layout(pickled: Pickled) -> tuple[list[Buffer], int]:
         parts.append(buffer)
         at += padding + len(buffer)
     return parts, at
+
+
+def _loaded(data: Buffer) -> Any:
+    """Raises SerializationError."""
+    try:
+        return _load(data)
+    except SerializationError:
+        raise
+    except Exception as error:
+        raise SerializationError(f"the value cannot be loaded here: {type(error).__name__}: {error}") from error
 
 
 def _load(data: Buffer) -> Any:

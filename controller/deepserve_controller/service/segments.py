@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 
@@ -88,8 +89,12 @@ class Segments:
             return
         for name in os.listdir(self.folder):
             if name.startswith((f".pool-{pid}-", f"v-{pid}-", f"r-{pid}-")) and name not in announced:
+                path = os.path.join(self.folder, name)
                 with contextlib.suppress(OSError):  # somebody else removed it just now; the others go all the same
-                    os.unlink(os.path.join(self.folder, name))
+                    if name.startswith("."):
+                        _remove_for_good(path)
+                    else:
+                        os.unlink(path)
 
     def _note(self, notes: dict[str, list[str]], link_id: str, name: str) -> None:
         names = notes.setdefault(link_id, [])
@@ -117,3 +122,21 @@ class Segments:
             return b""
         finally:
             self.remove(value.segment)
+
+
+def _remove_for_good(path: str) -> None:
+    """A writer's own name, and the pages unless somebody reads them still: readers keep mappings for the next value.
+
+    Raises OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # no descriptor left: the name goes all the same
+        return os.unlink(path)
+    try:
+        os.unlink(path)
+        if os.fstat(fd).st_nlink == 0:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a reader has its lock
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished, Timings, Value
 from deepserve_controller.service.bundles import Bundle, Bundles
@@ -134,6 +139,36 @@ def test_what_a_process_wrote_and_told_nobody_of_goes_with_it(tmp_path: Path) ->
     segments.link_closed("link-1", 7)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".pool-77-b", "r-7-told", "v-7-told", "v-77-b"]
     segments.link_closed("link-2", 0)
+
+
+def test_files_of_an_ended_process_take_no_memory_though_mapped_unless_they_are_read(tmp_path: Path) -> None:
+    segments = Segments(str(tmp_path))
+    files = {}
+    for name in (".pool-7-idle", ".pool-7-read", ".pool-7-waiting"):
+        (tmp_path / name).write_bytes(bytes(5000))
+        files[name] = open(tmp_path / name, "rb")
+    os.link(tmp_path / ".pool-7-waiting", tmp_path / "v-7-told")
+    fcntl.flock(files[".pool-7-read"], fcntl.LOCK_SH)
+    segments.announced("link-1", Value("pickle", 5000, segment="v-7-told"))
+    segments.link_opened(7)
+    segments.link_closed("link-1", 7)
+    assert [file.name for file in tmp_path.iterdir()] == ["v-7-told"]
+    assert [os.fstat(file.fileno()).st_size for file in files.values()] == [0, 5000, 5000]
+    for file in files.values():
+        file.close()
+
+
+def test_files_go_though_no_descriptor_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    segments = Segments(str(tmp_path))
+    (tmp_path / ".pool-7-a").write_bytes(b"x")
+    segments.link_opened(7)
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", none_left)
+        segments.link_closed("link-1", 7)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_many_deliveries_those_that_were_not_read_are_remembered(tmp_path: Path) -> None:
