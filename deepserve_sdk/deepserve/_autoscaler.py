@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from deepserve._client import Definition, current_client
+from deepserve._current_client import current_client
+from deepserve._definition import Definition
 from deepserve._options import UNSET, merge_scaling
 from deepserve._query_verb import QueryVerb
 from deepserve.errors import InvalidOption, Refused

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from deepserve._client import Client, current_client
+from deepserve._client import Client
+from deepserve._current_client import current_client
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Deadline, Inbox
 from deepserve._stream import StreamReader
@@ -39,7 +40,7 @@ class Call(Generic[R]):
         if not isinstance(call_id, str):
             raise TypeError(f"Call.from_id takes a call's id, not {call_id!r}")
         client = current_client()
-        inbox = client.inbox_of(call_id)
+        inbox = client.inboxes.find(call_id)
         return Call(client, inbox if inbox is not None else client.attach(call_id), call_id)
 
     @property
@@ -94,11 +95,11 @@ class Call(Generic[R]):
             return
         inbox.holders -= 1
         if inbox.holders == 0:
-            client.release(inbox)
+            client.inboxes.release(inbox)
             if inbox.taken is not None and client.is_embedded and not client.is_pod:
                 client.forget_later(inbox.request_id)
             elif inbox.taken is None:
-                client.discard_unread(inbox)  # the copy that came here; the kept one can still be asked for
+                client.inboxes.discard_unread(inbox)  # the copy that came here; the kept one can still be asked for
 
     def _take(self) -> Any:
         """The value of a finished call, decoded once for all who hold it in this process."""

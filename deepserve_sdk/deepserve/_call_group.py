@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from deepserve._client import Client, current_client
+from deepserve._client import Client
+from deepserve._current_client import current_client
 from deepserve._event_loop import refuse_on_loop
 from deepserve._group_results import GroupResults
 from deepserve._inbox import Deadline
@@ -45,7 +46,7 @@ class CallGroup(Generic[R]):
         if not isinstance(group_id, str):
             raise TypeError(f"CallGroup.from_id takes a group's id, not {group_id!r}")
         client = current_client()
-        inbox = client.inbox_of(group_id)
+        inbox = client.inboxes.find(group_id)
         if inbox is None or inbox.group is None:
             total = client.query("result_info", {"request_id": group_id}).get("num_inputs")
             inbox = inbox or client.attach(group_id)

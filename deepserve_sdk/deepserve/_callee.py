@@ -7,7 +7,9 @@ from typing import Any
 
 from deepserve import _timeline
 from deepserve._call import Call
-from deepserve._client import Client, Definition, current_client
+from deepserve._client import Client
+from deepserve._current_client import current_client
+from deepserve._definition import Definition
 from deepserve._dependencies import Dependencies
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox

@@ -15,22 +15,19 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any, Protocol
 
-from msgspec.structs import replace
-
 from deepserve import _context
+from deepserve._arrived_values import ArrivedValues
 from deepserve._blocked import BlockedTasks
-from deepserve._definition import Bundle as Bundle
-from deepserve._definition import Definition as Definition
-from deepserve._inbox import Inbox, Item, StreamItem
+from deepserve._definition import Definition
+from deepserve._inbox import Inbox
+from deepserve._inboxes import Inboxes
 from deepserve._known_functions import KnownFunctions
 from deepserve._outcome import error_of
 from deepserve._questions import Questions
 from deepserve._ref_holds import RefHolds
-from deepserve._segments import remove_segment
-from deepserve._values import decode_value
-from deepserve.errors import ControllerLost, DeepServeError, UnguardedCallError
+from deepserve.errors import ControllerLost, DeepServeError
 from deepserve.protocol.framing import Buffer, Frame
-from deepserve.protocol.map_messages import ItemsFinished, MapInputs
+from deepserve.protocol.map_messages import MapInputs
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
@@ -46,7 +43,6 @@ from deepserve.protocol.messages import (
     OpenRequest,
     RequestFinished,
     RequestKind,
-    StreamItems,
     Value,
     Welcome,
 )
@@ -91,15 +87,13 @@ class Client:
         if welcome is not None:
             self._welcomed.set()
         self._numbers = count(1)
-        self._inboxes: dict[str, Inbox] = {}
-        self._readers: dict[int, Inbox] = {}
-        """Of streams that are kept, by the numbers under which the controller knows them."""
-        self._open: set[str] = set()
         self._questions = Questions(self.send)
         self._functions = KnownFunctions(self.send)
         self._blocked = BlockedTasks(self.send)
         self._forgotten: deque[str] = deque()
         self.refs = RefHolds(self.send)
+        self.values = ArrivedValues(self.refs, self.segments, lambda: self._welcome)
+        self.inboxes = Inboxes(self.values)
         self._closed: DeepServeError | None = None
         self.leave: Callable[[], None] = lambda: None
         """Ends the link, and an embedded controller with it."""
@@ -125,7 +119,7 @@ class Client:
     @property
     def pending_calls(self) -> int:
         """Requests that were opened here and have not finished."""
-        return len(self._open)
+        return self.inboxes.num_open
 
     @property
     def closed(self) -> DeepServeError | None:
@@ -163,9 +157,8 @@ class Client:
         self.define(definition)
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
-        inbox = self._inboxes[request_id] = Inbox(request_id)
+        inbox = self.inboxes.open(request_id)
         inbox.is_stream = kind == "stream"
-        self._open.add(request_id)
         try:
             if is_awaited and self._leading is not None:
                 self._leading.begin_leading()
@@ -184,8 +177,7 @@ class Client:
                 payload,
             )
         except BaseException:
-            self.drop(inbox)
-            self._open.discard(request_id)
+            self.inboxes.drop(inbox)
             self.stop_leading()
             raise
         return inbox
@@ -206,29 +198,19 @@ class Client:
 
     def attach(self, request_id: str) -> Inbox:
         """Ask for the outcome of a request that may have been opened elsewhere."""
-        inbox = self._inboxes.get(request_id)
-        if inbox is None:
-            inbox = self._inboxes[request_id] = Inbox(request_id)
+        inbox = self.inboxes.find_or_add(request_id)
         self.send(AttachRequest(request_id, 0, NO_READER))
         return inbox
 
     def read_stream(self, inbox: Inbox, from_offset: int) -> Inbox:
         """Ask for the items of a stream that is kept, from `from_offset` on: in an inbox of their own."""
-        reader = Inbox(inbox.request_id)
-        reader.reader = next(self._numbers)
-        reader.next_offset = from_offset
-        inbox.readers.append(reader)
-        self._readers[reader.reader] = reader
+        reader = self.inboxes.add_reader(inbox, next(self._numbers), from_offset)
         self.send(AttachRequest(inbox.request_id, from_offset, reader.reader))
         return reader
 
     def leave_stream(self, inbox: Inbox, reader: Inbox) -> None:
         """Nobody takes from `reader` any more; the stream itself goes on. May be called twice."""
-        if self._readers.pop(reader.reader, None) is None:
-            return
-        inbox.readers.remove(reader)
-        self._discard_items(reader)
-        if self._closed is None:
+        if self.inboxes.drop_reader(inbox, reader) and self._closed is None:
             try:
                 self.send(LeaveStream(reader.request_id, reader.reader))
             except DeepServeError:  # the link ended just now, which ends all readers
@@ -244,32 +226,13 @@ class Client:
             if not reader.is_over:
                 self.send(GrantCredit(reader.request_id, items, size_bytes, reader.reader))
 
-    def inbox_of(self, request_id: str) -> Inbox | None:
-        return self._inboxes.get(request_id)
-
-    def release(self, inbox: Inbox) -> None:
-        """Nobody waits here for this request any more; somebody else may."""
-        if self._inboxes.get(inbox.request_id) is inbox:
-            del self._inboxes[inbox.request_id]
-        self._discard_items(inbox)
-
-    def _discard_items(self, inbox: Inbox) -> None:
-        while inbox.items:
-            self.discard(inbox.items.popleft().value)
-
-    def drop(self, inbox: Inbox) -> None:
-        """Nobody waits for this request any more: values that were not taken leave shared memory."""
-        self.release(inbox)
-        self._open.discard(inbox.request_id)  # all of a map's outputs may be here before its end is
-        self.discard_unread(inbox)
-
     def stop_leading(self) -> None:
         if self._leading is not None:
             self._leading.stop_leading()
 
     def abandon(self, inbox: Inbox) -> None:
         """Whoever waited has left (Ctrl-C, a loop left early): drop the request, and cancel it if it still runs."""
-        self.drop(inbox)
+        self.inboxes.drop(inbox)
         if not inbox.is_over and self._closed is None:
             try:
                 self.cancel(inbox.request_id)
@@ -290,24 +253,11 @@ class Client:
     def decode(self, message: RequestFinished | ItemFinished, payload: bytes, label: str) -> Any:
         """The value of a finished request or input. Raises its error."""
         if message.outcome.kind == "ok":
-            return self._decode(message.value, payload)
+            return self.values.decode(message.value, payload)
         error = error_of(message, payload, roots=self._pod_roots(), label=label)
         if message.value.refs:
             self.refs.received(message.value.refs)
         raise error
-
-    def decode_item(self, message: StreamItem | ItemFinished, payload: bytes) -> Any:
-        return self._decode(message.value, payload)
-
-    def _decode(self, value: Value, payload: bytes) -> Any:
-        try:
-            decoded = decode_value(value, payload, segments=self.segments, unlink=True)
-        except BaseException:
-            self.discard(value)
-            raise
-        if value.refs:
-            self.refs.received(value.refs)  # while `decoded` holds what stays of them
-        return decoded
 
     def _pod_roots(self) -> dict[str, str]:
         """For tracebacks."""
@@ -347,7 +297,7 @@ class Client:
             # Ctrl-C, perhaps as the link was being left. Not in `abandon`: finalisers call that, amid a read.
             self.stop_leading()
             raise
-        self._open.discard(inbox.request_id)
+        self.inboxes.note_end(inbox)
 
     async def wait_async(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
         if inbox.has_news:
@@ -385,33 +335,9 @@ class Client:
 
     def deliver(self, message: Message, payload: bytes) -> bool:
         """Take what arrived on the link; False where the message is not for a client."""
+        if self.inboxes.deliver(message, payload):
+            return True
         match message:
-            case RequestFinished():
-                self._open.discard(message.request_id)
-                inbox = self._inboxes.get(message.request_id)
-                if inbox is not None:
-                    if inbox.finished is None:
-                        inbox.put_finished(message, payload)
-                    else:  # told once more, for the sake of a reader
-                        self.discard(message.value)
-                    for reader in list(inbox.readers):
-                        reader.put_finished(replace(message, count=0) if inbox.is_group else message, payload)
-                else:
-                    self.discard(message.value)
-            case ItemFinished() | ItemsFinished():
-                inbox = self._inboxes.get(message.request_id)
-                item = Item(message, payload)
-                if inbox is None:
-                    self.discard(item.value)
-                else:
-                    inbox.put_item(item)
-            case StreamItems():
-                reads = self._readers.get(message.reader) if message.reader else self._inboxes.get(message.request_id)
-                if reads is not None:
-                    reads.put_stream_items(message, payload)
-                else:
-                    for value in message.values:
-                        self.discard(value)
             case Answer():
                 self._questions.take(message)
             case LogOutput():
@@ -428,26 +354,12 @@ class Client:
         closed = error if isinstance(error, DeepServeError) else ControllerLost(str(error or "the controller ended"))
         self._closed = self._closed or closed
         self._welcomed.set()
-        for inbox in [*self._inboxes.values(), *self._readers.values()]:
-            inbox.close(closed)
+        self.inboxes.close(closed)
         self._questions.give_up()
 
-    def discard_unread(self, inbox: Inbox) -> None:
-        """As `discard`, for what ended the request."""
-        if inbox.finished is not None and not inbox.is_read:
-            self.discard(inbox.finished.value)
-
-    def discard(self, value: Value | None) -> None:
-        """A result that nobody will read must not stay in shared memory."""
-        if value is None:
-            return
-        if value.refs:
-            self.refs.received(value.refs)
-        if value.segment and self._welcome is not None:
-            try:
-                remove_segment(self._welcome.segments, value.segment)
-            except (OSError, DeepServeError):
-                pass
+    def end_in_fork(self) -> None:
+        """In a child that user code forked: the link is its parent's. Takes no lock, which another thread may hold."""
+        self._closed = ControllerLost("a process forked by user code in a pod cannot make remote calls")
 
 
 def _print_output(message: LogOutput, payload: bytes) -> None:
@@ -458,55 +370,3 @@ def _print_output(message: LogOutput, payload: bytes) -> None:
         stream.flush()
     except Exception:  # closed, or there is none, or the script put something of its own there
         pass
-
-
-_client: Client | None = None
-_client_lock = threading.Lock()
-
-
-def install(client: Client | None) -> None:
-    """Make `client` the one that this process's calls use."""
-    global _client
-    _client = client
-
-
-def installed_client() -> Client | None:
-    return _client
-
-
-def current_client() -> Client:
-    """The process's client; finds or starts a controller where there is none yet.
-
-    Raises UnguardedCallError while a pod imports the user's module, ControllerUnreachable where none can be had.
-    """
-    client = _client
-    if client is not None and client.closed is None and not _context.importing:
-        return client
-    if _context.importing:
-        raise UnguardedCallError(
-            f"a remote call stands at the top level of {_context.importing}, which a pod is importing now: "
-            "guard it with `if __name__ == '__main__':`"
-        )
-    if client is not None and client.is_pod:
-        raise client.closed or ControllerLost("this pod's link ended")
-    with _client_lock:
-        if _client is None or _client.closed is not None:
-            from deepserve._controller_process import connect
-
-            install(connect())
-        assert _client is not None
-        return _client
-
-
-def _after_fork_in_child() -> None:
-    """A forked child has no reader thread: it must not use its parent's link."""
-    global _client, _client_lock
-    _client_lock = threading.Lock()
-    inherited, _client = _client, None
-    if inherited is not None and inherited.is_pod:
-        inherited._closed = ControllerLost("a process forked by user code in a pod cannot make remote calls")
-        _client = inherited
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -52,7 +52,7 @@ def init(engine: str | None = None, *, key: str | None = None) -> None:
     `deepserve up`, embedded). key: for https, None for DEEPSERVE_KEY. Raises InvalidOption for anything else, or after
     the first remote call. (Ray: `ray.init(address=)`.)
     """
-    from deepserve._client import installed_client
+    from deepserve._current_client import installed_client
 
     global _engine, _key
     if installed_client() is not None:
@@ -283,7 +283,7 @@ def _remove_left(folders: list[str], owner_pid: int) -> None:
 
 def disconnect() -> None:
     """End this process's link, and an embedded controller with all that it started; the next call connects anew."""
-    from deepserve._client import install, installed_client
+    from deepserve._current_client import install, installed_client
 
     client = installed_client()
     if client is not None and not client.is_pod:

@@ -8,7 +8,8 @@ import msgspec
 
 from deepserve._autoscaler import Autoscaler, FunctionStats, stats_verb
 from deepserve._callee import Callee
-from deepserve._client import Definition, current_client
+from deepserve._current_client import current_client
+from deepserve._definition import Definition
 from deepserve._function import Function
 from deepserve._method import encode_params
 from deepserve._pickling import NOTHING

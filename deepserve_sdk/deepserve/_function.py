@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 from deepserve._callee import Callee
-from deepserve._client import Definition, installed_client
 from deepserve._code import Named, code_of
 from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
+from deepserve._current_client import installed_client
+from deepserve._definition import Definition
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
 from deepserve._options import Options, merge_code_options, refuse_stream_options

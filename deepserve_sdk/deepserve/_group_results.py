@@ -138,7 +138,7 @@ class GroupResults:
 
     def let_go(self, *, forget: bool) -> None:
         """Nobody holds it here any more. forget: the controller need not keep it either, if all of it was taken."""
-        self._client.release(self.inbox)
+        self._client.inboxes.release(self.inbox)
         self._outputs.discard_all()
         if forget and self._total is not None and len(self._taken) >= self._total:  # its end may still be on its way
             self._client.forget_later(self.inbox.request_id)

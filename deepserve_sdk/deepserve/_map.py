@@ -163,7 +163,7 @@ class MapRun:
         self._inputs.close()
         self._outputs.discard_all()
         if self.is_over:
-            self._client.drop(self.inbox)
+            self._client.inboxes.drop(self.inbox)
         else:
             self._client.abandon(self.inbox)
 

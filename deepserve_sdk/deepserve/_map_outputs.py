@@ -64,7 +64,7 @@ class MapOutputs:
     def discard_all(self) -> None:
         """Nobody will read them: they leave shared memory."""
         for message, _ in self._single.values():
-            self._client.discard(message.value)
+            self._client.values.discard(message.value)
         self._single.clear()
         self._many.clear()
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from deepserve._callee import Callee
-from deepserve._client import Definition
 from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
+from deepserve._definition import Definition
 from deepserve._entry import HOOK_ATTRIBUTE, hook_names
 from deepserve._function import Definer, is_generator
 from deepserve._inspectable import Inspectable

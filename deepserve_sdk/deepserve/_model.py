@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar, Unpack, overload
 
-from deepserve._client import Definition
+from deepserve._definition import Definition
 from deepserve._model_client import ClientRequests
 from deepserve._model_request import AsyncGenerationStream, GenerationStream, ModelRequests, messages_of
 from deepserve._model_result import ChatResult, Usage

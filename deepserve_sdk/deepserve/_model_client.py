@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from deepserve._client import Client, Definition, current_client
+from deepserve._client import Client
+from deepserve._current_client import current_client
+from deepserve._definition import Definition
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox, StreamItem
 from deepserve._model_request import ModelInput, method_of
@@ -86,7 +88,7 @@ class _Request:
         self._ended = True
         if not self.inbox.is_over and self.client.closed is None:
             self.client.cancel(self.inbox.request_id)
-        self.client.drop(self.inbox)
+        self.client.inboxes.drop(self.inbox)
 
 
 class Deltas:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Generic, TypeVar, cast
 
-from deepserve._client import current_client, installed_client
+from deepserve._current_client import current_client, installed_client
 from deepserve._ref_holds import Hold, note_carried
 from deepserve._segments import SegmentGone, remove_segment
 from deepserve._values import decode_value, store_value

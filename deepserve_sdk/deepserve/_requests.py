@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 
 
 def recent_requests(limit: int = 100) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ class StreamReader:
             assert isinstance(message, StreamItem)
             self._inbox.position = message.offset + 1
             self._client.took(source, message.value)
-            return message.offset, self._client.decode_item(message, payload)
+            return message.offset, self._client.values.decode(message.value, payload)
         if source.gap is not None:
             raise self._gone(*source.gap)
         if finished is not None:

@@ -9,7 +9,7 @@ from deepserve import _timeline
 from deepserve._call import Call
 from deepserve._call_group import CallGroup
 from deepserve._callee import Callee
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from deepserve._map import MapOptions, run_map, run_map_async
 from deepserve._map_inputs import Arguments, may_wait
 from deepserve._spawn_map import spawn_map, spawn_map_async

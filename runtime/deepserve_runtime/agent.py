@@ -173,8 +173,8 @@ class PodAgent:
         self._pod = Pod(self._pod_id, self._link, welcome)
         self._threads = TaskThreads(self._link)
         self._threads.main.install()
-        self._client = sdk.client.Client(self._send_for_user, welcome=welcome, client_id=self._pod_id, is_pod=True)
-        sdk.client.install(self._client)
+        self._client = sdk.Client(self._send_for_user, welcome=welcome, client_id=self._pod_id, is_pod=True)
+        sdk.install(self._client)
         self._handle(life.ControllerJoined())
 
     def _send_for_user(self, message: Message, payload: Any = b"") -> None:

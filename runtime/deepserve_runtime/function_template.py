@@ -81,10 +81,8 @@ class FunctionTemplate:
     def _load(self, binding: BindExecutor) -> Snapshot | None:
         """None where it was reported why there is none."""
         spec = binding.spec
-        client = sdk.client.Client(
-            self._refuse_call, welcome=self._welcome, client_id=self._order.template_id, is_pod=True
-        )
-        sdk.client.install(client)
+        client = sdk.Client(self._refuse_call, welcome=self._welcome, client_id=self._order.template_id, is_pod=True)
+        sdk.install(client)
         error: BaseException | None = None
         try:
             code = LoadedCode(spec, self._store, _run_coroutine, self._steps)

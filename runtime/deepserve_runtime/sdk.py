@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import deepserve
-from deepserve import _client as client
 from deepserve import _context as context
 from deepserve import errors, settings
 from deepserve._arena import mapped_bytes
+from deepserve._client import Client
 from deepserve._code_kind import is_async_generator_function, is_coroutine_function, is_generator_function
 from deepserve._context import TaskContext, current_task
+from deepserve._current_client import current_client, install, installed_client
 from deepserve._dependencies import put_in
 from deepserve._entry import HOOK_ATTRIBUTE, Batching, Entry, entry_of, hook_names
 from deepserve._pickling import PYTHON
@@ -30,8 +31,9 @@ __all__ = [
     "PYTHON",
     "TaskContext",
     "batch_results",
-    "client",
+    "Client",
     "context",
+    "current_client",
     "current_task",
     "decode_exception",
     "decode_value",
@@ -41,6 +43,7 @@ __all__ = [
     "hook_names",
     "errors",
     "let_refs_go",
+    "install",
     "is_async_generator_function",
     "is_coroutine_function",
     "is_generator_function",
@@ -78,7 +81,7 @@ def let_refs_go(value: Value) -> None:
     """The outcome is written: the refs inside are its reader's now, and those that the task was given have gone."""
     if value.refs:
         forget_refs(value.refs)
-    own = client.installed_client()
+    own = installed_client()
     if own is not None and own.refs.released:
         own.refs.flush()
 

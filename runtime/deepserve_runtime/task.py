@@ -73,7 +73,7 @@ class Task:
         value = self.assignment.value
         decoded = sdk.decode_value(value, payload, segments=self.pod.segments)
         if value.refs:
-            sdk.client.current_client().refs.announce(value.refs)
+            sdk.current_client().refs.announce(value.refs)
         return decoded
 
     def _with_results(self, payload: bytes) -> Any:
@@ -84,7 +84,7 @@ class Task:
             size_bytes = 0 if value.segment else value.size_bytes
             decoded.append(sdk.decode_value(value, payload[at : at + size_bytes], segments=self.pod.segments))
             if value.refs:
-                sdk.client.current_client().refs.announce(value.refs)
+                sdk.current_client().refs.announce(value.refs)
             at += size_bytes
         return sdk.put_in(decoded[0], decoded[1:])
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import deepserve
-from deepserve import _client, settings
-from deepserve._client import current_client
+from deepserve import _current_client, settings
+from deepserve._current_client import current_client
 from tests.conformance.engines import ENGINES, Engine, chosen_engines
 
 TIMEOUT_S = 30.0
@@ -36,12 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", params=chosen_engines())
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Started once; from here on this process's calls go to it."""
-    before = _client.installed_client()
+    before = _current_client.installed_client()
     with ENGINES[request.param]() as engine:
         settings.use_settings(settings.Settings(url=engine.url, key=engine.key, quiet=True))
-        _client.install(None)
+        _current_client.install(None)
         yield engine
-        _client.install(before)
+        _current_client.install(before)
         settings.use_settings(None)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 
 START_TIMEOUT_S = 20.0
 

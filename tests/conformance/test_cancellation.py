@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.conformance import user_code
 from tests.conformance.conftest import wait_for_file, wait_until
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from deepserve.cli.deploy import deploy_app
 from tests.conformance import user_code
 from tests.conformance.conftest import Scripts, wait_until

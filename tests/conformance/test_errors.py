@@ -14,7 +14,7 @@ import pytest
 
 import deepserve
 from deepserve import errors
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from deepserve.protocol.messages import Value
 from tests.conformance import user_code
 from tests.conformance.user_code import Boom, square

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.killing.app import (
     RUNS,
     Store,

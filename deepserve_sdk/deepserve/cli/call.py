@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 
-from deepserve._client import Client, Definition
+from deepserve._client import Client
+from deepserve._definition import Definition
 from deepserve._deployed import look_up_deployed
 from deepserve._inbox import Deadline, Inbox, StreamItem
 from deepserve.cli.connection import connected, query
@@ -130,5 +131,5 @@ def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | Non
         item = inbox.items.popleft()
         assert isinstance(item.message, StreamItem), item.message
         client.took(inbox, item.message.value)
-        printer.write(client.decode_item(item.message, item.payload))
+        printer.write(client.values.decode(item.message.value, item.payload))
     client.result(inbox, label)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from deepserve import _controller_process, settings
-from deepserve._client import Client, current_client
+from deepserve._client import Client
+from deepserve._current_client import current_client
 from deepserve.errors import ControllerUnreachable
 
 

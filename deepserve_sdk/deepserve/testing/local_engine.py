@@ -11,8 +11,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from deepserve import _client, settings
-from deepserve._client import Client, current_client
+from deepserve import _current_client, settings
+from deepserve._client import Client
+from deepserve._current_client import current_client
 from deepserve._marked_processes import marked_processes
 from deepserve._network_guard import refuse_network
 
@@ -49,8 +50,8 @@ class LocalEngine:
         self._seen: set[str] = set()
 
     def __enter__(self) -> LocalEngine:
-        before, environment = _client.installed_client(), dict(os.environ)
-        self._stack.callback(_client.install, before)
+        before, environment = _current_client.installed_client(), dict(os.environ)
+        self._stack.callback(_current_client.install, before)
         self._stack.callback(settings.use_settings, None)
         self._stack.callback(self._restore, environment)
         os.environ[MARK] = self._mark
@@ -60,7 +61,7 @@ class LocalEngine:
             os.environ["DEEPSERVE_NO_NETWORK"] = "1"
             refuse_network()
             self._stack.callback(refuse_network, False)
-        _client.install(None)
+        _current_client.install(None)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -151,7 +152,7 @@ class LocalEngine:
 
     @property
     def _is_started(self) -> bool:
-        client = _client.installed_client()
+        client = _current_client.installed_client()
         return client is not None and client.closed is None
 
     def _all_requests(self) -> list[dict[str, Any]]:

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from deepserve import _client, settings
-from deepserve._client import current_client
+from deepserve import _current_client, settings
+from deepserve._current_client import current_client
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def embedded() -> Iterator[None]:
-    before = _client.installed_client()
+    before = _current_client.installed_client()
     settings.use_settings(settings.Settings(url="embedded", quiet=True))
-    _client.install(None)
+    _current_client.install(None)
     yield
-    _client.install(before)
+    _current_client.install(before)
     settings.use_settings(None)
 
 

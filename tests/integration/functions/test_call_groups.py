@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.integration.functions import chunk_code
 from tests.integration.functions.chunk_code import Odd, act
 from tests.integration.functions.user_code import square, tokens

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from deepserve._inbox import Inbox
 from deepserve.protocol.map_messages import ItemsFinished
 from tests.integration.functions import chunk_code

@@ -25,7 +25,7 @@ for cell in json.load(open(sys.argv[1])):
 
 PODS = """
 def pods(label):
-    found = deepserve._client.current_client().query("status")["pods"]
+    found = deepserve._current_client.current_client().query("status")["pods"]
     return [pod["pod_id"] for pod in found if pod["label"] == "interactive/" + label]
 
 def wait_for(condition):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from deepserve._ref_holds import SOON_S
 from tests.integration.functions.conftest import ScriptRunner, wait_until
 from tests.integration.functions.large_values import (
@@ -226,7 +226,7 @@ def test_refs_as_results_of_calls_that_are_arguments() -> None:
 KILLED = """
 import os, signal
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 
 if __name__ == "__main__":
     ref = deepserve.put(bytes(1_000_000))

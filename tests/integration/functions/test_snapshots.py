@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.integration.functions.conftest import ScriptRunner, wait_until
 from tests.integration.functions.own_generator import draw
 from tests.integration.functions.snapshot_code import STATE_BYTES, Broken, Obstructed, Ranker, burst

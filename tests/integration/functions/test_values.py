@@ -16,7 +16,7 @@ import pytest
 
 import deepserve
 from deepserve import settings
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.integration.functions.conftest import ScriptRunner, wait_until
 from tests.integration.functions.large_values import (
     Holder,
@@ -148,7 +148,7 @@ import numpy as np
 from large_values import mean, numbered, same, too_much
 
 def left():
-    folder = deepserve._client.current_client().welcome.segments
+    folder = deepserve._current_client.current_client().welcome.segments
     return [name for name in os.listdir(folder) if not name.startswith(".")]
 
 if __name__ == "__main__":

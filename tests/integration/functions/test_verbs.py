@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 from tests.integration.functions import user_code
 from tests.integration.functions.user_code import Boom, Counter, Ranker, app, square
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 import deepserve  # noqa: E402
-from deepserve import _client  # noqa: E402
+from deepserve import _current_client  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 
 
@@ -36,5 +36,5 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def held_requests() -> set[str]:
-    client = _client.installed_client()
-    return set(client._inboxes) if client is not None else set()
+    client = _current_client.installed_client()
+    return client.inboxes.request_ids if client is not None else set()

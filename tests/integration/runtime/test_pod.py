@@ -248,7 +248,7 @@ def test_an_import_that_raises_fails_the_bind(pod: StandInPod) -> None:
 
 
 def test_an_unguarded_remote_call_is_named(pod: StandInPod) -> None:
-    text = "from deepserve._client import current_client\ndef f(): pass\ncurrent_client()\n"
+    text = "from deepserve._current_client import current_client\ndef f(): pass\ncurrent_client()\n"
     pod.ask_bind("f", files={"app.py": text})
     error = failed_bind(pod)
     assert isinstance(error, UnguardedCallError) and "app" in str(error)

@@ -47,12 +47,12 @@ def odd():
     return object()
 """
 NESTED = """
-from deepserve import _client, _context
-from deepserve._client import Definition
+from deepserve import _current_client, _context
+from deepserve._definition import Definition
 from deepserve.protocol.messages import Value
 
 def outer(x):
-    client = _client.current_client()
+    client = _current_client.current_client()
     inbox = client.open_request(Definition("fn-2", None, None, "inner"), "call", Value())
     client.wait(inbox)
     return (x, inbox.finished.outcome.kind, _context.context().task_id)

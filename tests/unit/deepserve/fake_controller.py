@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from deepserve import _client
+from deepserve import _current_client
 from deepserve._client import Client
 from deepserve._dependencies import put_in
 from deepserve._link import Link
@@ -172,12 +172,12 @@ def installed(controller: FakeController, *, is_pod: bool = False) -> Iterator[C
     client = Client(link.send, welcome=None, client_id="test", is_pod=is_pod)
     link.start_reader(client.deliver, client.on_closed)
     controller.start()
-    before = _client.installed_client()
-    _client.install(client)
+    before = _current_client.installed_client()
+    _current_client.install(client)
     try:
         yield client
     finally:
-        _client.install(before)
+        _current_client.install(before)
         link.close()
         controller.close()
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deepserve import _client, _controller_process, settings
+from deepserve import _controller_process, _current_client, settings
+from deepserve._client import Client
 from deepserve._controller_process import Choice, check_owner, connect, init, is_listening
 from deepserve.errors import ControllerUnreachable, InvalidOption, ProtocolError
 from deepserve.protocol.framing import encode_frame
@@ -24,10 +25,10 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(settings, "_settings", settings.Settings(quiet=True))
     monkeypatch.setattr(_controller_process, "_engine", "")
-    before = _client.installed_client()
-    _client.install(None)
+    before = _current_client.installed_client()
+    _current_client.install(None)
     yield
-    _client.install(before)
+    _current_client.install(before)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_other_schemes_name_what_there_is(engine: str) -> None:
 
 
 def test_init_comes_before_the_first_remote_call() -> None:
-    _client.install(_client.Client(lambda *_: None, welcome=None, client_id="x", is_pod=False))
+    _current_client.install(Client(lambda *_: None, welcome=None, client_id="x", is_pod=False))
     with pytest.raises(InvalidOption, match="before the first remote call"):
         init("up")
 
@@ -110,7 +111,7 @@ def test_what_is_no_controller_is_refused(
         connect_to(listener)
 
 
-def connect_to(listener: socket.socket) -> _client.Client:
+def connect_to(listener: socket.socket) -> Client:
     use(f"unix://{listener.getsockname()}")
     return connect()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepserve import _client, _controller_process, settings
+from deepserve import _controller_process, _current_client, settings
 from deepserve._controller_process import Choice
 from deepserve._distant_address import parse_url
 from deepserve._distant_segments import LinkSegments
@@ -45,7 +45,7 @@ def test_addresses(url: str, link_url: str) -> None:
     ],
 )
 def test_addresses_that_are_refused(url: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_client, "_client", None)  # another test's may be in use
+    monkeypatch.setattr(_current_client, "_client", None)  # another test's may be in use
     with pytest.raises(InvalidOption, match=text) as refusal:
         _controller_process.init(url)
     assert "secret" not in str(refusal.value)

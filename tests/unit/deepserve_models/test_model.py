@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from deepserve import _client, _context
+from deepserve import _context, _current_client
 from deepserve._client import CREDIT_STEP, Client
 from deepserve._model import Model
 from deepserve._tool import tool
@@ -80,10 +80,10 @@ class Controller:
 
 @pytest.fixture
 def controller() -> Iterator[Controller]:
-    made, before = Controller(), _client.installed_client()
-    _client.install(made.client)
+    made, before = Controller(), _current_client.installed_client()
+    _current_client.install(made.client)
     yield made
-    _client.install(before)
+    _current_client.install(before)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_leaving_a_stream_early_cancels(controller: Controller, llm: Model) -> N
     never_read = llm.stream("count")
     del never_read
     assert len(controller.sent_of(CancelRequest)) == 2
-    assert controller.client.inbox_of(request_id) is None
+    assert controller.client.inboxes.find(request_id) is None
 
 
 def test_async_twins(controller: Controller, llm: Model) -> None:
@@ -240,7 +240,7 @@ def test_errors_arrive_as_their_own_types(controller: Controller, llm: Model) ->
     controller.outcome = "startup_failed"
     with pytest.raises(ModelLoadError, match="truncated"):
         llm.chat("hi")
-    assert controller.client.inbox_of(controller.sent_of(OpenRequest)[0].request_id) is None
+    assert controller.client.inboxes.find(controller.sent_of(OpenRequest)[0].request_id) is None
 
 
 def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: Model) -> None:

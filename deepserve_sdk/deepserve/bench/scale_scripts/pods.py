@@ -8,7 +8,7 @@ import time
 from meeting import attend, numbers, samples, tell, timed
 
 import deepserve
-from deepserve._client import current_client
+from deepserve._current_client import current_client
 
 IS_TORCH = "torch" in os.environ.get("DEEPSERVE_BENCH_WITH", "")
 if IS_TORCH:
