@@ -7,7 +7,7 @@ defaults may be left out and a wrong input is an error. Calls that give `kwargs=
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -25,12 +25,21 @@ class Runs(Protocol[F_co]):
     def _function(self) -> F_co: ...
 
 
-class OrderArguments(TypedDict, total=False):
+One: TypeAlias = Runs[Callable[[A], S]]
+Two: TypeAlias = Runs[Callable[[A, B], S]]
+Three: TypeAlias = Runs[Callable[[A, B, C], S]]
+Many: TypeAlias = Runs[Callable[..., S]]
+"""By the number of parameters that are given inputs."""
+FourOrMore: TypeAlias = tuple[Any, Any, Any, Any, *tuple[Any, ...]]
+AnyIterable: TypeAlias = Iterable[A] | AsyncIterable[A]
+
+
+class OrderOptions(TypedDict, total=False):
     order_outputs: bool
     max_in_flight: int | None
 
 
-class MapArguments(OrderArguments, total=False):
+class MapOptions(OrderOptions, total=False):
     return_exceptions: Literal[False]
     """Any other bool makes the results `S | Exception`: the second half of each list of overloads."""
 
@@ -42,56 +51,49 @@ class Map(Protocol[P, R_co]):
     def _function(self) -> Callable[P, R_co]: ...
 
     @overload
+    def __call__(self: One[A, S], inputs: Iterable[A], /, **options: Unpack[MapOptions]) -> Iterator[S]: ...
+    @overload
     def __call__(
-        self: Runs[Callable[[A], S]], inputs: Iterable[A], /, **options: Unpack[MapArguments]
+        self: Two[A, B, S], first: Iterable[A], second: Iterable[B], /, **options: Unpack[MapOptions]
     ) -> Iterator[S]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /, **options: Unpack[MapArguments]
-    ) -> Iterator[S]: ...
-    @overload
-    def __call__(
-        self: Runs[Callable[[A, B, C], S]],
+        self: Three[A, B, C, S],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
-        **options: Unpack[MapArguments],
+        **options: Unpack[MapOptions],
     ) -> Iterator[S]: ...
     @overload
     def __call__(
-        self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[MapArguments]
+        self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[MapOptions]
     ) -> Iterator[R_co]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A], S]],
-        inputs: Iterable[A],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: One[A, S], inputs: Iterable[A], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B], S]],
+        self: Two[A, B, S],
         first: Iterable[A],
         second: Iterable[B],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B, C], S]],
+        self: Three[A, B, C, S],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
@@ -99,71 +101,61 @@ class Map(Protocol[P, R_co]):
         *inputs: Iterable[Any],
         kwargs: dict[str, Any] | None,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[R_co | Exception]: ...
 
     @overload
+    def aio(self: One[A, S], inputs: AnyIterable[A], /, **options: Unpack[MapOptions]) -> AsyncIterator[S]: ...
+    @overload
     def aio(
-        self: Runs[Callable[[A], S]], inputs: Iterable[A] | AsyncIterable[A], /, **options: Unpack[MapArguments]
+        self: Two[A, B, S], first: Iterable[A], second: Iterable[B], /, **options: Unpack[MapOptions]
     ) -> AsyncIterator[S]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /, **options: Unpack[MapArguments]
-    ) -> AsyncIterator[S]: ...
-    @overload
-    def aio(
-        self: Runs[Callable[[A, B, C], S]],
+        self: Three[A, B, C, S],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
-        **options: Unpack[MapArguments],
+        **options: Unpack[MapOptions],
     ) -> AsyncIterator[S]: ...
     @overload
     def aio(
-        self,
-        *inputs: Iterable[Any] | AsyncIterable[Any],
-        kwargs: dict[str, Any] | None,
-        **options: Unpack[MapArguments],
+        self, *inputs: AnyIterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[MapOptions]
     ) -> AsyncIterator[R_co]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A], S]],
-        inputs: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: One[A, S], inputs: AnyIterable[A], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B], S]],
+        self: Two[A, B, S],
         first: Iterable[A],
         second: Iterable[B],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B, C], S]],
+        self: Three[A, B, C, S],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
         self,
-        *inputs: Iterable[Any] | AsyncIterable[Any],
+        *inputs: AnyIterable[Any],
         kwargs: dict[str, Any] | None,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[R_co | Exception]: ...
 
 
@@ -174,63 +166,46 @@ class StarMap(Protocol[P, R_co]):
     def _function(self) -> Callable[P, R_co]: ...
 
     @overload
+    def __call__(self: One[A, S], inputs: Iterable[tuple[A]], /, **options: Unpack[MapOptions]) -> Iterator[S]: ...
+    @overload
     def __call__(
-        self: Runs[Callable[[A], S]], inputs: Iterable[tuple[A]], /, **options: Unpack[MapArguments]
+        self: Two[A, B, S], inputs: Iterable[tuple[A, B]], /, **options: Unpack[MapOptions]
     ) -> Iterator[S]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B], S]], inputs: Iterable[tuple[A, B]], /, **options: Unpack[MapArguments]
+        self: Three[A, B, C, S], inputs: Iterable[tuple[A, B, C]], /, **options: Unpack[MapOptions]
     ) -> Iterator[S]: ...
     @overload
-    def __call__(
-        self: Runs[Callable[[A, B, C], S]], inputs: Iterable[tuple[A, B, C]], /, **options: Unpack[MapArguments]
-    ) -> Iterator[S]: ...
+    def __call__(self: Many[S], inputs: Iterable[FourOrMore], /, **options: Unpack[MapOptions]) -> Iterator[S]: ...
     @overload
     def __call__(
-        self: Runs[Callable[..., S]],
-        inputs: Iterable[tuple[Any, Any, Any, Any, *tuple[Any, ...]]],
-        /,
-        **options: Unpack[MapArguments],
-    ) -> Iterator[S]: ...
-    @overload
-    def __call__(
-        self, inputs: Iterable[tuple[Any, ...]], /, *, kwargs: dict[str, Any] | None, **options: Unpack[MapArguments]
+        self, inputs: Iterable[tuple[Any, ...]], /, *, kwargs: dict[str, Any] | None, **options: Unpack[MapOptions]
     ) -> Iterator[R_co]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A], S]],
-        inputs: Iterable[tuple[A]],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: One[A, S], inputs: Iterable[tuple[A]], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B], S]],
+        self: Two[A, B, S],
         inputs: Iterable[tuple[A, B]],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B, C], S]],
+        self: Three[A, B, C, S],
         inputs: Iterable[tuple[A, B, C]],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
-        self: Runs[Callable[..., S]],
-        inputs: Iterable[tuple[Any, Any, Any, Any, *tuple[Any, ...]]],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: Many[S], inputs: Iterable[FourOrMore], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> Iterator[S | Exception]: ...
     @overload
     def __call__(
@@ -240,89 +215,58 @@ class StarMap(Protocol[P, R_co]):
         *,
         kwargs: dict[str, Any] | None,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> Iterator[R_co | Exception]: ...
 
     @overload
+    def aio(self: One[A, S], inputs: AnyIterable[tuple[A]], /, **options: Unpack[MapOptions]) -> AsyncIterator[S]: ...
+    @overload
     def aio(
-        self: Runs[Callable[[A], S]],
-        inputs: Iterable[tuple[A]] | AsyncIterable[tuple[A]],
-        /,
-        **options: Unpack[MapArguments],
+        self: Two[A, B, S], inputs: AnyIterable[tuple[A, B]], /, **options: Unpack[MapOptions]
     ) -> AsyncIterator[S]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B], S]],
-        inputs: Iterable[tuple[A, B]] | AsyncIterable[tuple[A, B]],
-        /,
-        **options: Unpack[MapArguments],
+        self: Three[A, B, C, S], inputs: AnyIterable[tuple[A, B, C]], /, **options: Unpack[MapOptions]
     ) -> AsyncIterator[S]: ...
     @overload
-    def aio(
-        self: Runs[Callable[[A, B, C], S]],
-        inputs: Iterable[tuple[A, B, C]] | AsyncIterable[tuple[A, B, C]],
-        /,
-        **options: Unpack[MapArguments],
-    ) -> AsyncIterator[S]: ...
+    def aio(self: Many[S], inputs: Iterable[FourOrMore], /, **options: Unpack[MapOptions]) -> AsyncIterator[S]: ...
     @overload
     def aio(
-        self: Runs[Callable[..., S]],
-        inputs: Iterable[tuple[Any, Any, Any, Any, *tuple[Any, ...]]],
-        /,
-        **options: Unpack[MapArguments],
-    ) -> AsyncIterator[S]: ...
-    @overload
-    def aio(
-        self,
-        inputs: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
-        /,
-        *,
-        kwargs: dict[str, Any] | None,
-        **options: Unpack[MapArguments],
+        self, inputs: AnyIterable[tuple[Any, ...]], /, *, kwargs: dict[str, Any] | None, **options: Unpack[MapOptions]
     ) -> AsyncIterator[R_co]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A], S]],
-        inputs: Iterable[tuple[A]] | AsyncIterable[tuple[A]],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: One[A, S], inputs: AnyIterable[tuple[A]], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B], S]],
-        inputs: Iterable[tuple[A, B]] | AsyncIterable[tuple[A, B]],
+        self: Two[A, B, S],
+        inputs: AnyIterable[tuple[A, B]],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
-        self: Runs[Callable[[A, B, C], S]],
-        inputs: Iterable[tuple[A, B, C]] | AsyncIterable[tuple[A, B, C]],
+        self: Three[A, B, C, S],
+        inputs: AnyIterable[tuple[A, B, C]],
         /,
         *,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
-        self: Runs[Callable[..., S]],
-        inputs: Iterable[tuple[Any, Any, Any, Any, *tuple[Any, ...]]],
-        /,
-        *,
-        return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        self: Many[S], inputs: Iterable[FourOrMore], /, *, return_exceptions: bool, **options: Unpack[OrderOptions]
     ) -> AsyncIterator[S | Exception]: ...
     @overload
     def aio(
         self,
-        inputs: Iterable[tuple[Any, ...]] | AsyncIterable[tuple[Any, ...]],
+        inputs: AnyIterable[tuple[Any, ...]],
         /,
         *,
         kwargs: dict[str, Any] | None,
         return_exceptions: bool,
-        **options: Unpack[OrderArguments],
+        **options: Unpack[OrderOptions],
     ) -> AsyncIterator[R_co | Exception]: ...

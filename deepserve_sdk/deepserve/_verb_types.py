@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from deepserve._map_types import Runs
+from deepserve._map_types import AnyIterable, One, Three, Two
 
 if TYPE_CHECKING:
     from deepserve._call_group import CallGroup
@@ -19,7 +19,7 @@ S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class ForEachArguments(TypedDict, total=False):
+class ForEachOptions(TypedDict, total=False):
     ignore_exceptions: bool
     max_in_flight: int | None
 
@@ -31,63 +31,45 @@ class ForEach(Protocol[P, R_co]):
     def _function(self) -> Callable[P, R_co]: ...
 
     @overload
+    def __call__(self: One[A, object], inputs: Iterable[A], /, **options: Unpack[ForEachOptions]) -> None: ...
+    @overload
     def __call__(
-        self: Runs[Callable[[A], object]], inputs: Iterable[A], /, **options: Unpack[ForEachArguments]
+        self: Two[A, B, object], first: Iterable[A], second: Iterable[B], /, **options: Unpack[ForEachOptions]
     ) -> None: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B], object]],
-        first: Iterable[A],
-        second: Iterable[B],
-        /,
-        **options: Unpack[ForEachArguments],
-    ) -> None: ...
-    @overload
-    def __call__(
-        self: Runs[Callable[[A, B, C], object]],
+        self: Three[A, B, C, object],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
-        **options: Unpack[ForEachArguments],
+        **options: Unpack[ForEachOptions],
     ) -> None: ...
     @overload
     def __call__(
-        self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[ForEachArguments]
+        self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[ForEachOptions]
     ) -> None: ...
 
     @overload
+    async def aio(self: One[A, object], inputs: AnyIterable[A], /, **options: Unpack[ForEachOptions]) -> None: ...
+    @overload
     async def aio(
-        self: Runs[Callable[[A], object]],
-        inputs: Iterable[A] | AsyncIterable[A],
-        /,
-        **options: Unpack[ForEachArguments],
+        self: Two[A, B, object], first: Iterable[A], second: Iterable[B], /, **options: Unpack[ForEachOptions]
     ) -> None: ...
     @overload
     async def aio(
-        self: Runs[Callable[[A, B], object]],
-        first: Iterable[A],
-        second: Iterable[B],
-        /,
-        **options: Unpack[ForEachArguments],
-    ) -> None: ...
-    @overload
-    async def aio(
-        self: Runs[Callable[[A, B, C], object]],
+        self: Three[A, B, C, object],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *others: Iterable[Any],
-        **options: Unpack[ForEachArguments],
+        **options: Unpack[ForEachOptions],
     ) -> None: ...
     @overload
     async def aio(
-        self,
-        *inputs: Iterable[Any] | AsyncIterable[Any],
-        kwargs: dict[str, Any] | None,
-        **options: Unpack[ForEachArguments],
+        self, *inputs: AnyIterable[Any], kwargs: dict[str, Any] | None, **options: Unpack[ForEachOptions]
     ) -> None: ...
 
 
@@ -98,33 +80,23 @@ class SpawnMap(Protocol[P, R]):
     def _function(self) -> Callable[P, R]: ...
 
     @overload
-    def __call__(self: Runs[Callable[[A], S]], inputs: Iterable[A], /) -> CallGroup[S]: ...
+    def __call__(self: One[A, S], inputs: Iterable[A], /) -> CallGroup[S]: ...
     @overload
-    def __call__(self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
+    def __call__(self: Two[A, B, S], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
     @overload
     def __call__(
-        self: Runs[Callable[[A, B, C], S]],
-        first: Iterable[A],
-        second: Iterable[B],
-        third: Iterable[C],
-        /,
-        *others: Iterable[Any],
+        self: Three[A, B, C, S], first: Iterable[A], second: Iterable[B], third: Iterable[C], /, *others: Iterable[Any]
     ) -> CallGroup[S]: ...
     @overload
     def __call__(self, *inputs: Iterable[Any], kwargs: dict[str, Any] | None) -> CallGroup[R]: ...
 
     @overload
-    async def aio(self: Runs[Callable[[A], S]], inputs: Iterable[A] | AsyncIterable[A], /) -> CallGroup[S]: ...
+    async def aio(self: One[A, S], inputs: AnyIterable[A], /) -> CallGroup[S]: ...
     @overload
-    async def aio(self: Runs[Callable[[A, B], S]], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
+    async def aio(self: Two[A, B, S], first: Iterable[A], second: Iterable[B], /) -> CallGroup[S]: ...
     @overload
     async def aio(
-        self: Runs[Callable[[A, B, C], S]],
-        first: Iterable[A],
-        second: Iterable[B],
-        third: Iterable[C],
-        /,
-        *others: Iterable[Any],
+        self: Three[A, B, C, S], first: Iterable[A], second: Iterable[B], third: Iterable[C], /, *others: Iterable[Any]
     ) -> CallGroup[S]: ...
     @overload
-    async def aio(self, *inputs: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None) -> CallGroup[R]: ...
+    async def aio(self, *inputs: AnyIterable[Any], kwargs: dict[str, Any] | None) -> CallGroup[R]: ...
