@@ -231,8 +231,8 @@ def make_room(folder: str) -> int:
                 continue
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 1:
+                os.unlink(path)  # fails where the name left is not this one but that of a value
                 os.ftruncate(fd, 0)  # its writer's mapping would keep the pages; it looks at the links before it writes
-                os.unlink(path)
                 num_removed += 1
         except OSError:
             pass

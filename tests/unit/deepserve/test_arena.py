@@ -205,6 +205,23 @@ def test_a_writers_idle_files_make_room_for_others(folder: Path) -> None:
     assert (held == 1).all() and (take(waiting, folder) == 2).all()
 
 
+def test_a_value_whose_writer_goes_while_room_is_made_is_not_taken_for_idle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = encode(array(1), folder)
+    real_open = os.open
+
+    def open_and_lose_the_name(path: Any, *rest: Any) -> int:
+        fd = real_open(path, *rest)
+        os.unlink(path)
+        return fd
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "open", open_and_lose_the_name)
+        assert make_room(str(folder)) == 0
+    assert (take(value, folder) == 1).all()
+
+
 def test_a_name_that_goes_while_the_file_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_link = os.link
 
