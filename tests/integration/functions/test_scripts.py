@@ -210,14 +210,14 @@ def test_a_forked_child_starts_its_own_controller(script: ScriptRunner) -> None:
 
 LOSING = """
 import deepserve, gc, os, signal, threading, weakref
-from deepserve import _client
+from deepserve import _current_client
 
 @deepserve.function
 def square(x): return x * x
 
 def lose():
     square.remote(2)
-    client = _client.current_client()
+    client = _current_client.current_client()
     [reader] = [thread for thread in threading.enumerate() if thread.name == "deepserve-link"]
     os.kill(int(os.path.basename(client.welcome.segments).split("-")[2]), signal.SIGKILL)
     reader.join(20)
