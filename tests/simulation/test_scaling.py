@@ -80,7 +80,7 @@ def test_the_simulator_agrees_with_queueing_theory(servers: int, per_s: float) -
     assert sum(waits_s) / len(waits_s) == pytest.approx(expected_s, rel=0.15)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
     bounds=st.tuples(st.integers(0, 3), st.integers(1, 6)),

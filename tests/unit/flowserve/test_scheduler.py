@@ -136,7 +136,7 @@ actions = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     actions=actions,
     num_blocks=st.integers(8, 14),

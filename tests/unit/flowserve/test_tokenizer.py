@@ -58,7 +58,7 @@ def test_a_character_split_over_tokens_comes_whole(tokenizer: Tokenizer) -> None
     assert pieces_of(tokenizer, token_ids[:-1])[-1] == "\ufffd", "cut off: shown as what it is, at the end only"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(token_ids=st.lists(st.integers(0, 420), max_size=60), prompt=st.lists(st.integers(0, 399), max_size=10))
 def test_pieces_of_any_tokens_join_to_their_text(tokenizer: Tokenizer, token_ids: list[int], prompt: list[int]) -> None:
     """Also of bytes that are no UTF-8, special tokens, and ids beyond the vocabulary."""
@@ -97,7 +97,7 @@ def test_special_tokens_and_stop_text(tokenizer: Tokenizer) -> None:
     assert shown.push(end) == "<|im_end|>"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.text(st.sampled_from("abé🙂"), max_size=30),
     stops=st.lists(st.text("abé", min_size=1, max_size=4), max_size=3),

@@ -120,7 +120,7 @@ def test_every_split_in_two_and_every_character_alone(text: str) -> None:
     assert joined(stream(list(text))) == expected
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     parts=st.lists(st.sampled_from(PARTS), max_size=14),
     cuts=st.lists(st.integers(0, 100), max_size=6),

@@ -1,0 +1,17 @@
+"""How the property tests draw: the same examples in every run, however slow the machine is.
+
+Hypothesis would fail an example that takes 200 ms and a test whose examples are slow to make, which says something of
+the machine. To look for new examples: `HYPOTHESIS_PROFILE=search`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
