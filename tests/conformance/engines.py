@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from deepserve._current_client import current_client
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 class Engine(NamedTuple):

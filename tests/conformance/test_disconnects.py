@@ -25,8 +25,8 @@ def note(folder, name):
 
 @deepserve.function(max_pods=1)
 def sleeps(folder):
-    note(folder, "began")
     try:
+        note(folder, "began")
         time.sleep(60)
     except deepserve.InputCancelled:
         note(folder, "stopped")

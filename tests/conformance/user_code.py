@@ -137,12 +137,16 @@ def first_time(folder: str) -> bool:
 
 
 def breaks_once(folder: str, n: int, at: int, how: str, from_offset: int = 0) -> Iterator[int]:
-    """0 to n; the first time it breaks off before item `at`."""
+    """0 to n; the first time it breaks off before item `at`, when its reader has noted in `taken` that it has the rest.
+
+    Where it is killed: an exception comes behind the items anyway.
+    """
     is_first = first_time(folder)
     for number in range(from_offset, n):
         if is_first and number == at:
             if how == "killed":
-                time.sleep(0.05)  # what was passed on has left the pod
+                while at and not Path(folder, "taken").exists():
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Boom("the first time")
         yield number
@@ -174,7 +178,7 @@ def differs(folder: str) -> Iterator[int]:
         raise Boom("the first time")
 
 
-@app.function(idle_timeout=0.3)
+@app.function(idle_timeout=1.0)
 def falls_silent(n: int) -> Iterator[int]:
     yield from range(n)
     time.sleep(60)
@@ -243,8 +247,8 @@ def short_of_time(folder: str) -> None:
 
 @app.function(max_pods=2)
 def sleeps(folder: str, name: str) -> None:
-    note(folder, name)
     try:
+        note(folder, name)
         time.sleep(60)
     except deepserve.InputCancelled:
         note(folder, f"{name}-stopped", str(deepserve.cancelled()))
@@ -253,8 +257,8 @@ def sleeps(folder: str, name: str) -> None:
 
 @app.function(max_pods=1)
 async def sleeps_async(folder: str, name: str) -> None:
-    note(folder, name)
     try:
+        note(folder, name)
         await asyncio.sleep(60)
     except asyncio.CancelledError:
         note(folder, f"{name}-stopped")
@@ -264,9 +268,12 @@ async def sleeps_async(folder: str, name: str) -> None:
 @app.function(max_pods=1)
 def holds_on(folder: str, name: str) -> None:
     """Swallows what is to stop it."""
-    note(folder, name)
+    is_noted = False
     while True:
         try:
+            if not is_noted:
+                note(folder, name)
+                is_noted = True
             time.sleep(0.05)
         except BaseException:
             continue

@@ -28,7 +28,7 @@ from deepserve.protocol.messages import (
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling, function_id
 
 START = str(Path(__file__).parent / "start.py")
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 M = TypeVar("M", bound=Message)
 
 

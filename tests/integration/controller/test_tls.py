@@ -16,7 +16,7 @@ from deepserve._client import Client
 from deepserve._distant_controller import connect_distant
 from deepserve._segments import SegmentGone, distant
 from deepserve.errors import ControllerLost, ControllerUnreachable, InvalidOption, KeyRefused
-from tests.integration.controller.peers import Controller, wait_for
+from tests.integration.controller.peers import TIMEOUT_S, Controller, wait_for
 from tests.integration.controller.web_peers import key_of, url_of, write_certificate
 
 
@@ -183,7 +183,7 @@ def test_a_port_that_must_not_be_opened_so(authority: trustme.CA, what: str) -> 
         files = {"CERT": certificate, "KEY": key, "OTHER": other}
         controller = Controller(folder, *(files.get(word, word) for word in arguments), embedded=False)
         try:
-            assert controller.process.wait(20) == 1
+            assert controller.process.wait(TIMEOUT_S) == 1
             assert text in controller.said() and "Traceback" not in controller.said()
         finally:
             controller.kill()

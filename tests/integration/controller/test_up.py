@@ -20,7 +20,7 @@ import pytest
 
 from deepserve.protocol.messages import DefineFunction, LogOutput, PutBundle
 from deepserve.protocol.specs import FunctionSpec
-from tests.integration.controller.peers import Client, Controller, wait_for
+from tests.integration.controller.peers import TIMEOUT_S, Client, Controller, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def call_http(up: Controller, path: str, body: bytes | None = None, key: str | N
     key = (up.folder / "state/deepserve/key").read_text().strip() if key is None else key
     request = urllib.request.Request(told["url"] + path, data=body, headers={"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -133,7 +133,7 @@ def test_apps_survive_a_restart_with_their_code(folder: Path) -> None:
     client = first.dial()
     functions = deploy(client, ("buy",), digest="d" * 40)
     assert client.query("shutdown").body["pid"] == first.process.pid
-    assert first.process.wait(10) == 0, first.said()
+    assert first.process.wait(TIMEOUT_S) == 0, first.said()
     assert not (first.runtime / "up.json").exists() and not (first.runtime / "up.sock").exists()
     second = Controller(folder, embedded=False).wait_until_up()
     try:
@@ -150,10 +150,10 @@ def test_apps_survive_a_restart_with_their_code(folder: Path) -> None:
 def test_one_controller_at_a_time(up: Controller) -> None:
     second = Controller(up.folder, embedded=False)
     try:
-        assert second.process.wait(10) == 1
+        assert second.process.wait(TIMEOUT_S) == 1
         assert str(up.process.pid) in second.said()
         elsewhere = Controller(up.folder, "--state", str(up.folder / "other"), embedded=False)
-        assert elsewhere.process.wait(10) == 1
+        assert elsewhere.process.wait(TIMEOUT_S) == 1
         elsewhere.kill()
         assert up.dial().query("status").error == ""
     finally:
@@ -279,7 +279,7 @@ def test_a_newer_store_is_refused_in_words(folder: Path) -> None:
         connection.executescript("create table schema_info (version integer); insert into schema_info values (99)")
     second = Controller(folder, embedded=False)
     try:
-        assert second.process.wait(10) == 1
+        assert second.process.wait(TIMEOUT_S) == 1
         assert "99" in second.said() and "Traceback" not in second.said()
     finally:
         second.kill()
@@ -305,7 +305,7 @@ def test_a_taken_http_port_is_told(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         controller = Controller(folder, "--http-port", str(taken.getsockname()[1]), embedded=False)
         try:
-            assert controller.process.wait(10) == 1
+            assert controller.process.wait(TIMEOUT_S) == 1
             assert "HTTP port" in controller.said()
         finally:
             controller.kill()
@@ -315,7 +315,7 @@ def test_a_runtime_folder_open_to_others_is_refused(folder: Path) -> None:
     (folder / "deepserve").mkdir(mode=0o755)
     controller = Controller(folder, embedded=False)
     try:
-        assert controller.process.wait(10) == 1
+        assert controller.process.wait(TIMEOUT_S) == 1
         assert "open to other users" in controller.said()
     finally:
         controller.kill()

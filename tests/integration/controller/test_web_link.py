@@ -28,7 +28,7 @@ from deepserve.protocol.messages import (
     ValueStored,
     Welcome,
 )
-from tests.integration.controller.peers import Client, Controller, wait_for
+from tests.integration.controller.peers import TIMEOUT_S, Client, Controller, wait_for
 from tests.integration.controller.test_handshake import BAD_BYTES, expect_refusal
 from tests.integration.controller.web_peers import dial_web, key_of, open_websocket, url_of
 
@@ -266,6 +266,6 @@ def test_who_knows_no_key_learns_nothing_from_a_get(up: Controller) -> None:
     import urllib.request
 
     with pytest.raises(urllib.error.HTTPError) as answer:
-        urllib.request.urlopen(url_of(up) + "/v1/link", timeout=10)
+        urllib.request.urlopen(url_of(up) + "/v1/link", timeout=TIMEOUT_S)
     assert answer.value.code == 404
     assert Refused.__name__ not in answer.value.read().decode()

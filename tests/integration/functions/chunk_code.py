@@ -57,7 +57,7 @@ def act_alone(do: Any) -> Any:
     return _act(do)
 
 
-@app.function(max_pods=1, timeout=0.4)
+@app.function(max_pods=1, timeout=1.5)
 def act_in_time(do: Any) -> Any:
     return _act(do)
 

@@ -37,7 +37,7 @@ def nothing_left() -> Iterator[None]:
     wait_until(lambda: [name for name in os.listdir(client.welcome.segments) if not name.startswith(".")] == [])
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     ends_at_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < ends_at_s, "it never came true"

@@ -9,7 +9,7 @@ app = deepserve.App("own-generator")
 numbers = random.Random()
 
 
-@app.function(max_pods=6)
+@app.function(max_pods=8)
 def draw(folder: str, num_calls: int) -> float:
     meet(folder, num_calls)
     return numbers.random()

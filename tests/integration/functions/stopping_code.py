@@ -126,9 +126,9 @@ async def coroutine(folder: str) -> None:
 
 
 @app.function(max_pods=1, queue_timeout=0.5)
-def single(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def single(folder: str) -> None:
+    note(folder, "began")
+    time.sleep(60)
 
 
 @app.cls(startup_timeout=1, max_pods=1)
@@ -184,6 +184,6 @@ def pid() -> int:
     return os.getpid()
 
 
-@app.function(max_pods=1, scaledown_window=0.5)
+@app.function(max_pods=1, scaledown_window=2)
 def short_lived() -> int:
     return os.getpid()

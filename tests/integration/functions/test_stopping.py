@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,8 @@ def test_a_cancel_ends_code_that_does_not_stop_and_its_process(how: str, tmp_pat
 
 @pytest.mark.parametrize("how", HARD_TO_STOP)
 def test_a_time_limit_ends_it_too(how: str, tmp_path: Path) -> None:
-    with pytest.raises(deepserve.FunctionTimeout, match="over its time limit of 0.3 s; pod killed") as caught:
-        code.stuck.with_options(timeout=0.3).remote(how, str(tmp_path))
+    with pytest.raises(deepserve.FunctionTimeout, match="over its time limit of 1 s; pod killed") as caught:
+        code.stuck.with_options(timeout=1).remote(how, str(tmp_path))
     assert (caught.value.clock, caught.value.stopped) == ("run", "pod killed")
     wait_until(lambda: is_gone(int(text_of(tmp_path / "began"))))
 
@@ -246,11 +245,12 @@ def test_the_exception_is_raised_in_the_thread_of_its_input(tmp_path: Path) -> N
 # --- clocks ---------------------------------------------------------------------------------------------
 
 
-def test_the_queue_clock() -> None:
-    running = code.single.spawn(60)
+def test_the_queue_clock(tmp_path: Path) -> None:
+    while not (tmp_path / "began").exists():  # the first pod may take longer than the queue's time
+        running = code.single.spawn(str(tmp_path))
+        wait_until(lambda call=running: call.done() or (tmp_path / "began").exists())  # type: ignore[misc]
     with pytest.raises(deepserve.FunctionTimeout, match="wait for a pod of 0.5 s; before it began") as caught:
-        while True:  # one of the two gets the pod
-            code.single.remote(0)
+        code.single.remote(str(tmp_path))
     assert (caught.value.clock, caught.value.stopped) == ("queue", "before it began")
     running.cancel()
     with pytest.raises(deepserve.CallCancelled):
@@ -346,6 +346,4 @@ def test_ten_thousand_pending_calls_are_cancelled_and_gone(tmp_path: Path) -> No
 
 def test_ten_thousand_spawned_calls_all_end() -> None:
     calls = [square.spawn(number) for number in range(10_000)]
-    started_s = time.monotonic()
     assert [call.get(timeout=120) for call in calls] == [number * number for number in range(10_000)]
-    assert time.monotonic() - started_s < 120

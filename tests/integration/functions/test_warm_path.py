@@ -52,10 +52,16 @@ def around(work):
         for pid in pids if os.path.exists(f"/proc/{pid}")
     ]
 
+def wakes_by_itself():
+    idle = around(lambda: time.sleep(0.3))
+    return any(process["wakes"] for process in idle if process["pid"] != os.getpid())
+
 if __name__ == "__main__":
     for i in range(50):
         square.remote(i)
-    time.sleep(1.0)  # let the spare pod finish its start
+    looks = 0
+    while wakes_by_itself() and looks < 60:  # let the spare pod finish its start
+        looks += 1
     calls = around(lambda: [square.remote(i) for i in range(int(sys.argv[1]))])
     idle = around(lambda: time.sleep(1.5))
     modules = sorted(name for name in sys.modules if name.split(".")[0] in ("http", "httpx2", "urllib3", "requests"))

@@ -35,7 +35,7 @@ from deepserve.protocol.messages import (
 )
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 M = TypeVar("M", bound=Message)
 

@@ -21,7 +21,15 @@ from deepserve.protocol.messages import (
     Value,
 )
 from deepserve.protocol.specs import CodeRef
-from tests.integration.runtime.stand_in import Peer, StandIn, StandInPod, decode_exception, is_alive, ready
+from tests.integration.runtime.stand_in import (
+    TIMEOUT_S,
+    Peer,
+    StandIn,
+    StandInPod,
+    decode_exception,
+    is_alive,
+    ready,
+)
 
 FILES = {"app.py": Path(__file__).with_name("app.py").read_text()}
 
@@ -181,7 +189,7 @@ def test_the_end_of_the_control_descriptor_ends_template_and_pods(controller: St
     pods[0].assign()
     pods[0].wait_for_text("spinning")
     template.connection.close()
-    assert process.wait(20) == 0
+    assert process.wait(TIMEOUT_S) == 0
     assert not any(is_alive(pod.pid) for pod in pods)
 
 
@@ -283,11 +291,16 @@ def test_a_template_that_is_killed_takes_its_pods_along(controller: StandIn) -> 
 def test_an_environment_that_cannot_be_loaded_says_why(controller: StandIn) -> None:
     failed, _ = controller.start_template("no-such").receive(TemplateFailed)
     assert "no-such" in failed.text
-    assert controller.templates[-1][0].wait(10) == 1
+    assert controller.templates[-1][0].wait(TIMEOUT_S) == 1
 
 
-def test_a_fork_takes_milliseconds(pod: StandInPod) -> None:
-    assert 0.0 < pod.fork_ms < 250.0  # about one on an idle machine; the bound only catches a copy of the world
+def test_a_fork_takes_milliseconds(controller: StandIn, template: Peer) -> None:
+    pods = [controller.fork_pod(template) for _ in range(5)]
+    # About one on an idle machine; the bound only catches a copy of the world, and the best is no matter of luck.
+    assert 0.0 < min(pod.fork_ms for pod in pods) < 250.0
+    for pod in pods:
+        pod.link.connection.close()
+        pod.exited()
 
 
 def test_the_timeline_is_the_scripts_alone(controller: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

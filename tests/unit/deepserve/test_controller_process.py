@@ -128,8 +128,13 @@ def test_a_controller_is_welcomed(listener: socket.socket, capsys: pytest.Captur
     settings.use_settings(settings.Settings(url=f"unix://{listener.getsockname()}"))
     client = connect()
     assert client.welcome == welcome and not client.is_embedded
-    time.sleep(0.1)
-    assert capsys.readouterr() == ("printed\n", f"deepserve: using the controller at {listener.getsockname()}\n")
+    out, err = "", ""
+    gives_up_s = time.monotonic() + 30
+    while "printed" not in out and time.monotonic() < gives_up_s:
+        time.sleep(0.01)
+        more = capsys.readouterr()
+        out, err = out + more.out, err + more.err
+    assert (out, err) == ("printed\n", f"deepserve: using the controller at {listener.getsockname()}\n")
 
 
 def test_a_socket_of_somebody_else_is_not_used(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

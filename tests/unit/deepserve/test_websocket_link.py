@@ -108,7 +108,7 @@ def test_whatever_ends_the_link_those_who_wait_hear_of_it(what: Any, error: type
 
     far.link.start_reader(on_frame, on_closed)
     far.inbound.put(what)
-    assert is_closed.wait(10)
+    assert is_closed.wait(30)
     assert type(closed[0]) is error and text in str(closed[0])
 
 

@@ -64,18 +64,18 @@ def test_a_function_that_nobody_holds_is_forgotten_once_its_requests_are_over() 
     running_reactor().run_until(lambda: False, 0.05)
     assert "fn" in functions.specs
     is_used = False
-    running_reactor().run_until(lambda: False, 0.05)
+    running_reactor().run_until(lambda: "fn" not in functions.specs, 30)
     assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
 
 
 def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
-    functions, told = make_functions(0.1)
+    functions, told = make_functions(1.0)
     functions.define("link-1", "fn", SPEC)
     functions.release_all("link-1")
-    running_reactor().run_until(lambda: False, 0.07)
+    running_reactor().run_until(lambda: False, 0.7)
     functions.define("link-2", "fn", SPEC)
     functions.release_all("link-2")
-    running_reactor().run_until(lambda: False, 0.07)
+    running_reactor().run_until(lambda: False, 0.7)
     assert "fn" in functions.specs
-    running_reactor().run_until(lambda: False, 0.07)
+    running_reactor().run_until(lambda: "fn" not in functions.specs, 30)
     assert "fn" not in functions.specs

@@ -44,7 +44,7 @@ def test_small_results_are_bounded_too(tmp_path: Path) -> None:
 
 def test_an_idle_controller_forgets_what_is_over(tmp_path: Path) -> None:
     asked: list[tuple[float, Callable[[], None]]] = []
-    kept = KeptResults(Segments(str(tmp_path)), 0.05, 10_000, lambda at_s, callback: asked.append((at_s, callback)))
+    kept = KeptResults(Segments(str(tmp_path)), 0.5, 10_000, lambda at_s, callback: asked.append((at_s, callback)))
     for number in range(2):
         kept.put(f"rq-{number}", [], finished(f"rq-{number}"), b"x")
     assert len(asked) == 1  # one timer, for the oldest

@@ -127,7 +127,7 @@ def test_structured_output_after_tools(run: Run) -> None:
 
 @both
 def test_tools_of_one_turn_run_side_by_side(run: Run) -> None:
-    barrier = threading.Barrier(3, timeout=10)
+    barrier = threading.Barrier(3, timeout=30)
 
     def meet(number: int) -> int:
         barrier.wait()

@@ -116,7 +116,7 @@ def test_many_pods_unpack_at_once_and_find_the_same_files(tmp_path: Path) -> Non
     found: list[int] = []
 
     def fetch(digest: str) -> bytes:
-        together.wait(10)  # all have seen that the folder is not there
+        together.wait(30)  # all have seen that the folder is not there
         return content
 
     def unpack() -> None:

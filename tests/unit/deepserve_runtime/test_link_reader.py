@@ -54,17 +54,17 @@ def case() -> Iterator[Case]:
 def test_the_leader_handles_what_comes_on_its_own_thread(case: Case) -> None:
     case.send("a", "b")
     case.lead()
-    assert [case.seen.get(timeout=5) for _ in "ab"] == [("a", "MainThread"), ("b", "MainThread")]
+    assert [case.seen.get(timeout=30) for _ in "ab"] == [("a", "MainThread"), ("b", "MainThread")]
 
 
 def test_after_the_hand_over_the_watching_thread_reads(case: Case) -> None:
     case.reader.hand_over()
     case.send("a")
-    assert case.seen.get(timeout=5) == ("a", "deepserve-link")
+    assert case.seen.get(timeout=30) == ("a", "deepserve-link")
     case.reader.take_back()
     case.send("b")
     case.lead()
-    assert case.seen.get(timeout=5) == ("b", "MainThread")
+    assert case.seen.get(timeout=30) == ("b", "MainThread")
 
 
 def test_half_a_frame_is_completed_by_whoever_reads_next(case: Case) -> None:
@@ -73,7 +73,7 @@ def test_half_a_frame_is_completed_by_whoever_reads_next(case: Case) -> None:
     case.lead()
     case.reader.hand_over()
     case.theirs.sendall(data[9:])
-    assert case.seen.get(timeout=5) == ("whole", "deepserve-link")
+    assert case.seen.get(timeout=30) == ("whole", "deepserve-link")
     case.reader.take_back()
 
 
@@ -87,7 +87,7 @@ def test_an_exception_of_a_signal_between_read_and_handling_loses_nothing(case: 
     case.send("b")
     case.lead()
     case.lead()
-    assert [case.seen.get(timeout=5)[0] for _ in "ab"] == ["a", "b"]
+    assert [case.seen.get(timeout=30)[0] for _ in "ab"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("who", ["leader", "watcher"])
@@ -97,7 +97,7 @@ def test_the_end_is_told_once_by_either(case: Case, who: str) -> None:
         case.lead()
     else:
         case.reader.hand_over()
-        assert case.is_over.wait(5)
+        assert case.is_over.wait(30)
     assert case.ended == ["the controller closed the link"]
 
 

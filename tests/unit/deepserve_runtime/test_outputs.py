@@ -31,7 +31,7 @@ class FakeLink:
 
     def wait_for(self, count: int) -> None:
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.items()) >= count, timeout=10), self.sent
+            assert self.arrived.wait_for(lambda: len(self.items()) >= count, timeout=30), self.sent
 
 
 def made(link: FakeLink, **fields: Any) -> Outputs:
