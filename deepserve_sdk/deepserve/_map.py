@@ -8,12 +8,10 @@ from typing import Any
 from deepserve._callee import Callee
 from deepserve._client import Client
 from deepserve._map_batch import InputBatch
-from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
+from deepserve._map_inputs import Arguments, InlineInputs, Inputs, read_blocking, read_on_loop
 from deepserve._map_outputs import MapOutputs, with_index
 from deepserve.errors import DeepServeError
 from deepserve.protocol.specs import Scaling
-
-Inputs = InlineInputs | ThreadInputs | TaskInputs
 
 SMALLEST_WINDOW = 64
 LARGEST_WINDOW = 1000
@@ -177,7 +175,7 @@ def run_map(
     """
     run = MapRun(callee, callee.blocking_client("map"), options)
     try:
-        run.read(ThreadInputs(inputs, run.inbox.put_inputs) if may_wait else InlineInputs(inputs))
+        run.read(read_blocking(inputs, run.inbox.put_inputs, may_wait=may_wait))
         while not run.is_over:
             if run.wants_inputs:
                 run.send_inputs()
@@ -200,10 +198,7 @@ async def run_map_async(
     """The same on an event loop; the inputs may be an asynchronous iterable."""
     run = MapRun(callee, client, options)
     try:
-        if isinstance(inputs, AsyncIterable):
-            run.read(TaskInputs(inputs, run.inbox.put_inputs))
-        else:
-            run.read(InlineInputs(inputs, are_at_hand=not may_wait))
+        run.read(read_on_loop(inputs, run.inbox.put_inputs, may_wait=may_wait))
         while not run.is_over:
             if run.wants_inputs:
                 run.send_inputs()

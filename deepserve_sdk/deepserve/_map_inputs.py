@@ -132,3 +132,20 @@ class TaskInputs(_ReadAhead):
         except BaseException as error:  # cancelled: by `close`, or inside the script's iterator
             self._put_end(error)
             raise
+
+
+Inputs = InlineInputs | ThreadInputs | TaskInputs
+
+
+def read_blocking(inputs: Iterable[Arguments], news: Callable[[], None], *, may_wait: bool) -> Inputs:
+    """For a caller that blocks. may_wait: reading may take time, in which outputs go on."""
+    return ThreadInputs(inputs, news) if may_wait else InlineInputs(inputs)
+
+
+def read_on_loop(
+    inputs: Iterable[Arguments] | AsyncIterable[Arguments], news: Callable[[], None], *, may_wait: bool
+) -> Inputs:
+    """For a caller on an event loop, whose thread any other iterable is read on."""
+    if isinstance(inputs, AsyncIterable):
+        return TaskInputs(inputs, news)
+    return InlineInputs(inputs, are_at_hand=not may_wait)

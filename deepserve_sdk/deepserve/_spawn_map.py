@@ -10,7 +10,7 @@ from deepserve._callee import Callee
 from deepserve._client import Client
 from deepserve._group_results import GroupResults
 from deepserve._map_batch import InputBatch
-from deepserve._map_inputs import Arguments, InlineInputs, TaskInputs, ThreadInputs
+from deepserve._map_inputs import Arguments, InlineInputs, Inputs, read_blocking, read_on_loop
 from deepserve._map_outputs import with_index
 
 MAX_UNFINISHED = 10_000
@@ -27,10 +27,10 @@ class _Spawning:
         self.results = GroupResults(client, self.inbox, self._definition.label, None)
         self.inbox.group = self.results
         self._batch = InputBatch(client, self.inbox)
-        self._inputs: InlineInputs | ThreadInputs | TaskInputs = InlineInputs(())
+        self._inputs: Inputs = InlineInputs(())
         self.is_over = False
 
-    def read(self, inputs: InlineInputs | ThreadInputs | TaskInputs) -> None:
+    def read(self, inputs: Inputs) -> None:
         self._inputs = inputs
 
     def go_on(self) -> bool:
@@ -83,7 +83,7 @@ def spawn_map(callee: Callee, inputs: Iterable[Arguments], kwargs: dict[str, Any
     """Raises what reading the inputs raises; UnpicklableArgument, ValueTooLarge, with `input_index`."""
     spawning = _Spawning(callee, callee.blocking_client("spawn_map"), kwargs)
     try:
-        spawning.read(ThreadInputs(inputs, spawning.inbox.put_inputs) if may_wait else InlineInputs(inputs))
+        spawning.read(read_blocking(inputs, spawning.inbox.put_inputs, may_wait=may_wait))
         while not spawning.is_over:
             if not spawning.go_on():
                 spawning.client.wait(spawning.inbox)
@@ -103,10 +103,7 @@ async def spawn_map_async(
 ) -> CallGroup[Any]:
     spawning = _Spawning(callee, client, kwargs)
     try:
-        if isinstance(inputs, AsyncIterable):
-            spawning.read(TaskInputs(inputs, spawning.inbox.put_inputs))
-        else:
-            spawning.read(InlineInputs(inputs, are_at_hand=not may_wait))
+        spawning.read(read_on_loop(inputs, spawning.inbox.put_inputs, may_wait=may_wait))
         while not spawning.is_over:
             if not spawning.go_on():
                 await client.wait_async(spawning.inbox)

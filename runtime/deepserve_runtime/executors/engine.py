@@ -15,8 +15,7 @@ from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolC
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.generation import Generation, Piece
-from deepserve_runtime.executors.tokenizer import convert, encode, load_error
-from deepserve_runtime.step_clock import StepClock
+from deepserve_runtime.executors.tokenizer import convert, encode, loading
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
 from flowserve.config import DEVICES, EngineConfig
@@ -45,17 +44,13 @@ class EngineExecutor:
         self._has_news = False
 
     def load(self) -> dict[str, float]:
-        steps = StepClock()
-        try:
+        with loading(self._model) as steps:
             # Here, so that this module imports where torch is not installed.
             from flowserve.engine import Engine
 
             folder = resolve_model(self._model.source)
             self._defaults = sampling_defaults(folder)
             self._engine = Engine.from_folder(folder, engine_config(self._spec, self.slots))
-        except Exception as error:  # a malformed folder may break anything
-            raise load_error(self._model.name, self._model.source, error) from error
-        steps.mark("load")
         return steps.steps_ms
 
     def unload(self) -> None:

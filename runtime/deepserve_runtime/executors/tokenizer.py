@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 
 from deepserve.protocol.messages import Value
 from deepserve.protocol.model_io import ChatInput, CompletionInput, TokenizedPrompt
-from deepserve.protocol.specs import FunctionSpec
+from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
@@ -33,13 +35,9 @@ class TokenizerExecutor:
         self._template: ChatTemplate | None = None
 
     def load(self) -> dict[str, float]:
-        steps = StepClock()
-        try:
+        with loading(self._model) as steps:
             self._folder = resolve_model(self._model.source, with_weights=False)
             self._tokenizer = Tokenizer.from_folder(self._folder)
-        except Exception as error:  # a malformed folder may break anything
-            raise load_error(self._model.name, self._model.source, error) from error
-        steps.mark("load")
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -75,8 +73,17 @@ class TokenizerExecutor:
         raise AttributeError(f"a tokenizer has the methods chat and generate, not {method!r}")
 
 
-def load_error(name: str, source: str, error: Exception) -> sdk.errors.ModelLoadError:
-    return sdk.errors.ModelLoadError(f"model {name!r} cannot be loaded from {source}: {error}")
+@contextmanager
+def loading(model: ModelSpec) -> Iterator[StepClock]:
+    """Raises ModelLoadError for whatever goes wrong inside."""
+    steps = StepClock()
+    try:
+        yield steps
+    except Exception as error:  # a malformed folder may break anything
+        raise sdk.errors.ModelLoadError(
+            f"model {model.name!r} cannot be loaded from {model.source}: {error}"
+        ) from error
+    steps.mark("load")
 
 
 def convert(given: Any, kind: type[T]) -> T:
