@@ -12,22 +12,16 @@ from deepserve_controller.core.actions import Action, FinishItem, FinishItems, F
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.chunk import Chunk, LastInput
 from deepserve_controller.core.endings import pod_killed_outcome, timeout_outcome
-from deepserve_controller.core.events import NO_PAYLOAD, Payload
+from deepserve_controller.core.events import Payload
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
 from deepserve_controller.core.map_inputs import Run
 from deepserve_controller.core.maps import Maps
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
-from deepserve_controller.core.task import Task
+from deepserve_controller.core.task import EndTask, Task
 
 OK = Outcome("ok")
-
-
-class EndTask(Protocol):
-    def __call__(
-        self, task: Task, outcome: Outcome, now_s: float, run_ms: float = 0.0, payload: Payload = NO_PAYLOAD
-    ) -> None: ...
 
 
 class TaskFinished(Protocol):

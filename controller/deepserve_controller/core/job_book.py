@@ -1,8 +1,7 @@
-"""JobBook: the unfinished jobs and tasks, where they are found, and the last jobs that finished."""
+"""JobBook: the unfinished jobs and tasks, and where they are found."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from deepserve.protocol.messages import Outcome
@@ -10,9 +9,6 @@ from deepserve_controller.core.events import NO_PAYLOAD
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import RequestView
-
-NUM_RECENT = 1000
 
 
 class JobBook:
@@ -22,7 +18,6 @@ class JobBook:
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
         self._of_link: dict[str, dict[str, Job]] = {}
-        self._recent: deque[Job] = deque(maxlen=NUM_RECENT)
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs.values())
@@ -70,9 +65,9 @@ class JobBook:
         del self._tasks[task.task_id]
         del task.job.tasks[task.task_id]
 
-    def write_off(self, job: Job, outcome: Outcome, now_s: float) -> None:
+    def write_off(self, job: Job, outcome: Outcome) -> None:
         assert job.outcome is None and not job.tasks, f"{job.request_id} has ended before, or not yet"
-        job.outcome, job.finished_s = outcome, now_s
+        job.outcome = outcome
         del self._jobs[job.request_id]
         of_link = self._of_link[job.link_id]
         del of_link[job.request_id]
@@ -80,13 +75,7 @@ class JobBook:
             del self._of_link[job.link_id]
         if job.parent is not None:
             del job.parent.children[job.request_id]
-        job.shed()
-        self._recent.append(job)
-
-    def views(self) -> list[RequestView]:
-        """Unfinished requests and the last 1000 that finished, in the order of arrival."""
-        jobs = [*self._recent, *self._jobs.values()]
-        return [job.view() for job in sorted(jobs, key=lambda job: job.arrived_s)]
+        job.inputs = None  # which refer to it
 
     def check_invariants(self) -> None:
         for request_id, job in self._jobs.items():

@@ -36,7 +36,7 @@ from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.unstartable import Unstartable
-from deepserve_controller.core.views import Chunking, ChunkSize, RequestView, RetryDelay, Routing
+from deepserve_controller.core.views import Chunking, ChunkSize, RetryDelay, Routing
 
 OWNER = "job_executor"
 
@@ -136,10 +136,6 @@ class JobExecutor:
         self._out.clear()
         return actions
 
-    def requests_view(self) -> list[RequestView]:
-        """Unfinished requests and the last 1000 that finished, in the order of arrival; for status."""
-        return self._jobs.views()
-
     # --- requests -------------------------------------------------------------------------------------
 
     def _on_request_arrived(self, event: events.RequestArrived, now_s: float) -> None:
@@ -151,8 +147,7 @@ class JobExecutor:
         job = Job(
             event.request_id, self._ids.new("job"), event.link_id, event.function_id,
             self._functions.label(event.function_id), event.kind, event.method, event.timeout_s, event.keep,
-            now_s, deadline_s, parent, parent.job.request_id if parent else "",
-            parent.job.depth + 1 if parent else 1,
+            now_s, deadline_s, parent, parent.job.depth + 1 if parent else 1,
         )  # fmt: skip
         broken = event.broken or self._broken(event.depends_on)
         self._jobs.add(job)
@@ -343,7 +338,7 @@ class JobExecutor:
         if job.alarm is not None:
             self._alarms.cancel(job.alarm)
             job.alarm = None
-        self._jobs.write_off(job, outcome, now_s)
+        self._jobs.write_off(job, outcome)
         self._out.append(FinishRequest(job.request_id, job.link_id, outcome, timings, payload, count, job.keep))
         for task in self._dependencies.finished(job.request_id):
             self._settled.append((task, job.request_id, outcome, payload))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from deepserve.protocol.messages import Outcome, Stopped
 from deepserve_controller.core.actions import Action, SendCancel
@@ -14,11 +14,7 @@ from deepserve_controller.core.endings import pod_killed_outcome, stopped_outcom
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.replay import lost_outcome
 from deepserve_controller.core.retrying import Retrying
-from deepserve_controller.core.task import Task
-
-
-class EndTask(Protocol):
-    def __call__(self, task: Task, outcome: Outcome, now_s: float, run_ms: float = 0.0) -> None: ...
+from deepserve_controller.core.task import EndTask, Task
 
 
 class Stopping:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve_controller.core.alarms import NEVER_S, Alarm
-from deepserve_controller.core.events import Payload
+from deepserve_controller.core.events import NO_PAYLOAD, Payload
 
 if TYPE_CHECKING:
     from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
@@ -105,3 +105,11 @@ class Task(msgspec.Struct, eq=False):
     def move(self, state: TaskState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.task_id}: {self.state} -> {state} is no transition"
         self.state = state
+
+
+class EndTask(Protocol):
+    """Takes a task out of everything and lets its job go on; the job executor's."""
+
+    def __call__(
+        self, task: Task, outcome: Outcome, now_s: float, run_ms: float = 0.0, payload: Payload = NO_PAYLOAD
+    ) -> None: ...

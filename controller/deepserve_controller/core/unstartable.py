@@ -14,13 +14,7 @@ from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
 from deepserve_controller.core.maps import Maps
-from deepserve_controller.core.task import Task
-
-
-class EndTask(Protocol):
-    def __call__(
-        self, task: Task, outcome: Outcome, now_s: float, run_ms: float = 0.0, payload: Payload = NO_PAYLOAD
-    ) -> None: ...
+from deepserve_controller.core.task import EndTask
 
 
 class StopJob(Protocol):

@@ -185,31 +185,6 @@ ChooseSource = Callable[[TemplateView], PodSource]
 # --- status -------------------------------------------------------------------------------------------
 
 
-class RequestView(msgspec.Struct, frozen=True):
-    """A request and where its latest task is; times are on the driver's clock, None where it did not happen yet."""
-
-    request_id: str
-    job_id: str
-    task_id: str
-    pod_id: str
-    function_id: str
-    label: str
-    kind: str
-    state: str
-    detail: str
-    stopped: str
-    """How it was stopped, where that is how it ended."""
-    parent_request_id: str
-    arrived_s: float
-    assigned_s: float | None
-    finished_s: float | None
-    attempts: int
-    num_open: int
-    """Tasks not finished."""
-    num_done: int
-    """Inputs of a map that are finished."""
-
-
 class PodView(msgspec.Struct, frozen=True):
     pod_id: str
     state: str

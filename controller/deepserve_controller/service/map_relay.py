@@ -21,11 +21,10 @@ from deepserve_controller.core import actions, events
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.pod_entry import MAX_DETAIL_CHARS
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import Delivery
-
-MAX_DETAIL_CHARS = 4000
 
 MAX_INPUTS = 4096
 """Of one frame; the SDK sends at most 128."""

@@ -7,6 +7,9 @@ import msgspec
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.reactor import Timer
 
+MAX_DETAIL_CHARS = 4000
+"""Of what a pod or a template says about an outcome or an end; the exception itself is in the payload."""
+
 
 class PodEntry(msgspec.Struct):
     pod_id: str

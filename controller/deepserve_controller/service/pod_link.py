@@ -26,15 +26,12 @@ from deepserve_controller.errors import Refusal
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
-from deepserve_controller.service.pod_entry import PodEntry
+from deepserve_controller.service.pod_entry import MAX_DETAIL_CHARS, PodEntry
 from deepserve_controller.service.requests import Requests
 
 if TYPE_CHECKING:
     from deepserve_controller.service.map_relay import MapRelay
     from deepserve_controller.service.pod_links import PodLinks
-
-MAX_DETAIL_CHARS = 4000
-"""Of what a pod says about an outcome; the exception itself is in the payload."""
 
 
 class PodLink:

@@ -22,11 +22,9 @@ from deepserve_controller.errors import Refusal
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.links import Handler, Link
 from deepserve_controller.service.loop import CoreLoop
-from deepserve_controller.service.pod_entry import PodEntry
+from deepserve_controller.service.pod_entry import MAX_DETAIL_CHARS, PodEntry
 from deepserve_controller.service.pod_links import PodLinks, log_key
 from deepserve_controller.service.tokens import is_same, new_token
-
-MAX_DETAIL_CHARS = 4000
 
 
 class TemplateLinks:

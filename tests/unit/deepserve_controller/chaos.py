@@ -484,8 +484,7 @@ class Chaos:
             if len(self.finished) == len(self.requests):
                 break
         missing = self.requests.keys() - self.finished.keys()
-        views = {view.request_id: view for view in self.cores.job_executor.requests_view()}
-        assert not missing, f"never finished: {[views[request_id] for request_id in sorted(missing)]}"
+        assert not missing, f"never finished: {[self.requests[request_id] for request_id in sorted(missing)]}"
         for _ in range(3000):
             self.pod_comes_up(only_well=True)
             self.template_comes_up(only_well=True)

@@ -10,7 +10,7 @@ from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Outcome
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 from deepserve_controller.build import build_cluster_manager, build_job_executor
-from deepserve_controller.core.actions import Action, Notify, WakeAt
+from deepserve_controller.core.actions import Action, FinishRequest, Notify, SendCancel, SendTask, WakeAt
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
 from deepserve_controller.core.job_executor import JobExecutor
@@ -86,6 +86,23 @@ class Jobs(Driven):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(build_job_executor(IdAllocator(), Random(1), **options))
+        self.sent: dict[str, SendTask] = {}
+        """The last one of each request."""
+        self.states: dict[str, str] = {}
+        """By request, as its actions tell it: running, stopping, and at last the outcome's kind."""
+
+    def __call__(self, event: Event) -> list[Action]:
+        actions = super().__call__(event)
+        for action in actions:
+            if isinstance(action, SendTask):
+                self.sent[action.request_id] = action
+                self.states[action.request_id] = "running"
+            elif isinstance(action, SendCancel):
+                task_id = action.task_id
+                self.states |= {name: "stopping" for name, sent in self.sent.items() if sent.task_id == task_id}
+            elif isinstance(action, FinishRequest):
+                self.states[action.request_id] = action.outcome.kind
+        return actions
 
     def define(self, function_id: str = "fn", **options: Any) -> list[Action]:
         return self(FunctionDefined(function_id, spec(**options)))

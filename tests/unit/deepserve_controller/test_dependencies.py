@@ -31,8 +31,7 @@ def test_a_call_waits_without_a_slot_and_runs_when_the_last_result_is_there(jobs
     ask(jobs, "a")
     ask(jobs, "b")
     assert ask(jobs, "c", "a", "b") == []
-    views = {view.request_id: view.state for view in jobs.core.requests_view()}
-    assert views == {"a": "running", "b": "running", "c": "waiting"}
+    assert jobs.states == {"a": "running", "b": "running"}
     assert not of_type(jobs.finish("task-1"), SendTask)
     actions = jobs.finish("task-2")
     assert [type(action) for action in actions if isinstance(action, FinishRequest | SendTask)] == [

@@ -286,22 +286,6 @@ def test_the_same_request_id_again_is_ignored_while_it_is_open(jobs: Jobs) -> No
     assert jobs(RequestArrived("a", "link", "fn")) == []
 
 
-def test_status_shows_open_and_recent_requests(jobs: Jobs) -> None:
-    jobs.define()
-    jobs.pod()
-    for number in range(1002):
-        jobs(RequestArrived(f"rq-{number}", "link", "fn"))
-        jobs.finish(f"task-{number + 1}")
-    jobs.advance(1.0)
-    jobs(RequestArrived("parent", "link", "fn"))
-    jobs(RequestArrived("child", "link", "fn", parent_task_id="task-1003"))
-    views = jobs.core.requests_view()
-    assert len(views) == 1002 and views[0].request_id == "rq-2"
-    assert (views[0].state, views[0].task_id, views[0].pod_id, views[0].label) == ("ok", "task-3", "pod-1", "app/f")
-    assert (views[-2].request_id, views[-2].state, views[-2].assigned_s) == ("parent", "running", 1.0)
-    assert (views[-1].state, views[-1].parent_request_id, views[-1].assigned_s) == ("queued", "parent", None)
-
-
 def test_only_the_last_removed_functions_are_remembered() -> None:
     jobs = Jobs()
     for number in range(NUM_REMOVED + 50):

@@ -361,8 +361,7 @@ def test_unfinished_children_end_with_their_caller_down_to_the_last(jobs: Jobs, 
     jobs(RequestArrived("a", "link", "fn"))
     jobs(TaskBlocked("task-1"))
     jobs(RequestArrived("child", "pod-1", "fn", parent_task_id="task-1", keep=True))
-    pods = {view.request_id: view.pod_id for view in jobs.core.requests_view()}
-    jobs(RequestArrived("grandchild", pods["child"], "fn", parent_task_id="task-2"))
+    jobs(RequestArrived("grandchild", jobs.sent["child"].pod_id, "fn", parent_task_id="task-2"))
     jobs(RequestArrived("other", "link", "fn"))
     if how == "ends":
         jobs.finish("task-1")
@@ -374,13 +373,11 @@ def test_unfinished_children_end_with_their_caller_down_to_the_last(jobs: Jobs, 
         jobs(RequestCancelled("a"))
     else:
         jobs.advance(5.0)
-    states = {view.request_id: view.state for view in jobs.core.requests_view()}
-    assert states["child"] in ("stopping", "cancelled", "pod_lost")
-    assert states["grandchild"] in ("stopping", "cancelled")
+    assert jobs.states["child"] in ("stopping", "cancelled", "pod_lost")
+    assert jobs.states["grandchild"] in ("stopping", "cancelled")
     jobs.advance(1.0)  # nobody obeys
-    states = {view.request_id: view.state for view in jobs.core.requests_view()}
-    assert states["child"] in ("cancelled", "timeout", "pod_lost")
-    assert states["grandchild"] == ("timeout" if how == "over its limit" else "cancelled")
+    assert jobs.states["child"] in ("cancelled", "timeout", "pod_lost")
+    assert jobs.states["grandchild"] == ("timeout" if how == "over its limit" else "cancelled")
 
 
 def test_a_child_of_a_task_that_has_ended_is_cancelled(jobs: Jobs) -> None:
