@@ -209,7 +209,7 @@ class Chunk(Task):
 
     def finish_chunk(self) -> None:
         """All that it had has ended or gone back."""
-        with self._changed:
+        with self._lock:
             if self.is_finished:
                 return
             self.is_finished = True

@@ -47,7 +47,9 @@ class Task:
         """Runs of its batch beyond the first."""
         self._on_finished = on_finished
         self._credit = Credit(assignment.credit, assignment.credit_bytes)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock) if self.outputs is not None else None
+        """Only a stream waits for what others do to it; no other task is worth the Condition, which is Python."""
         self._interrupt: Callable[[], object] | None = None
         self._on_change: Callable[[], object] | None = None
         self._started_s = time.perf_counter()
@@ -91,7 +93,7 @@ class Task:
     # --- cancel and credit, from the reader thread -----------------------------------------------------
 
     def cancel(self, reason: str) -> None:
-        with self._changed:
+        with self._lock:
             if self.cancel_reason:
                 return
             self.cancel_reason = reason
@@ -102,12 +104,13 @@ class Task:
             self._notify()
 
     def grant(self, items: int, size_bytes: int = 0) -> None:
-        with self._changed:
+        with self._lock:
             self._credit.grant(items, size_bytes)
             self._notify()
 
     def _notify(self) -> None:
-        self._changed.notify_all()
+        if self._changed is not None:
+            self._changed.notify_all()
         if self._on_change is not None:
             self._on_change()
 
@@ -115,7 +118,7 @@ class Task:
 
     def open_to_interrupts(self, interrupt: Callable[[], object]) -> None:
         """From here `interrupt` is called once if the task is cancelled. Raises InputCancelled if it already is."""
-        with self._changed:
+        with self._lock:
             self._interrupt = interrupt
             if self.cancel_reason:
                 self._interrupt = None
@@ -123,12 +126,12 @@ class Task:
 
     def close_to_interrupts(self) -> None:
         """No interrupt is sent after this returns; one already sent is the caller's to absorb."""
-        with self._changed:
+        with self._lock:
             self._interrupt = None
 
     def watch(self, on_change: Callable[[], object]) -> None:
         """Calls `on_change` on the reader thread at every credit and cancel (for coroutines)."""
-        with self._changed:
+        with self._lock:
             self._on_change = on_change
 
     @property
@@ -139,6 +142,7 @@ class Task:
         """Returns when one item may be sent. Raises InputCancelled when the task is cancelled meanwhile."""
         if self._credit.is_open:  # only this thread uses it up
             return
+        assert self._changed is not None
         with self._changed:
             while not self.may_send:
                 if self.cancel_reason:
@@ -164,7 +168,7 @@ class Task:
                 if value.segment:
                     sdk.remove_segment(self.pod.segments, value.segment)
             return
-        with self._changed:
+        with self._lock:
             self._credit.spend(1, value.size_bytes)
             has_room = self._credit.is_open
         self.outputs.add(value, payload, has_room)
@@ -195,7 +199,7 @@ class Task:
         self._finish("refused", text, Value(), b"")
 
     def _finish(self, kind: OutcomeKind, detail: str, value: Value, payload: Buffer, may_retry: bool = False) -> None:
-        with self._changed:
+        with self._lock:
             if self.is_finished:
                 return
             self.is_finished = True
