@@ -15,6 +15,8 @@ What every driver (the service's loop, the simulator, tests) has to keep:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.events import Event
@@ -35,27 +37,36 @@ class Cores:
         self.cluster_manager = cluster_manager
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
-        """First the cluster manager, then the job executor, then what they tell each other, in that order."""
+        """For drivers that carry the actions out afterwards."""
+        return list(self.actions(event, now_s))
+
+    def actions(self, event: Event, now_s: float) -> Iterator[Action]:
+        """First the cluster manager, then the job executor, then what they tell each other, in that order; to be read
+        to its end before the next event.
+
+        Each action may be carried out as it comes. So a task leaves for its pod, and a result for its caller, before
+        the cluster manager is told that the pod is busy, or idle: nobody waits for that.
+        """
         manager, executor = self.cluster_manager, self.job_executor
-        actions: list[Action] = []
         told: list[tuple[Core, Event]] = []
-        if returned := manager.handle(event, now_s):
-            self._collect(returned, executor, actions, told)
-        if returned := executor.handle(event, now_s):
-            self._collect(returned, manager, actions, told)
+        by_manager, by_executor = manager.handle(event, now_s), executor.handle(event, now_s)
+        for action in by_manager:
+            if type(action) is Notify:
+                told.append((executor, action.event))
+            else:
+                yield action
+        for action in by_executor:
+            if type(action) is Notify:
+                told.append((manager, action.event))
+            else:
+                yield action
         for core, news in told:  # grows meanwhile
-            if returned := core.handle(news, now_s):
-                self._collect(returned, manager if core is executor else executor, actions, told)
-        return actions
+            for action in core.handle(news, now_s):
+                if type(action) is Notify:
+                    told.append((manager if core is executor else executor, action.event))
+                else:
+                    yield action
 
     def check_invariants(self) -> None:
         self.job_executor.check_invariants()
         self.cluster_manager.check_invariants()
-
-    @staticmethod
-    def _collect(returned: list[Action], other: Core, actions: list[Action], told: list[tuple[Core, Event]]) -> None:
-        for action in returned:
-            if type(action) is Notify:
-                told.append((other, action.event))
-            else:
-                actions.append(action)

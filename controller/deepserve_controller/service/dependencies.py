@@ -84,6 +84,8 @@ class DependencyValues:
 
     def of(self, request_id: str, index: int) -> tuple[tuple[Value, ...], bytes]:
         """What goes to the pod with this input: descriptions, and the bytes that lie in no segment."""
+        if not self._values:
+            return (), b""
         payloads = [payload for payload in self._values.get((request_id, index), ()) if payload is not None]
         return tuple(payload.value for payload in payloads), b"".join(payload.data for payload in payloads)
 

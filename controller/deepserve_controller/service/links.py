@@ -188,11 +188,10 @@ class Link:
         if self.is_closed or connection is None:
             return
         if len(payload) <= SMALL_PAYLOAD_BYTES:
-            parts: tuple[Buffer, ...] = (encode_frame(message, payload),)
+            self._write(connection, encode_frame(message, payload))
         else:
-            parts = (encode_prefix(message, len(payload)), payload)
-        for part in parts:
-            self._write(connection, part)
+            self._write(connection, encode_prefix(message, len(payload)))
+            self._write(connection, payload)
 
     def _write(self, connection: socket.socket, data: Buffer) -> None:
         num_sent = 0

@@ -42,7 +42,7 @@ class CoreLoop:
         self._is_handling = True
         try:
             while self._inbox:
-                for action in self.cores.handle(self._inbox.popleft(), time.monotonic()):
+                for action in self.cores.actions(self._inbox.popleft(), time.monotonic()):
                     self._carry_out(action)
         finally:
             self._is_handling = False

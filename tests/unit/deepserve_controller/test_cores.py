@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
+from deepserve.protocol.ids import IdAllocator
+from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core.actions import BindPod, FinishRequest, SendTask, StartPod
+from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import (
     ControllerStarted,
+    Event,
     ExecutorReady,
     FunctionDefined,
     PodConnected,
@@ -44,6 +50,24 @@ def test_a_cold_call_takes_the_warm_pod_and_a_warm_call_takes_no_decision() -> N
     driven(TaskFinished("task-1", 1, OK, 1.0))
     assert [type(action) for action in driven(RequestArrived("b", "link", "fn"))] == [SendTask]
     assert [type(action) for action in driven(TaskFinished("task-2", 1, OK, 1.0))] == [FinishRequest]
+
+
+def test_what_others_wait_for_leaves_before_the_cluster_manager_hears_of_it() -> None:
+    cores = Cores(build_job_executor(IdAllocator(), Random(1)), build_cluster_manager(IdAllocator(), 8))
+    for event in (FunctionDefined("fn", spec()), ControllerStarted(), PodConnected("pod-1", 1)):
+        cores.handle(event, 0.0)
+    cores.handle(RequestArrived("a", "link", "fn"), 0.0)
+    cores.handle(ExecutorReady("pod-1", "fn", 1), 0.0)
+    cores.handle(TaskFinished("task-1", 1, OK, 1.0), 0.0)
+
+    def is_busy_at(event: Event) -> list[tuple[type, bool]]:
+        """At each action as it comes, and at the end."""
+        manager = cores.cluster_manager
+        seen = [(type(action), manager.pods_view()[0].is_busy) for action in cores.actions(event, 1.0)]
+        return [*seen, (type(None), manager.pods_view()[0].is_busy)]
+
+    assert is_busy_at(RequestArrived("b", "link", "fn")) == [(SendTask, False), (type(None), True)]
+    assert is_busy_at(TaskFinished("task-2", 1, OK, 1.0)) == [(FinishRequest, True), (type(None), False)]
 
 
 def test_a_cold_model_request_starts_both_pods_at_once() -> None:
