@@ -100,7 +100,7 @@ class FakeController:
     def wait_for(self, kind: type[Message], count: int = 1) -> list[Any]:
         """Messages of `kind`, once there are `count`."""
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.seen_of(kind)) >= count, timeout=5), self.seen
+            assert self.changed.wait_for(lambda: len(self.seen_of(kind)) >= count, timeout=30), self.seen
             return self.seen_of(kind)
 
     def close(self) -> None:

@@ -214,7 +214,7 @@ def test_a_lost_controller_wakes_whoever_waits() -> None:
         call = square.spawn(3)
         threading.Timer(0.05, controller.close).start()
         with pytest.raises(ControllerLost):
-            call.get(timeout=5)
+            call.get(timeout=30)
         assert call.status() == "lost"
 
 

@@ -49,7 +49,7 @@ def case() -> Iterator[Case]:
     case = Case()
     yield case
     case.theirs.close()
-    case.closed.get(timeout=5)
+    case.closed.get(timeout=30)
     case.ours.close()
 
 
@@ -67,12 +67,12 @@ def test_a_caller_reads_its_own_result_itself(case: Case) -> None:
 def test_all_else_goes_to_the_watching_thread_in_its_order(case: Case, ids: tuple[str, ...]) -> None:
     case.send_once_led(*ids)
     assert not case.link.lead(is_mine)
-    assert [case.seen.get(timeout=5) for _ in ids] == [(name, "deepserve-link") for name in ids]
+    assert [case.seen.get(timeout=30) for _ in ids] == [(name, "deepserve-link") for name in ids]
 
 
 def test_while_nobody_leads_the_watching_thread_reads(case: Case) -> None:
     case.send("a")
-    assert case.seen.get(timeout=5) == ("a", "deepserve-link")
+    assert case.seen.get(timeout=30) == ("a", "deepserve-link")
 
 
 def test_only_one_leads(case: Case) -> None:
@@ -83,7 +83,7 @@ def test_only_one_leads(case: Case) -> None:
         pass
     assert not case.link.lead(is_mine)
     case.send("mine")
-    led.join(5)
+    led.join(30)
     assert not led.is_alive()
 
 
@@ -100,7 +100,7 @@ def test_ctrl_c_while_leading_loses_nothing(case: Case) -> None:
     with pytest.raises(KeyboardInterrupt):
         case.link.lead(is_mine)
     case.send("after")
-    assert case.seen.get(timeout=5) == ("after", "deepserve-link")
+    assert case.seen.get(timeout=30) == ("after", "deepserve-link")
 
 
 def test_the_end_of_the_connection_while_leading_is_told_by_the_watching_thread() -> None:
@@ -115,6 +115,6 @@ def test_the_end_of_the_connection_while_leading_is_told_by_the_watching_thread(
 
     threading.Thread(target=end).start()
     assert not case.link.lead(is_mine)
-    assert "ended" in str(case.closed.get(timeout=5))
+    assert "ended" in str(case.closed.get(timeout=30))
     assert not case.link.lead(is_mine)
     case.ours.close()

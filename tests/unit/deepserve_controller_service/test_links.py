@@ -73,7 +73,7 @@ def receive(connection: socket.socket, num_bytes: int = 1 << 20) -> bytes:
     reactor = running_reactor()
     reactor.watch(connection.fileno(), lambda events: None)
     try:
-        assert reactor.run_until(has_come, 5)
+        assert reactor.run_until(has_come, 30)
     finally:
         reactor.unwatch(connection.fileno())
     return received[0]
@@ -99,10 +99,10 @@ def test_frames_that_came_with_the_hello_are_handled_after_it() -> None:
     recorder = Recorder()
     ours = connect(Link(lambda link, hello: recorder))
     ours.send(encode_frame(Hello(1, "client", "x")) + encode_frame(MapEnd("rq", 1)) + encode_frame(MapEnd("rq", 2)))
-    running_reactor().run_until(lambda: False, 0.02)
+    running_reactor().run_until(lambda: len(recorder.messages) == 2, 30)
     assert recorder.messages == [MapEnd("rq", 1), MapEnd("rq", 2)]
     ours.close()
-    running_reactor().run_until(lambda: False, 0.02)
+    running_reactor().run_until(lambda: recorder.is_over, 30)
     assert recorder.is_over
 
 
@@ -110,9 +110,9 @@ def test_a_log_connection_turns_to_bytes_right_after_its_hello() -> None:
     recorder = RawRecorder()
     ours = connect(Link(lambda link, hello: recorder))
     ours.send(encode_frame(Hello(1, "log", "x")) + b"DS no frame")
-    running_reactor().run_until(lambda: False, 0.02)
+    running_reactor().run_until(lambda: recorder.data == b"DS no frame", 30)
     ours.send(b" at all")
-    running_reactor().run_until(lambda: False, 0.02)
+    running_reactor().run_until(lambda: recorder.data.endswith(b"all"), 30)
     assert recorder.data == b"DS no frame at all"
     ours.close()
 
@@ -145,7 +145,7 @@ def test_who_never_reads_is_cut_off_at_the_bound() -> None:
             link.send(Welcome(1, "x", "up"), b"x" * (1 << 20))
     finally:
         links.MAX_UNSENT_BYTES = limit
-    running_reactor().run_until(lambda: False, 0.02)
+    running_reactor().run_until(lambda: recorder.is_over, 30)
     assert link.is_closed and recorder.is_over
     ours.close()
 
@@ -187,5 +187,5 @@ def test_the_owner_is_missed_even_where_its_handler_fails(reactor: Reactor, caps
     lost: list[bool] = []
     ours = connect(Link(handler=Failing(), on_lost=lambda: lost.append(True)))
     ours.close()
-    assert reactor.run_until(lambda: bool(lost), 5)
+    assert reactor.run_until(lambda: bool(lost), 30)
     assert "a defect in a handler" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_who_knocks_while_no_descriptor_is_free_waits_and_the_loop_sleeps(reacto
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for other in held:
             other.close()
-    assert reactor.run_until(note, 5)
+    assert reactor.run_until(note, 30)
     for connection in (*taken, client):
         connection.close()
     listener.close()

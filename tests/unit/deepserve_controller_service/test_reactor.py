@@ -27,7 +27,7 @@ def test_timers_go_off_in_their_order_and_cancelled_ones_do_not(reactor: Reactor
     reactor.call_later(0.01, lambda: seen.append("cancelled")).cancel()
     reactor.call_later(0.0, lambda: seen.append("first"))
     reactor.call_soon(lambda: seen.append("soon"))
-    assert reactor.run_until(lambda: "later" in seen, 5)
+    assert reactor.run_until(lambda: "later" in seen, 30)
     assert sorted(seen[:2]) == ["first", "soon"] and seen[2:] == ["later"]
 
 
@@ -37,7 +37,7 @@ def test_a_timer_that_another_one_of_the_same_time_cancels_does_not_go_off(react
     reactor.call_at(at_s, lambda: second.cancel())
     second = reactor.call_at(at_s, lambda: seen.append("cancelled"))
     reactor.call_at(at_s, lambda: seen.append("last"))
-    assert reactor.run_until(lambda: "last" in seen, 5)
+    assert reactor.run_until(lambda: "last" in seen, 30)
     assert seen == ["last"]
 
 
@@ -70,7 +70,7 @@ def test_a_callback_that_raises_ends_nothing_else(reactor: Reactor, capsys: pyte
     reactor.watch(here.fileno(), lambda events: seen.append(here.recv(10)))
     reactor.call_soon(fail)
     there.send(b"x")
-    assert reactor.run_until(lambda: bool(seen), 5)
+    assert reactor.run_until(lambda: bool(seen), 30)
     assert "a defect" in capsys.readouterr().err
     reactor.unwatch(here.fileno())
     here.close()
@@ -89,7 +89,7 @@ def test_one_callback_may_close_what_another_was_about_to_be_called_for(reactor:
     for index, (here, there) in enumerate(pairs):
         reactor.watch(here.fileno(), lambda events, index=index: take(index))  # type: ignore[misc]
         there.send(b"x")
-    reactor.run_until(lambda: bool(seen), 5)
+    reactor.run_until(lambda: bool(seen), 30)
     reactor.run_until(lambda: False, 0.01)
     assert len(seen) == 1
     for pair in pairs:
@@ -101,7 +101,7 @@ def test_a_signal_is_told_from_the_loop(reactor: Reactor) -> None:
     seen: list[int] = []
     reactor.on_signal(signal.SIGUSR2, lambda: seen.append(1))
     reactor.call_soon(lambda: os.kill(os.getpid(), signal.SIGUSR2))
-    assert reactor.run_until(lambda: bool(seen), 5)
+    assert reactor.run_until(lambda: bool(seen), 30)
 
 
 def test_asyncio_hosts_it(reactor: Reactor) -> None:

@@ -69,12 +69,12 @@ def stage(reactor: Reactor) -> Iterator[Stage]:
 def test_a_stopped_template_is_killed_and_its_pods_fail_to_start(reactor: Reactor, stage: Stage) -> None:
     stage.order("pod-1")
     stage.ends[0].send(encode_frame(TemplateReady("python", 1)) + encode_frame(PodForked("pod-1", 1 << 22)))
-    reactor.run_until(lambda: "pod-1" in stage.provider._pids, 5)
+    reactor.run_until(lambda: "pod-1" in stage.provider._pids, 30)
     os.kill(stage.processes[0].pid, signal.SIGSTOP)
     stage.order("pod-2")
-    assert reactor.run_until(lambda: stage.processes[0].poll() is not None, 5)
+    assert reactor.run_until(lambda: stage.processes[0].poll() is not None, 30)
     stage.ends[0].close()  # as the end of the process does
-    assert reactor.run_until(lambda: bool(stage.failures), 5)
+    assert reactor.run_until(lambda: bool(stage.failures), 30)
     assert stage.failures == [("pod-2", "the template 'python' did not answer for 0.05 s")]
     stage.order("pod-3")
     assert len(stage.processes) == 2  # the next one

@@ -265,7 +265,7 @@ def test_leaving_the_stream_early_closes_the_models_stream() -> None:
 
 def test_leaving_the_stream_early_cancels_calls_in_pods() -> None:
     remote = FakeFunction(_slow)
-    model = ScriptedModel(calls(("add", {"a": 1, "b": 1}), ("_slow", {"seconds": 1.0})))
+    model = ScriptedModel(calls(("add", {"a": 1, "b": 1}), ("_slow", {"seconds": 10.0})))
     for event in agent_of(model, add, remote).stream("?"):
         if isinstance(event, ToolReturned):
             break

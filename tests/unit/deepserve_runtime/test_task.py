@@ -81,7 +81,7 @@ def test_credit_wakes_who_waits_for_it() -> None:
     thread = threading.Thread(target=task.wait_for_credit)
     thread.start()
     task.grant(1)
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 
 
