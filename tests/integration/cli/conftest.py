@@ -49,8 +49,10 @@ def slow() -> None:
 
 
 @app.function
-def wait(seconds: float) -> str:
+def wait(seconds: float = 0.0, gate: str = "") -> str:
     time.sleep(seconds)
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
     return "waited"
 
 

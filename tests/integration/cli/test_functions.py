@@ -84,7 +84,8 @@ def running(shell: Shell, target: str) -> int:
 @pytest.mark.parametrize("how", ["stopped", "deployed anew without it"])
 def test_what_runs_ends_with_its_result_when_its_app_is_gone(shell: Shell, how: str) -> None:
     shell.out("deploy", "app.py")
-    call_id = shell.out("call", "shop/wait", '{"seconds": 4}', "--async").strip()
+    gate = shell.folder / "gate"
+    call_id = shell.out("call", "shop/wait", json.dumps({"gate": str(gate)}), "--async").strip()
     while not running(shell, "shop/wait"):
         pass
     if how == "stopped":
@@ -93,6 +94,7 @@ def test_what_runs_ends_with_its_result_when_its_app_is_gone(shell: Shell, how: 
         shell.app.write_text(shell.app.read_text().replace("def wait(", "def later("))
         shell.out("deploy", "app.py")
     assert shell.run("function", "info", "shop/wait").returncode == 3
+    gate.touch()
     program = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=30))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=shell.environment, capture_output=True, text=True, timeout=60
