@@ -5,64 +5,29 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from deepserve._frame_link import FrameLink
 from deepserve._link_reader import READ_BYTES, LinkReader
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
-from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
+from deepserve.protocol.framing import Buffer, Frame
 from deepserve.protocol.messages import Message
 
+SMALL_PAYLOAD_BYTES = 4096
 CLOSE_TIMEOUT_S = 0.5
 """How long what the controller still sends may take, once this side has said goodbye."""
 
 
-class Link:
+class Link(FrameLink):
     """`on_frame` is called on the reader thread; `on_closed` there, and before that where a write was interrupted."""
 
     def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
         self._socket = connection
-        self._lock = threading.RLock()
-        """Held by the thread that writes a frame."""
-        self._deferred: deque[tuple[Message, Buffer]] = deque()
-        self._closed: DeepServeError | None = None
-        self._on_closed: Callable[[DeepServeError], None] = lambda error: None
-        self._frames = FrameReader()
         self._reader: LinkReader | None = None
         self._ended = threading.Event()
         """Nothing is read any more."""
-
-    def send(self, message: Message, payload: Buffer = b"") -> None:
-        """Write one frame; blocks while the socket is full. Raises ControllerLost.
-
-        Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
-        """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._deferred.append((message, payload))
-            return
-        with self._lock:
-            self._write(message, payload)
-            while self._deferred:
-                self._write(*self._deferred.popleft())
-
-    def _write(self, message: Message, payload: Buffer) -> None:
-        if self._closed is not None:
-            raise self._closed
-        prefix = encode_prefix(message, len(payload))
-        try:
-            if len(payload) < 4096:
-                self._socket.sendall(prefix + bytes(payload) if payload else prefix)
-            else:
-                self._socket.sendall(prefix)
-                self._socket.sendall(payload)
-        except OSError as error:
-            raise ControllerLost(f"the controller is gone: {error}") from None
-        except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
-            self._closed = ControllerLost("a write to the controller was interrupted")
-            self._socket.shutdown(socket.SHUT_RDWR)
-            self._on_closed(self._closed)  # at once: the next call must not meet this link
-            raise
 
     def start_reader(
         self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]
@@ -98,22 +63,23 @@ class Link:
         if self._reader is not None:
             self._reader.stop_leading()
 
-    def read_one(self, timeout_s: float) -> Frame:
-        """The first frame, before the reader thread runs.
+    def _put(self, prefix: bytes, payload: Buffer) -> None:
+        if len(payload) < SMALL_PAYLOAD_BYTES:
+            self._socket.sendall(prefix + bytes(payload) if payload else prefix)
+        else:
+            self._socket.sendall(prefix)
+            self._socket.sendall(payload)
 
-        Raises ProtocolError, or OSError (TimeoutError).
-        """
+    def _receive(self, timeout_s: float | None) -> bytes:
         self._socket.settimeout(timeout_s)
-        try:
-            while (frame := self._frames.next_frame()) is None:
-                data = self._socket.recv(READ_BYTES)
-                if not data:
-                    raise ProtocolError("the peer closed the connection instead of answering")
-                self._frames.feed(data)
-        except FrameError as error:
-            raise ProtocolError(str(error)) from None
+        data = self._socket.recv(READ_BYTES)
+        if not data:
+            raise ProtocolError("the peer closed the connection instead of answering")
         self._socket.settimeout(None)
-        return frame
+        return data
+
+    def _shut(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Say goodbye: the other side reads the end of file and closes; what it had sent by then is still read."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from deepserve._frame_link import FrameLink
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
-from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
+from deepserve.protocol.framing import Buffer, Frame, FrameError
 from deepserve.protocol.messages import Message, Refused
 
 MESSAGE_BYTES = 1 << 20
@@ -23,50 +23,14 @@ MESSAGE_BYTES = 1 << 20
 SMALL_PAYLOAD_BYTES = 64 << 10
 
 
-class WebSocketLink:
+class WebSocketLink(FrameLink):
     """`on_frame` is called on the reader thread; `on_closed` there, and before that where a write was interrupted."""
 
+    _breaks = (OSError, ConnectionClosed)
+
     def __init__(self, connection: ClientConnection) -> None:
+        super().__init__()
         self._connection = connection
-        self._lock = threading.RLock()
-        """Held by the thread that writes a frame."""
-        self._deferred: deque[tuple[Message, Buffer]] = deque()
-        self._closed: DeepServeError | None = None
-        self._on_closed: Callable[[DeepServeError], None] = lambda error: None
-        self._frames = FrameReader()
-
-    def send(self, message: Message, payload: Buffer = b"") -> None:
-        """Write one frame; blocks while the network is slower. Raises ControllerLost.
-
-        Called by a finaliser that the garbage collector runs inside a write, it leaves the frame to that write.
-        """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._deferred.append((message, payload))
-            return
-        with self._lock:
-            self._write(message, payload)
-            while self._deferred:
-                self._write(*self._deferred.popleft())
-
-    def _write(self, message: Message, payload: Buffer) -> None:
-        if self._closed is not None:
-            raise self._closed
-        prefix = encode_prefix(message, len(payload))
-        try:
-            if len(payload) <= SMALL_PAYLOAD_BYTES:
-                self._connection.send(prefix + bytes(payload) if payload else prefix)
-                return
-            self._connection.send(prefix)
-            view = memoryview(payload).cast("B")
-            for at in range(0, len(view), MESSAGE_BYTES):
-                self._connection.send(view[at : at + MESSAGE_BYTES])
-        except (OSError, ConnectionClosed) as error:
-            raise ControllerLost(f"the controller is gone: {error}") from None
-        except BaseException:  # Ctrl-C inside a frame: what follows would be garbage to the controller
-            self._closed = ControllerLost("a write to the controller was interrupted")
-            self._shut()
-            self._on_closed(self._closed)  # at once: the next call must not meet this link
-            raise
 
     def start_reader(
         self, on_frame: Callable[[Message, bytes], object], on_closed: Callable[[DeepServeError], None]
@@ -91,22 +55,25 @@ class WebSocketLink:
                 self._frames.feed(self._receive(None))
         except FrameError as error:
             return ProtocolError(f"the controller sent what is no frame: {error}")
-        except (OSError, ConnectionClosed) as error:
+        except self._breaks as error:
             return ControllerLost(f"the connection to the controller ended: {error}")
         except Exception as error:  # a fault of ours: those who wait must hear of it
             return ControllerLost(f"what came from the controller was not understood: {error!r}")
 
     def read_one(self, timeout_s: float) -> Frame:
-        """The first frame, before the reader thread runs.
-
-        Raises ProtocolError, or OSError (TimeoutError).
-        """
         try:
-            while (frame := self._frames.next_frame()) is None:
-                self._frames.feed(self._receive(timeout_s))
-        except (FrameError, ConnectionClosed) as error:
+            return super().read_one(timeout_s)
+        except ConnectionClosed as error:
             raise ProtocolError(str(error)) from None
-        return frame
+
+    def _put(self, prefix: bytes, payload: Buffer) -> None:
+        if len(payload) <= SMALL_PAYLOAD_BYTES:
+            self._connection.send(prefix + bytes(payload) if payload else prefix)
+            return
+        self._connection.send(prefix)
+        view = memoryview(payload).cast("B")
+        for at in range(0, len(view), MESSAGE_BYTES):
+            self._connection.send(view[at : at + MESSAGE_BYTES])
 
     def _receive(self, timeout_s: float | None) -> bytes:
         data: bytes | str = self._connection.recv(timeout_s)
