@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from deepserve_controller.service.prctl import die_with_parent
@@ -31,21 +32,8 @@ def template_command(environment: str, control_fd: int) -> list[str]:
 
 def start_template(environment: str) -> TemplateProcess:
     """In a session of its own, without standard input, printing to standard error. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    try:
-        control_fd = theirs.fileno()
-        command = template_command(environment, control_fd)
-        # fork and exec by hand: this process has one thread, and importing subprocess costs more than the start.
-        pid = os.fork()
-        if pid == 0:
-            _exec_template(command, control_fd)
-    except OSError:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    ours.setblocking(False)
-    return TemplateProcess(pid, ours)
+    # fork and exec by hand: this process has one thread, and importing subprocess costs more than the start.
+    return _fork(lambda control_fd: _exec_template(template_command(environment, control_fd), control_fd))
 
 
 def fork_template(environment: str) -> TemplateProcess:
@@ -54,11 +42,16 @@ def fork_template(environment: str) -> TemplateProcess:
 
     Raises OSError.
     """
+    return _fork(lambda control_fd: _become_template(environment, control_fd))
+
+
+def _fork(become: Callable[[int], NoReturn]) -> TemplateProcess:
+    """become: in the child, with its end of the connection."""
     ours, theirs = socket.socketpair()
     try:
         pid = os.fork()
         if pid == 0:
-            _become_template(environment, theirs.fileno())
+            become(theirs.fileno())
     except OSError:
         ours.close()
         raise
