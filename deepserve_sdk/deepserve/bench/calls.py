@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from deepserve.bench.fresh_start import SubjectFailed, first_result, running_up
-from deepserve.bench.report import rows
-from deepserve.bench.subjects import FRESH, HERE, STANDING, Subject, chosen, missing
+from deepserve.bench.rounds import Job, Sample, report_of, run_rounds
+from deepserve.bench.subjects import FRESH, HERE, STANDING, Subject, chosen
 
 WORKS = ("warm", "map", "values", "fresh")
 TIMEOUT_S = 300.0
-
-Sample = dict[str, Any]
-"""work, who, unit, value (the median where one sample is of many calls), and what else was measured with it."""
 
 
 @dataclass(frozen=True)
@@ -40,56 +35,26 @@ class Options:
     peers: Path | None = None
 
 
-@dataclass
-class Found:
-    samples: list[Sample] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Subjects that did not do their work, and why."""
-
-
 def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All measurements, with what they were taken on. `tell` hears what is being measured."""
-    found = Found()
     with TemporaryDirectory(prefix="ds-bench-") as folder, ExitStack() as stack:
         # A copy outside of any package: like the scripts of users, whose modules travel with them.
         scripts = Path(shutil.copytree(HERE / "scripts", Path(folder, "scripts"), ignore=_CACHES))
         fresh = Path(shutil.copytree(HERE / "fresh", Path(folder, "fresh"), ignore=_CACHES))
         standing = [work for work in options.works if work != "fresh"]
-        jobs: list[tuple[Subject, Callable[[], list[Sample]]]] = []
+        jobs: list[Job] = []
         if standing:
             for subject in chosen(STANDING, options.peers):
-                jobs.append((subject, _standing_job(subject, scripts, standing, options)))
+                jobs.append(Job(subject.who, subject.who, _standing_job(subject, scripts, standing, options)))
         if "fresh" in options.works:
             up = stack.enter_context(running_up())
             for subject in chosen(FRESH, options.peers):
-                jobs.append((subject, _fresh_job(subject, fresh, up, options)))
-        for number in range(options.rounds):
-            for subject, job in jobs if number % 2 == 0 else reversed(jobs):
-                if subject.who not in found.failed:
-                    tell(f"round {number + 1} of {options.rounds}: {subject.who}")
-                    _take(subject, job, found)
-    return {
-        "bench": "calls",
-        "taken": time.strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": machine_name(),
-        "load_before": os.getloadavg()[0],
-        "rounds": options.rounds,
-        "rows": rows(found.samples),
-        "failed": found.failed,
-        "not_measured": missing(options.peers) if options.peers else [],
-    }
+                jobs.append(Job(subject.who, subject.who, _fresh_job(subject, fresh, up, options)))
+        found = run_rounds(jobs, options.rounds, tell)
+    return report_of("calls", found, options.rounds, options.peers)
 
 
 _CACHES = shutil.ignore_patterns("__pycache__")
-
-
-def _take(subject: Subject, job: Callable[[], list[Sample]], found: Found) -> None:
-    try:
-        found.samples += job()
-    except SubjectFailed as error:
-        found.failed[subject.who] = str(error)
 
 
 def _standing_job(subject: Subject, scripts: Path, works: list[str], options: Options) -> Callable[[], list[Sample]]:
@@ -133,12 +98,3 @@ def _fresh_job(subject: Subject, fresh: Path, up: dict[str, str], options: Optio
         ]
 
     return job
-
-
-def machine_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

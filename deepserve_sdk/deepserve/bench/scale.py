@@ -6,21 +6,18 @@ within one run: machines are shared and noisy.
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deepserve.bench.calls import Found, Sample, machine_name, run_script
-from deepserve.bench.fresh_start import SubjectFailed
-from deepserve.bench.report import rows
-from deepserve.bench.subjects import HERE, OURS, Subject, chosen, missing
+from deepserve.bench.calls import run_script
+from deepserve.bench.rounds import Job, Sample, report_of, run_rounds
+from deepserve.bench.subjects import HERE, OURS, Subject, chosen
 
 WITH = "DEEPSERVE_BENCH_WITH"
 """Environment variable: what the workers have imported besides."""
@@ -60,31 +57,16 @@ class Options:
 
 def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All measurements, with what they were taken on. `tell` hears what is being measured."""
-    found = Found()
     with TemporaryDirectory(prefix="ds-bench-") as folder:
         ignored = shutil.ignore_patterns("__pycache__")
         scripts = Path(shutil.copytree(HERE / "scale_scripts", Path(folder, "scripts"), ignore=ignored))
-        jobs = [(scaled, kind) for kind in options.kinds for scaled in _chosen(kind, options.peers)]
-        for number in range(options.rounds):
-            for scaled, kind in jobs if number % 2 == 0 else reversed(jobs):
-                if scaled.subject.who not in found.failed:
-                    tell(f"round {number + 1} of {options.rounds}: {scaled.subject.who}, {kind}")
-                    try:
-                        found.samples += _samples(scaled, kind, scripts, options)
-                    except SubjectFailed as error:
-                        found.failed[scaled.subject.who] = str(error)
-    return {
-        "bench": "scale",
-        "taken": time.strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)),
-        "machine": machine_name(),
-        "load_before": os.getloadavg()[0],
-        "rounds": options.rounds,
-        "rows": rows(found.samples, TITLES),
-        "failed": found.failed,
-        "not_measured": missing(options.peers) if options.peers else [],
-    }
+        jobs = [
+            Job(scaled.subject.who, f"{scaled.subject.who}, {kind}", partial(_samples, scaled, kind, scripts, options))
+            for kind in options.kinds
+            for scaled in _chosen(kind, options.peers)
+        ]
+        found = run_rounds(jobs, options.rounds, tell)
+    return report_of("scale", found, options.rounds, options.peers, TITLES)
 
 
 def _chosen(kind: str, peers: Path | None) -> list[Scaled]:

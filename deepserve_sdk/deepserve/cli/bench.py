@@ -19,14 +19,20 @@ def run_calls(
 
     if with_profile:
         return run_profile(num_calls=500 if is_quick else 5000, as_json=as_json)
-    works = tuple(name for name in only.split(",") if name) or WORKS
-    for name in works:
-        if name not in WORKS:
-            raise UsageError(f"no work {name!r}; there are: {', '.join(WORKS)}")
-    if rounds < 1:
-        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    works = _chosen(only, WORKS, rounds, "no work {!r}")
     options = Options(works, 1 if is_quick else rounds, is_quick, PEER_ENVIRONMENTS if with_peers else None)
     return _show(measure(options, tell=_tell), output, as_json)
+
+
+def _chosen(only: str, known: tuple[str, ...], rounds: int, unknown: str) -> tuple[str, ...]:
+    """Those that are named, or all. Raises UsageError, also for no round at all."""
+    names = tuple(name for name in only.split(",") if name) or known
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{unknown.format(name)}; there are: {', '.join(known)}")
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    return names
 
 
 def _show(report: dict[str, Any], output: Path | None, as_json: bool) -> int:
@@ -45,12 +51,7 @@ def run_scale(*, only: str, rounds: int, is_quick: bool, with_peers: bool, outpu
     from deepserve.bench.scale import KINDS, Options, measure
     from deepserve.bench.subjects import PEER_ENVIRONMENTS
 
-    kinds = tuple(name for name in only.split(",") if name) or KINDS
-    for name in kinds:
-        if name not in KINDS:
-            raise UsageError(f"no pods that are {name!r}; there are: {', '.join(KINDS)}")
-    if rounds < 1:
-        raise UsageError(f"--rounds {rounds}: at least one is needed")
+    kinds = _chosen(only, KINDS, rounds, "no pods that are {!r}")
     options = Options(kinds, 1 if is_quick else rounds, is_quick, PEER_ENVIRONMENTS if with_peers else None)
     return _show(measure(options, tell=_tell), output, as_json)
 
