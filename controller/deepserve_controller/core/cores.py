@@ -48,22 +48,12 @@ class Cores:
         the cluster manager is told that the pod is busy, or idle: nobody waits for that.
         """
         manager, executor = self.cluster_manager, self.job_executor
-        told: list[tuple[Core, Event]] = []
-        by_manager, by_executor = manager.handle(event, now_s), executor.handle(event, now_s)
-        for action in by_manager:
-            if type(action) is Notify:
-                told.append((executor, action.event))
-            else:
-                yield action
-        for action in by_executor:
-            if type(action) is Notify:
-                told.append((manager, action.event))
-            else:
-                yield action
+        told: list[tuple[Core, Event]] = [(manager, event), (executor, event)]
         for core, news in told:  # grows meanwhile
+            other = manager if core is executor else executor
             for action in core.handle(news, now_s):
                 if type(action) is Notify:
-                    told.append((manager if core is executor else executor, action.event))
+                    told.append((other, action.event))
                 else:
                     yield action
 
