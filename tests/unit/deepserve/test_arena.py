@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,7 @@ from deepserve._segments import _Mapping, map_segment
 from deepserve._values import decode_value, encode_value
 from deepserve.errors import SerializationError, ValueTooLarge
 from deepserve.protocol.messages import Value
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In shared memory, where pages are what they are."""
-    path = Path(f"/dev/shm/deepserve-test-{os.getpid()}-{os.urandom(4).hex()}")
-    path.mkdir()
-    yield path
-    _arena._arenas.pop(str(path), None)
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
-
-
-def encode(obj: Any, folder: Path) -> Value:
-    value, data = encode_value(obj, segments=str(folder))
-    assert value.segment and data == b""
-    return value
-
-
-def take(value: Value, folder: Path) -> Any:
-    return decode_value(value, b"", segments=str(folder), unlink=True)
+from tests.unit.deepserve.segment_values import encode, take
 
 
 def pool(folder: Path) -> list[int]:

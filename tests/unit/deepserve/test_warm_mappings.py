@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,11 @@ import pytest
 
 from deepserve import _arena, _warm_mappings
 from deepserve._segments import segment_content
-from deepserve._values import decode_value, encode_value
+from deepserve._values import decode_value
 from deepserve._warm_mappings import WarmMappings
 from deepserve.errors import SerializationError
 from deepserve.protocol.messages import Value
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In shared memory, where pages are what they are."""
-    path = Path(f"/dev/shm/deepserve-test-{os.getpid()}-{os.urandom(4).hex()}")
-    path.mkdir()
-    yield path
-    _arena._arenas.pop(str(path), None)
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
+from tests.unit.deepserve.segment_values import encode, take
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +24,6 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> WarmMappings:
     found = WarmMappings()
     monkeypatch.setattr(_warm_mappings, "warm_mappings", found)
     return found
-
-
-def encode(obj: Any, folder: Path) -> Value:
-    value, data = encode_value(obj, segments=str(folder))
-    assert value.segment and data == b""
-    return value
-
-
-def take(value: Value, folder: Path) -> Any:
-    return decode_value(value, b"", segments=str(folder), unlink=True)
 
 
 def pool(folder: Path) -> list[Path]:
