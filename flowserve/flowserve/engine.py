@@ -102,10 +102,13 @@ class Engine:
         if not batch:
             return []
         sampled = self._worker.execute(batch)
-        results = {sequence_id: self._read(sequence_id, token) for sequence_id, token in sampled.items()}
+        results = {sequence_id: self._read(sequence_id, tokens) for sequence_id, tokens in sampled.items()}
         self._scheduler.complete(batch, results)
         self._num_steps += 1
-        return [self._output(sequence_id, token) for sequence_id, token in sampled.items()]
+        return [
+            self._output(sequence_id, tokens[: len(results[sequence_id].token_ids)])
+            for sequence_id, tokens in sampled.items()
+        ]
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
@@ -144,19 +147,23 @@ class Engine:
             if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
 
-    def _read(self, sequence_id: str, token: SampledToken) -> TokenResult:
-        """Give a token to its sequence's text and say whether it ends the sequence."""
+    def _read(self, sequence_id: str, tokens: list[SampledToken]) -> TokenResult:
+        """Give tokens to their sequence's text up to one that ends the sequence, if any does."""
         stream = self._streams[sequence_id]
+        for count, token in enumerate(tokens, 1):
+            if (reason := self._read_token(stream, token)) is not None:
+                return TokenResult(tuple(each.token_id for each in tokens[:count]), reason)
+        return TokenResult(tuple(each.token_id for each in tokens))
+
+    def _read_token(self, stream: _Stream, token: SampledToken) -> str | None:
         if token.error is not None:
             stream.error = token.error
-            return TokenResult(token.token_id, "abort")
-        if token.token_id in stream.end_token_ids:
-            return TokenResult(token.token_id, "stop")
-        if stream.text.push(token.token_id) or token.grammar_done:
-            return TokenResult(token.token_id, "stop")
-        return TokenResult(token.token_id)
+            return "abort"
+        if token.token_id in stream.end_token_ids or stream.text.push(token.token_id) or token.grammar_done:
+            return "stop"
+        return None
 
-    def _output(self, sequence_id: str, token: SampledToken) -> SequenceOutput:
+    def _output(self, sequence_id: str, tokens: list[SampledToken]) -> SequenceOutput:
         stream = self._streams[sequence_id]
         sequence = stream.sequence
         if sequence.is_finished:
@@ -164,13 +171,13 @@ class Engine:
             self._forget(sequence_id)
         return SequenceOutput(
             sequence_id=sequence_id,
-            token_ids=(token.token_id,),
+            token_ids=tuple(token.token_id for token in tokens),
             text=stream.text.take(),
             finished=sequence.is_finished,
             finish_reason=sequence.finish_reason,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_output_tokens=sequence.num_output_tokens,
-            logprobs=None if token.logprobs is None else (token.logprobs,),
+            logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
             error=stream.error,
         )
 

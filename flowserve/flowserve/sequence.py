@@ -22,6 +22,9 @@ class Sequence:
 
     token_ids: prompt and output so far.  arrival: order of adding, unique in the engine's life.
     num_scheduled: leading tokens whose KV is computed or in flight.  num_pending: sampled, value not back yet.
+    num_drafts: guessed tokens in flight behind the last known one; until it is known how many were right, the
+    sequence cannot be planned further.
+    next_prompt_logit: the first prompt token whose logits are still wanted (`num_prompt_tokens` - 1: none).
     """
 
     sequence_id: str
@@ -32,6 +35,8 @@ class Sequence:
     status: SequenceStatus = SequenceStatus.WAITING
     num_scheduled: int = 0
     num_pending: int = 0
+    num_drafts: int = 0
+    next_prompt_logit: int = -1
     num_preemptions: int = 0
     finish_reason: str | None = None
 
@@ -49,8 +54,12 @@ class Sequence:
 
     @property
     def num_unscheduled(self) -> int:
-        """Tokens to compute next; the last token the sequence may have is never an input."""
+        """Tokens to compute next, 0 or less for none; the last token the sequence may have is never an input."""
         return min(self.num_tokens, self.num_tokens_limit - 1) - self.num_scheduled
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        return 0 <= self.next_prompt_logit < self.num_prompt_tokens - 1
 
     @property
     def is_finished(self) -> bool:

@@ -10,7 +10,10 @@ class ScheduledSequence:
     """Compute tokens [start, start + num_tokens) of a sequence.
 
     block_table: KV blocks of the sequence from token 0 on, enough for start + num_tokens.
-    samples: the last of these tokens is the sequence's last, so the step yields the next token.
+    num_logits: how many of the last of these tokens need logits, in this order: `num_prompt_logits` for the
+    log-probabilities of the prompt, then, where the tokens reach the sequence's last (`samples`), one for the next
+    token and one for each draft.
+    num_drafts: the last of these tokens are so many guesses of the worker, verified by this step.
     arrival, num_preemptions: which life of the sequence this is; results for an earlier one are dropped.
     """
 
@@ -18,13 +21,20 @@ class ScheduledSequence:
     start: int
     num_tokens: int
     block_table: tuple[int, ...]
-    samples: bool
+    num_logits: int
     arrival: int
     num_preemptions: int
+    num_prompt_logits: int = 0
+    num_drafts: int = 0
 
     @property
     def end(self) -> int:
         return self.start + self.num_tokens
+
+    @property
+    def samples(self) -> bool:
+        """Whether the step yields the sequence's next token."""
+        return self.num_logits > self.num_prompt_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """The sampled token of one sequence; finish_reason is what the reader of the token decided ("stop", "abort")."""
+    """The new tokens of one sequence: one, or more where drafts were right.
 
-    token_id: int
+    finish_reason: what the reader of the tokens decided at the last of them ("stop", "abort").
+    """
+
+    token_ids: tuple[int, ...]
     finish_reason: str | None = None

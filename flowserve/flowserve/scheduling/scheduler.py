@@ -20,10 +20,14 @@ from .policy import FirstComeFirstServed, OrderPolicy
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """max_num_sequences: running at once.  max_num_batched_tokens: tokens of one step, the prefill chunk."""
+    """max_num_sequences: running at once.  max_num_batched_tokens: tokens of one step, the prefill chunk.
+
+    max_prompt_logits: the chunk of a prompt whose log-probabilities are wanted: logits are as wide as the vocabulary.
+    """
 
     max_num_sequences: int = 32
     max_num_batched_tokens: int = 512
+    max_prompt_logits: int = 64
 
     def __post_init__(self) -> None:
         if self.max_num_sequences < 1 or self.max_num_batched_tokens < 1:
@@ -58,8 +62,12 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    def add(self, sequence_id: str, prompt_ids: list[int], max_tokens: int) -> Sequence:
+    def add(
+        self, sequence_id: str, prompt_ids: list[int], max_tokens: int, wants_prompt_logits: bool = False
+    ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
+
+        wants_prompt_logits: logits of all prompt tokens are wanted, so all are computed, also where KV is preserved.
 
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
@@ -72,6 +80,8 @@ class Scheduler:
                 f" the {capacity} tokens of the KV cache"
             )
         sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals)
+        if wants_prompt_logits:
+            sequence.next_prompt_logit = 0
         self._num_arrivals += 1
         self._sequences[sequence_id] = sequence
         insort(self._waiting, sequence, key=self.policy.rank)
@@ -85,18 +95,25 @@ class Scheduler:
         self._finish(sequence, "abort")
         return sequence
 
-    def schedule(self) -> Batch:
-        """Plan the next step: running sequences first, then as many waiting ones as fit. Empty when nothing can run."""
+    def schedule(self, num_drafts: Mapping[str, int] | None = None) -> Batch:
+        """Plan the next step: running sequences first, then as many waiting ones as fit. Empty when nothing can run.
+
+        num_drafts: tokens that the worker guesses behind the last one of a sequence; as many are verified as fit.
+        """
         entries: list[ScheduledSequence] = []
         preempted: list[str] = []
         budget = self.config.max_num_batched_tokens
-        for sequence in list(self._running):
-            num_tokens = min(sequence.num_unscheduled, budget)
+        for index, sequence in enumerate(list(self._running)):
+            num_tokens = self._chunk(sequence, sequence.num_unscheduled, budget)
             if sequence.status is not SequenceStatus.RUNNING or num_tokens < 1:
                 continue
-            if self._make_room(sequence, num_tokens, preempted):
-                entries.append(self._advance(sequence, num_tokens))
-                budget -= num_tokens
+            drafts = 0
+            if num_drafts and (wanted := num_drafts.get(sequence.sequence_id)):
+                num_behind = max(0, len(self._running) - index - 1)
+                drafts = self._room_for_drafts(sequence, min(wanted, budget - 1 - num_behind))
+            if self._make_room(sequence, num_tokens + drafts, preempted):
+                entries.append(self._advance(sequence, num_tokens, drafts))
+                budget -= num_tokens + drafts
         while budget and not preempted and (admitted := self._admit(budget)):
             sequence, num_tokens = admitted
             entries.append(self._advance(sequence, num_tokens))
@@ -106,24 +123,30 @@ class Scheduler:
     def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
         """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
 
-        `results` has one token for every entry that samples, except for sequences aborted meanwhile.
+        `results` has one for every entry that samples, except for sequences aborted meanwhile.
         """
         finished = []
         for entry in batch.sequences:
             sequence = self._sequences.get(entry.sequence_id)
             if sequence is None or sequence.arrival != entry.arrival:
                 continue  # ended or aborted while this step was in flight
+            is_same_life = entry.num_preemptions == sequence.num_preemptions
+            num_wrong = 0
             if entry.samples:
                 result = results[entry.sequence_id]
-                sequence.token_ids.append(result.token_id)
+                sequence.token_ids += result.token_ids
                 sequence.num_pending -= 1
+                sequence.num_drafts -= entry.num_drafts
+                num_wrong = 1 + entry.num_drafts - len(result.token_ids)
+                if is_same_life:
+                    sequence.num_scheduled -= num_wrong  # their KV is overwritten by that of the right tokens
                 reason = result.finish_reason
                 if reason is None and sequence.num_output_tokens >= sequence.max_tokens:
                     reason = "length"
             else:
                 reason = None
-            if entry.num_preemptions == sequence.num_preemptions:
-                self.cache.publish(sequence.sequence_id, sequence.token_ids, entry.end)
+            if is_same_life:
+                self.cache.publish(sequence.sequence_id, sequence.token_ids, entry.end - num_wrong)
             if reason is not None:
                 self._finish(sequence, reason)
                 finished.append(sequence)
@@ -141,12 +164,28 @@ class Scheduler:
             assert ranks == sorted(set(ranks))
         for sequence in self._sequences.values():
             table = self.cache.block_table(sequence.sequence_id)
-            assert 0 <= sequence.num_scheduled <= sequence.num_tokens
+            assert 0 <= sequence.num_scheduled <= sequence.num_tokens + sequence.num_drafts
+            assert sequence.num_drafts == 0 or sequence.num_pending == 1
             assert sequence.num_scheduled <= len(table) * self.cache.block_size
             assert sequence.num_tokens <= sequence.num_tokens_limit
             assert sequence.status is SequenceStatus.RUNNING or (not table and sequence.num_scheduled == 0)
         tables = {sequence_id for sequence_id in self.cache.sequence_ids}
         assert tables <= {sequence.sequence_id for sequence in self._running}
+
+    def _chunk(self, sequence: Sequence, num_tokens: int, budget: int) -> int:
+        """How many of a sequence's next tokens one step may take."""
+        limit = min(budget, self.config.max_prompt_logits) if sequence.wants_prompt_logits else budget
+        return min(num_tokens, limit)
+
+    def _room_for_drafts(self, sequence: Sequence, wanted: int) -> int:
+        """How many drafts the step can verify: behind a known last token, and nobody loses blocks for a guess."""
+        if sequence.num_pending or sequence.num_unscheduled != 1:
+            return 0
+        num_drafts = min(wanted, sequence.num_tokens_limit - sequence.num_tokens - 1)
+        table = self.cache.block_table(sequence.sequence_id)
+        if self.cache.num_free_blocks <= len(self._running) + num_drafts // self.cache.block_size:
+            num_drafts = min(num_drafts, len(table) * self.cache.block_size - sequence.num_tokens)
+        return max(num_drafts, 0)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, preempted: list[str]) -> bool:
         """Give a running sequence blocks for its next tokens, taking those of the last in order if need be."""
@@ -173,8 +212,10 @@ class Scheduler:
         if not self._waiting or len(self._running) >= self.config.max_num_sequences:
             return None
         sequence = self._waiting[0]
-        match = self.cache.match_by_prefix_token(sequence.token_ids)
-        num_tokens = min(sequence.num_tokens - match.num_tokens, budget)
+        if sequence.num_drafts:
+            return None  # preempted while they are in flight: its length is not known yet
+        match = self.cache.match_by_prefix_token([] if sequence.wants_prompt_logits else sequence.token_ids)
+        num_tokens = self._chunk(sequence, sequence.num_tokens - match.num_tokens, budget)
         # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
         if not self.cache.fits(match, match.num_tokens + num_tokens, num_reserved=len(self._running)):
             return None
@@ -188,21 +229,30 @@ class Scheduler:
         insort(self._running, sequence, key=self.policy.rank)
         return sequence, num_tokens
 
-    def _advance(self, sequence: Sequence, num_tokens: int) -> ScheduledSequence:
+    def _advance(self, sequence: Sequence, num_tokens: int, num_drafts: int = 0) -> ScheduledSequence:
         """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
         start = sequence.num_scheduled
-        samples = start + num_tokens == sequence.num_tokens
-        sequence.num_scheduled += num_tokens
+        end = start + num_tokens
+        num_prompt_logits = 0
+        if sequence.wants_prompt_logits:
+            upto = min(end, sequence.num_prompt_tokens - 1)
+            num_prompt_logits = max(0, upto - sequence.next_prompt_logit)
+            sequence.next_prompt_logit += num_prompt_logits
+        samples = end == sequence.num_tokens
+        sequence.num_scheduled += num_tokens + num_drafts
         if samples:
             sequence.num_pending += 1
+            sequence.num_drafts += num_drafts
         return ScheduledSequence(
             sequence_id=sequence.sequence_id,
             start=start,
-            num_tokens=num_tokens,
+            num_tokens=num_tokens + num_drafts,
             block_table=tuple(self.cache.block_table(sequence.sequence_id)),
-            samples=samples,
+            num_logits=num_prompt_logits + (1 + num_drafts if samples else 0),
             arrival=sequence.arrival,
             num_preemptions=sequence.num_preemptions,
+            num_prompt_logits=num_prompt_logits,
+            num_drafts=num_drafts,
         )
 
     def _finish(self, sequence: Sequence, reason: str) -> None:

@@ -11,11 +11,11 @@ from ..scheduling.batch import Batch
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """Host side of a step of T packed tokens. sample_rows: packed tokens whose logits are needed, in batch order."""
+    """Host side of a step of T packed tokens. logit_rows: packed tokens whose logits are needed, in batch order."""
 
     token_ids: list[int]
     positions: list[int]
-    sample_rows: list[int]
+    logit_rows: list[int]
     lengths: AttentionLengths
 
 
@@ -24,14 +24,13 @@ def build_inputs(batch: Batch, tokens: Mapping[str, list[int]], block_size: int)
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
-    sample_rows: list[int] = []
+    logit_rows: list[int] = []
     for entry in batch.sequences:
         token_ids += tokens[entry.sequence_id][entry.start : entry.end]
         positions += range(entry.start, entry.end)
         table = entry.block_table
         slots += [table[t // block_size] * block_size + t % block_size for t in range(entry.start, entry.end)]
-        if entry.samples:
-            sample_rows.append(len(token_ids) - 1)
+        logit_rows += range(len(token_ids) - entry.num_logits, len(token_ids))
     lengths = AttentionLengths(
         query_lengths=[entry.num_tokens for entry in batch.sequences],
         kv_lengths=[entry.end for entry in batch.sequences],
@@ -39,4 +38,4 @@ def build_inputs(batch: Batch, tokens: Mapping[str, list[int]], block_size: int)
         slots=slots,
         block_size=block_size,
     )
-    return StepInputs(token_ids, positions, sample_rows, lengths)
+    return StepInputs(token_ids, positions, logit_rows, lengths)

@@ -28,9 +28,9 @@ class ModelRunner:
         )
 
     def logits(self, batch: Batch, tokens: Mapping[str, list[int]]) -> torch.Tensor:
-        """Float32 logits [n, vocabulary] of the n entries that sample, in batch order."""
+        """Float32 logits [n, vocabulary]: for each entry in order, of the last `num_logits` of its tokens."""
         inputs = build_inputs(batch, tokens, self._storage.layout.block_size)
         cos, sin = self._rotary.at(self._device.to_device(inputs.positions, torch.int64))
         context = ForwardContext(cos, sin, self._attention, self._attention.plan(inputs.lengths), self._storage)
         hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
-        return self._model.logits(hidden[self._device.to_device(inputs.sample_rows, torch.int64)])
+        return self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)])

@@ -9,7 +9,8 @@ from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
 from ..scheduling.batch import Batch
 from .model_runner import ModelRunner
-from .sampler import SampledToken, SamplerState, sample
+from .sampler import SampledToken, SamplerState
+from .verification import sample_batch
 
 
 class Worker:
@@ -27,11 +28,9 @@ class Worker:
     def remove(self, sequence_id: str) -> None:
         self._states.pop(sequence_id, None)
 
-    def execute(self, batch: Batch) -> dict[str, SampledToken]:
-        """Compute the batch's tokens; a sampled token for each entry that samples."""
+    def execute(self, batch: Batch) -> dict[str, list[SampledToken]]:
+        """Compute the batch's tokens; for each entry that samples its new tokens, more than one where drafts hit."""
         with torch.inference_mode():
             tokens = {entry.sequence_id: self._states[entry.sequence_id].tokens for entry in batch.sequences}
-            sampling = [entry.sequence_id for entry in batch.sequences if entry.samples]
             logits = self._runner.logits(batch, tokens)
-            sampled = sample(logits, [self._states[sequence_id] for sequence_id in sampling]) if sampling else []
-        return dict(zip(sampling, sampled, strict=True))
+            return sample_batch(batch, logits, self._states, {})

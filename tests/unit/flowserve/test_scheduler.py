@@ -32,13 +32,22 @@ class PretendedWorker:
         self.block_size = block_size
         self.tokens: dict[str, list[int]] = {}
         self.kv: dict[tuple[int, int], int] = {}
+        self.drafts: dict[str, list[int]] = {}
+        self.prompt_logits: dict[str, list[int]] = {}
 
     def execute(self, batch: Batch) -> dict[str, TokenResult]:
         written: dict[tuple[int, int], str] = {}
         for entry in batch.sequences:
             tokens = self.tokens[entry.sequence_id]
+            if entry.num_drafts:
+                tokens = tokens + self.drafts[entry.sequence_id][: entry.num_drafts]
+                assert entry.num_tokens == 1 + entry.num_drafts
             assert len(tokens) >= entry.end, "scheduled beyond the known tokens"
             assert entry.samples == (entry.end == len(tokens))
+            assert entry.num_logits == entry.num_prompt_logits + (1 + entry.num_drafts if entry.samples else 0)
+            self.prompt_logits.setdefault(entry.sequence_id, []).extend(
+                range(entry.end - entry.num_logits, entry.end - entry.num_logits + entry.num_prompt_logits)
+            )
             for position in range(entry.start, entry.end):
                 slot = self._slot(entry.block_table, position)
                 assert slot not in written, "two sequences write one slot"
@@ -47,14 +56,27 @@ class PretendedWorker:
         results = {}
         for entry in batch.sequences:
             tokens = self.tokens[entry.sequence_id]
-            for position in range(entry.end):
+            drafts = self.drafts[entry.sequence_id][: entry.num_drafts] if entry.num_drafts else []
+            for position in range(entry.end - len(drafts)):
                 found = self.kv.get(self._slot(entry.block_table, position))
                 assert found == hash(tuple(tokens[: position + 1])), f"wrong KV at {position} of {entry.sequence_id}"
             if entry.samples:
-                tokens.append(next_token(tokens))
-                reason = "stop" if tokens[-1] == STOP_TOKEN else None
-                results[entry.sequence_id] = TokenResult(tokens[-1], reason)
+                new = [next_token(tokens)]
+                while len(new) <= len(drafts) and new[-1] == drafts[len(new) - 1] != STOP_TOKEN:
+                    new.append(next_token(tokens + new))
+                tokens += new
+                results[entry.sequence_id] = TokenResult(tuple(new), "stop" if new[-1] == STOP_TOKEN else None)
         return results
+
+    def draft(self) -> dict[str, int]:
+        """Guess for every sequence up to three tokens, of which none, some or all are right."""
+        for sequence_id, tokens in self.tokens.items():
+            right: list[int] = []
+            while len(right) < 3:
+                right.append(next_token(tokens + right))
+            num_right = hash((len(tokens), sequence_id)) % 4
+            self.drafts[sequence_id] = right[:num_right] + [-1] * (3 - num_right)
+        return {sequence_id: hash((sequence_id, len(tokens), 1)) % 4 for sequence_id, tokens in self.tokens.items()}
 
     def _slot(self, table: tuple[int, ...], position: int) -> tuple[int, int]:
         return table[position // self.block_size], position % self.block_size
@@ -63,17 +85,21 @@ class PretendedWorker:
 class Run:
     """Drives a scheduler with `depth` steps in flight and keeps what came out."""
 
-    def __init__(self, scheduler: Scheduler, depth: int = 1) -> None:
+    def __init__(self, scheduler: Scheduler, depth: int = 1, drafting: bool = False) -> None:
         self.scheduler = scheduler
         self.depth = depth
+        self.drafting = drafting
         self.worker = PretendedWorker(scheduler.cache.block_size)
         self.in_flight: deque[tuple[Batch, dict[str, TokenResult]]] = deque()
         self.requests: dict[str, tuple[list[int], int]] = {}
         self.finished: dict[str, Any] = {}
         self.aborted: set[str] = set()
+        self.wanting: set[str] = set()
 
-    def add(self, sequence_id: str, prompt: list[int], max_tokens: int) -> None:
-        self.scheduler.add(sequence_id, prompt, max_tokens)
+    def add(self, sequence_id: str, prompt: list[int], max_tokens: int, wants_prompt_logits: bool = False) -> None:
+        self.scheduler.add(sequence_id, prompt, max_tokens, wants_prompt_logits)
+        if wants_prompt_logits:
+            self.wanting.add(sequence_id)
         self.worker.tokens[sequence_id] = list(prompt)
         self.requests[sequence_id] = (prompt, max_tokens)
 
@@ -87,7 +113,7 @@ class Run:
 
     def step(self) -> bool:
         """Launch a step, then complete the oldest one when the pipe is full or nothing could be launched."""
-        batch = self.scheduler.schedule()
+        batch = self.scheduler.schedule(self.worker.draft() if self.drafting else None)
         self.scheduler.check_invariants()
         config = self.scheduler.config
         assert batch.num_tokens <= config.max_num_batched_tokens
@@ -117,6 +143,8 @@ class Run:
             while len(tokens) < len(prompt) + max_tokens and (len(tokens) == len(prompt) or tokens[-1] != STOP_TOKEN):
                 tokens.append(next_token(tokens))
             assert sequence.token_ids == tokens
+            asked_for = range(len(prompt) - 1) if sequence_id in self.wanting else []
+            assert self.worker.prompt_logits[sequence_id] == list(asked_for)
             assert sequence.finish_reason == ("stop" if tokens[-1] == STOP_TOKEN else "length")
         assert self.scheduler.cache.num_free_blocks == self.scheduler.cache.num_blocks, "blocks leaked"
 
@@ -126,7 +154,7 @@ actions = st.lists(
     st.one_of(
         st.tuples(
             st.just("add"), st.sampled_from(PREFIXES), st.lists(st.integers(1, 5), min_size=1, max_size=9),
-            st.integers(1, 12),
+            st.integers(1, 12), st.booleans(),
         ),
         st.tuples(st.just("abort"), st.integers(0, 20)),
         st.tuples(st.just("step"), st.integers(1, 6)),
@@ -144,9 +172,16 @@ actions = st.lists(
     max_num_batched_tokens=st.integers(1, 12),
     caching=st.booleans(),
     depth=st.integers(1, 3),
+    drafting=st.booleans(),
 )
 def test_every_sequence_ends_with_its_own_tokens(
-    actions: list[Any], num_blocks: int, max_num_sequences: int, max_num_batched_tokens: int, caching: bool, depth: int
+    actions: list[Any],
+    num_blocks: int,
+    max_num_sequences: int,
+    max_num_batched_tokens: int,
+    caching: bool,
+    depth: int,
+    drafting: bool,
 ) -> None:
     """Whatever is added, aborted and preempted, with steps planned before the results of those before are known."""
     scheduler = build(
@@ -154,11 +189,12 @@ def test_every_sequence_ends_with_its_own_tokens(
         caching=caching,
         max_num_sequences=max_num_sequences,
         max_num_batched_tokens=max_num_batched_tokens,
+        max_prompt_logits=3,
     )
-    run = Run(scheduler, depth)
+    run = Run(scheduler, depth, drafting)
     for action in actions:
         if action[0] == "add":
-            run.add(f"s{len(run.requests)}", action[1] + action[2], action[3])
+            run.add(f"s{len(run.requests)}", action[1] + action[2], action[3], action[4])
         elif action[0] == "abort" and f"s{action[1]}" in run.requests:
             run.abort(f"s{action[1]}")
         elif action[0] == "step":
@@ -197,7 +233,7 @@ def test_the_youngest_is_preempted_and_comes_back() -> None:
     while scheduler.has_work:
         batch = scheduler.schedule()
         preempted += batch.preempted
-        results = {entry.sequence_id: TokenResult(7) for entry in batch.sequences if entry.samples}
+        results = {entry.sequence_id: TokenResult((7,)) for entry in batch.sequences if entry.samples}
         order += [sequence.sequence_id for sequence in scheduler.complete(batch, results)]
         scheduler.check_invariants()
     assert preempted == ["young"] and order == ["old", "young"]
@@ -231,6 +267,38 @@ def test_an_id_used_again_does_not_get_the_old_results() -> None:
     old = run.scheduler.schedule()
     run.scheduler.abort("a")
     run.scheduler.add("a", [4, 5], 5)
-    assert run.scheduler.complete(old, {"a": TokenResult(9)}) == []
+    assert run.scheduler.complete(old, {"a": TokenResult((9,))}) == []
     (entry,) = run.scheduler.schedule().sequences
     assert (entry.start, entry.num_tokens) == (0, 2)
+
+
+def test_right_drafts_save_steps_and_wrong_ones_cost_none() -> None:
+    scheduler = build(32)
+    scheduler.add("a", [1, 2, 3], 9)
+    scheduler.complete(scheduler.schedule({"a": 4}), {"a": TokenResult((4,))})  # a prompt has no drafts
+    (entry,) = (batch := scheduler.schedule({"a": 3})).sequences
+    assert (entry.start, entry.num_tokens, entry.num_drafts, entry.num_logits) == (3, 4, 3, 4)
+    assert not scheduler.schedule({"a": 3}), "its length is not known before the drafts are verified"
+    scheduler.complete(batch, {"a": TokenResult((5, 6))})  # one draft of three was right
+    (entry,) = (batch := scheduler.schedule()).sequences
+    assert (entry.start, entry.num_tokens, entry.num_logits) == (5, 1, 1)
+    scheduler.complete(batch, {"a": TokenResult((7,))})
+    (entry,) = (batch := scheduler.schedule({"a": 99})).sequences
+    assert entry.num_drafts == 4, "four and the one that follows them are left"
+    (finished,) = scheduler.complete(batch, {"a": TokenResult((8, 9, 10, 11, 12))})
+    assert finished.finish_reason == "length" and finished.token_ids == list(range(1, 13))
+
+
+def test_drafts_take_neither_budget_nor_blocks_from_others() -> None:
+    scheduler = build(8, block_size=4, max_num_batched_tokens=4)
+    for sequence_id in "ab":
+        scheduler.add(sequence_id, [1], 12)
+    scheduler.complete(scheduler.schedule(), {"a": TokenResult((2,)), "b": TokenResult((2,))})
+    batch = scheduler.schedule({"a": 9, "b": 9})
+    assert [(entry.num_tokens, entry.num_drafts) for entry in batch.sequences] == [(3, 2), (1, 0)]
+    tight = build(4, block_size=2)
+    for sequence_id in "ab":
+        tight.add(sequence_id, [1], 7)
+    tight.complete(tight.schedule(), {"a": TokenResult((2,)), "b": TokenResult((2,))})
+    batch = tight.schedule({"a": 3, "b": 3})
+    assert [entry.num_drafts for entry in batch.sequences] == [0, 0] and not batch.preempted
