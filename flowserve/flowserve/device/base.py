@@ -7,11 +7,14 @@ each device answers for itself. A vendor package is imported by its adapter when
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ..attention.base import AttentionBackend, KVLayout
+
+if TYPE_CHECKING:
+    from ..models.plan import DecoderPlan
 
 
 class DeviceAdapter(Protocol):
@@ -30,6 +33,12 @@ class DeviceAdapter(Protocol):
 
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""
+
+    def load(self, plan: DecoderPlan, dtype: torch.dtype) -> Any:
+        """The weights of a plan as this device computes with them. On one thread, so that a fork may follow.
+
+        Raises CheckpointError for a tensor that holds NaN or infinity.
+        """
 
     def free_memory_bytes(self) -> int:
         """Memory that tensors could take now."""

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from ..attention.base import AttentionBackend, KVLayout
 from ..attention.torch_paged import TorchPagedAttention
 from ..errors import InvalidConfigError
+from ..models.decoder import DecoderModel
+from ..models.plan import DecoderPlan
 
 PARALLEL_FROM_PARAMETERS = 30_000_000
 """Below, one step is so short that the threads' meeting costs more than they gain, and far more where other
@@ -41,6 +43,9 @@ class CpuDevice:
         if name not in _DTYPES:
             raise InvalidConfigError(f"dtype {name!r} is not supported on CPU; supported: auto, {', '.join(_DTYPES)}")
         return _DTYPES[name]
+
+    def load(self, plan: DecoderPlan, dtype: torch.dtype) -> DecoderModel:
+        return DecoderModel(plan, self, dtype)
 
     def free_memory_bytes(self) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

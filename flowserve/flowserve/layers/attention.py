@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,9 +12,6 @@ from ..device.base import DeviceAdapter
 from ..rtc.storage import KVStorage
 from .linear import Linear
 from .norm import RMSNorm
-
-if TYPE_CHECKING:
-    from ..models.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +38,6 @@ class SelfAttention:
     qk_norm: RMSNorm | None
     device: DeviceAdapter
 
-    @classmethod
-    def load(
-        cls, weights: Weights, index: int, *, qkv_bias: bool, output_bias: bool, qk_norm: bool = False
-    ) -> SelfAttention:
-        config = weights.config
-        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        sizes = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
-        return cls(
-            layer_index=index,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            qkv=weights.fused_linear(sizes, config.hidden_size, bias=qkv_bias),
-            output=weights.linear("o_proj", q_size, config.hidden_size, bias=output_bias),
-            qk_norm=_joined_norm(weights) if qk_norm else None,
-            device=weights.device,
-        )
-
     def __call__(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """[T, d] -> [T, d]."""
         heads = self.qkv(x).view(x.shape[0], -1, self.head_dim)
@@ -76,11 +55,3 @@ class SelfAttention:
             scale=self.head_dim**-0.5,
         )
         return self.output(attended.flatten(1))
-
-
-def _joined_norm(weights: Weights) -> RMSNorm:
-    """The norms of queries and keys as one over all their heads, weight [H + K, D]."""
-    config = weights.config
-    query = weights.tensor("q_norm.weight", config.head_dim).expand(config.num_heads, -1)
-    key = weights.tensor("k_norm.weight", config.head_dim).expand(config.num_kv_heads, -1)
-    return RMSNorm(torch.cat((query, key)), config.rms_norm_eps, weights.device)

@@ -6,26 +6,21 @@ import math
 
 import torch
 
-from ..models.config import RopeConfig
+from ..models.config import ModelConfig, RopeConfig
 
 
 class RotaryTable:
-    """cos and sin of positions 0 .. max_positions - 1, [positions, head size], halves convention.
+    """cos, sin: float32 [positions, rotary_dim / 2] of positions 0 .. max_positions - 1, whatever the rope kind.
 
+    Halves convention: dimension i of a head turns with dimension i + rotary_dim / 2; those from rotary_dim on stay.
     As long as the engine's context, not the model's: for long-context models the full table takes hundreds of MB.
     """
 
-    def __init__(
-        self, rope: RopeConfig, head_dim: int, max_positions: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inverse_frequencies(rope, head_dim))
-        angles = torch.cat((angles, angles), dim=-1)
-        self._cos = angles.cos().to(device, dtype)
-        self._sin = angles.sin().to(device, dtype)
-
-    def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [T, 1, head size] for positions [T]."""
-        return self._cos[positions][:, None], self._sin[positions][:, None]
+    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+        self.rotary_dim = config.head_dim
+        frequencies = inverse_frequencies(config.rope, self.rotary_dim)
+        angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), frequencies)
+        self.cos, self.sin = angles.cos(), angles.sin()
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:

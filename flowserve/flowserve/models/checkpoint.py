@@ -1,61 +1,62 @@
-"""Checkpoint: the tensors of a model folder by name, mapped from its safetensors files."""
+"""Checkpoint: the tensors of a model folder by name, in one safetensors file or several with an index."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from .config import read_json
+from .safetensors_file import SafetensorsFile, StoredTensor
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """One file or several with an index. Files are mapped when a tensor of theirs is first asked for.
+    """Headers are read here, the tensors' bytes when somebody touches them.
 
-    Raises CheckpointError naming the file or the tensor: nothing there, truncated, missing, or of another shape.
+    Raises CheckpointError naming the file or the tensor: nothing there, truncated, contradicting itself, a file that
+    the index names and the folder lacks, a tensor that is in two files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: dict[Path, Any] = {}
         if (folder / _INDEX).is_file():
-            weight_map = read_json(folder / _INDEX).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise CheckpointError(f"{folder / _INDEX}: no weight_map")
-            self._places = {name: folder / file for name, file in weight_map.items()}
+            self._tensors = _read_shards(folder)
         elif (folder / _SINGLE).is_file():
-            names = self._open(folder / _SINGLE).keys()
-            self._places = dict.fromkeys(names, folder / _SINGLE)
+            self._tensors = SafetensorsFile(folder / _SINGLE).tensors
         else:
             raise CheckpointError(f"{folder}: no {_SINGLE} and no {_INDEX}")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._tensors
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The tensor as stored, backed by the mapped file."""
-        if name not in self._places:
+    def tensor(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Where the tensor is stored; it exists and has this shape and a floating dtype."""
+        stored = self._tensors.get(name)
+        if stored is None:
             raise CheckpointError(f"{self.folder}: tensor {name!r} is missing")
-        path = self._places[name]
-        try:
-            tensor: torch.Tensor = self._open(path).get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: tensor {name!r}: {error}") from error
-        if tuple(tensor.shape) != shape:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, config.json asks for {shape}"
-            )
-        return tensor
+        where = f"{stored.file.path}: tensor {name!r}"
+        if stored.shape != shape:
+            raise CheckpointError(f"{where} has shape {stored.shape}, config.json asks for {shape}")
+        if not stored.dtype.is_floating_point:
+            raise CheckpointError(f"{where} holds {stored.dtype}, not weights")
+        return stored
 
-    def _open(self, path: Path) -> Any:
-        if path not in self._files:
-            try:
-                self._files[path] = safe_open(path, framework="pt", device="cpu")
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: {error}") from error
-        return self._files[path]
+
+def _read_shards(folder: Path) -> dict[str, StoredTensor]:
+    index = folder / _INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index}: no weight_map")
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{index}: names {file!r}, which is not in the folder")
+        for name, stored in SafetensorsFile(folder / file).tensors.items():
+            if name in tensors:
+                raise CheckpointError(f"{folder}: tensor {name!r} is in {tensors[name].file.path.name} and in {file}")
+            tensors[name] = stored
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise CheckpointError(f"{index}: places tensor {name!r} in {file!r}, which does not hold it")
+    return tensors

@@ -24,7 +24,10 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of a decoder-only model, under one name each."""
+    """Sizes and switches of a decoder-only model, under one name each.
+
+    windows: per layer, how many tokens back a query sees, itself counted; 0 = all of them.
+    """
 
     architecture: str
     vocab_size: int
@@ -40,6 +43,7 @@ class ModelConfig:
     tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
+    windows: tuple[int, ...]
     dtype: str
 
     @property
@@ -81,6 +85,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
+        windows=(0,) * field.count("num_hidden_layers"),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
     if config.num_heads % config.num_kv_heads:

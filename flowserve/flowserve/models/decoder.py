@@ -1,32 +1,38 @@
-"""DecoderModel: what all decoder-only models here share. An architecture says how its attention differs."""
+"""DecoderModel: a decoder-only model in torch operators, built from its plan."""
 
 from __future__ import annotations
 
 import torch
 
+from ..device.base import DeviceAdapter
 from ..layers.attention import ForwardContext, SelfAttention
 from ..layers.linear import Linear
 from ..layers.mlp import GatedMLP
-from .weights import Weights
+from ..layers.norm import RMSNorm
+from .parameter import Parameter
+from .plan import DecoderPlan, LayerPlan
 
 
 class DecoderLayer:
     """Pre-norm attention and MLP, each added to the residual."""
 
-    def __init__(self, weights: Weights, attention: SelfAttention) -> None:
-        config = weights.config
-        self.attention = attention
-        self.attention_norm = weights.norm("input_layernorm", config.hidden_size)
-        self.mlp = GatedMLP(
-            weights.at("mlp").fused_linear(
-                {"gate_proj": config.intermediate_size, "up_proj": config.intermediate_size},
-                config.hidden_size,
-                bias=config.mlp_bias,
-            ),
-            weights.at("mlp").linear("down_proj", config.intermediate_size, config.hidden_size, bias=config.mlp_bias),
-            weights.device,
+    def __init__(self, plan: LayerPlan, index: int, load: TensorLoader) -> None:
+        config = load.config
+        self.attention_norm = load.norm(plan.attention_norm)
+        self.attention = SelfAttention(
+            layer_index=index,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            qkv=load.linear(plan.qkv, plan.qkv_bias),
+            output=load.linear(plan.output, plan.output_bias),
+            qk_norm=load.joined_norm(plan.query_norm, plan.key_norm),
+            device=load.device,
         )
-        self.mlp_norm = weights.norm("post_attention_layernorm", config.hidden_size)
+        self.mlp_norm = load.norm(plan.mlp_norm)
+        self.mlp = GatedMLP(
+            load.linear(plan.gate_up, plan.gate_up_bias), load.linear(plan.down, plan.down_bias), load.device
+        )
 
     def __call__(self, hidden: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         hidden = hidden + self.attention(self.attention_norm(hidden), context)
@@ -34,25 +40,20 @@ class DecoderLayer:
 
 
 class DecoderModel:
-    """Embedding, layers, final norm, output projection. T packed tokens, d hidden size, V vocabulary."""
+    """Embedding, layers, final norm, output projection. T packed tokens, d hidden size, V vocabulary.
 
-    def __init__(self, weights: Weights) -> None:
-        self.config = config = weights.config
-        inner = weights.at("model")
-        self.embedding = inner.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size)
-        self.layers = []
-        for index in range(config.num_layers):
-            layer = inner.at("layers").at(index)
-            self.layers.append(DecoderLayer(layer, self.build_attention(layer.at("self_attn"), index)))
-        self.norm = inner.norm("norm", config.hidden_size)
-        if config.tie_word_embeddings:
-            self.output = Linear(weights.device.prepare_weight(self.embedding), None, weights.device)
+    Raises CheckpointError for a tensor that holds NaN or infinity.
+    """
+
+    def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
+        load = TensorLoader(plan, device, dtype)
+        self.embedding = load.tensor(plan.embedding)
+        self.layers = [DecoderLayer(layer, index, load) for index, layer in enumerate(plan.layers)]
+        self.norm = load.norm(plan.final_norm)
+        if plan.head is None:
+            self.output = Linear(device.prepare_weight(self.embedding), None, device)
         else:
-            self.output = weights.linear("lm_head", config.hidden_size, config.vocab_size)
-
-    def build_attention(self, weights: Weights, index: int) -> SelfAttention:
-        """The attention of one layer: biases, norms of queries and keys."""
-        raise NotImplementedError
+            self.output = load.linear(plan.head, None)
 
     def forward(self, token_ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """token_ids [T] -> hidden states [T, d] after the final norm; keys and values go to the context's storage."""
@@ -64,3 +65,30 @@ class DecoderModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, d] -> [n, V], in float32."""
         return self.output(hidden).float()
+
+
+class TensorLoader:
+    """Parameters of a plan as layers hold them: in the engine's dtype, prepared for the device."""
+
+    def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
+        self.config = plan.config
+        self.device = device
+        self._dtype = dtype
+
+    def tensor(self, parameter: Parameter) -> torch.Tensor:
+        return parameter.load_finite(self._dtype).to(self.device.torch_device)
+
+    def linear(self, weight: Parameter, bias: Parameter | None) -> Linear:
+        prepared = self.device.prepare_weight(self.tensor(weight))
+        return Linear(prepared, None if bias is None else self.tensor(bias), self.device)
+
+    def norm(self, weight: Parameter) -> RMSNorm:
+        return RMSNorm(self.tensor(weight), self.config.rms_norm_eps, self.device)
+
+    def joined_norm(self, query: Parameter | None, key: Parameter | None) -> RMSNorm | None:
+        """The norms of queries and keys as one over all their heads, weight [H + K, D]."""
+        if query is None or key is None:
+            return None
+        query_weights = self.tensor(query).expand(self.config.num_heads, -1)
+        key_weights = self.tensor(key).expand(self.config.num_kv_heads, -1)
+        return RMSNorm(torch.cat((query_weights, key_weights)), self.config.rms_norm_eps, self.device)

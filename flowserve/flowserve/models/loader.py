@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,20 +15,26 @@ from ..device.base import DeviceAdapter
 from ..device.select import select_device
 from .checkpoint import Checkpoint
 from .config import ModelConfig, read_model_config
-from .decoder import DecoderModel
-from .registry import model_class
-from .weights import Weights
+from .plan import DecoderPlan
+from .registry import plan_builder
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Weights in memory, without an engine: what a template process holds before it forks."""
+    """Weights in memory, without an engine: what a template process holds before it forks.
+
+    weights: what the device made of the plan, for the device alone to use.
+    """
 
     folder: Path
-    config: ModelConfig
-    model: DecoderModel
+    plan: DecoderPlan
+    weights: Any
     dtype: torch.dtype
     device: DeviceAdapter
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.plan.config
 
 
 def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
@@ -36,12 +43,13 @@ def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
     Raises ModelNotFoundError, UnsupportedModelError or CheckpointError.
     """
     model_config = read_model_config(folder)
-    kind = model_class(model_config.architecture)
+    build_plan = plan_builder(model_config.architecture)
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
+    plan = build_plan(Checkpoint(folder), model_config)
     with _one_thread(), torch.inference_mode():
-        model = kind(Weights(Checkpoint(folder), model_config, device, dtype))
-    return LoadedModel(folder, model_config, model, dtype, device)
+        weights = device.load(plan, dtype)
+    return LoadedModel(folder, plan, weights, dtype, device)
 
 
 @contextmanager

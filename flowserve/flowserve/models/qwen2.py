@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..layers.attention import SelfAttention
-from .decoder import DecoderModel
-from .weights import Weights
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .names import Differences, decoder_plan
+from .plan import DecoderPlan
 
 
-class Qwen2(DecoderModel):
-    def build_attention(self, weights: Weights, index: int) -> SelfAttention:
-        return SelfAttention.load(weights, index, qkv_bias=True, output_bias=False)
+def build_plan(checkpoint: Checkpoint, config: ModelConfig) -> DecoderPlan:
+    return decoder_plan(checkpoint, config, Differences(qkv_bias=True))

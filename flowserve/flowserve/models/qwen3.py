@@ -1,13 +1,13 @@
-"""Qwen3: no biases; queries and keys are normed per head before the rotary embedding."""
+"""Qwen3: queries and keys are normed per head before the rotary embedding."""
 
 from __future__ import annotations
 
-from ..layers.attention import SelfAttention
-from .decoder import DecoderModel
-from .weights import Weights
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .names import Differences, decoder_plan
+from .plan import DecoderPlan
 
 
-class Qwen3(DecoderModel):
-    def build_attention(self, weights: Weights, index: int) -> SelfAttention:
-        bias = weights.config.attention_bias
-        return SelfAttention.load(weights, index, qkv_bias=bias, output_bias=bias, qk_norm=True)
+def build_plan(checkpoint: Checkpoint, config: ModelConfig) -> DecoderPlan:
+    bias = config.attention_bias
+    return decoder_plan(checkpoint, config, Differences(qkv_bias=bias, output_bias=bias, qk_norm=True))

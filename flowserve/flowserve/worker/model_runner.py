@@ -8,6 +8,7 @@ import torch
 
 from ..layers.attention import ForwardContext
 from ..layers.rotary import RotaryTable
+from ..models.decoder import DecoderModel
 from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
 from ..scheduling.batch import Batch
@@ -18,19 +19,26 @@ class ModelRunner:
     """Runs the model over packed tokens; keeps no state of sequences."""
 
     def __init__(self, loaded: LoadedModel, storage: KVStorage, max_model_len: int) -> None:
-        self._model = loaded.model
+        self._model: DecoderModel = loaded.weights
         self._device = loaded.device
         self._storage = storage
         self._attention = loaded.device.attention_backend()
-        config = loaded.config
-        self._rotary = RotaryTable(
-            config.rope, config.head_dim, max_model_len, loaded.dtype, loaded.device.torch_device
+        table = RotaryTable(loaded.config, max_model_len)
+        self._cos, self._sin = (
+            torch.cat((half, half), dim=-1)[:, None].to(loaded.device.torch_device, loaded.dtype)
+            for half in (table.cos, table.sin)
         )
 
     def logits(self, batch: Batch, tokens: Mapping[str, list[int]]) -> torch.Tensor:
         """Float32 logits [n, vocabulary]: for each entry in order, of the last `num_logits` of its tokens."""
         inputs = build_inputs(batch, tokens, self._storage.layout.block_size)
-        cos, sin = self._rotary.at(self._device.to_device(inputs.positions, torch.int64))
-        context = ForwardContext(cos, sin, self._attention, self._attention.plan(inputs.lengths), self._storage)
+        positions = self._device.to_device(inputs.positions, torch.int64)
+        context = ForwardContext(
+            self._cos[positions],
+            self._sin[positions],
+            self._attention,
+            self._attention.plan(inputs.lengths),
+            self._storage,
+        )
         hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
         return self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)])

@@ -1,0 +1,53 @@
+"""DecoderPlan: what a decoder-only model consists of, whatever its checkpoint calls it. No data is read for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from .config import ModelConfig
+from .parameter import Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """One layer: h += output(attention(qkv(norm(h)))), then h += down(silu(gate) * up) of norm(h).
+
+    qkv: rows are [query heads, key heads, value heads] of head_dim each.  gate_up: rows are [gate, up].
+    query_norm, key_norm: over one head, before the rotary embedding.
+    """
+
+    attention_norm: Parameter
+    qkv: Parameter
+    qkv_bias: Parameter | None
+    query_norm: Parameter | None
+    key_norm: Parameter | None
+    output: Parameter
+    output_bias: Parameter | None
+    mlp_norm: Parameter
+    gate_up: Parameter
+    gate_up_bias: Parameter | None
+    down: Parameter
+    down_bias: Parameter | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderPlan:
+    """head: None where the embedding is the output projection too."""
+
+    config: ModelConfig
+    embedding: Parameter
+    layers: tuple[LayerPlan, ...]
+    final_norm: Parameter
+    head: Parameter | None
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All of them, each once."""
+        yield self.embedding
+        for layer in self.layers:
+            for field in fields(layer):
+                if (parameter := getattr(layer, field.name)) is not None:
+                    yield parameter
+        yield self.final_norm
+        if self.head is not None:
+            yield self.head
