@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .attention.base import KVLayout
 from .config import EngineConfig
 from .detokenizer import Detokenizer
-from .errors import InvalidConfigError, InvalidPromptError, PromptTooLongError, UnknownSequenceError
+from .errors import (
+    InvalidConfigError,
+    InvalidPromptError,
+    InvalidRequestError,
+    PromptTooLongError,
+    UnknownSequenceError,
+)
 from .hub import resolve_model
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
@@ -42,11 +51,18 @@ class Engine:
     """One model on one device. Not thread-safe: one thread adds, steps and aborts.
 
     Building it takes hold of the device (threads, KV cache); a process that forks engines loads the model before
-    (`load_model`, one thread, no parallel operation) and builds the engine in the child.
+    (`load_model`, one thread, no parallel operation) and builds the engine in the child. `clock` is that of deadlines.
     """
 
-    def __init__(self, loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
+        self._clock = clock
         self.tokenizer = tokenizer
         self.model_config = loaded.config
         loaded.device.start(config.num_threads, loaded.config.num_parameters)
@@ -73,23 +89,36 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work
 
-    def add(self, sequence_id: str, prompt_ids: list[int], params: SamplingParams | None = None) -> None:
+    def add(
+        self,
+        sequence_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+    ) -> None:
         """Queue a sequence.
 
-        Raises PromptTooLongError, InvalidPromptError, InvalidGrammarError or UnknownSequenceError (id in use); then
-        nothing is queued and the other sequences are not touched.
+        priority: lower comes earlier, equals in order of arrival (`BoundedPriority` has the whole rule).  deadline_s:
+        seconds of the engine's clock (time.monotonic) at which it ends with the reason "deadline" if it still goes on.
+        Raises PromptTooLongError, InvalidPromptError, InvalidGrammarError, InvalidRequestError (priority, deadline) or
+        UnknownSequenceError (id in use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
         if sequence_id in self._streams:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
         self._check_prompt(prompt_ids)
+        _check_turn(priority, deadline_s)
         left = self.max_model_len - len(prompt_ids)
         max_tokens = left if params.max_tokens is None else min(params.max_tokens, left)
         eos = () if params.ignore_eos else self.tokenizer.eos_token_ids
         end_token_ids = (*eos, *params.stop_token_ids)
         grammar = self._grammars.compile(params.structured_outputs) if params.structured_outputs else None
         text = SequenceText(Detokenizer(self.tokenizer, prompt_ids, params.skip_special_tokens), params.stop)
-        sequence = self._scheduler.add(sequence_id, prompt_ids, max_tokens)
+        sequence = self._scheduler.add(
+            sequence_id, prompt_ids, max_tokens, priority=priority, deadline_s=deadline_s
+        )
         seed = self._seed + sequence.arrival if params.seed is None else params.seed
         in_vocabulary = tuple(sorted({i for i in end_token_ids if i < self.model_config.vocab_size}))
         state = SamplerState(params, seed, list(prompt_ids), len(prompt_ids), in_vocabulary, grammar)
@@ -97,15 +126,16 @@ class Engine:
         self._streams[sequence_id] = _Stream(sequence, text, params, frozenset(end_token_ids))
 
     def step(self) -> list[SequenceOutput]:
-        """Compute one batch; one output for each sequence that got a token. Empty when there is nothing to do."""
+        """Compute one batch; one output for each sequence that got a token or met its deadline, else none."""
+        ended = self._expire()
         batch = self._scheduler.schedule()
         if not batch:
-            return []
+            return ended
         sampled = self._worker.execute(batch)
         results = {sequence_id: self._read(sequence_id, tokens) for sequence_id, tokens in sampled.items()}
         self._scheduler.complete(batch, results)
         self._num_steps += 1
-        return [
+        return ended + [
             self._output(sequence_id, tokens[: len(results[sequence_id].token_ids)])
             for sequence_id, tokens in sampled.items()
         ]
@@ -163,7 +193,13 @@ class Engine:
             return "stop"
         return None
 
+    def _expire(self) -> list[SequenceOutput]:
+        if not self._scheduler.has_deadlines:
+            return []
+        return [self._output(sequence.sequence_id, []) for sequence in self._scheduler.expire(self._clock())]
+
     def _output(self, sequence_id: str, tokens: list[SampledToken]) -> SequenceOutput:
+        """What became of a sequence: tokens more, or its end without one."""
         stream = self._streams[sequence_id]
         sequence = stream.sequence
         if sequence.is_finished:
@@ -184,6 +220,13 @@ class Engine:
     def _forget(self, sequence_id: str) -> None:
         del self._streams[sequence_id]
         self._worker.remove(sequence_id)
+
+
+def _check_turn(priority: int, deadline_s: float | None) -> None:
+    if not isinstance(priority, int):
+        raise InvalidRequestError(f"priority must be an integer, got {priority!r}")
+    if deadline_s is not None and (not isinstance(deadline_s, int | float) or math.isnan(deadline_s)):
+        raise InvalidRequestError(f"deadline_s must be a time in seconds, got {deadline_s!r}")
 
 
 def _plan_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[KVLayout, int]:

@@ -22,7 +22,8 @@ class SequenceOutput:
     """What one step added to one sequence.
 
     token_ids: the new tokens.  text: the new text; may be empty while a character or a stop string is incomplete.
-    finish_reason: "stop" | "length" | "abort" once finished, else None.  error: why an "abort" was not asked for.
+    finish_reason: "stop" | "length" | "abort" | "deadline" once finished, else None.  error: why an "abort" was not
+    asked for.
     """
 
     sequence_id: str

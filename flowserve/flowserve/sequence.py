@@ -21,6 +21,8 @@ class Sequence:
     lengths alone (DeepServe 2.6 b).
 
     token_ids: prompt and output so far.  arrival: order of adding, unique in the engine's life.
+    priority: lower comes earlier.  rank: place in the order of turns, to sort by.  num_overtakes: later arrivals that
+    the policy let go before it.
     num_scheduled: leading tokens whose KV is computed or in flight.  num_pending: sampled, value not back yet.
     num_drafts: guessed tokens in flight behind the last known one; until it is known how many were right, the
     sequence cannot be planned further.
@@ -32,6 +34,9 @@ class Sequence:
     num_prompt_tokens: int
     max_tokens: int
     arrival: int
+    priority: int = 0
+    rank: int = 0
+    num_overtakes: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     num_scheduled: int = 0
     num_pending: int = 0

@@ -1,12 +1,12 @@
 """What runs in the next step. Pure: lengths in, a batch out; shared by the engine, the simulator and tests."""
 
 from .batch import Batch, ScheduledSequence, TokenResult
-from .policy import FirstComeFirstServed, OrderPolicy
+from .policy import BoundedPriority, OrderPolicy
 from .scheduler import Scheduler, SchedulerConfig
 
 __all__ = [
     "Batch",
-    "FirstComeFirstServed",
+    "BoundedPriority",
     "OrderPolicy",
     "ScheduledSequence",
     "Scheduler",

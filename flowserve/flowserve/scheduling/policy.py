@@ -1,22 +1,41 @@
-"""Whose turn it is: the order in which sequences get tokens and blocks. The last in order is preempted first."""
+"""Whose turn it is: where a new sequence comes in the order in which sequences get tokens and blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from ..sequence import Sequence
 
 
 class OrderPolicy(Protocol):
-    """A total order over sequences that does not change while a sequence lives."""
+    """Decides once per sequence, when it arrives; two sequences never change places afterwards."""
 
-    def rank(self, sequence: Sequence) -> tuple[int, ...]:
-        """Smaller runs earlier. Must end in `sequence.arrival`, so that ranks are never equal."""
+    def place(self, order: Seq[Sequence], newcomer: Sequence) -> int:
+        """Index in `order` (first turn first, all sequences that wait or run) before which the newcomer is put."""
         ...
 
 
-class FirstComeFirstServed:
-    """Oldest first. Nobody starves: the oldest can take the blocks of all others and ends after finitely many steps."""
+class BoundedPriority:
+    """The lower `priority`, the earlier, as in vLLM; equals in order of arrival; nobody is overtaken without end.
 
-    def rank(self, sequence: Sequence) -> tuple[int, ...]:
-        return (sequence.arrival,)
+    A newcomer goes past those behind whose priority is a higher number, up to the first that was overtaken
+    `max_overtakes` times already. From that follows that every sequence ends, whatever arrives. Let m be the sequences
+    before it when it arrived and k <= max_overtakes those that overtook it. Whoever is first cannot be preempted and
+    gets at least one token in every step, or in every d-th while drafts of it are verified, where d is the steps in
+    flight. So it ends within (T + 2) d steps, T being the longest prompt plus max_tokens among these sequences. The
+    first place changes hands at most m + 2 k times before it is the sequence's own to the end, so that it ends within
+    (m + 2 k + 1) (T + 2) d steps of its arrival.
+    """
+
+    def __init__(self, max_overtakes: int = 1000) -> None:
+        self.max_overtakes = max_overtakes
+
+    def place(self, order: Seq[Sequence], newcomer: Sequence) -> int:
+        index = len(order)
+        while index and self._may_pass(order[index - 1], newcomer):
+            index -= 1
+        return index
+
+    def _may_pass(self, sequence: Sequence, newcomer: Sequence) -> bool:
+        return newcomer.priority < sequence.priority and sequence.num_overtakes < self.max_overtakes

@@ -1,21 +1,24 @@
 """Scheduler: continuous batching with chunked prefill in one path, preemption by recomputation.
 
-Prefill and decode are not told apart: each sequence has tokens whose KV is not computed, and gets as many of them per
-step as the token budget allows. `schedule` needs lengths only, never token values, so it may be called for step n+1
-before `complete` of step n (DeepServe 2.6 b; vLLM's asynchronous scheduler does the same with placeholders).
+Each sequence has tokens whose KV is not computed. One that misses a single token (it decodes) gets it in every step;
+what is left of the step's token budget goes to the prompts in order of turn, in chunks. `schedule` needs lengths only,
+never token values, so it may be called for step n+1 before `complete` of step n (DeepServe 2.6 b; vLLM's asynchronous
+scheduler does the same with placeholders).
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 from ..errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from ..rtc.cache import RelationalTensorCache
 from ..sequence import Sequence, SequenceStatus
 from .batch import Batch, ScheduledSequence, TokenResult
-from .policy import FirstComeFirstServed, OrderPolicy
+from .order import BY_RANK, TurnOrder
+from .policy import BoundedPriority, OrderPolicy
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,50 @@ class SchedulerConfig:
         if self.max_num_sequences < 1 or self.max_num_batched_tokens < 1:
             raise InvalidConfigError("max_num_sequences and max_num_batched_tokens must be at least 1")
 
+    @property
+    def num_seats(self) -> int:
+        """Sequences that run at once: no more than a step has tokens, so that each of them can have one."""
+        return min(self.max_num_sequences, self.max_num_batched_tokens)
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step being planned. prefill_budget: tokens left beside one for each decoding sequence not yet seen.
+
+    draft_budget: as much, less one while there is a prompt, which drafts must not starve.
+    admits: whether waiting sequences may still start; the first that finds no room ends that.
+    """
+
+    prefill_budget: int
+    draft_budget: int
+    entries: list[ScheduledSequence] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+    admits: bool = True
+
+    def spend(self, num_tokens: int) -> None:
+        self.prefill_budget -= num_tokens
+        self.draft_budget -= num_tokens
+
 
 class Scheduler:
-    """Owns its sequences and their block tables; nobody else changes either."""
+    """Owns its sequences and their block tables; nobody else changes either.
+
+    One order (`TurnOrder`) decides everything: who starts, who gets the prompt tokens of a step, who is preempted. A
+    waiting sequence that comes before running ones takes the seat and the blocks of the last of them if it must.
+    """
 
     def __init__(
         self, config: SchedulerConfig, cache: RelationalTensorCache, policy: OrderPolicy | None = None
     ) -> None:
         self.config = config
         self.cache = cache
-        self.policy = policy or FirstComeFirstServed()
         self.num_preemptions = 0
         self.prefix_hit_tokens = 0
         self._sequences: dict[str, Sequence] = {}
+        self._order = TurnOrder(policy or BoundedPriority())
         self._waiting: list[Sequence] = []  # both sorted by rank
         self._running: list[Sequence] = []
+        self._deadlines: list[tuple[float, int, str]] = []  # a heap of time, arrival, id; holds ended sequences too
         self._num_arrivals = 0
 
     @property
@@ -63,12 +95,19 @@ class Scheduler:
         return len(self._waiting)
 
     def add(
-        self, sequence_id: str, prompt_ids: list[int], max_tokens: int, wants_prompt_logits: bool = False
+        self,
+        sequence_id: str,
+        prompt_ids: list[int],
+        max_tokens: int,
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        wants_prompt_logits: bool = False,
     ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
 
+        priority: lower comes earlier.  deadline_s: when `expire` ends it, in the caller's clock; None = never.
         wants_prompt_logits: logits of all prompt tokens are wanted, so all are computed, also where KV is preserved.
-
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
@@ -79,12 +118,15 @@ class Scheduler:
                 f"prompt of {len(prompt_ids)} tokens and max_tokens {max_tokens} need more than"
                 f" the {capacity} tokens of the KV cache"
             )
-        sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals)
+        sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals, priority)
         if wants_prompt_logits:
             sequence.next_prompt_logit = 0
         self._num_arrivals += 1
         self._sequences[sequence_id] = sequence
-        insort(self._waiting, sequence, key=self.policy.rank)
+        self._order.insert(sequence)
+        insort(self._waiting, sequence, key=BY_RANK)
+        if deadline_s is not None:
+            self._note_deadline(deadline_s, sequence)
         return sequence
 
     def abort(self, sequence_id: str) -> Sequence:
@@ -95,30 +137,35 @@ class Scheduler:
         self._finish(sequence, "abort")
         return sequence
 
+    def expire(self, now_s: float) -> list[Sequence]:
+        """End the sequences whose deadline has come, waiting or running, as `abort` does, and return them."""
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, arrival, sequence_id = heappop(self._deadlines)
+            if self._is_alive(sequence_id, arrival):
+                expired.append(self._sequences[sequence_id])
+                self._finish(expired[-1], "deadline")
+        return expired
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether the time matters: `expire` has something to look at."""
+        return bool(self._deadlines)
+
     def schedule(self, num_drafts: Mapping[str, int] | None = None) -> Batch:
-        """Plan the next step: running sequences first, then as many waiting ones as fit. Empty when nothing can run.
+        """Plan the next step, in order of turn. Empty when nothing can run.
 
         num_drafts: tokens that the worker guesses behind the last one of a sequence; as many are verified as fit.
         """
-        entries: list[ScheduledSequence] = []
-        preempted: list[str] = []
-        budget = self.config.max_num_batched_tokens
-        for index, sequence in enumerate(list(self._running)):
-            num_tokens = self._chunk(sequence, sequence.num_unscheduled, budget)
-            if sequence.status is not SequenceStatus.RUNNING or num_tokens < 1:
-                continue
-            drafts = 0
-            if num_drafts and (wanted := num_drafts.get(sequence.sequence_id)):
-                num_behind = max(0, len(self._running) - index - 1)
-                drafts = self._room_for_drafts(sequence, min(wanted, budget - 1 - num_behind))
-            if self._make_room(sequence, num_tokens + drafts, preempted):
-                entries.append(self._advance(sequence, num_tokens, drafts))
-                budget -= num_tokens + drafts
-        while budget and not preempted and (admitted := self._admit(budget)):
-            sequence, num_tokens = admitted
-            entries.append(self._advance(sequence, num_tokens))
-            budget -= num_tokens
-        return Batch(tuple(entries), tuple(preempted))
+        step = self._begin_step()
+        for sequence in list(self._running):
+            while self._waiting and self._waiting[0].rank < sequence.rank and step.admits:
+                self._admit(step)
+            if sequence.status is SequenceStatus.RUNNING:
+                self._continue(sequence, step, num_drafts.get(sequence.sequence_id, 0) if num_drafts else 0)
+        while self._waiting and step.admits:
+            self._admit(step)
+        return Batch(tuple(step.entries), tuple(step.preempted))
 
     def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
         """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
@@ -127,9 +174,9 @@ class Scheduler:
         """
         finished = []
         for entry in batch.sequences:
-            sequence = self._sequences.get(entry.sequence_id)
-            if sequence is None or sequence.arrival != entry.arrival:
+            if not self._is_alive(entry.sequence_id, entry.arrival):
                 continue  # ended or aborted while this step was in flight
+            sequence = self._sequences[entry.sequence_id]
             is_same_life = entry.num_preemptions == sequence.num_preemptions
             num_wrong = 0
             if entry.samples:
@@ -155,13 +202,14 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Raise AssertionError where the state contradicts itself. For tests and the simulator."""
         self.cache.check_invariants()
-        listed = self._waiting + self._running
-        assert len(listed) == len(self._sequences) and set(map(id, listed)) == set(map(id, self._sequences.values()))
-        assert len(self._running) <= self.config.max_num_sequences
+        self._order.check_invariants()
+        listed = sorted(self._waiting + self._running, key=BY_RANK)
+        assert len(listed) == len(self._sequences) and all(self._sequences[s.sequence_id] is s for s in listed)
+        assert listed == list(self._order)
+        assert len(self._running) <= self.config.num_seats
         for group, status in ((self._waiting, SequenceStatus.WAITING), (self._running, SequenceStatus.RUNNING)):
             assert all(sequence.status is status for sequence in group)
-            ranks = [self.policy.rank(sequence) for sequence in group]
-            assert ranks == sorted(set(ranks))
+            assert group == sorted(group, key=BY_RANK)
         for sequence in self._sequences.values():
             table = self.cache.block_table(sequence.sequence_id)
             assert 0 <= sequence.num_scheduled <= sequence.num_tokens + sequence.num_drafts
@@ -171,6 +219,36 @@ class Scheduler:
             assert sequence.status is SequenceStatus.RUNNING or (not table and sequence.num_scheduled == 0)
         tables = {sequence_id for sequence_id in self.cache.sequence_ids}
         assert tables <= {sequence.sequence_id for sequence in self._running}
+
+    def _note_deadline(self, deadline_s: float, sequence: Sequence) -> None:
+        if len(self._deadlines) > 2 * len(self._sequences) + 100:
+            self._deadlines = [entry for entry in self._deadlines if self._is_alive(entry[2], entry[1])]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (deadline_s, sequence.arrival, sequence.sequence_id))
+
+    def _is_alive(self, sequence_id: str, arrival: int) -> bool:
+        """Whether it is still that sequence that has the id, not another one or none."""
+        sequence = self._sequences.get(sequence_id)
+        return sequence is not None and sequence.arrival == arrival
+
+    def _begin_step(self) -> _Step:
+        num_unscheduled = [sequence.num_unscheduled for sequence in self._running]
+        budget = self.config.max_num_batched_tokens - num_unscheduled.count(1)
+        has_prompts = bool(self._waiting) or max(num_unscheduled, default=0) > 1
+        return _Step(budget, budget - has_prompts)
+
+    def _continue(self, sequence: Sequence, step: _Step, wanted_drafts: int) -> None:
+        """Give a running sequence its tokens of the step."""
+        num_tokens = sequence.num_unscheduled
+        num_drafts = 0
+        if num_tokens > 1:
+            num_tokens = self._chunk(sequence, num_tokens, step.prefill_budget)
+            step.spend(num_tokens)
+        elif wanted_drafts:
+            num_drafts = self._room_for_drafts(sequence, min(wanted_drafts, step.draft_budget))
+            step.spend(num_drafts)
+        if num_tokens > 0 and self._make_room(sequence, num_tokens + num_drafts, step):
+            step.entries.append(self._advance(sequence, num_tokens, num_drafts))
 
     def _chunk(self, sequence: Sequence, num_tokens: int, budget: int) -> int:
         """How many of a sequence's next tokens one step may take."""
@@ -187,38 +265,55 @@ class Scheduler:
             num_drafts = min(num_drafts, len(table) * self.cache.block_size - sequence.num_tokens)
         return max(num_drafts, 0)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, preempted: list[str]) -> bool:
+    def _make_room(self, sequence: Sequence, num_tokens: int, step: _Step) -> bool:
         """Give a running sequence blocks for its next tokens, taking those of the last in order if need be."""
         while not self.cache.alloc_blocks(sequence.sequence_id, sequence.num_scheduled + num_tokens):
+            step.admits = False  # who starts now would soon be preempted
             victim = self._running[-1]
-            self._preempt(victim)
-            preempted.append(victim.sequence_id)
+            self._preempt(victim, step)
             if victim is sequence:
                 return False
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, step: _Step) -> None:
         """Back to waiting without blocks; what was generated stays and is computed again as part of the prompt."""
+        if sequence.num_unscheduled == 1:
+            step.spend(-1)  # that token of the step was kept for it
         self._running.remove(sequence)
         self.cache.free(sequence.sequence_id)
         sequence.num_scheduled = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.WAITING
         self.num_preemptions += 1
-        insort(self._waiting, sequence, key=self.policy.rank)
+        insort(self._waiting, sequence, key=BY_RANK)
+        step.preempted.append(sequence.sequence_id)
 
-    def _admit(self, budget: int) -> tuple[Sequence, int] | None:
-        """Start the first waiting sequence, or None when it does not fit now (those behind it wait too)."""
-        if not self._waiting or len(self._running) >= self.config.max_num_sequences:
-            return None
+    def _admit(self, step: _Step) -> None:
+        """Start the first waiting sequence, or close the step for it and those behind it."""
         sequence = self._waiting[0]
+        step.admits = self._take_seat(sequence, step) and step.prefill_budget > 0 and self._start(sequence, step)
+
+    def _take_seat(self, sequence: Sequence, step: _Step) -> bool:
+        """Whether there is a seat, if need be that of the last in order."""
+        return len(self._running) < self.config.num_seats or self._displace(sequence, step)
+
+    def _displace(self, sequence: Sequence, step: _Step) -> bool:
+        """Preempt the last running sequence if it comes after a waiting one."""
+        if not self._running or self._running[-1].rank < sequence.rank:
+            return False
+        self._preempt(self._running[-1], step)
+        return True
+
+    def _start(self, sequence: Sequence, step: _Step) -> bool:
+        """Give the first waiting sequence blocks and its first tokens; False when there are no blocks for it now."""
         if sequence.num_drafts:
-            return None  # preempted while they are in flight: its length is not known yet
+            return False  # preempted while they are in flight: its length is not known yet
         match = self.cache.match_by_prefix_token([] if sequence.wants_prompt_logits else sequence.token_ids)
-        num_tokens = self._chunk(sequence, sequence.num_tokens - match.num_tokens, budget)
+        num_tokens = self._chunk(sequence, sequence.num_tokens - match.num_tokens, step.prefill_budget)
         # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
-        if not self.cache.fits(match, match.num_tokens + num_tokens, num_reserved=len(self._running)):
-            return None
+        while not self.cache.fits(match, match.num_tokens + num_tokens, num_reserved=len(self._running)):
+            if not self._displace(sequence, step):
+                return False
         self._waiting.pop(0)
         self.cache.adopt(sequence.sequence_id, match)
         allocated = self.cache.alloc_blocks(sequence.sequence_id, match.num_tokens + num_tokens)
@@ -226,8 +321,10 @@ class Scheduler:
         sequence.num_scheduled = match.num_tokens
         self.prefix_hit_tokens += match.num_tokens
         sequence.status = SequenceStatus.RUNNING
-        insort(self._running, sequence, key=self.policy.rank)
-        return sequence, num_tokens
+        insort(self._running, sequence, key=BY_RANK)
+        step.spend(num_tokens)
+        step.entries.append(self._advance(sequence, num_tokens))
+        return True
 
     def _advance(self, sequence: Sequence, num_tokens: int, num_drafts: int = 0) -> ScheduledSequence:
         """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
@@ -261,6 +358,7 @@ class Scheduler:
             self.cache.free(sequence.sequence_id)
         else:
             self._waiting.remove(sequence)
+        self._order.remove(sequence)
         del self._sequences[sequence.sequence_id]
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason

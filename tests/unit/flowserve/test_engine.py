@@ -243,6 +243,63 @@ def test_a_grammar_that_fails_midway_ends_its_sequence_only(engine: Build) -> No
     assert len(run_to_end_from_now(each, "good")) == 8
 
 
+def test_an_urgent_sequence_goes_first_and_the_displaced_keeps_its_tokens(engine: Build) -> None:
+    alone = engine()
+    alone.add("low", PROMPT, greedy(max_tokens=12))
+    expected = run_to_end(alone)["low"]["tokens"]
+    each = engine(max_num_sequences=1)
+    each.add("low", PROMPT, greedy(max_tokens=12), priority=5)
+    tokens = [token for _ in range(4) for output in each.step() for token in output.token_ids]
+    each.add("later", PROMPT, greedy(max_tokens=3), priority=5)
+    each.add("urgent", PROMPT[::-1], greedy(max_tokens=3), priority=-5)
+    order = []
+    while each.has_work:
+        for output in each.step():
+            tokens += output.token_ids if output.sequence_id == "low" else ()
+            order += [output.sequence_id] if output.finished else []
+    assert order == ["urgent", "low", "later"] and tokens == expected
+
+
+def test_a_deadline_ends_its_sequence_with_what_it_has(models: Build) -> None:
+    from flowserve import Engine, EngineConfig
+    from flowserve.models.loader import load_model
+    from flowserve.tokenizer import Tokenizer
+
+    now = [100.0]
+    config = EngineConfig(num_threads=1, max_num_sequences=2)
+    each = Engine(load_model(models(), config), Tokenizer.from_folder(models()), config, clock=lambda: now[0])
+    each.add("running", PROMPT, greedy(max_tokens=50), deadline_s=103.0)
+    each.add("kept", PROMPT, greedy(max_tokens=20))
+    each.add("waiting", PROMPT, greedy(max_tokens=50), deadline_s=102.0)
+    ends = {}
+    num_tokens = {"running": 0, "kept": 0, "waiting": 0}
+    while each.has_work:
+        for output in each.step():
+            num_tokens[output.sequence_id] += len(output.token_ids)
+            assert output.num_output_tokens == num_tokens[output.sequence_id]
+            if output.finished:
+                ends[output.sequence_id] = (output.finish_reason, now[0], output.error)
+        each.check_invariants()
+        now[0] += 0.25
+    assert ends == {
+        "waiting": ("deadline", 102.0, None), "running": ("deadline", 103.0, None), "kept": ("length", 104.75, None),
+    }  # fmt: skip
+    assert num_tokens == {"waiting": 0, "running": 12, "kept": 20}
+    assert each.stats().free_blocks == each.stats().total_blocks
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"priority": 1.5}, "1.5"), ({"priority": None}, "None"), ({"deadline_s": float("nan")}, "nan"),
+     ({"deadline_s": "soon"}, "soon")],
+)  # fmt: skip
+def test_an_impossible_priority_or_deadline_is_refused(engine: Build, options: Any, words: str) -> None:
+    each = engine()
+    with pytest.raises(InvalidRequestError, match=words):
+        each.add("a", PROMPT, greedy(), **options)
+    assert not each.has_work
+
+
 def test_stats(engine: Build) -> None:
     each = engine(max_num_sequences=2, block_size=8, num_kv_blocks=20, max_model_len=100)
     for index in range(3):
