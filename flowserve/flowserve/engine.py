@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .attention.base import KVLayout
@@ -24,9 +23,9 @@ from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.cache import RelationalTensorCache
 from .sampling_params import SamplingParams
-from .scheduling.batch import TokenResult
+from .scheduling.batch import Batch
 from .scheduling.scheduler import Scheduler, SchedulerConfig
-from .sequence import Sequence
+from .sequence_stream import SequenceStream
 from .sequence_text import SequenceText
 from .structured import GrammarCompiler
 from .tokenizer import Tokenizer
@@ -34,17 +33,6 @@ from .worker.sampler import SampledToken, SamplerState
 from .worker.worker import Worker
 
 _DEFAULT_KV_BYTES = 512 * 2**20
-
-
-@dataclass(slots=True)
-class _Stream:
-    """What the engine keeps of a sequence beside the scheduler's counts: how to read its tokens."""
-
-    sequence: Sequence
-    text: SequenceText
-    params: SamplingParams
-    end_token_ids: frozenset[int]
-    error: str | None = None
 
 
 class Engine:
@@ -73,7 +61,7 @@ class Engine:
         )
         self._worker = Worker(loaded, layout, self.max_model_len)
         self._grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, SequenceStream] = {}
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         self._num_steps = 0
 
@@ -123,7 +111,7 @@ class Engine:
         in_vocabulary = tuple(sorted({i for i in end_token_ids if i < self.model_config.vocab_size}))
         state = SamplerState(params, seed, list(prompt_ids), len(prompt_ids), in_vocabulary, grammar)
         self._worker.add(sequence_id, state)
-        self._streams[sequence_id] = _Stream(sequence, text, params, frozenset(end_token_ids))
+        self._streams[sequence_id] = SequenceStream(sequence, text, frozenset(end_token_ids))
 
     def step(self) -> list[SequenceOutput]:
         """Compute one batch; one output for each sequence that got a token or met its deadline, else none."""
@@ -132,13 +120,8 @@ class Engine:
         if not batch:
             return ended
         sampled = self._worker.execute(batch)
-        results = {sequence_id: self._read(sequence_id, tokens) for sequence_id, tokens in sampled.items()}
-        self._scheduler.complete(batch, results)
         self._num_steps += 1
-        return ended + [
-            self._output(sequence_id, tokens[: len(results[sequence_id].token_ids)])
-            for sequence_id, tokens in sampled.items()
-        ]
+        return ended + self._receive(batch, sampled)
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
@@ -177,45 +160,27 @@ class Engine:
             if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
 
-    def _read(self, sequence_id: str, tokens: list[SampledToken]) -> TokenResult:
-        """Give tokens to their sequence's text up to one that ends the sequence, if any does."""
-        stream = self._streams[sequence_id]
-        for count, token in enumerate(tokens, 1):
-            if (reason := self._read_token(stream, token)) is not None:
-                return TokenResult(tuple(each.token_id for each in tokens[:count]), reason)
-        return TokenResult(tuple(each.token_id for each in tokens))
-
-    def _read_token(self, stream: _Stream, token: SampledToken) -> str | None:
-        if token.error is not None:
-            stream.error = token.error
-            return "abort"
-        if token.token_id in stream.end_token_ids or stream.text.push(token.token_id) or token.grammar_done:
-            return "stop"
-        return None
-
     def _expire(self) -> list[SequenceOutput]:
         if not self._scheduler.has_deadlines:
             return []
-        return [self._output(sequence.sequence_id, []) for sequence in self._scheduler.expire(self._clock())]
+        return [self._end(sequence.sequence_id) for sequence in self._scheduler.expire(self._clock())]
 
-    def _output(self, sequence_id: str, tokens: list[SampledToken]) -> SequenceOutput:
-        """What became of a sequence: tokens more, or its end without one."""
+    def _receive(self, batch: Batch, sampled: Mapping[str, list[SampledToken]]) -> list[SequenceOutput]:
+        """Read a step's tokens, count them, and say what became of each sequence that got some."""
+        streams = {sequence_id: self._streams[sequence_id] for sequence_id in sampled}
+        results = {sequence_id: streams[sequence_id].read(tokens) for sequence_id, tokens in sampled.items()}
+        for sequence in self._scheduler.complete(batch, results):
+            self._forget(sequence.sequence_id)
+        return [
+            stream.output(sampled[sequence_id], results[sequence_id].token_ids)
+            for sequence_id, stream in streams.items()
+        ]
+
+    def _end(self, sequence_id: str) -> SequenceOutput:
+        """The last output of a sequence that ended without a token."""
         stream = self._streams[sequence_id]
-        sequence = stream.sequence
-        if sequence.is_finished:
-            stream.text.finish()
-            self._forget(sequence_id)
-        return SequenceOutput(
-            sequence_id=sequence_id,
-            token_ids=tuple(token.token_id for token in tokens),
-            text=stream.text.take(),
-            finished=sequence.is_finished,
-            finish_reason=sequence.finish_reason,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            num_output_tokens=sequence.num_output_tokens,
-            logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
-            error=stream.error,
-        )
+        self._forget(sequence_id)
+        return stream.output([])
 
     def _forget(self, sequence_id: str) -> None:
         del self._streams[sequence_id]

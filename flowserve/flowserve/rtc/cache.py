@@ -22,7 +22,12 @@ class Match:
 
 
 class RelationalTensorCache:
-    """Blocks of `block_size` tokens, shared by sequences with the same prefix, reused after they end."""
+    """Blocks of `block_size` tokens, shared by sequences with the same prefix, reused after they end.
+
+    Steps in flight refer to a sequence's table as it is (`block_table`), not to a copy. So a table may only grow; where
+    a block in it is replaced, the sequence gets a new table and what is in flight keeps the old one, whose blocks hold
+    the same until those steps are done, because nobody writes into them in an earlier step.
+    """
 
     def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool = True) -> None:
         self.block_size = block_size
@@ -105,7 +110,7 @@ class RelationalTensorCache:
             if node.block != table[index]:  # another sequence computed the same tokens: use its block, drop ours
                 self._share(node.block)
                 self._release(table[index])
-                table[index] = node.block
+                table = self._tables[sequence_id] = [*table[:index], node.block, *table[index + 1 :]]
             else:
                 self._pool.share(node.block)  # a new node: the index's own reference
             nodes.append(node)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
+class ScheduledSequence(NamedTuple):  # made for every token: a frozen dataclass takes three times as long
     """Compute tokens [start, start + num_tokens) of a sequence.
 
-    block_table: KV blocks of the sequence from token 0 on, enough for start + num_tokens.
+    block_table: KV blocks of the sequence from token 0 on, enough for start + num_tokens. It is the cache's own list,
+    which may grow while the step runs; a block in it never changes (see RelationalTensorCache).
     num_logits: how many of the last of these tokens need logits, in this order: `num_prompt_logits` for the
     log-probabilities of the prompt, then, where the tokens reach the sequence's last (`samples`), one for the next
     token and one for each draft.
@@ -20,7 +22,7 @@ class ScheduledSequence:
     sequence_id: str
     start: int
     num_tokens: int
-    block_table: tuple[int, ...]
+    block_table: Sequence[int]
     num_logits: int
     arrival: int
     num_preemptions: int
@@ -52,8 +54,7 @@ class Batch:
         return bool(self.sequences)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResult:
+class TokenResult(NamedTuple):
     """The new tokens of one sequence: one, or more where drafts were right.
 
     finish_reason: what the reader of the tokens decided at the last of them ("stop", "abort").

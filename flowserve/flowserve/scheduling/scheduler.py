@@ -157,12 +157,15 @@ class Scheduler:
 
         num_drafts: tokens that the worker guesses behind the last one of a sequence; as many are verified as fit.
         """
-        step = self._begin_step()
-        for sequence in list(self._running):
+        running = list(self._running)
+        num_unscheduled = [sequence.num_unscheduled for sequence in running]
+        step = self._begin_step(num_unscheduled)
+        for sequence, num_tokens in zip(running, num_unscheduled, strict=True):
             while self._waiting and self._waiting[0].rank < sequence.rank and step.admits:
                 self._admit(step)
-            if sequence.status is SequenceStatus.RUNNING:
-                self._continue(sequence, step, num_drafts.get(sequence.sequence_id, 0) if num_drafts else 0)
+            if num_tokens > 0 and sequence.status is SequenceStatus.RUNNING:
+                drafts = num_drafts.get(sequence.sequence_id, 0) if num_drafts else 0
+                self._continue(sequence, num_tokens, drafts, step)
         while self._waiting and step.admits:
             self._admit(step)
         return Batch(tuple(step.entries), tuple(step.preempted))
@@ -174,26 +177,21 @@ class Scheduler:
         """
         finished = []
         for entry in batch.sequences:
-            if not self._is_alive(entry.sequence_id, entry.arrival):
+            sequence = self._sequences.get(entry.sequence_id)
+            if sequence is None or sequence.arrival != entry.arrival:
                 continue  # ended or aborted while this step was in flight
-            sequence = self._sequences[entry.sequence_id]
-            is_same_life = entry.num_preemptions == sequence.num_preemptions
-            num_wrong = 0
+            reason = None
+            num_computed = entry.end
             if entry.samples:
                 result = results[entry.sequence_id]
-                sequence.token_ids += result.token_ids
-                sequence.num_pending -= 1
-                sequence.num_drafts -= entry.num_drafts
-                num_wrong = 1 + entry.num_drafts - len(result.token_ids)
-                if is_same_life:
-                    sequence.num_scheduled -= num_wrong  # their KV is overwritten by that of the right tokens
+                num_computed -= self._take_tokens(sequence, entry, result)
                 reason = result.finish_reason
                 if reason is None and sequence.num_output_tokens >= sequence.max_tokens:
                     reason = "length"
-            else:
-                reason = None
-            if is_same_life:
-                self.cache.publish(sequence.sequence_id, sequence.token_ids, entry.end - num_wrong)
+            if entry.num_preemptions == sequence.num_preemptions:
+                block_size = self.cache.block_size
+                if num_computed // block_size > entry.start // block_size:
+                    self.cache.publish(sequence.sequence_id, sequence.token_ids, num_computed)
             if reason is not None:
                 self._finish(sequence, reason)
                 finished.append(sequence)
@@ -220,6 +218,18 @@ class Scheduler:
         tables = {sequence_id for sequence_id in self.cache.sequence_ids}
         assert tables <= {sequence.sequence_id for sequence in self._running}
 
+    def _take_tokens(self, sequence: Sequence, entry: ScheduledSequence, result: TokenResult) -> int:
+        """Add the sampled tokens; returns how many drafts were wrong, whose KV that of the right tokens overwrites."""
+        sequence.token_ids += result.token_ids
+        sequence.num_pending -= 1
+        if not entry.num_drafts:
+            return 0
+        sequence.num_drafts -= entry.num_drafts
+        num_wrong = 1 + entry.num_drafts - len(result.token_ids)
+        if entry.num_preemptions == sequence.num_preemptions:
+            sequence.num_scheduled -= num_wrong
+        return num_wrong
+
     def _note_deadline(self, deadline_s: float, sequence: Sequence) -> None:
         if len(self._deadlines) > 2 * len(self._sequences) + 100:
             self._deadlines = [entry for entry in self._deadlines if self._is_alive(entry[2], entry[1])]
@@ -231,15 +241,13 @@ class Scheduler:
         sequence = self._sequences.get(sequence_id)
         return sequence is not None and sequence.arrival == arrival
 
-    def _begin_step(self) -> _Step:
-        num_unscheduled = [sequence.num_unscheduled for sequence in self._running]
+    def _begin_step(self, num_unscheduled: list[int]) -> _Step:
         budget = self.config.max_num_batched_tokens - num_unscheduled.count(1)
         has_prompts = bool(self._waiting) or max(num_unscheduled, default=0) > 1
         return _Step(budget, budget - has_prompts)
 
-    def _continue(self, sequence: Sequence, step: _Step, wanted_drafts: int) -> None:
-        """Give a running sequence its tokens of the step."""
-        num_tokens = sequence.num_unscheduled
+    def _continue(self, sequence: Sequence, num_tokens: int, wanted_drafts: int, step: _Step) -> None:
+        """Give a running sequence of `num_tokens` unscheduled tokens those of the step."""
         num_drafts = 0
         if num_tokens > 1:
             num_tokens = self._chunk(sequence, num_tokens, step.prefill_budget)
@@ -341,15 +349,15 @@ class Scheduler:
             sequence.num_pending += 1
             sequence.num_drafts += num_drafts
         return ScheduledSequence(
-            sequence_id=sequence.sequence_id,
-            start=start,
-            num_tokens=num_tokens + num_drafts,
-            block_table=tuple(self.cache.block_table(sequence.sequence_id)),
-            num_logits=num_prompt_logits + (1 + num_drafts if samples else 0),
-            arrival=sequence.arrival,
-            num_preemptions=sequence.num_preemptions,
-            num_prompt_logits=num_prompt_logits,
-            num_drafts=num_drafts,
+            sequence.sequence_id,
+            start,
+            num_tokens + num_drafts,
+            self.cache.block_table(sequence.sequence_id),
+            num_prompt_logits + (1 + num_drafts if samples else 0),
+            sequence.arrival,
+            sequence.num_preemptions,
+            num_prompt_logits,
+            num_drafts,
         )
 
     def _finish(self, sequence: Sequence, reason: str) -> None:

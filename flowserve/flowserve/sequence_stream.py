@@ -1,0 +1,66 @@
+"""SequenceStream: how the tokens of one sequence become what its reader gets."""
+
+from __future__ import annotations
+
+from .outputs import SequenceOutput
+from .scheduling.batch import TokenResult
+from .sequence import Sequence
+from .sequence_text import SequenceText
+from .worker.sampler import SampledToken
+
+
+class SequenceStream:
+    """What the engine keeps of a sequence beside the scheduler's counts: its text, and what ends it.
+
+    For each step that gave tokens: `read` them, let the scheduler count them, take the `output`.
+    """
+
+    __slots__ = ("_end_token_ids", "_error", "_text", "sequence")
+
+    def __init__(self, sequence: Sequence, text: SequenceText, end_token_ids: frozenset[int]) -> None:
+        self.sequence = sequence
+        self._text = text
+        self._end_token_ids = end_token_ids
+        self._error: str | None = None
+
+    def read(self, tokens: list[SampledToken]) -> TokenResult:
+        """Give tokens to the text up to one that ends the sequence, if any does."""
+        if len(tokens) == 1:
+            return TokenResult((tokens[0].token_id,), self._read_token(tokens[0]))
+        for count, token in enumerate(tokens, 1):
+            if (reason := self._read_token(token)) is not None:
+                return TokenResult(tuple(each.token_id for each in tokens[:count]), reason)
+        return TokenResult(tuple(each.token_id for each in tokens))
+
+    def fail(self, error: str) -> None:
+        """Say in the last output why the sequence ended."""
+        self._error = error
+
+    def output(self, tokens: list[SampledToken], token_ids: tuple[int, ...] = ()) -> SequenceOutput:
+        """What became of the sequence: the read ones of `tokens`, `token_ids`, or its end without any."""
+        sequence = self.sequence
+        is_finished = sequence.is_finished
+        if is_finished:
+            self._text.finish()
+        logprobs = None
+        if tokens and tokens[0].logprobs is not None:
+            logprobs = tuple(token.logprobs for token in tokens[: len(token_ids)] if token.logprobs is not None)
+        return SequenceOutput(
+            sequence.sequence_id,
+            token_ids,
+            self._text.take(),
+            is_finished,
+            sequence.finish_reason,
+            sequence.num_prompt_tokens,
+            sequence.num_output_tokens,
+            logprobs,
+            self._error,
+        )
+
+    def _read_token(self, token: SampledToken) -> str | None:
+        if token.error is not None:
+            self._error = token.error
+            return "abort"
+        if token.token_id in self._end_token_ids or self._text.push(token.token_id) or token.grammar_done:
+            return "stop"
+        return None
