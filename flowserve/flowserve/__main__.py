@@ -1,0 +1,5 @@
+"""`python -m flowserve`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""The command `flowserve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .errors import FlowServeError
+
+commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+FAILED, INTERRUPTED = 1, 130
+
+
+@commands.callback()
+def flowserve() -> None:
+    """An engine for large language models."""
+
+
+@commands.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model folder, or a hub id.", metavar="FOLDER")],
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free one and prints it.", min=0, max=65535)] = 8000,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="What clients call the model; may be repeated. Default: the folder's name.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="What clients must bring as a bearer token.", envvar="FLOWSERVE_API_KEY")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="How weights are held.")] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
+    max_num_sequences: Annotated[int, typer.Option(help="Completions that run at once.")] = 32,
+    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens of one step.")] = 512,
+    kv_cache_bytes: Annotated[int | None, typer.Option(help="Memory for keys and values.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="Tokens of one KV block.")] = None,
+    prefix_caching: Annotated[bool, typer.Option(help="Keep the KV of prompts for others that begin alike.")] = True,
+    num_threads: Annotated[int | None, typer.Option(help="Threads of tensor operations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For requests without one.")] = None,
+    max_queue: Annotated[int, typer.Option(help="Completions that may wait; more get status 503.", min=0)] = 1024,
+    max_body_bytes: Annotated[int, typer.Option(help="Larger requests get status 413.", min=1)] = 32 << 20,
+    grace_s: Annotated[float, typer.Option(help="How long answers may go on after SIGTERM.", min=0)] = 10.0,
+    access_log: Annotated[bool, typer.Option(help="A line for each response, on stderr.")] = False,
+) -> None:
+    """Serve a model over HTTP, with the API of OpenAI."""
+    # Before torch is imported: waiting OpenMP threads would otherwise spin beside the thread that writes answers.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from .config import EngineConfig
+    from .server.app import ServerConfig
+    from .server.process import Listening
+    from .server.process import serve as serve_model
+
+    engine_config = EngineConfig(
+        dtype=dtype,
+        quantization=quantization,
+        device=device,
+        max_model_len=max_model_len,
+        max_num_sequences=max_num_sequences,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_bytes=kv_cache_bytes,
+        block_size=block_size,
+        enable_prefix_caching=prefix_caching,
+        num_threads=num_threads,
+        seed=seed,
+    )
+    server_config = ServerConfig(tuple(served_model_name or ()), api_key, max_queue, max_body_bytes)
+    serve_model(model, engine_config, server_config, Listening(host, port, grace_s, access_log))
+
+
+def main() -> None:
+    """Entry point of the console script: 0 fine, 1 the model or the address is at fault, 2 wrong usage."""
+    try:
+        commands(prog_name="flowserve")
+    except (FlowServeError, OSError) as error:
+        print(f"flowserve: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

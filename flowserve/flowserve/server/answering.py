@@ -1,0 +1,68 @@
+"""What completions and chats have in common: sequences into the engine, one body or a stream of events out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..sampling_params import SamplingParams
+from .api_error import JSON_TYPE
+from .connected import CLOSED, EventStream, while_connected
+from .engine_loop import EngineLoop
+from .generation import Generation, SequenceRequest
+
+
+class Answer(Protocol):
+    """One request of a kind. `id`: what the client can quote."""
+
+    id: str
+    is_stream: bool
+
+    async def sequences(self) -> list[SequenceRequest]:
+        """What to ask the engine for. Raises ApiError or a FlowServeError of the request's fault."""
+        ...
+
+    async def body(self, generation: Generation) -> bytes:
+        """The whole answer as JSON. Raises ApiError."""
+        ...
+
+    def events(self, generation: Generation) -> AsyncIterator[bytes]:
+        """The answer as server-sent events; an error is the last of them."""
+        ...
+
+
+async def respond(answer: Answer, request: Request, engine: EngineLoop, patience_s: float) -> Response:
+    """Raises ApiError or FlowServeError while nothing is sent. Whatever runs ends when the client leaves."""
+    generation = engine.submit(answer.id, await answer.sequences())
+    if not answer.is_stream:
+        try:
+            body = await while_connected(request.receive, answer.body(generation))
+        finally:
+            generation.close()
+        return Response(status_code=CLOSED) if body is None else Response(body, media_type=JSON_TYPE)
+    try:
+        # The status must wait for the engine's word: afterwards an error could only be an event.
+        stays = await while_connected(request.receive, _accepted(generation))
+    except BaseException:
+        generation.close()
+        raise
+    if not stays:
+        generation.close()
+        return Response(status_code=CLOSED)
+    return EventStream(answer.events(generation), generation.close, patience_s)
+
+
+async def _accepted(generation: Generation) -> bool:
+    await generation.accepted()
+    return True
+
+
+def choice_params(params: SamplingParams, n: int) -> list[SamplingParams]:
+    """One for each choice: with a seed, each choice has the next one, or all would be the same."""
+    if n == 1 or params.seed is None:
+        return [params] * n
+    return [replace(params, seed=params.seed + index) for index in range(n)]

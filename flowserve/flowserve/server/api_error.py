@@ -1,0 +1,91 @@
+"""ApiError: what a client gets instead of an answer, in OpenAI's shape and with its status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.responses import Response
+
+from ..errors import (
+    ChatTemplateError,
+    FlowServeError,
+    InvalidRequestError,
+    InvalidSamplingParamsError,
+    PromptTooLongError,
+    TokenizerError,
+)
+
+JSON_TYPE = "application/json"
+
+
+class ErrorDetails(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    error: ErrorDetails
+
+
+class ApiError(Exception):
+    """`param`: the field of the request that is at fault.  `code`: a word for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        # Texts may quote what a client sent; halves of characters cannot be written as UTF-8.
+        message = self.message.encode("utf-8", "replace").decode()
+        return msgspec.json.encode(ErrorBody(ErrorDetails(message, _type(self.status), self.param, self.code)))
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, JSON_TYPE)
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The request is at fault."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What the engine refused, or where it failed."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, PromptTooLongError):
+        return invalid(str(error), code="context_length_exceeded")
+    if isinstance(error, InvalidSamplingParamsError):  # its text begins with the field
+        return invalid(str(error), str(error).split(maxsplit=1)[0])
+    if isinstance(error, InvalidRequestError | ChatTemplateError):
+        return invalid(str(error))
+    if isinstance(error, TokenizerError):  # a model without an end token cannot do structured outputs
+        return invalid(str(error))
+    if isinstance(error, RecursionError):
+        return invalid("the request is nested too deeply")
+    text = str(error) if isinstance(error, FlowServeError) else f"{type(error).__name__}: {error}"
+    return ApiError(500, text)
+
+
+def _type(status: int) -> str:
+    if status == 401:
+        return "authentication_error"
+    if status == 404:
+        return "not_found_error"
+    if status == 503:
+        return "overloaded_error"
+    return "invalid_request_error" if status < 500 else "server_error"

@@ -1,0 +1,199 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from ..sampling_params import StructuredOutputsParams
+from .answer_parts import CallPart, Part, call_id
+from .answering import choice_params
+from .api_error import ApiError, invalid
+from .chat_choice import ChatChoice
+from .chat_messages import template_messages
+from .chunks import DONE, ChunkWriter, Usage, encode, error_event
+from .generation import Generation, SequenceRequest
+from .logprobs import ChatLogprobs, chat_logprobs
+from .outbox import Piece
+from .requests import ChatRequest, ResponseFormat
+from .served_model import ServedModel
+from .tool_choice import ToolChoice
+
+MAX_TOP_LOGPROBS = 20
+
+_ROLE = b'"delta":{"role":"assistant","content":""}'
+_NOTHING = b'"delta":{}'
+
+
+class FunctionBody(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class CallBody(msgspec.Struct):
+    id: str
+    type: str
+    function: FunctionBody
+
+
+class MessageBody(msgspec.Struct, omit_defaults=True):
+    role: str
+    content: str | None
+    refusal: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[CallBody] | None = None
+
+
+class ChatChoiceBody(msgspec.Struct):
+    index: int
+    message: MessageBody
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class ChatBody(msgspec.Struct):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoiceBody]
+    usage: Usage
+
+
+class Chat:
+    """One request: a conversation, n answers to it."""
+
+    def __init__(self, request: ChatRequest, model: ServedModel) -> None:
+        """Raises ApiError for what no conversation could make right."""
+        self._request = request
+        self._model = model
+        self._name = model.check_name(request.model)
+        self._num_choices = request.num_choices
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.is_stream = bool(request.stream)
+        self._created = int(time.time())
+        self._tools = ToolChoice(request.tools or [], request.tool_choice, request.parallel_tool_calls is not False)
+        self._structured = self._constraint()
+        self._top_logprobs = _top_logprobs(request)
+        self._messages = template_messages(request.messages)
+
+    async def sequences(self) -> list[SequenceRequest]:
+        """Raises ApiError or a FlowServeError of the request's fault."""
+        variables = dict(self._request.chat_template_kwargs or {})
+        if self._request.reasoning_effort is not None:
+            variables.setdefault("reasoning_effort", self._request.reasoning_effort)
+        text = self._model.render(self._messages, self._tools.shown, variables)
+        prompt_ids = await self._model.encode(text, False)
+        max_tokens = self._request.max_completion_tokens
+        params = self._request.sampling(
+            self._model.sampling_defaults,
+            max_tokens=self._request.max_tokens if max_tokens is None else max_tokens,
+            logprobs=self._top_logprobs,
+            structured_outputs=self._structured,
+        )
+        self._choices = [ChatChoice(self._tools.reader()) for _ in range(self._num_choices)]
+        each = choice_params(params, self._num_choices)
+        return [SequenceRequest(prompt_ids, own, self._request.priority) for own in each]
+
+    async def body(self, generation: Generation) -> bytes:
+        async for pieces in generation.pieces():
+            for index, piece in pieces:
+                self._choices[index].keep(self._choices[index].read(piece), piece)
+        choices = [self._choice_body(index, choice) for index, choice in enumerate(self._choices)]
+        return encode(ChatBody(self.id, "chat.completion", self._created, self._name, choices, self._usage()))
+
+    async def events(self, generation: Generation) -> AsyncIterator[bytes]:
+        head = {"id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self._name}
+        writer = ChunkWriter(head, self._request.wants_usage_chunk)
+        try:
+            yield b"".join(writer.choice(index, _ROLE) for index in range(self._num_choices))
+            async for pieces in generation.pieces():
+                yield b"".join([event for index, piece in pieces for event in self._events(writer, index, piece)])
+        except ApiError as error:
+            yield error_event(error.body()) + DONE
+            return
+        yield (writer.usage(self._usage()) if writer.with_usage else b"") + DONE
+
+    def _events(self, writer: ChunkWriter, index: int, piece: Piece) -> list[bytes]:
+        """The log probabilities of the piece go with its first event."""
+        choice = self._choices[index]
+        deltas = [_delta(part) for part in choice.read(piece)]
+        logprobs = chat_logprobs(piece.logprobs, self._model.token_text) if piece.logprobs else None
+        if logprobs is not None and not deltas:
+            deltas = [_NOTHING]
+        events = [writer.choice(index, delta, logprobs if n == 0 else None) for n, delta in enumerate(deltas)]
+        if piece.finish_reason is not None:
+            events.append(writer.choice(index, _NOTHING, None, self._finish_reason(choice)))
+        return events
+
+    def _choice_body(self, index: int, choice: ChatChoice) -> ChatChoiceBody:
+        calls = [CallBody(call.id, "function", FunctionBody(call.name, call.arguments)) for call in choice.calls]
+        content = choice.content if choice.content or not calls else None
+        logprobs = None
+        if self._top_logprobs is not None:
+            logprobs = chat_logprobs(choice.logprobs, self._model.token_text)
+        message = MessageBody("assistant", content, None, tool_calls=calls or None)
+        return ChatChoiceBody(index, message, logprobs, self._finish_reason(choice))
+
+    def _finish_reason(self, choice: ChatChoice) -> str | None:
+        """OpenAI says "stop" for a call that the client itself had named."""
+        if choice.has_calls and choice.finish_reason == "stop" and self._tools.named is None:
+            return "tool_calls"
+        return choice.finish_reason
+
+    def _usage(self) -> Usage:
+        prompt_tokens = self._choices[0].num_prompt_tokens
+        return Usage.of(prompt_tokens, sum(choice.num_output_tokens for choice in self._choices))
+
+    def _constraint(self) -> StructuredOutputsParams | None:
+        """From the three fields that may ask for one. Raises ApiError when two do."""
+        request = self._request
+        found = {
+            "tool_choice": self._tools.constraint,
+            "response_format": _format_constraint(request.response_format),
+            "structured_outputs": request.constraint(),
+        }
+        given = {name: params for name, params in found.items() if params is not None}
+        if len(given) > 1:
+            raise invalid(f"{' and '.join(given)} contradict each other: one output cannot follow both", list(given)[1])
+        return next(iter(given.values()), None)
+
+
+def _delta(part: Part) -> bytes:
+    if not isinstance(part, CallPart):
+        return b'"delta":{"content":' + encode(part.text) + b"}"
+    call: dict[str, Any] = {"index": part.index, "function": {"arguments": part.arguments}}
+    if part.name is not None:
+        function = {"name": part.name, "arguments": part.arguments}
+        call = {"index": part.index, "id": part.id or call_id(), "type": "function", "function": function}
+    return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
+
+
+def _format_constraint(given: ResponseFormat | None) -> StructuredOutputsParams | None:
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return StructuredOutputsParams(json={"type": "object"})
+    if given.type != "json_schema":
+        text = f"response_format.type must be text, json_object or json_schema, got {given.type!r}"
+        raise invalid(text, "response_format.type")
+    schema = (given.json_schema or {}).get("schema")
+    if not isinstance(schema, dict):
+        raise invalid("response_format.json_schema.schema must be a JSON schema", "response_format.json_schema.schema")
+    return StructuredOutputsParams(json=schema)
+
+
+def _top_logprobs(request: ChatRequest) -> int | None:
+    """How many alternatives to report for each token; None = no log probabilities at all."""
+    top = request.top_logprobs
+    if not request.logprobs:
+        if top:
+            raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        return None
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise invalid(f"top_logprobs must be 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
+    return top or 0

@@ -1,0 +1,96 @@
+"""Messages and tools of a chat request, checked and spelled as chat templates expect them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .api_error import invalid
+
+MAX_TOOLS = 512
+
+
+def template_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts as strings, arguments of earlier calls as objects. Raises ApiError that names the place."""
+    if not messages:
+        raise invalid("messages is empty", "messages")
+    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def functions_of(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The functions of `tools`, each with a name. Raises ApiError."""
+    if len(tools) > MAX_TOOLS:
+        raise invalid(f"{len(tools)} tools are more than {MAX_TOOLS}", "tools")
+    return [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise invalid(f"{place}.role must be a string", f"{place}.role")
+    plain = dict(message)
+    if role == "developer":  # OpenAI's newer word; templates know the older one
+        plain["role"] = "system"
+    content = _content(message.get("content"), f"{place}.content")
+    calls = _calls(message.get("tool_calls"), f"{place}.tool_calls")
+    if content is None and not (calls or role == "assistant"):
+        raise invalid(f"{place}.content is missing", f"{place}.content")
+    plain["content"] = content or ""
+    if calls:
+        plain["tool_calls"] = calls
+    else:
+        plain.pop("tool_calls", None)
+    return plain
+
+
+def _content(content: Any, place: str) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"{place} must be a string or a list of parts", place)
+    return "\n".join(_text(part, f"{place}[{index}]") for index, part in enumerate(content))
+
+
+def _text(part: Any, place: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "refusal") and isinstance(text := part.get(kind), str):
+        return text
+    if kind in ("text", "refusal") or not isinstance(kind, str):
+        raise invalid(f'{place} must be {{"type": "text", "text": ...}}', place)
+    raise invalid(f"{place}: a model for text takes no part of type {kind!r}", place)
+
+
+def _calls(calls: Any, place: str) -> list[dict[str, Any]]:
+    if calls is None:
+        return []
+    if not isinstance(calls, list):
+        raise invalid(f"{place} must be a list", place)
+    return [_call(call, f"{place}[{index}]") for index, call in enumerate(calls)]
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise invalid(f"{place}.function.name must be a string", place)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise invalid(f"{place}.function.arguments is not JSON: {error}", place) from None
+    if not isinstance(arguments, dict | None):
+        raise invalid(f"{place}.function.arguments must be an object as JSON", place)
+    return {**call, "function": {**function, "arguments": arguments or {}}}
+
+
+def _function(tool: dict[str, Any], place: str) -> dict[str, Any]:
+    if tool.get("type", "function") != "function":
+        raise invalid(f"{place}.type must be 'function', got {tool['type']!r}", f"{place}.type")
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise invalid(f"{place}.function must be an object", f"{place}.function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise invalid(f"{place}.function.name must be a string", f"{place}.function.name")
+    if not isinstance(function.get("parameters"), dict | None):
+        raise invalid(f"{place}.function.parameters must be a JSON schema", f"{place}.function.parameters")
+    return function

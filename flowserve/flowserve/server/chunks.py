@@ -1,0 +1,46 @@
+"""The JSON of streamed answers, written with what never changes encoded once per request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+encode = msgspec.json.encode
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
+        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+
+
+class ChunkWriter:
+    """Events of one stream. with_usage: an event with the usage comes last, and the others say null."""
+
+    def __init__(self, head: dict[str, Any], with_usage: bool) -> None:
+        self._head = b"data: " + encode(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if with_usage else b"]}\n\n"
+        self.with_usage = with_usage
+
+    def choice(self, index: int, content: bytes, logprobs: Any = None, finish_reason: str | None = None) -> bytes:
+        """`content`: the choice's own field, encoded, such as `"text":"Hello"`."""
+        probabilities = b"null" if logprobs is None else encode(logprobs)
+        reason = b"null" if finish_reason is None else encode(finish_reason)
+        return b'%b{"index":%d,%b,"logprobs":%b,"finish_reason":%b}%b' % (
+            *(self._head, index, content, probabilities, reason, self._tail),
+        )
+
+    def usage(self, usage: Usage) -> bytes:
+        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
+
+
+def error_event(body: bytes) -> bytes:
+    """For a stream that has begun: the status is out, the error comes as its last event."""
+    return b"data: " + body + b"\n\n"

@@ -1,0 +1,211 @@
+"""EngineLoop: one thread owns the engine; the event loop sends it commands and gets its outputs.
+
+What the thread has to tell is gathered in a list, and the event loop is woken once for all of it: once per step at
+most, and less often where the event loop is the slower one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..engine import Engine
+from ..errors import FlowServeError, UnknownSequenceError
+from ..outputs import EngineStats, SequenceOutput
+from .api_error import ApiError, as_api_error, invalid
+from .generation import Generation, SequenceRequest
+from .metrics import Metrics
+
+RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True)
+class LoopLimits:
+    """max_sequences: running and waiting, of all requests.  max_unsent: characters that a reader may leave behind."""
+
+    max_sequences: int
+    max_unsent: int = 1 << 20
+
+
+@dataclass(slots=True)
+class _Live:
+    generation: Generation
+    index: int
+    arrived_s: float
+    last_s: float | None = None
+    """When its latest token came."""
+
+
+class EngineLoop:
+    def __init__(self, engine: Engine, metrics: Metrics, limits: LoopLimits) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._limits = limits
+        self._live: dict[str, _Live] = {}
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._news: list[Callable[[], None]] = []
+        self._news_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="flowserve-engine", daemon=True)
+        self._known: set[str] = set()
+        """Sequences in the engine, as its thread knows them."""
+        self._ending: str | None = None
+        self.stats: EngineStats = engine.stats()
+        """As of the last step."""
+
+    # --- on the event loop -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._event_loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and self._ending is None
+
+    def submit(self, request_id: str, requests: list[SequenceRequest]) -> Generation:
+        """Queue the sequences of one request. Raises ApiError when they are too many, now (503) or ever (400)."""
+        self._check_room(len(requests))
+        generation = Generation(request_id, requests, self._abort)
+        now_s = time.monotonic()
+        for index, sequence_id in enumerate(generation.sequence_ids):
+            self._live[sequence_id] = _Live(generation, index, now_s)
+        self._commands.put(lambda: self._add(generation))
+        return generation
+
+    def end_all(self, reason: str) -> None:
+        """Answer every request with an error now, and every later one."""
+        self._ending = reason
+        for live in list(self._live.values()):
+            live.generation.fail(ApiError(503, reason))
+
+    async def close(self) -> None:
+        """Ends what still runs and waits for the thread, one step at most."""
+        self.end_all("the server is shutting down")
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _check_room(self, num_sequences: int) -> None:
+        limit = self._limits.max_sequences
+        if num_sequences > limit:
+            raise invalid(f"{num_sequences} completions are more than the {limit} that this server takes at a time")
+        if self._ending is not None:
+            raise ApiError(503, self._ending)
+        if not self._thread.is_alive():
+            raise ApiError(500, "the engine has ended")
+        if len(self._live) + num_sequences > limit:
+            raise ApiError(
+                503,
+                f"{len(self._live)} completions run or wait, the most that this server takes; try again later",
+                code="queue_full",
+                headers={"retry-after": str(RETRY_AFTER_S)},
+            )
+
+    def _abort(self, sequence_ids: list[str]) -> None:
+        """Of those ids that still run: no more output, and the engine forgets them before its next step."""
+        found = [(sequence_id, self._live.pop(sequence_id, None)) for sequence_id in sequence_ids]
+        running = [sequence_id for sequence_id, live in found if live is not None and live.generation.is_accepted]
+        if running:
+            self._metrics.finished("abort", len(running))
+        if any(live is not None for _, live in found):
+            self._commands.put(lambda: self._forget(sequence_ids))
+
+    def _deliver(self) -> None:
+        with self._news_lock:
+            news, self._news = self._news, []
+        for tell in news:
+            tell()
+
+    def _receive(self, outputs: list[SequenceOutput], now_s: float) -> None:
+        for output in outputs:
+            live = self._live.get(output.sequence_id)
+            if live is None:  # aborted meanwhile
+                continue
+            self._metrics.output(output, live.arrived_s, live.last_s, now_s)
+            live.last_s = now_s
+            if output.finished:
+                del self._live[output.sequence_id]
+            if output.error is not None:
+                live.generation.fail(ApiError(500, output.error))
+            elif live.generation.put(live.index, output) > self._limits.max_unsent:
+                live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
+
+    # --- on the engine's thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                if self._engine.has_work:
+                    self._step()
+        finally:
+            self._forget(list(self._known))
+
+    def _take_commands(self) -> bool:
+        """All that came; waits for one where there is nothing to compute. False = the end."""
+        while True:
+            try:
+                command = self._commands.get(block=not self._engine.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+
+    def _step(self) -> None:
+        try:
+            outputs = self._engine.step()
+        except Exception as error:  # a broken step must not leave its sequences without an answer
+            traceback.print_exc()
+            broken, text = list(self._known), f"a step of the engine failed: {type(error).__name__}: {error}"
+            self._forget(broken)
+            self._tell(lambda: self._fail(broken, text))
+        else:
+            self._known.difference_update(output.sequence_id for output in outputs if output.finished)
+            now_s = time.monotonic()
+            if outputs:
+                self._tell(lambda: self._receive(outputs, now_s))
+        self.stats = self._engine.stats()
+
+    def _add(self, generation: Generation) -> None:
+        """All sequences of a request, or none of them."""
+        added = []
+        try:
+            for sequence_id, request in zip(generation.sequence_ids, generation.requests, strict=True):
+                self._engine.add(sequence_id, request.prompt_ids, request.params, priority=request.priority)
+                added.append(sequence_id)
+        except Exception as error:
+            if not isinstance(error, FlowServeError):
+                traceback.print_exc()
+            for sequence_id in added:
+                self._engine.abort(sequence_id)
+            refusal = as_api_error(error)
+            self._tell(lambda: generation.fail(refusal))
+        else:
+            self._known.update(added)
+            self._tell(generation.accept)
+
+    def _forget(self, sequence_ids: list[str]) -> None:
+        for sequence_id in sequence_ids:
+            if sequence_id in self._known:
+                self._known.discard(sequence_id)
+                with suppress(UnknownSequenceError):
+                    self._engine.abort(sequence_id)
+
+    def _tell(self, tell: Callable[[], None]) -> None:
+        with self._news_lock:
+            self._news.append(tell)
+            if len(self._news) > 1:
+                return  # the event loop is on its way
+        with suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
+            self._event_loop.call_soon_threadsafe(self._deliver)
+
+    def _fail(self, sequence_ids: list[str], text: str) -> None:
+        """On the event loop."""
+        for sequence_id in sequence_ids:
+            if (live := self._live.get(sequence_id)) is not None:
+                live.generation.fail(ApiError(500, text))

@@ -1,0 +1,151 @@
+"""What clients may send, as OpenAI and vLLM spell it. Types are checked here, ranges by SamplingParams.
+
+Fields that are not listed are ignored, as by vLLM: clients send `user`, `store` or `metadata` to any server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..sampling_params import SamplingParams, StructuredOutputsParams
+from .api_error import invalid
+
+MAX_N = 128
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
+class StructuredOutputs(msgspec.Struct):
+    """vLLM's extension: exactly one of these constrains the output."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+    def params(self) -> StructuredOutputsParams:
+        return StructuredOutputsParams(self.json, self.regex, self.choice, self.grammar)
+
+
+class SamplingFields(msgspec.Struct, kw_only=True):
+    """Of completions and chats alike. None = not given: the model's own default, else SamplingParams'."""
+
+    model: str | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    structured_outputs: StructuredOutputs | None = None
+    priority: int = 0
+    cache_salt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_salt is not None:  # silence would let tenants see each other's timing
+            raise invalid("cache_salt is not supported yet", "cache_salt")
+
+    @property
+    def num_choices(self) -> int:
+        """Raises ApiError."""
+        n = 1 if self.n is None else self.n
+        if not 1 <= n <= MAX_N:
+            raise invalid(f"n must be 1 to {MAX_N}, got {n}", "n")
+        return n
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def constraint(self) -> StructuredOutputsParams | None:
+        """Raises InvalidSamplingParamsError."""
+        return self.structured_outputs.params() if self.structured_outputs is not None else None
+
+    def sampling(self, defaults: dict[str, Any], **more: Any) -> SamplingParams:
+        """Raises InvalidSamplingParamsError."""
+        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        return SamplingParams(**{**defaults, **given, **more})
+
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "min_tokens",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+    max_tokens: int | None = None
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: dict[str, Any] | None = None
+
+
+class NamedFunction(msgspec.Struct):
+    name: str
+
+
+class NamedTool(msgspec.Struct):
+    type: str
+    function: NamedFunction
+
+
+class ChatRequest(SamplingFields, kw_only=True):
+    messages: list[dict[str, Any]]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """Either a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    tokens: list[int]
+    model: str | None = None

@@ -1,0 +1,56 @@
+"""ToolChoice: what a chat's `tools` and `tool_choice` mean for its prompt, its grammar and how its text is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..sampling_params import StructuredOutputsParams
+from .answer_parts import (
+    AnswerReader,
+    NamedCallReader,
+    PlainReader,
+    RequiredCallsReader,
+    ToolCallReader,
+    parameters_schema,
+    required_schema,
+)
+from .api_error import invalid
+from .chat_messages import functions_of
+from .requests import NamedTool
+
+
+class ToolChoice:
+    """shown: the tools that the prompt tells of.  constraint: the grammar that forces calls, None where it may choose.
+
+    named: the one function that must be called.
+    """
+
+    def __init__(self, tools: list[dict[str, Any]], choice: str | NamedTool | None, parallel: bool) -> None:
+        """Raises ApiError for tools that are none and choices among tools that are not there."""
+        functions = functions_of(tools)
+        self._choice = choice if choice is not None else "auto" if tools else "none"
+        self._max_calls = None if parallel else 1
+        self.named = choice.function.name if isinstance(choice, NamedTool) else None
+        if self._choice not in ("auto", "none", "required") and self.named is None:
+            raise invalid(f"tool_choice must be auto, none, required or a function, got {choice!r}", "tool_choice")
+        if not tools and self._choice not in ("none", "auto"):
+            raise invalid("tool_choice needs tools", "tool_choice")
+        self.shown = tools if tools and self._choice != "none" else None
+        self.constraint = self._constraint(functions)
+
+    def reader(self) -> AnswerReader:
+        if self.named is not None:
+            return NamedCallReader(self.named)
+        if self._choice == "required":
+            return RequiredCallsReader()
+        return ToolCallReader(self._max_calls) if self.shown else PlainReader()
+
+    def _constraint(self, functions: list[dict[str, Any]]) -> StructuredOutputsParams | None:
+        if self.named is not None:
+            named = [function for function in functions if function["name"] == self.named]
+            if not named:
+                raise invalid(f"tool_choice names {self.named!r}, which is not among the tools", "tool_choice")
+            return StructuredOutputsParams(json=parameters_schema(named[0]))
+        if self._choice == "required":
+            return StructuredOutputsParams(json=required_schema(functions, self._max_calls))
+        return None

@@ -1,0 +1,197 @@
+"""POST /v1/chat/completions: answers, tools, formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.unit.flowserve.server.streams import events, finish_reasons, joined_calls, joined_content
+
+PATH = "/v1/chat/completions"
+Client = Callable[..., TestClient]
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def tool(name: str, **parameters: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": parameters, "required": list(parameters), "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": schema}}
+
+
+TOOLS = [tool("get_weather", city={"type": "string", "maxLength": 4}), tool("add", a={"type": "integer", "maximum": 9})]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_is_answered(client: Client, answer: Callable[..., str], stream: bool) -> None:
+    asked = {"messages": HELLO, "max_tokens": 12, "temperature": 0, "stream": stream}
+    response = client().post(PATH, json=asked)
+    expected = answer(HELLO, max_tokens=12)
+    if not stream:
+        body = response.json()
+        assert body["object"] == "chat.completion" and body["id"].startswith("chatcmpl-")
+        message = {"role": "assistant", "content": expected, "refusal": None}
+        assert body["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}]
+        return
+    chunks = events(response.text)
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert chunks[-1]["choices"][0]["delta"] == {} and finish_reasons(chunks) == ["length"]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all("usage" not in chunk for chunk in chunks)
+    assert joined_content(chunks) == expected
+
+
+def test_max_completion_tokens_is_max_tokens_newer_name(client: Client) -> None:
+    asked = {"messages": HELLO, "max_completion_tokens": 3, "max_tokens": 9, "ignore_eos": True}
+    assert client().post(PATH, json=asked).json()["usage"]["completion_tokens"] == 3
+
+
+def test_without_a_limit_an_answer_may_fill_the_context(client: Client) -> None:
+    body = client(engine={"max_model_len": 64}).post(PATH, json={"messages": HELLO, "ignore_eos": True}).json()
+    assert body["usage"]["total_tokens"] == 64 and body["choices"][0]["finish_reason"] == "length"
+
+
+def test_parts_and_the_developer_s_role_are_read(client: Client, answer: Callable[..., str]) -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    asked = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": parts}]
+    plain = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hel\nlo"}]
+    body = client().post(PATH, json={"messages": asked, "max_tokens": 6, "temperature": 0}).json()
+    assert body["choices"][0]["message"]["content"] == answer(plain, max_tokens=6)
+
+
+def test_earlier_calls_reach_the_template_as_objects(client: Client) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 3}'}}
+    asked = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "4"},
+    ]
+    running = client()
+    tokens = running.post("/tokenize", json={"messages": asked, "tools": TOOLS}).json()["tokens"]
+    text = running.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
+    assert '{"name": "add", "arguments": {"a": 3}}' in text and "<tool_response>\n4\n" in text
+    assert "get_weather" in text
+    assert running.post(PATH, json={"messages": asked, "tools": TOOLS, "max_tokens": 2}).status_code == 200
+
+
+def test_logprobs_carry_texts_and_bytes(client: Client) -> None:
+    running = client()
+    asked = {"messages": HELLO, "max_tokens": 8, "seed": 4, "logprobs": True, "top_logprobs": 2, "ignore_eos": True}
+    choice = running.post(PATH, json=asked).json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert len(content) == 8 and all(len(entry["top_logprobs"]) == 2 for entry in content)
+    text = b"".join(bytes(entry["bytes"]) for entry in content).decode(errors="replace")
+    assert text == choice["message"]["content"]
+    chunks = events(running.post(PATH, json={**asked, "stream": True}).text)
+    streamed = [c["logprobs"]["content"] for chunk in chunks for c in chunk["choices"] if c["logprobs"]]
+    assert [entry for entries in streamed for entry in entries] == content
+    without = {**asked, "top_logprobs": None}
+    assert running.post(PATH, json=without).json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_required_calls_follow_their_schemas(client: Client, stream: bool, parallel: bool) -> None:
+    asked = {
+        "messages": HELLO,
+        "tools": TOOLS,
+        "tool_choice": "required",
+        "parallel_tool_calls": parallel,
+        "max_tokens": 200,
+        "seed": 3,
+        "stream": stream,
+    }
+    response = client().post(PATH, json=asked)
+    if stream:
+        chunks = events(response.text)
+        calls, reasons = joined_calls(chunks), finish_reasons(chunks)
+    else:
+        choice = response.json()["choices"][0]
+        reasons = [choice["finish_reason"]]
+        calls = [{"id": call["id"], **call["function"]} for call in choice["message"]["tool_calls"]]
+    assert calls and (parallel or (len(calls) == 1 and reasons == ["tool_calls"]))
+    assert len({call["id"] for call in calls}) == len(calls)
+    for call in calls:
+        arguments = json.loads(call["arguments"])
+        if call["name"] == "add":
+            assert arguments["a"] <= 9
+        else:
+            assert call["name"] == "get_weather" and len(arguments["city"]) <= 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_named_call_streams_its_arguments(client: Client, stream: bool) -> None:
+    choice = {"type": "function", "function": {"name": "add"}}
+    asked = {"messages": HELLO, "tools": TOOLS, "tool_choice": choice, "max_tokens": 60, "seed": 3, "stream": stream}
+    response = client().post(PATH, json=asked)
+    if stream:
+        chunks = events(response.text)
+        [call] = joined_calls(chunks)
+        assert finish_reasons(chunks) == ["stop"] and joined_content(chunks) == ""
+        pieces = [d for c in chunks for d in c["choices"][0]["delta"].get("tool_calls", [])]
+        assert len(pieces) > 1, "arguments come in pieces"
+    else:
+        answered = response.json()["choices"][0]
+        assert answered["finish_reason"] == "stop" and answered["message"]["content"] is None
+        [call] = [called["function"] for called in answered["message"]["tool_calls"]]
+    assert call["name"] == "add" and json.loads(call["arguments"])["a"] <= 9
+
+
+def test_with_none_the_prompt_does_not_tell_of_tools(client: Client, answer: Callable[..., str]) -> None:
+    running = client()
+    asked = {"messages": HELLO, "tools": TOOLS, "max_tokens": 6, "temperature": 0}
+    silent = running.post(PATH, json={**asked, "tool_choice": "none"}).json()
+    told = running.post(PATH, json={**asked, "tool_choice": "auto"}).json()
+    assert silent["choices"][0]["message"]["content"] == answer(HELLO, max_tokens=6)
+    assert told["usage"]["prompt_tokens"] > silent["usage"]["prompt_tokens"]
+    assert told["choices"][0]["message"]["content"] == answer(HELLO, tools=TOOLS, max_tokens=6)
+
+
+def test_response_formats_constrain_the_answer(client: Client) -> None:
+    running = client()
+    asked = {"messages": HELLO, "max_tokens": 120, "seed": 2, "temperature": 0.7}
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    named = {"name": "answer", "strict": True, "schema": {**schema, "additionalProperties": False}}
+    body = running.post(PATH, json={**asked, "response_format": {"type": "json_schema", "json_schema": named}}).json()
+    assert json.loads(body["choices"][0]["message"]["content"])["ok"] in (True, False)
+    assert body["choices"][0]["finish_reason"] == "stop"
+    body = running.post(PATH, json={**asked, "response_format": {"type": "json_object"}}).json()
+    assert body["choices"][0]["message"]["content"].startswith("{")
+    body = running.post(PATH, json={**asked, "response_format": {"type": "text"}}).json()
+    assert body["choices"][0]["message"]["content"]
+
+
+BAD = [
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "assistant", "tool_calls": 3}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+    ({"tools": TOOLS, "tool_choice": "always"}, "tool_choice"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    ({"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
+    ({"messages": [*HELLO, {"role": "system", "content": "late"}]}, None),
+    ({"max_tokens": -1}, "max_tokens"),
+]
+
+
+@pytest.mark.parametrize(("asked", "param"), BAD)
+def test_bad_requests_are_told_what_is_wrong(client: Client, asked: dict[str, Any], param: str | None) -> None:
+    response = client().post(PATH, json={"messages": HELLO, **asked})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param

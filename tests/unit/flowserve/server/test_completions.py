@@ -1,0 +1,214 @@
+"""POST /v1/completions against the engine alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.unit.flowserve.server.streams import events, finish_reasons, joined_text
+
+PATH = "/v1/completions"
+Client = Callable[..., TestClient]
+
+
+def test_a_text_is_completed(client: Client, generate: Callable[..., str]) -> None:
+    asked = {"model": "tiny", "prompt": "The quick brown", "max_tokens": 12, "temperature": 0}
+    response = client().post(PATH, json=asked)
+    body = response.json()
+    assert response.status_code == 200 and response.headers["content-type"] == "application/json"
+    assert body["object"] == "text_completion" and body["model"] == "tiny" and body["id"].startswith("cmpl-")
+    text = generate("The quick brown", max_tokens=12)
+    assert body["choices"] == [{"index": 0, "text": text, "logprobs": None, "finish_reason": "length"}]
+    assert body["usage"]["completion_tokens"] == 12
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 12
+
+
+def test_sixteen_tokens_are_the_default(client: Client) -> None:
+    body = client().post(PATH, json={"prompt": "a", "ignore_eos": True}).json()
+    assert body["usage"]["completion_tokens"] == 16
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_come_in_four_forms(client: Client, generate: Callable[..., str], stream: bool) -> None:
+    running = client()
+    ids = running.post("/tokenize", json={"prompt": "Grüße"}).json()["tokens"]
+    text = generate("Grüße", max_tokens=4)
+    for prompt, num in (("Grüße", 1), (["Grüße", "Grüße"], 2), (ids, 1), ([ids, ids, ids], 3)):
+        asked = {"prompt": prompt, "max_tokens": 4, "temperature": 0, "stream": stream}
+        response = running.post(PATH, json=asked)
+        if stream:
+            chunks = events(response.text)
+            assert [joined_text(chunks, index) for index in range(num)] == [text] * num
+            assert len(finish_reasons(chunks)) == num
+        else:
+            assert [choice["text"] for choice in response.json()["choices"]] == [text] * num
+            assert response.json()["usage"]["prompt_tokens"] == len(ids) * num
+
+
+def test_a_stream_says_what_a_whole_answer_says(client: Client) -> None:
+    running = client()
+    asked = {"prompt": ["Hello", "What is"], "n": 2, "seed": 5, "temperature": 0.9, "max_tokens": 20, "logprobs": 1}
+    whole = running.post(PATH, json=asked).json()
+    response = running.post(PATH, json={**asked, "stream": True, "stream_options": {"include_usage": True}})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, last = events(response.text)
+    assert last["choices"] == [] and last["usage"] == whole["usage"]
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert {chunk["id"] for chunk in chunks} == {last["id"]}
+    for choice in whole["choices"]:
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert "".join(c["text"] for c in mine) == choice["text"]
+        assert [c["finish_reason"] for c in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
+        for name, values in choice["logprobs"].items():
+            assert [value for c in mine for value in (c["logprobs"] or {}).get(name, [])] == values
+
+
+def test_a_seed_gives_each_choice_its_own_answer_and_always_the_same(client: Client) -> None:
+    running = client()
+    asked = {"prompt": "Hello", "n": 4, "seed": 11, "max_tokens": 8}
+    first, again = (running.post(PATH, json=asked).json() for _ in range(2))
+    texts = [choice["text"] for choice in first["choices"]]
+    assert texts == [choice["text"] for choice in again["choices"]]
+    assert len(set(texts)) == 4
+    assert [choice["index"] for choice in first["choices"]] == [0, 1, 2, 3]
+    alone = running.post(PATH, json={**asked, "n": 1, "seed": 13}).json()
+    assert alone["choices"][0]["text"] == texts[2]
+
+
+def test_usage_counts_a_prompt_once_for_all_its_choices(client: Client) -> None:
+    asked = {"prompt": [[5, 6, 7], [8, 9]], "n": 3, "max_tokens": 2, "ignore_eos": True}
+    assert client().post(PATH, json=asked).json()["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 12,
+        "total_tokens": 17,
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_repeats_the_prompt(client: Client, generate: Callable[..., str], stream: bool) -> None:
+    running = client()
+    expected = "What is" + generate("What is", max_tokens=5)
+    for prompt in ("What is", running.post("/tokenize", json={"prompt": "What is"}).json()["tokens"]):
+        asked = {"prompt": prompt, "echo": True, "max_tokens": 5, "temperature": 0, "stream": stream}
+        response = running.post(PATH, json=asked)
+        text = joined_text(events(response.text)) if stream else response.json()["choices"][0]["text"]
+        assert text == expected
+
+
+def test_stop_strings_end_a_completion(client: Client, generate: Callable[..., str]) -> None:
+    text = generate("Hello", max_tokens=24)
+    stop = text[6:8]
+    asked = {"prompt": "Hello", "max_tokens": 24, "temperature": 0}
+    body = client().post(PATH, json={**asked, "stop": stop}).json()
+    assert body["choices"][0]["text"] == text[: text.find(stop)]
+    assert body["choices"][0]["finish_reason"] == "stop"
+
+
+def test_logprobs_have_an_entry_per_token(client: Client) -> None:
+    body = (
+        client().post(PATH, json={"prompt": "a", "max_tokens": 6, "seed": 3, "logprobs": 3, "ignore_eos": True}).json()
+    )
+    logprobs, text = body["choices"][0]["logprobs"], body["choices"][0]["text"]
+    assert {len(values) for values in logprobs.values()} == {6}
+    assert logprobs["text_offset"][0] == 0 and logprobs["text_offset"] == sorted(logprobs["text_offset"])
+    for token, logprob, top in zip(*(logprobs[n] for n in ("tokens", "token_logprobs", "top_logprobs")), strict=True):
+        assert logprob <= 0 and top[token] == pytest.approx(logprob) and 1 <= len(top) <= 4
+        assert sum(map(math.exp, top.values())) <= 1 + 1e-4
+    if "\ufffd" not in text:
+        assert "".join(logprobs["tokens"]) == text
+
+
+def test_vllm_s_extensions_reach_the_engine(client: Client, generate: Callable[..., str]) -> None:
+    running = client()
+    greedy = generate("Hello", max_tokens=8)
+
+    def ask(**more: Any) -> Any:
+        asked = {"prompt": "Hello", "max_tokens": 8, "temperature": 1, "seed": 1, **more}
+        return running.post(PATH, json=asked).json()["choices"][0]
+
+    assert ask(top_k=1)["text"] == greedy
+    assert ask(min_p=1.0)["text"] == greedy
+    assert ask(top_p=1e-9)["text"] == greedy
+    assert ask(temperature=0, repetition_penalty=1.8)["text"] == generate("Hello", max_tokens=8, repetition_penalty=1.8)
+    chosen = ask(structured_outputs={"choice": ["sunny"]})
+    assert (chosen["text"], chosen["finish_reason"]) == ("sunny", "stop")
+    assert ask(structured_outputs={"regex": "[0-9]{3}x"})["text"][3:] == "x"
+
+
+def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp_path: Any) -> None:
+    """generation_config.json says greedily; a request may say otherwise."""
+    import json
+    import shutil
+
+    from flowserve import Engine, EngineConfig
+    from flowserve.server.app import Api
+
+    folder = tmp_path / "greedy"
+    shutil.copytree(models("qwen3"), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
+    api = Api(Engine.from_folder(folder, EngineConfig(num_threads=1)), folder)
+    with TestClient(api.asgi) as running:
+        asked = {"model": "greedy", "prompt": "Hello", "max_tokens": 10}
+        texts = {running.post(PATH, json=asked).json()["choices"][0]["text"] for _ in range(3)}
+        assert len(texts) == 1
+        hot = running.post(PATH, json={**asked, "temperature": 2.0, "seed": 1}).json()["choices"][0]["text"]
+        assert hot not in texts
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ""}, None),
+        ({"prompt": [[]]}, None),
+        ({"prompt": ["a", 3]}, "prompt"),
+        ({"prompt": [3, -1]}, None),
+        ({"prompt": [10**9]}, None),
+        ({"prompt": [2**70], "echo": True}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": "a", "n": 0}, "n"),
+        ({"prompt": "a", "n": 129}, "n"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": "many"}, "max_tokens"),
+        ({"prompt": "a", "temperature": -0.1}, "temperature"),
+        ({"prompt": "a", "temperature": True}, "temperature"),
+        ({"prompt": "a", "top_p": 0}, "top_p"),
+        ({"prompt": "a", "logprobs": -1}, "logprobs"),
+        ({"prompt": "a", "priority": 1.5}, "priority"),
+        ({"prompt": "a", "cache_salt": "s"}, "cache_salt"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "stop": [""]}, "stop"),
+        ({"prompt": "a", "stop": [1]}, "stop[0]"),
+        ({"prompt": "a", "stream_options": 3}, "stream_options"),
+        ({"prompt": "a", "structured_outputs": {}}, "structured_outputs"),
+        ({"prompt": "a", "structured_outputs": {"regex": "("}}, None),
+        ({"prompt": "a", "structured_outputs": {"json": {"type": "nonsense"}}}, None),
+        ({"prompt": "a", "structured_outputs": {"grammar": "start: nowhere"}}, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bad_requests_are_told_what_is_wrong(
+    client: Client, asked: dict[str, Any], param: str | None, stream: bool
+) -> None:
+    response = client().post(PATH, json={**asked, "stream": stream})
+    error = response.json()["error"]
+    assert response.status_code == 400, response.text
+    assert error["type"] == "invalid_request_error" and error["message"] and error["param"] == param
+
+
+def test_a_prompt_over_the_limit_has_openai_s_code(client: Client) -> None:
+    response = client(engine={"max_model_len": 32}).post(PATH, json={"prompt": list(range(40))})
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_one_bad_prompt_refuses_all_and_the_others_of_the_server_go_on(client: Client) -> None:
+    running = client()
+    assert running.post(PATH, json={"prompt": [[1, 2], [10**6]]}).status_code == 400
+    body = running.post(PATH, json={"prompt": [1, 2], "max_tokens": 3, "ignore_eos": True}).json()
+    assert body["usage"]["completion_tokens"] == 3
