@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .attention.base import KVLayout
 from .config import EngineConfig
-from .detokenizer import Detokenizer
-from .errors import (
-    InvalidConfigError,
-    InvalidPromptError,
-    InvalidRequestError,
-    PromptTooLongError,
-    UnknownSequenceError,
-)
+from .errors import InvalidConfigError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
+from .intake import Intake, Prepared
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.cache import RelationalTensorCache
@@ -26,10 +21,8 @@ from .sampling_params import SamplingParams
 from .scheduling.batch import Batch
 from .scheduling.scheduler import Scheduler, SchedulerConfig
 from .sequence_stream import SequenceStream
-from .sequence_text import SequenceText
-from .structured import GrammarCompiler
 from .tokenizer import Tokenizer
-from .worker.sampler import SampledToken, SamplerState
+from .worker.sampler import SampledToken
 from .worker.worker import Worker
 
 _DEFAULT_KV_BYTES = 512 * 2**20
@@ -60,9 +53,12 @@ class Engine:
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
         self._worker = Worker(loaded, layout, self.max_model_len)
-        self._grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
+        self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len)
         self._streams: dict[str, SequenceStream] = {}
+        self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
+        self._followers: dict[str, Callable[[], None]] = {}  # starts the other completions of a sequence's prompt
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
+        self._num_added = 0
         self._num_steps = 0
 
     @classmethod
@@ -86,32 +82,44 @@ class Engine:
         priority: int = 0,
         deadline_s: float | None = None,
     ) -> None:
-        """Queue a sequence.
+        """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
         priority: lower comes earlier, equals in order of arrival (`BoundedPriority` has the whole rule).  deadline_s:
         seconds of the engine's clock (time.monotonic) at which it ends with the reason "deadline" if it still goes on.
-        Raises PromptTooLongError, InvalidPromptError, InvalidGrammarError, InvalidRequestError (priority, deadline) or
-        UnknownSequenceError (id in use); then nothing is queued and the other sequences are not touched.
+        Raises what `Intake.prepare` raises, InvalidRequestError (priority, deadline) or UnknownSequenceError (id in
+        use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
-        if sequence_id in self._streams:
+        if sequence_id in self._requests:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
-        self._check_prompt(prompt_ids)
+        prepared = self._intake.prepare(prompt_ids, params)
         _check_turn(priority, deadline_s)
-        left = self.max_model_len - len(prompt_ids)
-        max_tokens = left if params.max_tokens is None else min(params.max_tokens, left)
-        eos = () if params.ignore_eos else self.tokenizer.eos_token_ids
-        end_token_ids = (*eos, *params.stop_token_ids)
-        grammar = self._grammars.compile(params.structured_outputs) if params.structured_outputs else None
-        text = SequenceText(Detokenizer(self.tokenizer, prompt_ids, params.skip_special_tokens), params.stop)
+        turn = {"priority": priority, "deadline_s": deadline_s}
+        seed = params.seed if params.seed is not None else self._seed + self._num_added
+        self._start(sequence_id, 0, prepared, seed, **turn)
+        self._num_added += 1
+        if params.n > 1:
+
+            def start_others() -> None:
+                for index in range(1, params.n):
+                    self._start(sequence_id, index, prepared, seed, **turn)
+
+            self._followers[sequence_id] = start_others
+
+    def _start(self, request_id: str, index: int, prepared: Prepared, seed: int, **turn: Any) -> None:
+        """One completion of a request; those after the first find its prompt computed."""
+        sequence_id = f"{request_id}\0{index}" if index else request_id
         sequence = self._scheduler.add(
-            sequence_id, prompt_ids, max_tokens, priority=priority, deadline_s=deadline_s
+            sequence_id,
+            prepared.prompt_ids,
+            prepared.max_tokens,
+            wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
+            **turn,
         )
-        seed = self._seed + sequence.arrival if params.seed is None else params.seed
-        in_vocabulary = tuple(sorted({i for i in end_token_ids if i < self.model_config.vocab_size}))
-        state = SamplerState(params, seed, list(prompt_ids), len(prompt_ids), in_vocabulary, grammar)
-        self._worker.add(sequence_id, state)
-        self._streams[sequence_id] = SequenceStream(sequence, text, frozenset(end_token_ids))
+        self._worker.add(sequence_id, prepared.sampler_state(seed, index))
+        text = prepared.text()
+        self._streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
+        self._requests.setdefault(request_id, set()).add(sequence_id)
 
     def step(self) -> list[SequenceOutput]:
         """Compute one batch; one output for each sequence that got a token or met its deadline, else none."""
@@ -125,8 +133,12 @@ class Engine:
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
-        self._scheduler.abort(sequence_id)
-        self._forget(sequence_id)
+        if sequence_id not in self._requests:
+            raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
+        self._followers.pop(sequence_id, None)
+        for each in list(self._requests[sequence_id]):
+            self._scheduler.abort(each)
+            self._forget(each)
 
     def stats(self) -> EngineStats:
         """Counts for routing, scaling and tests."""
@@ -146,19 +158,8 @@ class Engine:
         """Raise AssertionError where the engine's books contradict each other. For tests."""
         self._scheduler.check_invariants()
         assert len(self._streams) == self._scheduler.num_running + self._scheduler.num_waiting
-
-    def _check_prompt(self, prompt_ids: list[int]) -> None:
-        if not prompt_ids:
-            raise InvalidPromptError("the prompt is empty")
-        if len(prompt_ids) >= self.max_model_len:
-            raise PromptTooLongError(
-                f"prompt of {len(prompt_ids)} tokens does not fit the context of {self.max_model_len} tokens"
-                " with room for one more"
-            )
-        vocab_size = self.model_config.vocab_size
-        for token_id in prompt_ids:
-            if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
-                raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
+        assert sum(map(len, self._requests.values())) == len(self._streams)
+        assert self._followers.keys() <= self._streams.keys()
 
     def _expire(self) -> list[SequenceOutput]:
         if not self._scheduler.has_deadlines:
@@ -168,6 +169,8 @@ class Engine:
     def _receive(self, batch: Batch, sampled: Mapping[str, list[SampledToken]]) -> list[SequenceOutput]:
         """Read a step's tokens, count them, and say what became of each sequence that got some."""
         streams = {sequence_id: self._streams[sequence_id] for sequence_id in sampled}
+        if self._followers:
+            self._start_followers(sampled)
         results = {sequence_id: streams[sequence_id].read(tokens) for sequence_id, tokens in sampled.items()}
         for sequence in self._scheduler.complete(batch, results):
             self._forget(sequence.sequence_id)
@@ -179,12 +182,22 @@ class Engine:
     def _end(self, sequence_id: str) -> SequenceOutput:
         """The last output of a sequence that ended without a token."""
         stream = self._streams[sequence_id]
+        self._start_followers([sequence_id])  # they end with outputs of their own
         self._forget(sequence_id)
         return stream.output([])
 
+    def _start_followers(self, sequence_ids: Iterable[str]) -> None:
+        for sequence_id in sequence_ids:
+            if (start := self._followers.pop(sequence_id, None)) is not None:
+                start()
+
     def _forget(self, sequence_id: str) -> None:
-        del self._streams[sequence_id]
+        request_id = self._streams.pop(sequence_id).request_id
         self._worker.remove(sequence_id)
+        going_on = self._requests[request_id]
+        going_on.remove(sequence_id)
+        if not going_on:
+            del self._requests[request_id]
 
 
 def _check_turn(priority: int, deadline_s: float | None) -> None:

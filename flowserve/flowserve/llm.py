@@ -80,6 +80,8 @@ class LLM:
         Leaving the loop early stops the generation. Other requests may be made inside the loop.
         """
         request_id = str(next(self._ids))
+        if sampling_params is not None and sampling_params.n > 1:
+            raise InvalidRequestError(f"a stream is one text: n must be 1, got {sampling_params.n}")
         self._add(request_id, self._prompt_ids(prompt, tools), sampling_params)
         try:
             finished = False
@@ -111,8 +113,15 @@ class LLM:
             for prompt_ids, text, params in requests:
                 request_id = str(next(self._ids))
                 self._add(request_id, prompt_ids, params)
-                completion = CompletionOutput(logprobs=None if params.logprobs is None else [])
-                outputs[request_id] = RequestOutput(request_id, text, prompt_ids, [completion])
+                outputs[request_id] = RequestOutput(
+                    request_id,
+                    text,
+                    prompt_ids,
+                    [
+                        CompletionOutput(index, logprobs=None if params.logprobs is None else [])
+                        for index in range(params.n)
+                    ],
+                )
             for request_id, output in outputs.items():
                 while not output.finished:
                     for step_output in self._outputs(request_id):
@@ -144,14 +153,16 @@ class LLM:
 
 
 def _extend(request: RequestOutput, step: SequenceOutput) -> None:
-    completion = request.outputs[0]
+    completion = request.outputs[step.index]
     completion.text += step.text
     completion.token_ids.extend(step.token_ids)
     if completion.logprobs is not None and step.logprobs:
         completion.logprobs.extend(step.logprobs)
     completion.finish_reason = step.finish_reason
     completion.error = step.error
-    request.finished = step.finished
+    if step.prompt_logprobs is not None:
+        request.prompt_logprobs = [None, *step.prompt_logprobs]
+    request.finished = all(each.finish_reason is not None for each in request.outputs)
 
 
 def _one_for_each(params: SamplingParams | Sequence[SamplingParams] | None, num: int) -> list[SamplingParams]:

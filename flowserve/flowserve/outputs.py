@@ -19,9 +19,11 @@ class TokenLogprobs:
 
 
 class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass takes five times as long
-    """What one step added to one sequence.
+    """What one step added to one sequence. `sequence_id` is what was added to the engine; see `index`.
 
     token_ids: the new tokens.  text: the new text; may be empty while a character or a stop string is incomplete.
+    index: which of the prompt's `n` completions.  prompt_logprobs: of all prompt tokens but the first, with the first
+    output of the first completion.
     finish_reason: "stop" | "length" | "abort" | "deadline" once finished, else None.  error: why an "abort" was not
     asked for.
     """
@@ -35,6 +37,8 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     num_output_tokens: int
     logprobs: tuple[TokenLogprobs, ...] | None = None
     error: str | None = None
+    index: int = 0  # type: ignore[assignment]  # a tuple has a method of this name, which nobody needs here
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -54,13 +58,17 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """One prompt and its completions (one, so far). `prompt` is None when token ids were given."""
+    """One prompt and its `n` completions. `prompt` is None when token ids were given.
+
+    prompt_logprobs: one entry per prompt token where SamplingParams asked for it; None for the first token.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool = False
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

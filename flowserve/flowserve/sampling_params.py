@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,22 @@ class StructuredOutputsParams:
 
     json: JSON schema, as a dict or as text.  regex: the whole output matches it.
     choice: the output is one of these strings.  grammar: Lark syntax as llguidance reads it.
+    json_object: True = any JSON object.
     """
 
     json: dict[str, Any] | str | None = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
+    json_object: bool | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("json", "regex", "choice", "grammar") if getattr(self, name) is not None]
+        if not isinstance(self.json_object, bool | None):
+            raise InvalidSamplingParamsError(f"structured_outputs.json_object must be True, got {self.json_object!r}")
+        given = [name for name in _KINDS if getattr(self, name) not in (None, False)]
         if len(given) != 1:
             raise InvalidSamplingParamsError(
-                f"structured_outputs needs exactly one of json, regex, choice, grammar; got {given or 'none'}"
+                f"structured_outputs needs exactly one of {', '.join(_KINDS)}; got {', '.join(given) or 'none'}"
             )
         if self.choice is not None and (not self.choice or not all(isinstance(c, str) and c for c in self.choice)):
             raise InvalidSamplingParamsError("structured_outputs.choice must list one or more non-empty strings")
@@ -41,15 +46,22 @@ class StructuredOutputsParams:
 class SamplingParams:
     """How to pick tokens and when to stop. Raises `InvalidSamplingParamsError` naming the field.
 
+    n: completions of the prompt, each with a seed of its own made of `seed` and its index.
     max_tokens: new tokens at most; None = what is left of the context.
     temperature: 0 = greedy.  top_k: 0 or -1 = off.  top_p, min_p: after temperature, probabilities in [0, 1].
     seed: same seed, prompt and parameters give the same tokens, whatever else runs; None = a fresh one.
-    stop: strings that end the output and are not part of it.  stop_token_ids: end it, their text is not part of it.
-    ignore_eos: go on to max_tokens.  min_tokens: no end of sequence or stop token before so many tokens.
+    stop: strings that end the output and are not part of it, unless include_stop_str_in_output.
+    stop_token_ids: end it, their text is not part of it.  ignore_eos: go on to max_tokens.
+    min_tokens: no end of sequence, stop token or stop string before so many tokens.
     logprobs: report the n most likely tokens of each step and the chosen one, from the raw logits; None = off.
+    prompt_logprobs: the same for each token of the prompt but the first, which nothing predicts.
     repetition_penalty: > 1 discourages tokens of prompt and output; presence_ and frequency_penalty: of the output.
+    logit_bias: added to the logits of these token ids, in [-100, 100].
+    bad_words: strings that the output must not complete, each as the tokenizer writes it, with and without a space
+    before it.  detokenize: False leaves the text empty and saves its making.
     """
 
+    n: int = 1
     max_tokens: int | None = None
     temperature: float = 1.0
     top_k: int = 0
@@ -61,18 +73,24 @@ class SamplingParams:
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    bad_words: list[str] | tuple[str, ...] = ()
+    include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    detokenize: bool = True
     structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        for name in ("stop", "stop_token_ids", "bad_words"):
+            object.__setattr__(self, name, _listed(name, getattr(self, name)))
+        object.__setattr__(self, "logit_bias", _plain_bias(self.logit_bias))
         self._check_types()
         self._check_ranges()
+        self._check_pairs()
 
     @property
     def is_greedy(self) -> bool:
@@ -83,24 +101,30 @@ class SamplingParams:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     def _check_types(self) -> None:
-        for name in ("max_tokens", "seed", "logprobs"):
+        for name in ("max_tokens", "seed", "logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             if value is not None and not _is_int(value):
                 raise InvalidSamplingParamsError(f"{name} must be an integer or None, got {value!r}")
-        for name in ("top_k", "min_tokens"):
+        for name in ("n", "top_k", "min_tokens"):
             if not _is_int(getattr(self, name)):
                 raise InvalidSamplingParamsError(f"{name} must be an integer, got {getattr(self, name)!r}")
         for name in _FLOATS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise InvalidSamplingParamsError(f"{name} must be a finite number, got {value!r}")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise InvalidSamplingParamsError(f"stop must hold non-empty strings, got {list(self.stop)!r}")
+        for name in ("stop", "bad_words"):
+            for text in getattr(self, name):
+                if not isinstance(text, str) or not text.strip(_NO_WORD[name]):
+                    raise InvalidSamplingParamsError(f"{name} must hold non-empty strings, got {text!r}")
+        for name in ("include_stop_str_in_output", "skip_special_tokens", "detokenize", "ignore_eos"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidSamplingParamsError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not all(_is_int(token_id) and token_id >= 0 for token_id in self.stop_token_ids):
             raise InvalidSamplingParamsError(f"stop_token_ids must hold token ids, got {list(self.stop_token_ids)!r}")
 
     def _check_ranges(self) -> None:
         rules = (
+            ("n", 1 <= self.n <= MAX_N, f"1 to {MAX_N}"),
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
             ("temperature", self.temperature >= 0.0, "0 or more"),
             ("top_k", self.top_k >= -1, "-1, 0 (both off) or more"),
@@ -108,6 +132,11 @@ class SamplingParams:
             ("min_p", 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
             ("min_tokens", self.min_tokens >= 0, "0 or more"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"),
+            (
+                "prompt_logprobs",
+                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_LOGPROBS,
+                f"0 to {MAX_LOGPROBS}",
+            ),
             ("repetition_penalty", self.repetition_penalty > 0.0, "more than 0"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "in [-2, 2]"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "in [-2, 2]"),
@@ -115,13 +144,25 @@ class SamplingParams:
         for name, holds, rule in rules:
             if not holds:
                 raise InvalidSamplingParamsError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+    def _check_pairs(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidSamplingParamsError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
         if self.structured_outputs is not None and self.min_tokens:
             raise InvalidSamplingParamsError("min_tokens cannot go with structured_outputs: the grammar sets the end")
+        if self.n > 1 and self.is_greedy:
+            raise InvalidSamplingParamsError(f"n {self.n} cannot go with temperature 0: all would be the same")
+        if self.stop and not self.detokenize:
+            raise InvalidSamplingParamsError("stop cannot go with detokenize False: stop strings are found in the text")
+        if self.include_stop_str_in_output and not self.detokenize:
+            raise InvalidSamplingParamsError("include_stop_str_in_output cannot go with detokenize False")
 
 
+MAX_N = 128
 MAX_LOGPROBS = 100
+MAX_BIAS = 100.0
+_KINDS = ("json", "regex", "choice", "grammar", "json_object")
+_NO_WORD = {"stop": "", "bad_words": " "}  # what alone is no stop string, and no word
 _FLOATS = (
     "temperature",
     "top_p",
@@ -130,6 +171,33 @@ _FLOATS = (
     "presence_penalty",
     "frequency_penalty",
 )
+
+
+def _listed(name: str, value: object) -> tuple[object, ...]:
+    if value is None or isinstance(value, str):
+        return (value,) if value is not None else ()
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise InvalidSamplingParamsError(f"{name} must be a list, got {value!r}")
+    return tuple(value)
+
+
+def _plain_bias(bias: object) -> dict[int, float] | None:
+    """Ids as integers, also where JSON made them strings. Raises InvalidSamplingParamsError."""
+    if bias is None:
+        return None
+    if not isinstance(bias, Mapping):
+        raise InvalidSamplingParamsError(f"logit_bias must map token ids to numbers, got {bias!r}")
+    plain: dict[int, float] = {}
+    for key, value in bias.items():
+        token_id = int(key) if isinstance(key, str) and key.isdecimal() else key
+        if not _is_int(token_id) or token_id < 0:
+            raise InvalidSamplingParamsError(f"logit_bias must map token ids to numbers, got the id {key!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_BIAS <= value <= MAX_BIAS:
+            raise InvalidSamplingParamsError(
+                f"logit_bias must be in [-{MAX_BIAS:g}, {MAX_BIAS:g}], got {value!r} for token {token_id}"
+            )
+        plain[token_id] = float(value)
+    return plain or None
 
 
 def _is_int(value: object) -> bool:

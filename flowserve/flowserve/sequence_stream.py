@@ -5,20 +5,30 @@ from __future__ import annotations
 from .outputs import SequenceOutput
 from .scheduling.batch import TokenResult
 from .sequence import Sequence
-from .sequence_text import SequenceText
+from .sequence_text import NoText, SequenceText
 from .worker.sampler import SampledToken
 
 
 class SequenceStream:
     """What the engine keeps of a sequence beside the scheduler's counts: its text, and what ends it.
 
+    request_id, index: which completion of which prompt its reader takes it for.
     For each step that gave tokens: `read` them, let the scheduler count them, take the `output`.
     """
 
-    __slots__ = ("_end_token_ids", "_error", "_text", "sequence")
+    __slots__ = ("_end_token_ids", "_error", "_text", "index", "request_id", "sequence")
 
-    def __init__(self, sequence: Sequence, text: SequenceText, end_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        sequence: Sequence,
+        text: SequenceText | NoText,
+        end_token_ids: frozenset[int],
+        request_id: str,
+        index: int = 0,
+    ) -> None:
         self.sequence = sequence
+        self.request_id = request_id
+        self.index = index
         self._text = text
         self._end_token_ids = end_token_ids
         self._error: str | None = None
@@ -46,7 +56,7 @@ class SequenceStream:
         if tokens and tokens[0].logprobs is not None:
             logprobs = tuple(token.logprobs for token in tokens[: len(token_ids)] if token.logprobs is not None)
         return SequenceOutput(
-            sequence.sequence_id,
+            self.request_id,
             token_ids,
             self._text.take(),
             is_finished,
@@ -55,6 +65,8 @@ class SequenceStream:
             sequence.num_output_tokens,
             logprobs,
             self._error,
+            self.index,
+            tokens[0].prompt_logprobs if tokens else None,
         )
 
     def _read_token(self, token: SampledToken) -> str | None:

@@ -5,21 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .detokenizer import Detokenizer
+from .stop_strings import ROOT, stop_strings
 
 
 class SequenceText:
-    """Text that can be shown leaves at once; what may still become a stop string waits."""
+    """Text that can be shown leaves at once; what may still become a stop string waits.
 
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
+    The first stop string to be complete ends the text; of several complete at once, the longest. Those that begin
+    before token number `min_tokens` do not count.
+    """
+
+    def __init__(
+        self, detokenizer: Detokenizer, stop: Sequence[str] = (), include_stop: bool = False, min_tokens: int = 0
+    ) -> None:
         self._detokenizer = detokenizer
-        self._stop = tuple(stop)
+        self._stop = stop_strings(tuple(stop)) if stop else None
+        self._include_stop = include_stop
+        self._num_unstoppable = min_tokens
+        self._state = ROOT
         self._held = ""
         self._ready = ""
         self._stopped = False
 
     def push(self, token_id: int) -> bool:
-        """Take a token; True when a stop string is complete. It and what follows it are dropped."""
-        return self._extend(self._detokenizer.push(token_id))
+        """Take a token; True when a stop string is complete. It and what follows it are dropped, or it is the end."""
+        piece = self._detokenizer.push(token_id)
+        if self._stop is None:
+            self._ready += piece
+            return False
+        if self._num_unstoppable > 0:
+            self._num_unstoppable -= 1
+            if self._num_unstoppable > 0:
+                self._ready += piece
+                return False
+        return self._extend(piece)
 
     def take(self) -> str:
         """The text that became ready since the last call."""
@@ -28,27 +47,38 @@ class SequenceText:
 
     def finish(self) -> None:
         """No more tokens: what was held is ready now."""
-        if not self._stopped and not self._extend(self._detokenizer.flush()):
+        if self._stopped:
+            return
+        piece = self._detokenizer.flush()
+        if not self._extend(piece):
             self._ready += self._held
             self._held = ""
 
     def _extend(self, piece: str) -> bool:
-        text = self._held + piece
-        hits = [index for index in (text.find(stop) for stop in self._stop) if index >= 0]
-        if hits:
-            self._ready += text[: min(hits)]
+        if self._stop is None or (self._state == ROOT and self._stop.cannot_begin(piece)):
+            self._ready += piece
+            return False
+        self._state, num_read, num_found = self._stop.advance(self._state, piece)
+        text = self._held + piece[:num_read]
+        if num_found:
+            self._ready += text if self._include_stop else text[: len(text) - num_found]
             self._held = ""
             self._stopped = True
             return True
-        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._ready += text[: len(text) - keep]
-        self._held = text[len(text) - keep :]
+        num_held = self._stop.depths[self._state]
+        self._ready += text[: len(text) - num_held]
+        self._held = text[len(text) - num_held :]
         return False
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper start of `stop`."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+class NoText:
+    """For sequences whose text nobody wants: takes tokens, gives none."""
+
+    def push(self, token_id: int) -> bool:
+        return False
+
+    def take(self) -> str:
+        return ""
+
+    def finish(self) -> None:
+        pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import InvalidGrammarError, TokenizerError
@@ -62,6 +63,10 @@ class GrammarMatcher:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
+    def copy(self) -> GrammarMatcher:
+        """Another sequence at the same place."""
+        return GrammarMatcher(self._matcher.deep_copy())
+
     @property
     def is_done(self) -> bool:
         """The grammar is satisfied and nothing but the end may follow, or the end has come."""
@@ -75,11 +80,15 @@ class GrammarMatcher:
         """Set the logits [V] of tokens that may not come next to -inf, in place. After an error, nothing."""
         if self._matcher.is_error():
             return
-        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8).to(logits.device)
-        positions = torch.arange(8, dtype=torch.uint8, device=logits.device)
-        forbidden = ((bits[:, None] >> positions) & 1).flatten()[: logits.shape[0]] == 0
-        logits[: forbidden.shape[0]].masked_fill_(forbidden, float("-inf"))
-        logits[forbidden.shape[0] :] = float("-inf")
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(bits, count=min(len(bits) * 8, logits.shape[0]), bitorder="little").view(np.bool_)
+        forbidden = torch.from_numpy(np.logical_not(allowed)).to(logits.device)
+        logits[: len(allowed)].masked_fill_(forbidden, float("-inf"))
+        logits[len(allowed) :] = float("-inf")
+
+    def allows(self, token_id: int) -> bool:
+        """Whether the token may come next; cheaper than the mask. After an error, anything."""
+        return token_id < 0 or self._matcher.is_error() or self._matcher.validate_tokens([token_id]) == 1
 
     def accept(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
@@ -94,6 +103,8 @@ def _grammar_text(params: StructuredOutputsParams) -> str:
 
     if params.json is not None:
         return _json_grammar(params.json)
+    if params.json_object:
+        return _json_grammar({"type": "object"})
     if params.regex is not None:
         return str(LLMatcher.grammar_from_regex(params.regex))
     if params.choice is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,22 @@ class Tokenizer:
         return found
 
     def token(self, token_id: int) -> str | None:
-        """The vocabulary's spelling of an id, None for one that it does not have."""
-        if not 0 <= token_id < 1 << 32:
+        """A token as it stands in the vocabulary, which is not yet text; None for an id beyond it."""
+        if not 0 <= token_id < 1 << 32:  # the binding's own range
             return None
         found: str | None = self._rust.id_to_token(token_id)
         return found
+
+    @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        """Ids that `decode` skips."""
+        added = self._rust.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def decoder_json(self) -> str | None:
+        """The part of tokenizer.json that makes text of tokens."""
+        decoder = self._rust.decoder
+        return None if decoder is None else decoder.__getstate__().decode()
 
     def to_json(self) -> str:
         return str(self._rust.to_str())

@@ -6,153 +6,147 @@ the same seed gives the same tokens in any batch, after preemption, and when a s
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from ..outputs import TokenLogprobs
-from ..sampling_params import SamplingParams
-from ..structured import GrammarMatcher
+from .drawing import draw
+from .logprobs import token_logprobs
+from .sampler_state import SamplerState
+
+NO_TOKEN = "no token may come next: the constraints of this request forbid all that the model knows"
+NO_NUMBERS = "the model's logits are no numbers (NaN): its weights are broken or too large for the dtype"
 
 
-@dataclass(slots=True)
-class SamplerState:
-    """One sequence as the sampler knows it. `tokens`: prompt and output; `grammar`: None = unconstrained."""
-
-    params: SamplingParams
-    seed: int
-    tokens: list[int]
-    num_prompt_tokens: int
-    end_token_ids: tuple[int, ...]
-    grammar: GrammarMatcher | None = None
-    output_counts: Counter[int] = field(default_factory=Counter)
-    seen_tokens: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        if self.params.has_penalties:
-            self.seen_tokens.update(self.tokens)
-            self.output_counts.update(self.tokens[self.num_prompt_tokens :])
-
-    @property
-    def num_output_tokens(self) -> int:
-        return len(self.tokens) - self.num_prompt_tokens
-
-    def append(self, token_id: int) -> None:
-        self.tokens.append(token_id)
-        if self.params.has_penalties:
-            self.seen_tokens.add(token_id)
-            self.output_counts[token_id] += 1
-
-
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """grammar_done: the output is complete and the token, if it is an end token, is not part of it.
 
-    error: the grammar could not go on; the token is meaningless.
+    error: no token could be chosen; the token is meaningless.
+    prompt_logprobs: with the first token of a sequence that asked for them.
     """
 
     token_id: int
     logprobs: TokenLogprobs | None = None
     grammar_done: bool = False
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
-def sample(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[SampledToken]:
-    """logits [n, V] float32, one row per state; may be overwritten. Advances grammars and states by one token."""
-    reported = _raw_logprobs(logits, states)
+def sample(
+    logits: torch.Tensor, states: Sequence[SamplerState], best: Sequence[int] | None = None
+) -> list[SampledToken]:
+    """logits [n, V] float32, one row per state; may be overwritten. Advances grammars and states by one token.
+
+    best: see `most_likely`, where somebody has looked already.
+    """
+    return sample_rows(logits, range(len(states)), states, best)
+
+
+def sample_rows(
+    logits: torch.Tensor, rows: Sequence[int], states: Sequence[SamplerState], best: Sequence[int] | None = None
+) -> list[SampledToken]:
+    """The same for some rows of logits [n, V], one per state. `best` is for all n rows."""
+    sampled: dict[int, SampledToken] = {}
+    others = [place for place, state in enumerate(states) if not state.is_plain]
+    if others:
+        picked = logits if len(others) == logits.shape[0] else logits[[rows[place] for place in others]]
+        sampled = dict(zip(others, _sample_each(picked, [states[place] for place in others]), strict=True))
+        if len(others) == len(states):
+            return list(sampled.values())
+    if best is None:
+        best = most_likely(logits)
+    return [
+        sampled[place] if place in sampled else _accept_plain(state, best[row])
+        for place, (state, row) in enumerate(zip(states, rows, strict=True))
+    ]
+
+
+def most_likely(logits: torch.Tensor) -> list[int]:
+    """The token with the largest logit of each row [n, V]; -1 where they are no numbers."""
+    values, best = logits.max(dim=-1)
+    if bool(values.isnan().any()):
+        best = best.masked_fill(values.isnan(), -1)
+    tokens: list[int] = best.tolist()
+    return tokens
+
+
+def _accept_plain(state: SamplerState, token_id: int) -> SampledToken:
+    if token_id < 0:
+        return SampledToken(0, error=NO_NUMBERS)
+    state.append(token_id)
+    return SampledToken(token_id, prompt_logprobs=state.take_prompt_logprobs())
+
+
+def _sample_each(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[SampledToken]:
+    """Rows [n, V] of sequences that ask for more than the most likely token; overwritten."""
+    raw = {row: logits[row].clone() for row, state in enumerate(states) if state.params.logprobs is not None}
     for row, state in enumerate(states):
-        _apply_constraints(logits[row], state)
-    drawn = logits.argmax(dim=-1).tolist()
+        for constraint in state.constraints:
+            constraint.apply(logits[row])
+    drawn = _choose(logits, states)
+    return [
+        _accept(state, drawn[row], raw.get(row)) if drawn[row] >= 0 else _refuse(state, logits[row])
+        for row, state in enumerate(states)
+    ]
+
+
+def _choose(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[int]:
+    """The next token of each row, -1 where there is none."""
+    drawn = [-1] * len(states)
     random_rows = [row for row, state in enumerate(states) if not state.params.is_greedy]
+    greedy_rows = [row for row, state in enumerate(states) if state.params.is_greedy]
+    for row, token_id in zip(greedy_rows, most_likely(_rows(logits, greedy_rows)) if greedy_rows else [], strict=True):
+        grammar = states[row].grammar
+        if grammar is not None and not grammar.allows(token_id):  # most often it does, and the mask is not needed
+            grammar.mask(logits[row])
+            token_id = most_likely(logits[row : row + 1])[0]
+        drawn[row] = -1 if logits[row, token_id] == float("-inf") else token_id
     if random_rows:
+        for row in random_rows:
+            if (grammar := states[row].grammar) is not None:
+                grammar.mask(logits[row])
         chosen = [states[row] for row in random_rows]
-        for row, token_id in zip(random_rows, _draw(logits[random_rows], chosen), strict=True):
+        uniforms = [uniform(state.seed, len(state.tokens)) for state in chosen]
+        tokens = draw(_rows(logits, random_rows), [state.params for state in chosen], uniforms)
+        for row, token_id in zip(random_rows, tokens, strict=True):
             drawn[row] = token_id
-    return [_accept(state, drawn[row], reported.get(row)) for row, state in enumerate(states)]
+    return drawn
 
 
-def _accept(state: SamplerState, token_id: int, logprobs: torch.Tensor | None) -> SampledToken:
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    return logits if len(rows) == logits.shape[0] else logits[list(rows)]
+
+
+def _accept(state: SamplerState, token_id: int, raw: torch.Tensor | None) -> SampledToken:
+    grammar = state.grammar
+    if grammar is not None and grammar.error is not None:
+        return SampledToken(0, error=grammar.error)
     state.append(token_id)
     details = None
-    if logprobs is not None and state.params.logprobs is not None:
-        values, indices = logprobs.topk(min(state.params.logprobs, logprobs.shape[0]))
-        top = tuple(zip(indices.tolist(), values.tolist(), strict=True))
-        details = TokenLogprobs(token_id, float(logprobs[token_id]), top)
-    if state.grammar is None:
-        return SampledToken(token_id, details)
-    state.grammar.accept(token_id)
-    return SampledToken(token_id, details, state.grammar.is_done, state.grammar.error)
+    if raw is not None and state.params.logprobs is not None:
+        (details,) = token_logprobs(raw[None], [token_id], state.params.logprobs)
+    if grammar is None:
+        return SampledToken(token_id, details, prompt_logprobs=state.take_prompt_logprobs())
+    grammar.accept(token_id)
+    return SampledToken(token_id, details, grammar.is_done, grammar.error, state.take_prompt_logprobs())
 
 
-def _raw_logprobs(logits: torch.Tensor, states: Sequence[SamplerState]) -> dict[int, torch.Tensor]:
-    return {
-        row: torch.log_softmax(logits[row], dim=-1)
-        for row, state in enumerate(states)
-        if state.params.logprobs is not None
-    }
-
-
-def _apply_constraints(logits: torch.Tensor, state: SamplerState) -> None:
-    """One row [V], in place: penalties, then the end tokens that come too early, then the grammar's mask."""
-    params = state.params
-    if params.has_penalties:
-        _apply_penalties(logits, state)
-    if state.num_output_tokens < params.min_tokens and state.end_token_ids:
-        logits[list(state.end_token_ids)] = float("-inf")
-    if state.grammar is not None:
-        state.grammar.mask(logits)
-
-
-def _apply_penalties(logits: torch.Tensor, state: SamplerState) -> None:
-    params = state.params
-    if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(state.seen_tokens))
-        values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    if state.output_counts and (params.presence_penalty or params.frequency_penalty):
-        tokens = torch.tensor(list(state.output_counts))
-        counts = torch.tensor(list(state.output_counts.values()), dtype=logits.dtype)
-        logits[tokens] -= params.presence_penalty + params.frequency_penalty * counts
-
-
-def _draw(logits: torch.Tensor, states: Sequence[SamplerState]) -> list[int]:
-    """Temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution in vocabulary order.
-
-    In vocabulary order and float64, rounding that differs with the batch practically never moves a draw.
-    """
-    temperature = torch.tensor([state.params.temperature for state in states])[:, None]
-    probabilities = torch.softmax(logits / temperature.clamp(min=1e-5), dim=-1)
-    if any(state.params.top_k > 0 or state.params.top_p < 1.0 or state.params.min_p > 0.0 for state in states):
-        probabilities = _truncate(probabilities, [state.params for state in states])
-    cumulative = probabilities.double().cumsum(dim=-1)
-    draws = [uniform(state.seed, len(state.tokens)) for state in states]
-    targets = torch.tensor(draws, dtype=torch.float64)[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative probability exceeds the target has a probability above zero.
-    picks = torch.searchsorted(cumulative, targets, right=True)[:, 0]
-    return [int(pick) for pick in picks.clamp(max=logits.shape[-1] - 1)]
-
-
-def _truncate(probabilities: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
-    """Zero what top-k, top-p or min-p exclude; the most likely token always stays."""
-    size = probabilities.shape[-1]
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(size)
-    top_k = torch.tensor([p.top_k if p.top_k > 0 else size for p in params])[:, None]
-    top_p = torch.tensor([p.top_p for p in params])[:, None]
-    min_p = torch.tensor([p.min_p for p in params])[:, None]
-    ordered = ordered.masked_fill(ranks >= top_k, 0.0)
-    # top-p is a share of what top-k left, as if its probabilities summed to one.
-    before = (ordered.cumsum(dim=-1) - ordered) / ordered.sum(dim=-1, keepdim=True)
-    excluded = ((before >= top_p) & (top_p < 1.0)) | (ordered < min_p * ordered[:, :1])
-    excluded[:, 0] = False
-    return torch.zeros_like(probabilities).scatter_(1, order, ordered.masked_fill(excluded, 0.0))
+def _refuse(state: SamplerState, logits: torch.Tensor) -> SampledToken:
+    if state.grammar is not None and state.grammar.error is not None:
+        return SampledToken(0, error=state.grammar.error)
+    return SampledToken(0, error=NO_NUMBERS if bool(logits.isnan().any()) else NO_TOKEN)
 
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) that depends on both and looks random (two rounds of SplitMix64)."""
     return (_mix(_mix(seed & _MASK) ^ (position & _MASK)) >> 11) * 2.0**-53
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of one of several completions of a prompt; the first has the prompt's own."""
+    return seed if index == 0 else _mix(_mix(seed & _MASK) ^ _mix(~index & _MASK))
 
 
 def _mix(value: int) -> int:

@@ -11,31 +11,41 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..scheduling.batch import Batch
-from .sampler import SampledToken, SamplerState, sample
+from ..scheduling.batch import Batch, ScheduledSequence
+from .logprobs import token_logprobs
+from .sampler import SampledToken, most_likely, sample_rows
+from .sampler_state import SamplerState
 
 
 def sample_batch(
-    batch: Batch, logits: torch.Tensor, states: Mapping[str, SamplerState], drafts: Mapping[str, Sequence[int]]
+    batch: Batch,
+    logits: torch.Tensor,
+    states: Mapping[str, SamplerState],
+    drafts: Mapping[str, Sequence[int]],
+    best: Sequence[int] | None = None,
 ) -> dict[str, list[SampledToken]]:
     """logits [n, V] float32 as the batch's entries ask for them; the new tokens of each entry that samples.
 
-    drafts: at least `num_drafts` guesses for each entry that has some.
+    drafts: at least `num_drafts` guesses for each entry that has some.  best: see `sampler.most_likely`.
     """
     sampled: dict[str, list[SampledToken]] = {}
     rows: dict[str, int] = {}  # of the sequences whose drafts were right so far: the row of their next token
+    num_drafts: dict[str, int] = {}
     num_rows = 0
     for entry in batch.sequences:
+        state = states[entry.sequence_id]
+        if entry.num_prompt_logits:
+            _note_prompt(entry, state, logits[num_rows : num_rows + entry.num_prompt_logits])
         if entry.samples:
             rows[entry.sequence_id] = num_rows + entry.num_prompt_logits
+            num_drafts[entry.sequence_id] = entry.num_drafts
             sampled[entry.sequence_id] = []
         num_rows += entry.num_logits
-    num_drafts = {entry.sequence_id: entry.num_drafts for entry in batch.sequences}
+    if best is None and any(num_drafts.values()) and any(states[sequence_id].is_plain for sequence_id in rows):
+        best = most_likely(logits)  # once for all rounds
     while rows:
-        picked = logits if len(rows) == logits.shape[0] else logits[list(rows.values())]
-        for (sequence_id, row), token in zip(
-            list(rows.items()), sample(picked, [states[sequence_id] for sequence_id in rows]), strict=True
-        ):
+        tokens = sample_rows(logits, list(rows.values()), [states[sequence_id] for sequence_id in rows], best)
+        for (sequence_id, row), token in zip(list(rows.items()), tokens, strict=True):
             position = len(sampled[sequence_id])
             sampled[sequence_id].append(token)
             is_over = token.grammar_done or token.error is not None or position == num_drafts[sequence_id]
@@ -44,3 +54,13 @@ def sample_batch(
             else:
                 rows[sequence_id] = row + 1
     return sampled
+
+
+def _note_prompt(entry: ScheduledSequence, state: SamplerState, logits: torch.Tensor) -> None:
+    """Log-probabilities of the prompt tokens that the rows [n, V] predict: few at a time, as rows are wide."""
+    num_top = state.params.prompt_logprobs
+    if num_top is None or state.prompt_logprobs is None:
+        return
+    first = entry.end - entry.num_logits + 1
+    predicted = state.tokens[first : first + entry.num_prompt_logits]
+    state.prompt_logprobs += token_logprobs(logits, predicted, num_top)

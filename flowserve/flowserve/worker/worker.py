@@ -9,7 +9,8 @@ from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
 from ..scheduling.batch import Batch
 from .model_runner import ModelRunner
-from .sampler import SampledToken, SamplerState
+from .sampler import SampledToken
+from .sampler_state import SamplerState
 from .verification import sample_batch
 
 

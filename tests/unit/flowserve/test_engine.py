@@ -16,6 +16,7 @@ from flowserve.errors import (
     InvalidGrammarError,
     InvalidPromptError,
     InvalidRequestError,
+    InvalidSamplingParamsError,
     PromptTooLongError,
     UnknownSequenceError,
 )
@@ -312,3 +313,94 @@ def test_stats(engine: Build) -> None:
     stats = each.stats()
     assert (stats.running, stats.waiting, stats.free_blocks, stats.num_preemptions) == (0, 0, 20, 0)
     assert stats.cached_blocks == 6 and stats.num_steps == 6
+
+
+def test_several_completions_of_a_prompt(llm: Build) -> None:
+    each = llm(max_num_sequences=3)
+    params = SamplingParams(n=5, seed=3, max_tokens=12, ignore_eos=True, logprobs=0)
+    several, other = each.generate([PROMPT * 20, PROMPT], [params, greedy(max_tokens=4)])
+    assert [output.index for output in several.outputs] == [0, 1, 2, 3, 4]
+    assert len({tuple(output.token_ids) for output in several.outputs}) == 5
+    assert all(len(output.token_ids) == len(output.logprobs) == 12 for output in several.outputs)
+    assert all(output.text and output.finish_reason == "length" for output in several.outputs)
+    assert len(other.outputs) == 1 and other.finished
+    alone = complete(each, SamplingParams(seed=3, max_tokens=12, ignore_eos=True), PROMPT * 20)
+    assert alone.token_ids == several.outputs[0].token_ids, "the first is what n=1 gives"
+    again = llm(max_num_batched_tokens=5).generate([PROMPT * 20], params)[0]
+    assert [output.token_ids for output in again.outputs] == [output.token_ids for output in several.outputs]
+    with pytest.raises(InvalidRequestError, match="n must be 1, got 5"):
+        list(each.stream(PROMPT, params))
+
+
+def test_completions_share_the_prompt(engine: Build) -> None:
+    each = engine(block_size=4)
+    each.add("a", [7] * 41, SamplingParams(n=4, max_tokens=3, ignore_eos=True))
+    outputs = []
+    while each.has_work:
+        outputs += each.step()
+        each.check_invariants()
+    assert {(output.sequence_id, output.index) for output in outputs} == {("a", index) for index in range(4)}
+    assert [output.index for output in outputs if output.finished] == [0, 1, 2, 3]
+    assert each.stats().prefix_hit_tokens == 3 * 40
+
+
+def test_abort_ends_all_completions(engine: Build) -> None:
+    each = engine()
+    for num_steps in (0, 1, 2):
+        each.add("a", PROMPT, SamplingParams(n=3, max_tokens=8, ignore_eos=True))
+        with pytest.raises(UnknownSequenceError, match="already"):
+            each.add("a", PROMPT)
+        for _ in range(num_steps):
+            each.step()
+        each.abort("a")
+        each.check_invariants()
+        assert not each.has_work and each.stats().free_blocks == each.stats().total_blocks
+
+
+def test_prompt_logprobs_in_chunks_of_any_size(engine: Build, llm: Build) -> None:
+    prompt = PROMPT * 30
+    (whole,) = llm().generate([prompt], greedy(max_tokens=20, logprobs=3))
+    text = prompt + whole.outputs[0].token_ids
+    params = greedy(max_tokens=2, prompt_logprobs=3)
+    for options in ({}, {"max_num_batched_tokens": 7}, {"num_kv_blocks": 40, "block_size": 4, "max_model_len": 150}):
+        each = llm(**options)
+        each.generate([prompt], greedy(max_tokens=1))  # its KV is preserved, and yet every logit is computed
+        (output,) = each.generate([text], params)
+        found = output.prompt_logprobs
+        assert found[0] is None and [entry.token_id for entry in found[1:]] == text[1:]
+        for expected, entry in zip(whole.outputs[0].logprobs, found[len(prompt) :], strict=True):
+            assert entry.logprob == pytest.approx(expected.logprob, abs=1e-4)
+            assert [value for _, value in entry.top] == pytest.approx([v for _, v in expected.top], abs=1e-4)
+    plain, first = each.generate([text, PROMPT], [greedy(max_tokens=2), greedy(max_tokens=1, prompt_logprobs=0)])
+    assert plain.prompt_logprobs is None and len(first.prompt_logprobs) == len(PROMPT)
+    assert first.prompt_logprobs[1].top == ()
+
+
+def test_bad_words_and_bias(llm: Build) -> None:
+    each = llm()
+    text = complete(each, greedy(max_tokens=40)).text
+    words = [word for word in text.split() if len(word) > 1 and "\ufffd" not in word][:4]
+    for word in words:
+        assert complete(each, greedy(max_tokens=40, bad_words=[word])).text != text
+    assert set(complete(each, greedy(max_tokens=5, logit_bias={77: 100})).token_ids) == {77}
+    with pytest.raises(InvalidSamplingParamsError, match="logit_bias names the token 400"):
+        complete(each, greedy(logit_bias={"400": 1}))
+
+
+def test_stop_strings_may_stay_and_wait_for_min_tokens(llm: Build) -> None:
+    each = llm()
+    text = complete(each, greedy(max_tokens=60)).text
+    stop = next(text[i : i + 2] for i in range(10, len(text)) if "\ufffd" not in text[i : i + 2])
+    kept = complete(each, greedy(max_tokens=60, stop=stop, include_stop_str_in_output=True))
+    assert kept.text == text[: text.index(stop) + 2] and kept.finish_reason == "stop"
+    late = complete(each, greedy(max_tokens=60, stop=stop, min_tokens=60))
+    assert late.text in (text, text.removesuffix(stop)) and len(late.token_ids) == 60
+    silent = complete(each, greedy(max_tokens=60, detokenize=False))
+    assert silent.text == "" and len(silent.token_ids) == 60
+
+
+def test_thousands_of_stop_strings(llm: Build) -> None:
+    each = llm()
+    text = complete(each, greedy(max_tokens=40)).text
+    never = [f"{text[:3]}{number}" for number in range(5000) if f"{text[:3]}{number}" not in text]
+    assert complete(each, greedy(max_tokens=40, stop=never)).text == text

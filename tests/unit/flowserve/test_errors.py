@@ -191,7 +191,12 @@ def test_context_follows_the_cache(models: Models) -> None:
         {"max_tokens": 0}, {"max_tokens": 1.0}, {"min_tokens": -1}, {"seed": "x"}, {"seed": 1.5},
         {"stop": [""]}, {"stop": [1]}, {"stop_token_ids": [-1]}, {"stop_token_ids": ["a"]},
         {"logprobs": -1}, {"logprobs": 101}, {"repetition_penalty": 0.0}, {"presence_penalty": 3.0},
-        {"frequency_penalty": float("inf")},
+        {"frequency_penalty": float("inf")}, {"n": 0}, {"n": 129}, {"n": 2.0}, {"prompt_logprobs": -1},
+        {"prompt_logprobs": 101}, {"prompt_logprobs": True}, {"logit_bias": {3: 101}}, {"logit_bias": {3: "x"}},
+        {"logit_bias": {-3: 1}}, {"logit_bias": {"x": 1}}, {"logit_bias": {3: float("nan")}}, {"logit_bias": [3]},
+        {"bad_words": [""]}, {"bad_words": [" "]}, {"bad_words": [1]}, {"bad_words": 1}, {"stop": 1},
+        {"stop_token_ids": 1}, {"detokenize": 1}, {"include_stop_str_in_output": "yes"}, {"ignore_eos": 1},
+        {"skip_special_tokens": None},
     ],
 )  # fmt: skip
 def test_sampling_params(params: dict[str, Any]) -> None:
@@ -205,12 +210,29 @@ def test_sampling_params_that_contradict_each_other() -> None:
         SamplingParams(min_tokens=5, max_tokens=3)
     with pytest.raises(InvalidSamplingParamsError, match="min_tokens.*structured_outputs"):
         SamplingParams(min_tokens=5, structured_outputs=StructuredOutputsParams(regex="a"))
+    with pytest.raises(InvalidSamplingParamsError, match="n 2 cannot go with temperature 0"):
+        SamplingParams(n=2, temperature=0.0)
+    with pytest.raises(InvalidSamplingParamsError, match="stop cannot go with detokenize"):
+        SamplingParams(stop="a", detokenize=False)
+    with pytest.raises(InvalidSamplingParamsError, match="include_stop_str_in_output cannot go with detokenize"):
+        SamplingParams(include_stop_str_in_output=True, detokenize=False)
+    with pytest.raises(InvalidSamplingParamsError, match="got json, regex"):
+        StructuredOutputsParams(json={}, regex="a")
+
+
+def test_sampling_params_as_json_gives_them() -> None:
+    params = SamplingParams(logit_bias={"7": 1, "8": -2.5}, stop=None, bad_words=None)  # type: ignore[arg-type]
+    assert params.logit_bias == {7: 1.0, 8: -2.5} and params.stop == params.bad_words == ()
+    assert SamplingParams(logit_bias={}).logit_bias is None
 
 
 @pytest.mark.parametrize(
     "params",
-    [{}, {"json": {}, "regex": "a"}, {"choice": []}, {"choice": [""]}, {"choice": [1]}, {"regex": 1}, {"json": 1}],
-)
+    [
+        {}, {"json_object": False}, {"json_object": 1}, {"json": {}, "json_object": True}, {"json": {}, "regex": "a"},
+        {"choice": []}, {"choice": [""]}, {"choice": [1]}, {"regex": 1}, {"json": 1},
+    ],
+)  # fmt: skip
 def test_structured_outputs_params(params: dict[str, Any]) -> None:
     with pytest.raises(InvalidSamplingParamsError, match="structured_outputs"):
         StructuredOutputsParams(**params)

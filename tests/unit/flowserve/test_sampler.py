@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowserve import SamplingParams
-from flowserve.worker.sampler import SamplerState, sample, uniform
+from flowserve.worker import sampler
+from flowserve.worker.drawing import draw
+from flowserve.worker.logprobs import token_logprobs
+from flowserve.worker.sampler import NO_NUMBERS, NO_TOKEN, derived_seed, sample, uniform
+from flowserve.worker.sampler_state import SamplerState
 
 LOGITS = [math.log(p) for p in (0.4, 0.3, 0.2, 0.06, 0.04)]
 
@@ -111,3 +117,163 @@ def test_ties_and_certainties() -> None:
     assert draws(logits=[-math.inf, 0.0, -math.inf, -math.inf]) == {1: 2000}
     counts = draws(4000, logits=[0.0, 0.0])
     assert abs(counts[0] - counts[1]) < 300
+
+
+# --- constraints ----------------------------------------------------------------------------------------
+
+
+def greedy(logits: list[float], tokens: list[int], num_prompt: int = 1, **params: Any) -> int:
+    """The next token after `tokens`, where the others came one by one through `append`."""
+    bad_words = params.pop("bad_ids", ())
+    each = SamplerState(
+        SamplingParams(temperature=0.0, **params), 0, tokens[:num_prompt], num_prompt, (4,), bad_words=bad_words
+    )
+    for token_id in tokens[num_prompt:]:
+        each.append(token_id)
+    grown = sample(torch.tensor([logits]), [each])[0].token_id
+    whole = SamplerState(SamplingParams(temperature=0.0, **params), 0, list(tokens), num_prompt, (4,), None, bad_words)
+    assert sample(torch.tensor([logits]), [whole])[0].token_id == grown, "known at once, or token by token"
+    return grown
+
+
+def test_logit_bias() -> None:
+    logits = [2.0, 1.0, 0.0, 0.0, 0.0]
+    assert greedy(logits, [0], logit_bias={1: 1.5}) == 1
+    assert greedy(logits, [0], logit_bias={0: -100, 1: -100, 3: 0.1}) == 3
+    assert draws(logit_bias={3: 100.0}) == {3: 2000}
+
+
+def test_bad_words_of_one_and_of_several_tokens() -> None:
+    logits = [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert greedy(logits, [9], bad_ids=[(0,)]) == 1
+    words = [(0,), (1, 2, 1), (3, 1)]
+    assert greedy(logits, [9], bad_ids=words) == 1, "a word may begin"
+    assert greedy(logits, [9, 1, 2], bad_ids=words) == 2, "but not end"
+    assert greedy(logits, [9, 1, 3], bad_ids=words) == 2
+    assert greedy(logits, [1, 2], num_prompt=2, bad_ids=words) == 1, "the prompt is no output"
+    long = [9, *range(5, 90), 1, 2]
+    assert greedy(logits, long, bad_ids=words) == 2
+
+
+def test_min_tokens_counts_the_output_alone() -> None:
+    logits = [0.0, 0.0, 0.0, 1.0, 9.0]
+    assert greedy(logits, [1, 1, 1], num_prompt=3, min_tokens=2) == 3
+    assert greedy(logits, [1, 1], num_prompt=1, min_tokens=2) == 3
+    assert greedy(logits, [1, 1, 1], num_prompt=1, min_tokens=2) == 4
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, 199), min_size=1, max_size=150),
+    num_prompt=st.integers(1, 150),
+    repetition=st.sampled_from([1.0, 0.5, 1.3]),
+    presence=st.sampled_from([0.0, -0.5, 1.0]),
+    frequency=st.sampled_from([0.0, 0.2, -0.1]),
+)
+def test_penalties_as_defined(
+    tokens: list[int], num_prompt: int, repetition: float, presence: float, frequency: float
+) -> None:
+    num_prompt = min(num_prompt, len(tokens))
+    logits = torch.randn(200, generator=torch.Generator().manual_seed(len(tokens)))
+    expected = logits.clone()
+    for token_id in set(tokens):
+        value = expected[token_id]
+        expected[token_id] = value / repetition if value > 0 else value * repetition
+        if count := tokens[num_prompt:].count(token_id):
+            expected[token_id] -= presence + frequency * count
+    params = dict(repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency)
+    each = SamplerState(SamplingParams(**params), 0, tokens[:num_prompt], num_prompt)
+    for token_id in tokens[num_prompt:]:
+        each.append(token_id)
+    for constraint in each.constraints:
+        constraint.apply(logits)
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+# --- drawing --------------------------------------------------------------------------------------------
+
+
+def sorted_and_cut(logits: torch.Tensor, params: SamplingParams, value: float) -> int:
+    """The definition: sort all, cut, draw in vocabulary order."""
+    probabilities = torch.softmax(logits / max(params.temperature, 1e-5), dim=-1)
+    ordered, order = probabilities.double().sort(descending=True, stable=True)
+    if params.top_k > 0:
+        ordered[params.top_k :] = 0.0
+    before = (ordered.cumsum(0) - ordered) / ordered.sum()
+    if params.top_p < 1.0:
+        ordered[1:][before[1:] >= params.top_p] = 0.0
+    ordered[ordered < params.min_p * ordered[0]] = 0.0
+    cumulative = torch.zeros_like(ordered).scatter(0, order, ordered).cumsum(0)
+    return int((cumulative > value * cumulative[-1]).nonzero()[0])
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    size=st.sampled_from([1, 3, 300, 512, 5000]),
+    top_k=st.sampled_from([0, 1, 5, 400]),
+    top_p=st.sampled_from([1.0, 0.999, 0.9, 0.3]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5]),
+    temperature=st.sampled_from([0.3, 1.0, 9.0]),
+    value=st.floats(0.0, 1.0, exclude_max=True),
+)
+def test_looking_at_few_tokens_draws_the_same(
+    size: int, top_k: int, top_p: float, min_p: float, temperature: float, value: float
+) -> None:
+    params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    logits = 3 * torch.randn(3, size, generator=torch.Generator().manual_seed(size))
+    drawn = draw(logits, [SamplingParams(), params, params], [0.5, value, value])
+    assert drawn[1:] == [sorted_and_cut(row, params, value) for row in logits[1:]]
+
+
+def test_the_ends_of_the_unit_interval_draw_tokens_that_exist() -> None:
+    logits = torch.full((4, 1200), -math.inf)
+    logits[:, 600] = logits[:, 700] = 0.0
+    cut = SamplingParams(top_k=3)
+    drawn = draw(logits, [SamplingParams(), SamplingParams(), cut, cut], [0.0, 1.0 - 2**-53, 0.0, 1.0 - 2**-53])
+    assert drawn == [600, 700, 600, 700]
+
+
+# --- rows that need little, rows that cannot be sampled -------------------------------------------------
+
+
+def test_plain_greedy_rows_are_not_looked_at_where_the_best_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise AssertionError("the logits were looked at")
+
+    monkeypatch.setattr(sampler, "most_likely", fail)
+    monkeypatch.setattr(sampler, "_sample_each", fail)
+    states = [state(temperature=0.0) for _ in range(3)]
+    tokens = sample(torch.tensor([LOGITS] * 3), states, best=[2, 0, 1])
+    assert [token.token_id for token in tokens] == [2, 0, 1]
+    assert [each.tokens for each in states] == [[0, 2], [0, 0], [0, 1]]
+    monkeypatch.undo()
+    mixed = [state(temperature=0.0), state(temperature=0.0, logit_bias={3: 100})]
+    assert [token.token_id for token in sample(torch.tensor([LOGITS] * 2), mixed, best=[2, 2])] == [2, 3]
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"temperature": 0.0, "logprobs": 1}])
+def test_logits_that_are_no_numbers_end_their_row_alone(params: dict[str, Any]) -> None:
+    rows = torch.tensor([LOGITS, [math.nan] * 5, LOGITS])
+    states = [state(temperature=0.0), state(**params), state(temperature=0.0)]
+    tokens = sample(rows, states)
+    assert [token.error for token in tokens] == [None, NO_NUMBERS, None]
+    assert (tokens[0].token_id, tokens[2].token_id) == (0, 0)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"min_p": 0.1}])
+def test_constraints_that_leave_nothing_end_their_row_alone(params: dict[str, Any]) -> None:
+    forbidding = SamplerState(SamplingParams(**params), 0, [9], 1, bad_words=[(i,) for i in range(5)])
+    tokens = sample(torch.tensor([LOGITS] * 2), [forbidding, state(temperature=0.0)])
+    assert [token.error for token in tokens] == [NO_TOKEN, None]
+
+
+def test_logprobs_of_rows_and_more_than_there_are() -> None:
+    (entry,) = token_logprobs(torch.tensor([LOGITS]), [3], 9)
+    assert entry.logprob == pytest.approx(math.log(0.06), abs=1e-6) and len(entry.top) == 5
+    assert [token_id for token_id, _ in entry.top] == [0, 1, 2, 3, 4]
+
+
+def test_each_of_several_completions_has_a_seed() -> None:
+    seeds = [derived_seed(seed, index) for seed in range(50) for index in range(20)]
+    assert len(set(seeds)) == 1000
+    assert [derived_seed(seed, 0) for seed in range(3)] == [0, 1, 2]

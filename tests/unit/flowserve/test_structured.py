@@ -93,3 +93,41 @@ def test_a_vocabulary_padded_beyond_the_tokenizer(models: Callable[..., Any], ll
     padded = llm(models(vocab_size=437))
     for output in outputs(padded, StructuredOutputsParams(regex="[a-z]{5}"), 10, max_tokens=20):
         assert re.fullmatch("[a-z]{5}", output.text)
+
+
+def test_any_json_object(llm: Callable[..., Any]) -> None:
+    finished = 0
+    for output in outputs(llm(), StructuredOutputsParams(json_object=True), 20, max_tokens=100):
+        assert output.text.startswith("{")
+        if output.finish_reason == "stop":
+            finished += 1
+            assert isinstance(json.loads(output.text), dict)
+    assert finished > 2
+
+
+def test_greedy_tokens_that_fit_need_no_mask_and_are_the_same(
+    llm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    structured = StructuredOutputsParams(json=PERSON)
+    quick = outputs(llm(), structured, 2, temperature=0.0, max_tokens=80)
+    monkeypatch.setattr("flowserve.structured.GrammarMatcher.allows", lambda self, token_id: False)
+    slow = outputs(llm(), structured, 2, temperature=0.0, max_tokens=80)
+    assert [output.token_ids for output in quick] == [output.token_ids for output in slow]
+
+
+def test_each_completion_has_a_grammar_of_its_own(llm: Callable[..., Any]) -> None:
+    (output,) = llm().generate(
+        ["x"], SamplingParams(n=4, seed=1, max_tokens=30, structured_outputs=StructuredOutputsParams(regex="[a-f]{6}"))
+    )
+    texts = [completion.text for completion in output.outputs]
+    assert all(re.fullmatch("[a-f]{6}", text) for text in texts) and len(set(texts)) > 1
+
+
+def test_a_grammar_and_bad_words_that_leave_nothing_end_their_sequence_alone(llm: Callable[..., Any]) -> None:
+    impossible = SamplingParams(
+        structured_outputs=StructuredOutputsParams(regex="7+"), bad_words=["7"], max_tokens=5, temperature=0.0
+    )
+    good = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
+    bad, other = llm().generate(["x", "x"], [impossible, good])
+    assert bad.outputs[0].finish_reason == "abort" and "no token may come next" in bad.outputs[0].error
+    assert len(other.outputs[0].token_ids) == 5

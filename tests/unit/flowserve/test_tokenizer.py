@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as rust_models
 
-from flowserve.detokenizer import Detokenizer
+from flowserve.detokenizer import DetokenizerFactory, TableDetokenizer, WindowDetokenizer
 from flowserve.errors import ModelNotFoundError, TokenizerError
 from flowserve.sequence_text import SequenceText
 from flowserve.tokenizer import Tokenizer
@@ -37,7 +37,8 @@ def tokenizer(models: Callable[..., Path]) -> Tokenizer:
 
 
 def pieces_of(tokenizer: Tokenizer, token_ids: list[int], prompt_ids: list[int] | None = None) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt_ids or [])
+    detokenizer = DetokenizerFactory(tokenizer).make(prompt_ids or [])
+    assert isinstance(detokenizer, TableDetokenizer)
     return [*(detokenizer.push(token_id) for token_id in token_ids), detokenizer.flush()]
 
 
@@ -63,8 +64,19 @@ def test_a_character_split_over_tokens_comes_whole(tokenizer: Tokenizer) -> None
 def test_pieces_of_any_tokens_join_to_their_text(tokenizer: Tokenizer, token_ids: list[int], prompt: list[int]) -> None:
     """Also of bytes that are no UTF-8, special tokens, and ids beyond the vocabulary."""
     assert "".join(pieces_of(tokenizer, token_ids)) == tokenizer.decode(token_ids)
+    assert "".join(pieces_of(tokenizer, token_ids, prompt)) == tokenizer.decode(token_ids)
+    shown = DetokenizerFactory(tokenizer).make(prompt, skip_special_tokens=False)
+    pieces = [*(shown.push(token_id) for token_id in token_ids), shown.flush()]
+    assert "".join(pieces) == tokenizer.decode(token_ids, skip_special_tokens=False)
+
+
+@settings(max_examples=300)
+@given(token_ids=st.lists(st.integers(0, 420), max_size=60), prompt=st.lists(st.integers(0, 399), max_size=10))
+def test_pieces_of_a_decoder_that_is_not_known(tokenizer: Tokenizer, token_ids: list[int], prompt: list[int]) -> None:
     settled = tokenizer.encode("so far. ") if not tokenizer.decode(prompt).isascii() else prompt
-    assert "".join(pieces_of(tokenizer, token_ids, settled)) == tokenizer.decode(token_ids)
+    detokenizer = WindowDetokenizer(tokenizer, settled)
+    pieces = [*(detokenizer.push(token_id) for token_id in token_ids), detokenizer.flush()]
+    assert "".join(pieces) == tokenizer.decode(token_ids)
 
 
 def test_long_runs_of_broken_bytes_are_not_held_for_ever(tokenizer: Tokenizer) -> None:
@@ -74,26 +86,71 @@ def test_long_runs_of_broken_bytes_are_not_held_for_ever(tokenizer: Tokenizer) -
     assert max(map(len, pieces)) < 20
 
 
-def test_leading_spaces_depend_on_the_prompt(tmp_path: Path) -> None:
-    """A Llama 2 style tokenizer drops the first space of a text, but not of its continuation."""
-    vocabulary = {"<unk>": 0, "▁Hello": 1, "▁world": 2, "!": 3, **{f"<0x{byte:02X}>": 4 + byte for byte in range(256)}}
+FIRST_BYTE = 7
+
+
+def fallback_tokenizer(folder: Path, decoder: decoders.Decoder | None = None) -> Tokenizer:
+    """As Llama 2 has it. Other tokens than bytes are the first seven, <s> is special."""
+    words = ["<unk>", "▁Hello", "▁world", "!", "<s>", "▁", "ü▁"]
+    vocabulary = {word: token_id for token_id, word in enumerate(words)}
+    vocabulary |= {f"<0x{byte:02X}>": FIRST_BYTE + byte for byte in range(256)}
     rust = RustTokenizer(rust_models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    rust.add_special_tokens(["<s>"])
     rust.pre_tokenizer = pre_tokenizers.Metaspace()
-    rust.decoder = decoders.Sequence(
+    rust.decoder = decoder or decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    rust.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.from_folder(tmp_path)
-    euro = [4 + byte for byte in "€".encode()]
+    rust.save(str(folder / "tokenizer.json"))
+    return Tokenizer.from_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def fallback(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return fallback_tokenizer(tmp_path_factory.mktemp("fallback"))
+
+
+def test_leading_spaces_depend_on_the_prompt(tmp_path: Path) -> None:
+    """A Llama 2 style tokenizer drops the first space of a text, but not of its continuation."""
+    tokenizer = fallback_tokenizer(tmp_path)
+    euro = [FIRST_BYTE + byte for byte in "€".encode()]
     assert pieces_of(tokenizer, [1, 2, 3, *euro]) == ["Hello", " world", "!", "", "", "€", ""]
     assert pieces_of(tokenizer, [2, 3], [1]) == [" world", "!", ""]
+    assert pieces_of(tokenizer, [4, 2, 3], [4, 4]) == ["", "world", "!", ""], "special tokens are no text"
+
+
+@settings(max_examples=300)
+@given(parts=st.lists(st.one_of(st.integers(0, 8), st.characters(exclude_categories=["Cs"])), max_size=30))
+def test_pieces_under_byte_fallback(fallback: Tokenizer, parts: list[int | str]) -> None:
+    """Any mix of words, special tokens and characters in bytes, joined, is what decoding all at once gives."""
+    tokenizer = fallback
+    token_ids = []
+    for part in parts:
+        token_ids += [part] if isinstance(part, int) else [FIRST_BYTE + byte for byte in part.encode()]
+    pieces = pieces_of(tokenizer, token_ids)
+    assert "".join(pieces) == tokenizer.decode(token_ids)
+    assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in parts
+
+
+def test_broken_bytes_under_byte_fallback(tmp_path: Path) -> None:
+    tokenizer = fallback_tokenizer(tmp_path)
+    euro = [FIRST_BYTE + byte for byte in "€".encode()]
+    for broken in (euro[:2], [FIRST_BYTE + 255] * 3, [*euro[:2], FIRST_BYTE + 255]):
+        for token_ids in ([1, *broken], [1, *broken, 3], [1, *broken, 4, 2]):
+            assert "".join(pieces_of(tokenizer, token_ids)) == tokenizer.decode(token_ids), "one U+FFFD for each byte"
+
+
+def test_other_decoders_are_left_to_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer = fallback_tokenizer(tmp_path, decoders.Metaspace())
+    detokenizer = DetokenizerFactory(tokenizer).make()
+    assert isinstance(detokenizer, WindowDetokenizer)
+    assert [detokenizer.push(token_id) for token_id in (1, 2, 3)] == ["Hello", " world", "!"]
 
 
 def test_special_tokens_and_stop_text(tokenizer: Tokenizer) -> None:
     end = tokenizer.token_id("<|im_end|>")
     assert end is not None and tokenizer.token_id("<|nope|>") is None
     assert pieces_of(tokenizer, [end, end]) == ["", "", ""]
-    shown = Detokenizer(tokenizer, [], skip_special_tokens=False)
+    shown = DetokenizerFactory(tokenizer).make([], skip_special_tokens=False)
     assert shown.push(end) == "<|im_end|>"
 
 
@@ -103,7 +160,7 @@ def test_special_tokens_and_stop_text(tokenizer: Tokenizer) -> None:
     stops=st.lists(st.text("abé", min_size=1, max_size=4), max_size=3),
 )
 def test_stop_strings_in_any_text(tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
-    sequence_text, shown, stopped = SequenceText(Detokenizer(tokenizer), stops), "", False
+    sequence_text, shown, stopped = SequenceText(DetokenizerFactory(tokenizer).make(), stops), "", False
     for token_id in tokenizer.encode(text):
         stopped = sequence_text.push(token_id)
         shown += sequence_text.take()

@@ -1,0 +1,112 @@
+"""Intake: a request checked against the model, and what its sequences are made of.
+
+Everything that can be wrong with a request is found here, before anything of it is queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .detokenizer import DetokenizerFactory
+from .errors import InvalidPromptError, InvalidSamplingParamsError, PromptTooLongError
+from .sampling_params import SamplingParams
+from .sequence_text import NoText, SequenceText
+from .structured import GrammarCompiler, GrammarMatcher
+from .tokenizer import Tokenizer
+from .worker.sampler import derived_seed
+from .worker.sampler_state import SamplerState
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can run. max_tokens: at most, with what the context leaves.  end_token_ids: those that end it."""
+
+    prompt_ids: list[int]
+    params: SamplingParams
+    max_tokens: int
+    end_token_ids: frozenset[int]
+    bad_words: tuple[tuple[int, ...], ...]
+    vocab_size: int
+    grammar: GrammarMatcher | None
+    detokenizers: DetokenizerFactory
+
+    def sampler_state(self, seed: int, index: int = 0) -> SamplerState:
+        """Of one of the `n` completions; `seed` is that of the request."""
+        ends = tuple(sorted(token_id for token_id in self.end_token_ids if token_id < self.vocab_size))
+        grammar = self.grammar.copy() if self.grammar is not None else None
+        return SamplerState(
+            self.params,
+            derived_seed(seed, index),
+            list(self.prompt_ids),
+            len(self.prompt_ids),
+            ends,
+            grammar,
+            self.bad_words,
+            wants_prompt_logprobs=index == 0 and self.params.prompt_logprobs is not None,
+        )
+
+    def text(self) -> SequenceText | NoText:
+        params = self.params
+        if not params.detokenize:
+            return NoText()
+        detokenizer = self.detokenizers.make(self.prompt_ids, params.skip_special_tokens)
+        return SequenceText(detokenizer, params.stop, params.include_stop_str_in_output, params.min_tokens)
+
+
+class Intake:
+    """Knows the model's limits and its tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._max_model_len = max_model_len
+        self._grammars = GrammarCompiler(tokenizer, vocab_size, tokenizer.eos_token_ids)
+        self._detokenizers = DetokenizerFactory(tokenizer)
+
+    def prepare(self, prompt_ids: Sequence[int], params: SamplingParams) -> Prepared:
+        """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError or InvalidGrammarError."""
+        self._check_prompt(prompt_ids)
+        self._check_bias(params)
+        left = self._max_model_len - len(prompt_ids)
+        eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
+        return Prepared(
+            prompt_ids=list(prompt_ids),
+            params=params,
+            max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
+            end_token_ids=frozenset((*eos, *params.stop_token_ids)),
+            bad_words=self._bad_words(params),
+            vocab_size=self._vocab_size,
+            grammar=self._grammars.compile(params.structured_outputs) if params.structured_outputs else None,
+            detokenizers=self._detokenizers,
+        )
+
+    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        if not prompt_ids:
+            raise InvalidPromptError("the prompt is empty")
+        if len(prompt_ids) >= self._max_model_len:
+            raise PromptTooLongError(
+                f"prompt of {len(prompt_ids)} tokens does not fit the context of {self._max_model_len} tokens"
+                " with room for one more"
+            )
+        vocab_size = self._vocab_size
+        for token_id in prompt_ids:
+            if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+                raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
+
+    def _check_bias(self, params: SamplingParams) -> None:
+        for token_id in params.logit_bias or ():
+            if token_id >= self._vocab_size:
+                raise InvalidSamplingParamsError(
+                    f"logit_bias names the token {token_id}, which is not in the vocabulary of {self._vocab_size}"
+                )
+
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """As they begin a text and as they follow one, in the tokenizer's own writing."""
+        words: dict[tuple[int, ...], None] = {}
+        for word in params.bad_words:
+            bare = word.lstrip(" ")
+            for text in (bare, " " + bare):
+                if ids := tuple(self._tokenizer.encode(text, add_special_tokens=False)):
+                    words[ids] = None
+        return tuple(words)
