@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := pool ray dask
 
-.PHONY: run test check bench bench-peers kill-loop clean
+.PHONY: run test check bench bench-peers kill-loop oracle clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
@@ -40,6 +40,12 @@ SEED ?= 1
 
 kill-loop: $(STAMP)
 	$(BIN)/python -m tests.kill_loop --kills $(KILLS) --seed $(SEED)
+
+# Random models of every architecture against transformers, EXAMPLES of each (a quarter of a second for one).
+EXAMPLES ?= 500
+
+oracle: $(STAMP)
+	FLOWSERVE_ORACLE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/unit/flowserve/test_oracle.py
 
 clean:
 	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

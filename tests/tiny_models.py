@@ -8,6 +8,7 @@ That transformers reads these folders without a missing or unexpected tensor is 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 _ARCHITECTURES = {
     "llama": ("LlamaForCausalLM", "llama"),
+    "mistral": ("MistralForCausalLM", "mistral"),
+    "phi3": ("Phi3ForCausalLM", "phi3"),
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
     "qwen3": ("Qwen3ForCausalLM", "qwen3"),
 }
@@ -77,7 +80,7 @@ _CHAT_TEMPLATE = """\
 
 
 def make_model(folder: str | Path, architecture: str, *, seed: int = 0, **config: Any) -> Path:
-    """Write a random model of `architecture` ("llama", "qwen2", "qwen3") and return its folder.
+    """Write a random model of `architecture` ("llama", "mistral", "phi3", "qwen2", "qwen3") and return its folder.
 
     `config` overrides fields of config.json (sizes, rope_scaling, tie_word_embeddings, ...).
     The same arguments write the same bytes.
@@ -106,6 +109,10 @@ def make_model(folder: str | Path, architecture: str, *, seed: int = 0, **config
     }
     if architecture == "qwen3":
         settings["head_dim"] = 24  # deliberately not hidden_size / num_attention_heads
+    if architecture == "mistral":
+        settings["sliding_window"] = 21  # shorter than what tests generate, and no whole number of blocks
+    if architecture == "phi3":
+        settings["pad_token_id"] = None  # else transformers' default, which lies outside the small vocabulary
     settings.update(config)
     _write_json(folder / "config.json", settings)
     eos_ids = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
@@ -145,23 +152,33 @@ def random_tensors(architecture: str, settings: dict[str, Any], seed: int) -> di
     for index in range(settings["num_hidden_layers"]):
         layer = f"model.layers.{index}."
         for name, size in (("q", q_size), ("k", kv_size), ("v", kv_size)):
+            if architecture == "phi3":
+                continue
             tensors[f"{layer}self_attn.{name}_proj.weight"] = matrix(size, hidden)
             if architecture == "qwen2" or settings.get("attention_bias"):
                 tensors[f"{layer}self_attn.{name}_proj.bias"] = matrix(size)
         tensors[f"{layer}self_attn.o_proj.weight"] = matrix(hidden, q_size)
         if settings.get("attention_bias") and architecture != "qwen2":
             tensors[f"{layer}self_attn.o_proj.bias"] = matrix(hidden)
+        if settings.get("mlp_bias"):
+            for name, size in (("gate", inner), ("up", inner), ("down", hidden)):
+                tensors[f"{layer}mlp.{name}_proj.bias"] = matrix(size)
         if architecture == "qwen3":
             tensors[f"{layer}self_attn.q_norm.weight"] = norm(head_dim)
             tensors[f"{layer}self_attn.k_norm.weight"] = norm(head_dim)
-        tensors[f"{layer}mlp.gate_proj.weight"] = matrix(inner, hidden)
-        tensors[f"{layer}mlp.up_proj.weight"] = matrix(inner, hidden)
+        if architecture == "phi3":
+            tensors[f"{layer}self_attn.qkv_proj.weight"] = matrix(q_size + 2 * kv_size, hidden)
+            tensors[f"{layer}mlp.gate_up_proj.weight"] = matrix(2 * inner, hidden)
+        else:
+            tensors[f"{layer}mlp.gate_proj.weight"] = matrix(inner, hidden)
+            tensors[f"{layer}mlp.up_proj.weight"] = matrix(inner, hidden)
         tensors[f"{layer}mlp.down_proj.weight"] = matrix(hidden, inner)
         tensors[f"{layer}input_layernorm.weight"] = norm(hidden)
         tensors[f"{layer}post_attention_layernorm.weight"] = norm(hidden)
     return tensors
 
 
+@cache
 def _train_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     # As Qwen splits text: transformers forces this on folders of model_type qwen2, whatever tokenizer.json says.

@@ -10,7 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 from .errors import ModelNotFoundError, TokenizerError
-from .models.config import read_eos_token_ids, read_json
+from .models.config import read_eos_token_ids
+from .models.json_fields import read_json
 
 
 class Tokenizer:

@@ -58,10 +58,11 @@ class AttentionLengths:
 
 
 class AttentionBackend(Protocol):
-    """`plan` runs once per step and may build any device arrays; `attend` runs once per layer with what it returned."""
+    """`plan` runs once per step and window and may build any device arrays; `attend` runs once per layer with what it
+    returned."""
 
-    def plan(self, lengths: AttentionLengths) -> Any:
-        """Device arrays of a step."""
+    def plan(self, lengths: AttentionLengths, window: int = 0) -> Any:
+        """Device arrays of a step. window: how many keys back a query sees, its own counted; 0 = all of them."""
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv: torch.Tensor, plan: Any, scale: float

@@ -33,22 +33,32 @@ class _Blocks:
 
 
 @dataclass(frozen=True, slots=True)
+class _DecodeMember:
+    """A sequence with one query, at packed token `row`: of the keys in `table` it sees [unseen, num_keys)."""
+
+    row: int
+    table: Sequence[int]
+    num_keys: int
+    unseen: int
+
+
+@dataclass(frozen=True, slots=True)
 class _DecodeGroup:
-    """Sequences with one query and similar kv length. rows [B]: their packed tokens; blocks: B * n, padded."""
+    """Sequences with one query and similar numbers of keys. rows [B]: packed tokens; blocks: B * n, padded."""
 
     rows: torch.Tensor
     blocks: _Blocks
     num_sequences: int
-    bias: torch.Tensor | None  # [B, 1, n * block size]: -inf behind each sequence's end
+    bias: torch.Tensor | None  # [B, 1, n * block size]: -inf where a sequence's query sees no key
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Several queries of one sequence at packed tokens [start, end)."""
+    """Several queries of one sequence at packed tokens [start, end). num_keys: from the first block that is read."""
 
     start: int
     end: int
-    kv_length: int
+    num_keys: int
     blocks: _Blocks
     mask: torch.Tensor | None  # [queries, keys] of bool; None = square causal
 
@@ -63,20 +73,23 @@ class _Plan:
 class TorchPagedAttention:
     """See AttentionBackend."""
 
-    def plan(self, lengths: AttentionLengths) -> _Plan:
+    def plan(self, lengths: AttentionLengths, window: int = 0) -> _Plan:
         size = lengths.block_size
         chunks: list[_Chunk] = []
-        groups: dict[int, list[tuple[int, int, Sequence[int]]]] = defaultdict(list)
+        groups: dict[int, list[_DecodeMember]] = defaultdict(list)
         start = 0
         for num_queries, kv_length, table in zip(
             lengths.query_lengths, lengths.kv_lengths, lengths.block_tables, strict=True
         ):
-            table = table[: -(-kv_length // size)]
+            unseen = max(0, kv_length - num_queries + 1 - window) if window else 0  # by the first query
+            table = table[unseen // size : -(-kv_length // size)]
+            num_keys, unseen = kv_length - unseen // size * size, unseen % size
             if num_queries == 1:  # powers of two: padding at most doubles what is read
-                groups[(len(table) - 1).bit_length()].append((start, kv_length, table))
+                groups[(len(table) - 1).bit_length()].append(_DecodeMember(start, table, num_keys, unseen))
             else:
-                mask = None if num_queries == kv_length else _causal_mask(num_queries, kv_length)
-                chunks.append(_Chunk(start, start + num_queries, kv_length, _blocks(table), mask))
+                is_square = num_queries == kv_length and not 0 < window < kv_length
+                mask = None if is_square else _causal_mask(num_queries, num_keys, window)
+                chunks.append(_Chunk(start, start + num_queries, num_keys, _blocks(table), mask))
             start += num_queries
         return _Plan(
             slots=torch.tensor(lengths.slots, dtype=torch.int64),
@@ -122,25 +135,27 @@ def _prefill(
     """query [n, H, D] -> [n, H, D], with KV heads as the batch and the query heads that share one as its heads."""
     num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
     rows = query.transpose(0, 1).view(num_kv_heads, -1, query.shape[0], head_dim)
-    expanded = (num_kv_heads, rows.shape[1], chunk.kv_length, head_dim)
-    key = chunk.blocks.read(keys).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
-    value = chunk.blocks.read(values).flatten(1, 2)[:, None, : chunk.kv_length].expand(expanded)
+    expanded = (num_kv_heads, rows.shape[1], chunk.num_keys, head_dim)
+    key = chunk.blocks.read(keys).flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
+    value = chunk.blocks.read(values).flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
     output = F.scaled_dot_product_attention(
         rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
     )
     return output.flatten(0, 1).transpose(0, 1)
 
 
-def _decode_group(members: list[tuple[int, int, Sequence[int]]], block_size: int) -> _DecodeGroup:
-    longest = max(len(table) for _, _, table in members)
-    padded = [table[min(i, len(table) - 1)] for _, _, table in members for i in range(longest)]
-    kv_lengths = torch.tensor([kv_length for _, kv_length, _ in members])
-    bias = None
-    if bool((kv_lengths < longest * block_size).any()):
-        bias = torch.zeros(len(members), longest * block_size)
-        bias.masked_fill_(torch.arange(longest * block_size) >= kv_lengths[:, None], float("-inf"))
-        bias = bias[:, None]
-    rows = torch.tensor([row for row, _, _ in members])
+def _decode_group(members: list[_DecodeMember], block_size: int) -> _DecodeGroup:
+    longest = max(len(member.table) for member in members)
+    padded = [member.table[min(i, len(member.table) - 1)] for member in members for i in range(longest)]
+    places, bias = longest * block_size, None
+    if any(member.unseen or member.num_keys < places for member in members):
+        place = torch.arange(places)
+        ends = torch.tensor([[member.num_keys] for member in members])
+        hidden = place >= ends
+        if any(member.unseen for member in members):
+            hidden |= place < torch.tensor([[member.unseen] for member in members])
+        bias = torch.zeros(len(members), places).masked_fill_(hidden, float("-inf"))[:, None]
+    rows = torch.tensor([member.row for member in members])
     return _DecodeGroup(rows, _blocks(padded), len(members), bias)
 
 
@@ -149,6 +164,7 @@ def _blocks(table: Sequence[int]) -> _Blocks:
     return _Blocks(table[0], len(table), None if neighbours else torch.tensor(table))
 
 
-def _causal_mask(num_queries: int, kv_length: int) -> torch.Tensor:
-    """[num_queries, kv_length] of bool, aligned at the right end."""
-    return torch.ones(num_queries, kv_length, dtype=torch.bool).tril(diagonal=kv_length - num_queries)
+def _causal_mask(num_queries: int, num_keys: int, window: int) -> torch.Tensor:
+    """[num_queries, num_keys] of bool, aligned at the right end."""
+    mask = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(diagonal=num_keys - num_queries)
+    return mask.triu(diagonal=num_keys - num_queries - window + 1) if window else mask

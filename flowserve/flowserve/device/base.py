@@ -62,7 +62,7 @@ class DeviceAdapter(Protocol):
         """Root-mean-square norm over the last axis, computed in float32."""
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of x [T, H, D] with cos, sin [T, 1, D], halves convention."""
+        """Rotary embedding of x [T, H, D] with cos, sin [T, 1, R], halves convention; dimensions from R on stay."""
 
     def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up of x = [gate, up] over the last axis."""

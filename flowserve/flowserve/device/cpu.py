@@ -74,6 +74,9 @@ class CpuDevice:
         return (wide * scale).to(x.dtype).mul_(weight)
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        if cos.shape[-1] < x.shape[-1]:
+            turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+            return torch.cat((self.rotate(turning, cos, sin), rest), dim=-1)
         first, second = x.chunk(2, dim=-1)
         return (x * cos).addcmul_(torch.cat((-second, first), dim=-1), sin)
 

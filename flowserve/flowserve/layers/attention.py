@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ from .norm import RMSNorm
 
 @dataclass(frozen=True, slots=True)
 class ForwardContext:
-    """What a step gives every layer. cos, sin: [T, 1, D] at the tokens' positions."""
+    """What a step gives every layer.
+
+    cos, sin: [T, 1, rotary dimensions] at the tokens' positions.  attention_plans: by the layers' windows.
+    """
 
     cos: torch.Tensor
     sin: torch.Tensor
     attention: AttentionBackend
-    attention_plan: Any
+    attention_plans: Mapping[int, Any]
     storage: KVStorage
 
 
@@ -33,6 +37,7 @@ class SelfAttention:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    window: int
     qkv: Linear
     output: Linear
     qk_norm: RMSNorm | None
@@ -51,7 +56,7 @@ class SelfAttention:
             query_key[:, self.num_heads :],
             value,
             context.storage.layer(self.layer_index),
-            context.attention_plan,
+            context.attention_plans[self.window],
             scale=self.head_dim**-0.5,
         )
         return self.output(attended.flatten(1))

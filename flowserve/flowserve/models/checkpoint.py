@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .config import read_json
+from .json_fields import read_json
 from .safetensors_file import SafetensorsFile, StoredTensor
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -50,7 +50,7 @@ def _read_shards(folder: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{index}: no weight_map")
     tensors: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
-        if not (folder / file).is_file():
+        if Path(file).name != file or not (folder / file).is_file():
             raise CheckpointError(f"{index}: names {file!r}, which is not in the folder")
         for name, stored in SafetensorsFile(folder / file).tensors.items():
             if name in tensors:

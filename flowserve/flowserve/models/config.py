@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from .json_fields import FieldReader, read_json
+from .rope_config import RopeConfig, read_rope
 
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """Rotary embedding. kind: "default", "linear" or "llama3"; the rest is used by the kinds that name it."""
-
-    theta: float
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 1.0
-    original_max_positions: int = 0
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "MistralForCausalLM": {"sliding_window": 4096},
+    "Phi3ForCausalLM": {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+    "Qwen2ForCausalLM": {"sliding_window": 4096, "max_window_layers": 28},
+    "Qwen3ForCausalLM": {"sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+}
+"""What transformers' configuration classes assume where config.json says nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """Read config.json.
 
     Raises ModelNotFoundError without one, CheckpointError for a missing or wrong field, UnsupportedModelError for
-    features that would silently give other results (sliding windows, quantised weights, unknown rope scaling).
+    features that would silently give other results (quantised weights, an unknown rope scaling or activation).
     """
     path = folder / "config.json"
     if not folder.is_dir():
@@ -67,25 +64,32 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise ModelNotFoundError(f"{str(folder)!r} is not a model folder: it has no config.json")
     raw = read_json(path)
+    architecture = _architecture(raw, path)
+    raw = {**_DEFAULTS.get(architecture, {}), **raw}
     _check_supported(raw, path)
-    field = _FieldReader(raw, path)
-    num_heads, hidden_size = field.count("num_attention_heads"), field.count("hidden_size")
+    field = FieldReader(raw, path)
+    num_layers, num_heads = field.count("num_hidden_layers"), field.count("num_attention_heads")
+    hidden_size, max_positions = field.count("hidden_size"), field.count("max_position_embeddings")
+    head_dim = field.count("head_dim", hidden_size // num_heads)
+    rope = read_rope(field, head_dim, max_positions)
+    if rope.kind == "yarn":  # a folder stretched by hand often keeps the old number of positions
+        max_positions = max(max_positions, int(rope.original_max_positions * rope.factor))
     config = ModelConfig(
-        architecture=_architecture(raw, path),
+        architecture=architecture,
         vocab_size=field.count("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=field.count("intermediate_size"),
-        num_layers=field.count("num_hidden_layers"),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=field.count("num_key_value_heads", num_heads),
-        head_dim=field.count("head_dim", hidden_size // num_heads),
-        max_positions=field.count("max_position_embeddings"),
+        head_dim=head_dim,
+        max_positions=max_positions,
         rms_norm_eps=field.number("rms_norm_eps", 1e-6),
-        rope=_read_rope(raw, path),
+        rope=rope,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
-        windows=(0,) * field.count("num_hidden_layers"),
+        windows=_read_windows(raw, architecture, num_layers, path),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
     if config.num_heads % config.num_kv_heads:
@@ -106,34 +110,31 @@ def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
     return ()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; CheckpointError names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return content
-
-
-@dataclass(frozen=True)
-class _FieldReader:
-    raw: dict[str, Any]
-    path: Path
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.raw.get(name)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise CheckpointError(f"{self.path}: field {name!r} must be a positive number, got {value!r}")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.number(name, default)
-        if value != int(value):
-            raise CheckpointError(f"{self.path}: field {name!r} must be a whole number, got {value!r}")
-        return int(value)
+def _read_windows(raw: dict[str, Any], architecture: str, num_layers: int, path: Path) -> tuple[int, ...]:
+    """Per layer, as transformers reads it: Mistral and Phi-3 slide everywhere, Qwen from a layer on or where told."""
+    field, kinds = FieldReader(raw, path), raw.get("layer_types")
+    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != num_layers):
+        raise CheckpointError(f"{path}: layer_types must name {num_layers} layers, got {kinds!r}")
+    unknown = set(kinds or ()) - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise UnsupportedModelError(f"{path}: layer type {sorted(unknown, key=str)[0]!r} is not supported")
+    slides = "sliding_attention" in (kinds or ())
+    if architecture in ("MistralForCausalLM", "Phi3ForCausalLM") and not slides:
+        return (0 if raw.get("sliding_window") is None else field.count("sliding_window"),) * num_layers
+    if architecture not in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+        if slides or raw.get("use_sliding_window"):
+            raise UnsupportedModelError(f"{path}: sliding-window attention is not supported for {architecture}")
+        return (0,) * num_layers
+    if not raw.get("use_sliding_window") or raw.get("sliding_window") is None:
+        if slides:
+            raise CheckpointError(f"{path}: layer_types names sliding layers, but use_sliding_window is off")
+        return (0,) * num_layers
+    window, first = field.count("sliding_window"), raw.get("max_window_layers")
+    if kinds is None:
+        if not isinstance(first, int) or first < 0:
+            raise CheckpointError(f"{path}: field 'max_window_layers' must be a number of layers, got {first!r}")
+        kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)]
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 
 def _architecture(raw: dict[str, Any], path: Path) -> str:
@@ -146,34 +147,6 @@ def _architecture(raw: dict[str, Any], path: Path) -> str:
 def _check_supported(raw: dict[str, Any], path: Path) -> None:
     if raw.get("quantization_config"):
         raise UnsupportedModelError(f"{path}: the weights are quantised, which is not supported")
-    layer_types = raw.get("layer_types")
-    slides = set(layer_types) - {"full_attention"} if layer_types else raw.get("use_sliding_window")
-    if slides:
-        raise UnsupportedModelError(f"{path}: the model needs sliding-window attention, which is not supported")
     activation = raw.get("hidden_act", "silu")
-    if activation != "silu":
+    if activation not in ("silu", "swish"):  # two names of one function
         raise UnsupportedModelError(f"{path}: hidden_act {activation!r} is not supported; supported: 'silu'")
-
-
-def _read_rope(raw: dict[str, Any], path: Path) -> RopeConfig:
-    """`rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before)."""
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if float(scaling.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise UnsupportedModelError(f"{path}: partial rotary embeddings are not supported")
-    if kind == "default":
-        return RopeConfig(theta)
-    if kind not in ("linear", "llama3"):
-        raise UnsupportedModelError(f"{path}: rope type {kind!r} is not supported; supported: default, linear, llama3")
-    field = _FieldReader(scaling, path)
-    if kind == "linear":
-        return RopeConfig(theta, kind, factor=field.number("factor"))
-    return RopeConfig(
-        theta,
-        kind,
-        factor=field.number("factor"),
-        low_freq_factor=field.number("low_freq_factor"),
-        high_freq_factor=field.number("high_freq_factor"),
-        original_max_positions=field.count("original_max_position_embeddings"),
-    )

@@ -24,6 +24,7 @@ class DecoderLayer:
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            window=config.windows[index],
             qkv=load.linear(plan.qkv, plan.qkv_bias),
             output=load.linear(plan.output, plan.output_bias),
             qk_norm=load.joined_norm(plan.query_norm, plan.key_norm),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from ..attention.base import AttentionLengths
 from ..layers.attention import ForwardContext
 from ..layers.rotary import RotaryTable
 from ..models.decoder import DecoderModel
@@ -23,7 +25,8 @@ class ModelRunner:
         self._device = loaded.device
         self._storage = storage
         self._attention = loaded.device.attention_backend()
-        table = RotaryTable(loaded.config, max_model_len)
+        self._windows = set(loaded.config.windows)
+        table = RotaryTable(loaded.config.rope, max_model_len)
         self._cos, self._sin = (
             torch.cat((half, half), dim=-1)[:, None].to(loaded.device.torch_device, loaded.dtype)
             for half in (table.cos, table.sin)
@@ -37,8 +40,15 @@ class ModelRunner:
             self._cos[positions],
             self._sin[positions],
             self._attention,
-            self._attention.plan(inputs.lengths),
+            self._attention_plans(inputs.lengths),
             self._storage,
         )
         hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
         return self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)])
+
+    def _attention_plans(self, lengths: AttentionLengths) -> dict[int, Any]:
+        """One for each window; windows that no sequence has outgrown share the plan without one."""
+        longest = max(lengths.kv_lengths)
+        binding = {window: window if window < longest else 0 for window in self._windows}
+        plans = {window: self._attention.plan(lengths, window) for window in set(binding.values())}
+        return {window: plans[bound] for window, bound in binding.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "mistral", "phi3", "qwen2", "qwen3")
 
 
 def run_to_end(engine: Any) -> dict[str, dict[str, Any]]:

@@ -14,16 +14,17 @@ from flowserve.device.cpu import CpuDevice
 BLOCK_SIZE, HEAD_DIM = 4, 16
 
 
-def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """query [q, H, D]; key, value [k, KV, D]; query i sees keys 0 .. k - q + i."""
+def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+    """query [q, H, D]; key, value [k, KV, D]; query i sees keys 0 .. k - q + i, the last `window` of them if not 0."""
     num_queries, num_heads = query.shape[:2]
     group = num_heads // key.shape[1]
     output = torch.empty_like(query)
     for i in range(num_queries):
-        seen = key.shape[0] - num_queries + i + 1
+        end = key.shape[0] - num_queries + i + 1
+        seen = slice(max(0, end - window) if window else 0, end)
         for head in range(num_heads):
-            scores = key[:seen, head // group] @ query[i, head] * scale
-            output[i, head] = torch.softmax(scores, dim=0) @ value[:seen, head // group]
+            scores = key[seen, head // group] @ query[i, head] * scale
+            output[i, head] = torch.softmax(scores, dim=0) @ value[seen, head // group]
     return output
 
 
@@ -40,7 +41,10 @@ BATCHES = {
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("num_heads, num_kv_heads", [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("scattered", [True, False])
-def test_equals_attention_by_hand(name: str, num_heads: int, num_kv_heads: int, scattered: bool) -> None:
+@pytest.mark.parametrize("window", [0, 1, 4, 7, 33, 1000])
+def test_equals_attention_by_hand(
+    name: str, num_heads: int, num_kv_heads: int, scattered: bool, window: int
+) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     sequences = BATCHES[name]
@@ -77,17 +81,17 @@ def test_equals_attention_by_hand(name: str, num_heads: int, num_kv_heads: int, 
             torch.zeros(sum(starts), num_heads, HEAD_DIM),
             torch.cat([keys[i][: starts[i]] for i in present]),
             torch.cat([values[i][: starts[i]] for i in present]),
-            kv, backend.plan(before), scale,
+            kv, backend.plan(before, window), scale,
         )  # fmt: skip
     output = backend.attend(
         torch.cat(queries),
         torch.cat([key[start:] for key, start in zip(keys, starts, strict=True)]),
         torch.cat([value[start:] for value, start in zip(values, starts, strict=True)]),
         kv,
-        backend.plan(lengths(starts, ends)),
+        backend.plan(lengths(starts, ends), window),
         scale,
     )
-    expected = torch.cat([by_hand(q, k, v, scale) for q, k, v in zip(queries, keys, values, strict=True)])
+    expected = torch.cat([by_hand(q, k, v, scale, window) for q, k, v in zip(queries, keys, values, strict=True)])
     torch.testing.assert_close(output, expected, atol=2e-6, rtol=1e-5)
 
 

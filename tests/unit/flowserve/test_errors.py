@@ -130,14 +130,37 @@ def test_no_weights_and_broken_index(folder: Path) -> None:
         ({"num_key_value_heads": 3}, CheckpointError, "4 heads do not share 3"),
         ({"hidden_act": "gelu"}, UnsupportedModelError, "gelu"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModelError, "quantised"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, UnsupportedModelError, "yarn"),
+        ({"rope_scaling": {"rope_type": "axial"}}, UnsupportedModelError, "'axial'.*supported: default, linear"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, CheckpointError, "low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, CheckpointError, "'short_factor'.*8"),
+        ({"rope_scaling": {"full_attention": {"rope_type": "default"}}}, UnsupportedModelError, "differ by layer"),
+        ({"rope_scaling": "linear"}, CheckpointError, "rope_parameters"),
+        ({"rope_theta": "big"}, CheckpointError, "'rope_theta'"),
+        ({"head_dim": 15}, CheckpointError, "15 dimensions cannot turn in pairs"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "partial"),
         ({"use_sliding_window": True}, UnsupportedModelError, "sliding"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, UnsupportedModelError, "sliding"),
+        ({"layer_types": ["full_attention", "mamba"]}, UnsupportedModelError, "layer type 'mamba'"),
+        ({"layer_types": ["full_attention"]}, CheckpointError, "layer_types must name 2 layers"),
     ],
 )
 def test_config_json(folder: Path, fields: dict[str, Any], error: type[FlowServeError], words: str) -> None:
+    change_config(folder, **fields)
+    refuses(folder, error, words)
+
+
+@pytest.mark.parametrize(
+    "fields, error, words",
+    [
+        ({"use_sliding_window": True, "sliding_window": 0}, CheckpointError, "'sliding_window'"),
+        ({"use_sliding_window": True, "max_window_layers": -1}, CheckpointError, "'max_window_layers'"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, CheckpointError, "use_sliding_window is off"),
+    ],
+)
+def test_config_json_of_sliding_windows(
+    models: Models, tmp_path: Path, fields: dict[str, Any], error: type[FlowServeError], words: str
+) -> None:
+    folder = Path(shutil.copytree(models("qwen2"), tmp_path / "model"))
     change_config(folder, **fields)
     refuses(folder, error, words)
 

@@ -162,7 +162,8 @@ def test_folder_written_by_transformers(
     """The newest config format, and weights in several files with an index."""
     original = models(architecture)
     oracle(original).save_pretrained(tmp_path, max_shard_size="100KB")
-    assert len(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]) > 20
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
     shutil.copy(original / "tokenizer.json", tmp_path)
     each = engine(tmp_path)
     each.add("a", PROMPTS[2], GREEDY)
