@@ -18,6 +18,8 @@ class EngineConfig:
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
     num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block; None = device's.
     enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
+    speculative_tokens: tokens guessed at most for each sequence and verified in one step; 0 = off.
+    speculative_ngram: shortest and longest run of tokens whose earlier continuation is the guess.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -32,6 +34,8 @@ class EngineConfig:
     num_kv_blocks: int | None = None
     block_size: int | None = None
     enable_prefix_caching: bool = True
+    speculative_tokens: int = 0
+    speculative_ngram: tuple[int, int] = (2, 4)
     num_threads: int | None = None
     device: str = "auto"
     seed: int | None = None
@@ -45,6 +49,14 @@ class EngineConfig:
             raise InvalidConfigError(f"dtype {self.dtype!r} is not supported; supported: {', '.join(DTYPES)}")
         if self.device not in DEVICES:
             raise InvalidConfigError(f"device {self.device!r} is not supported; supported: {', '.join(DEVICES)}")
+        if not 0 <= self.speculative_tokens <= MAX_SPECULATIVE_TOKENS:
+            raise InvalidConfigError(
+                f"speculative_tokens must be 0 (off) to {MAX_SPECULATIVE_TOKENS}, got {self.speculative_tokens}"
+            )
+        if len(self.speculative_ngram) != 2 or not 1 <= self.speculative_ngram[0] <= self.speculative_ngram[1] <= 16:
+            raise InvalidConfigError(
+                f"speculative_ngram must be the shortest and the longest run, 1 to 16, got {self.speculative_ngram}"
+            )
         for name in ("max_num_sequences", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise InvalidConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -55,4 +67,5 @@ class EngineConfig:
 
 
 DTYPES = ("auto", "float32", "bfloat16")
+MAX_SPECULATIVE_TOKENS = 32
 DEVICES = ("auto", "cpu")

@@ -53,7 +53,7 @@ class Engine:
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
         self._worker = Worker(loaded, layout, self.max_model_len)
-        self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len)
+        self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
         self._followers: dict[str, Callable[[], None]] = {}  # starts the other completions of a sequence's prompt
@@ -124,7 +124,7 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Compute one batch; one output for each sequence that got a token or met its deadline, else none."""
         ended = self._expire()
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(self._worker.draft() if self.config.speculative_tokens else None)
         if not batch:
             return ended
         sampled = self._worker.execute(batch)
@@ -152,6 +152,8 @@ class Engine:
             num_preemptions=self._scheduler.num_preemptions,
             num_steps=self._num_steps,
             prefix_hit_tokens=self._scheduler.prefix_hit_tokens,
+            num_draft_tokens=self._scheduler.num_draft_tokens,
+            num_accepted_tokens=self._scheduler.num_accepted_tokens,
         )
 
     def check_invariants(self) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
 from .errors import InvalidPromptError, InvalidSamplingParamsError, PromptTooLongError
 from .sampling_params import SamplingParams
 from .sequence_text import NoText, SequenceText
 from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
+from .worker.ngrams import Drafter
 from .worker.sampler import derived_seed
 from .worker.sampler_state import SamplerState
 
@@ -30,20 +32,25 @@ class Prepared:
     vocab_size: int
     grammar: GrammarMatcher | None
     detokenizers: DetokenizerFactory
+    config: EngineConfig
 
     def sampler_state(self, seed: int, index: int = 0) -> SamplerState:
         """Of one of the `n` completions; `seed` is that of the request."""
         ends = tuple(sorted(token_id for token_id in self.end_token_ids if token_id < self.vocab_size))
-        grammar = self.grammar.copy() if self.grammar is not None else None
+        tokens = list(self.prompt_ids)
+        drafter = None
+        if self.config.speculative_tokens:
+            drafter = Drafter(tokens, self.config.speculative_tokens, self.config.speculative_ngram)
         return SamplerState(
             self.params,
             derived_seed(seed, index),
-            list(self.prompt_ids),
+            tokens,
             len(self.prompt_ids),
             ends,
-            grammar,
+            self.grammar.copy() if self.grammar is not None else None,
             self.bad_words,
             wants_prompt_logprobs=index == 0 and self.params.prompt_logprobs is not None,
+            drafter=drafter,
         )
 
     def text(self) -> SequenceText | NoText:
@@ -57,7 +64,8 @@ class Prepared:
 class Intake:
     """Knows the model's limits and its tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int, config: EngineConfig) -> None:
+        self._config = config
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
@@ -79,6 +87,7 @@ class Intake:
             vocab_size=self._vocab_size,
             grammar=self._grammars.compile(params.structured_outputs) if params.structured_outputs else None,
             detokenizers=self._detokenizers,
+            config=self._config,
         )
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:

@@ -76,6 +76,7 @@ class EngineStats:
     """Counts at one moment; blocks are KV cache blocks of `block_size` tokens.
 
     free_blocks: can be handed out now, including cached ones that no sequence uses.
+    num_draft_tokens, num_accepted_tokens: guesses of speculation that were verified, and those that were right.
     """
 
     running: int
@@ -87,3 +88,5 @@ class EngineStats:
     num_preemptions: int
     num_steps: int
     prefix_hit_tokens: int
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0

@@ -86,6 +86,12 @@ class GrammarMatcher:
         logits[: len(allowed)].masked_fill_(forbidden, float("-inf"))
         logits[len(allowed) :] = float("-inf")
 
+    def forced(self) -> list[int]:
+        """Tokens that nothing but may come next, as far as that is known; [] for none, and after an error."""
+        if self._matcher.is_error() or self._matcher.is_stopped():
+            return []
+        return list(self._matcher.compute_ff_tokens())
+
     def allows(self, token_id: int) -> bool:
         """Whether the token may come next; cheaper than the mask. After an error, anything."""
         return token_id < 0 or self._matcher.is_error() or self._matcher.validate_tokens([token_id]) == 1

@@ -75,6 +75,8 @@ class Scheduler:
         self.cache = cache
         self.num_preemptions = 0
         self.prefix_hit_tokens = 0
+        self.num_draft_tokens = 0
+        self.num_accepted_tokens = 0
         self._sequences: dict[str, Sequence] = {}
         self._order = TurnOrder(policy or BoundedPriority())
         self._waiting: list[Sequence] = []  # both sorted by rank
@@ -225,6 +227,8 @@ class Scheduler:
         if not entry.num_drafts:
             return 0
         sequence.num_drafts -= entry.num_drafts
+        self.num_draft_tokens += entry.num_drafts
+        self.num_accepted_tokens += len(result.token_ids) - 1
         num_wrong = 1 + entry.num_drafts - len(result.token_ids)
         if entry.num_preemptions == sequence.num_preemptions:
             sequence.num_scheduled -= num_wrong

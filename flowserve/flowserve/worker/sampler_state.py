@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..config import MAX_SPECULATIVE_TOKENS
 from ..outputs import TokenLogprobs
 from ..sampling_params import SamplingParams
 from ..structured import GrammarMatcher
 from .constraints import BadWords, Constraint, LogitBias, MinTokens, Penalties
+from .ngrams import Drafter
 
 
 class SamplerState:
@@ -17,11 +19,13 @@ class SamplerState:
     end_token_ids: those that may not come before min_tokens.
     bad_words: token sequences that the output must not complete.  grammar: None = unconstrained.
     is_plain: the next token is the most likely one and nothing else is asked, so its logits need not be looked at.
+    drafter: guesses the next tokens; None = nobody does.  drafts: its guesses for the step that is being planned.
     prompt_logprobs: gathered chunk by chunk until the first token is sampled; None = not wanted, or taken.
     """
 
     __slots__ = (
         "params", "seed", "tokens", "num_prompt_tokens", "grammar", "constraints", "is_plain", "prompt_logprobs",
+        "drafter", "drafts", "_is_guess",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +38,7 @@ class SamplerState:
         grammar: GrammarMatcher | None = None,
         bad_words: Iterable[tuple[int, ...]] = (),
         wants_prompt_logprobs: bool = False,
+        drafter: Drafter | None = None,
     ) -> None:
         self.params = params
         self.seed = seed
@@ -42,11 +47,28 @@ class SamplerState:
         self.grammar = grammar
         self.constraints = _constraints(params, tokens, num_prompt_tokens, end_token_ids, tuple(bad_words))
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants_prompt_logprobs else None
+        self.drafter = drafter
+        self.drafts: list[int] = []
+        self._is_guess = False
         self.is_plain = params.is_greedy and not self.constraints and grammar is None and params.logprobs is None
 
     @property
     def num_output_tokens(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
+
+    def draft(self) -> int:
+        """Guess the next tokens, behind an output that has begun; how many. What a grammar forces is the best guess."""
+        if self.drafter is None or self.num_output_tokens == 0:
+            return 0
+        forced = self.grammar.forced() if self.grammar is not None else []
+        self._is_guess = not forced
+        self.drafts = forced[:MAX_SPECULATIVE_TOKENS] or self.drafter.draft()
+        return len(self.drafts)
+
+    def learn(self, num_drafts: int, num_right: int) -> None:
+        """How many of the drafts of a step were right."""
+        if self.drafter is not None and self._is_guess:
+            self.drafter.learn(num_drafts, num_right)
 
     def take_prompt_logprobs(self) -> tuple[TokenLogprobs, ...] | None:
         """Those of the whole prompt, once, where they were asked for."""

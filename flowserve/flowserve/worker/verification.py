@@ -21,12 +21,11 @@ def sample_batch(
     batch: Batch,
     logits: torch.Tensor,
     states: Mapping[str, SamplerState],
-    drafts: Mapping[str, Sequence[int]],
     best: Sequence[int] | None = None,
 ) -> dict[str, list[SampledToken]]:
     """logits [n, V] float32 as the batch's entries ask for them; the new tokens of each entry that samples.
 
-    drafts: at least `num_drafts` guesses for each entry that has some.  best: see `sampler.most_likely`.
+    best: see `sampler.most_likely`.
     """
     sampled: dict[str, list[SampledToken]] = {}
     rows: dict[str, int] = {}  # of the sequences whose drafts were right so far: the row of their next token
@@ -49,10 +48,13 @@ def sample_batch(
             position = len(sampled[sequence_id])
             sampled[sequence_id].append(token)
             is_over = token.grammar_done or token.error is not None or position == num_drafts[sequence_id]
-            if is_over or drafts[sequence_id][position] != token.token_id:
+            if is_over or states[sequence_id].drafts[position] != token.token_id:
                 del rows[sequence_id]
             else:
                 rows[sequence_id] = row + 1
+    for sequence_id, count in num_drafts.items():
+        if count:
+            states[sequence_id].learn(count, len(sampled[sequence_id]) - 1)
     return sampled
 
 

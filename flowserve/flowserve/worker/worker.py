@@ -7,7 +7,7 @@ import torch
 from ..attention.base import KVLayout
 from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
-from ..scheduling.batch import Batch
+from ..scheduling.batch import Batch, ScheduledSequence
 from .model_runner import ModelRunner
 from .sampler import SampledToken
 from .sampler_state import SamplerState
@@ -29,9 +29,17 @@ class Worker:
     def remove(self, sequence_id: str) -> None:
         self._states.pop(sequence_id, None)
 
+    def draft(self) -> dict[str, int]:
+        """Guess what comes next; for each sequence with a guess its length. To be called when all tokens are known."""
+        return {sequence_id: count for sequence_id, state in self._states.items() if (count := state.draft())}
+
     def execute(self, batch: Batch) -> dict[str, list[SampledToken]]:
         """Compute the batch's tokens; for each entry that samples its new tokens, more than one where drafts hit."""
         with torch.inference_mode():
-            tokens = {entry.sequence_id: self._states[entry.sequence_id].tokens for entry in batch.sequences}
+            tokens = {entry.sequence_id: self._tokens(entry) for entry in batch.sequences}
             logits = self._runner.logits(batch, tokens)
-            return sample_batch(batch, logits, self._states, {})
+            return sample_batch(batch, logits, self._states)
+
+    def _tokens(self, entry: ScheduledSequence) -> list[int]:
+        state = self._states[entry.sequence_id]
+        return state.tokens + state.drafts[: entry.num_drafts] if entry.num_drafts else state.tokens
