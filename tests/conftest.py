@@ -7,7 +7,10 @@ the machine. To look for new examples: `HYPOTHESIS_PROFILE=search`.
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -15,3 +18,10 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# Kernels compiled by one run serve the next; the packed weights of models that tests make do not.
+_CACHE = Path(os.environ.setdefault("FLOWSERVE_CACHE", str(Path(__file__).parent.parent / ".test_cache" / "flowserve")))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    shutil.rmtree(_CACHE / "weights", ignore_errors=True)

@@ -12,7 +12,11 @@ class EngineConfig:
     """Options of one engine. Raises `InvalidConfigError` naming the field.
 
     dtype: "auto" (float32 on CPU), "float32" or "bfloat16"; of weights, activations and KV cache.
-    quantization, tensor_parallel_size: only None and 1 are supported so far.
+    quantization: of the weights: None (exact), "int8" (a scale per output, activations quantised per token) or "int4"
+    (a scale per 32 weights; embedding and output projection at 8 bits).
+    kv_cache_dtype: "float32", "int8" (a scale per token and head), or "auto": int8 where weights are quantised.
+    cpu_backend: "extension" (own kernels, compiled once per machine), "torch", or "auto": the first that works.
+    tensor_parallel_size: only 1 is supported so far.
     max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.
     max_num_sequences: sequences that run at once.  max_num_batched_tokens: tokens of one step (the prefill chunk).
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
@@ -39,10 +43,18 @@ class EngineConfig:
     num_threads: int | None = None
     device: str = "auto"
     seed: int | None = None
+    kv_cache_dtype: str = "auto"
+    cpu_backend: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.quantization is not None:
-            raise InvalidConfigError(f"quantization {self.quantization!r} is not supported; supported: None")
+        if self.quantization not in QUANTIZATIONS:
+            supported = ", ".join(map(str, QUANTIZATIONS))
+            raise InvalidConfigError(f"quantization {self.quantization!r} is not supported; supported: {supported}")
+        for name, allowed in (("kv_cache_dtype", KV_CACHE_DTYPES), ("cpu_backend", CPU_BACKENDS)):
+            if getattr(self, name) not in allowed:
+                raise InvalidConfigError(
+                    f"{name} {getattr(self, name)!r} is not supported; supported: {', '.join(allowed)}"
+                )
         if self.tensor_parallel_size != 1:
             raise InvalidConfigError(f"tensor_parallel_size {self.tensor_parallel_size} is not supported; supported: 1")
         if self.dtype not in DTYPES:
@@ -69,3 +81,6 @@ class EngineConfig:
 DTYPES = ("auto", "float32", "bfloat16")
 MAX_SPECULATIVE_TOKENS = 32
 DEVICES = ("auto", "cpu")
+QUANTIZATIONS = (None, "int8", "int4")
+KV_CACHE_DTYPES = ("auto", "float32", "int8")
+CPU_BACKENDS = ("auto", "extension", "torch")

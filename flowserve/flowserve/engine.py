@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .attention.base import KVLayout
 from .config import EngineConfig
-from .errors import InvalidConfigError, InvalidRequestError, UnknownSequenceError
+from .errors import InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .intake import Intake, Prepared
+from .kv_memory import plan_kv_memory
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.cache import RelationalTensorCache
@@ -24,8 +24,6 @@ from .sequence_stream import SequenceStream
 from .tokenizer import Tokenizer
 from .worker.sampler import SampledToken
 from .worker.worker import Worker
-
-_DEFAULT_KV_BYTES = 512 * 2**20
 
 
 class Engine:
@@ -46,13 +44,13 @@ class Engine:
         self._clock = clock
         self.tokenizer = tokenizer
         self.model_config = loaded.config
-        loaded.device.start(config.num_threads, loaded.config.num_parameters)
-        layout, self.max_model_len = _plan_memory(loaded, config)
+        loaded.device.start(loaded, config)
+        layout, self.max_model_len = plan_kv_memory(loaded, config)
         self._cache = RelationalTensorCache(layout.num_blocks, layout.block_size, config.enable_prefix_caching)
         self._scheduler = Scheduler(
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
-        self._worker = Worker(loaded, layout, self.max_model_len)
+        self._worker = Worker(loaded.device.runner(loaded, layout, self.max_model_len, config))
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
@@ -207,33 +205,3 @@ def _check_turn(priority: int, deadline_s: float | None) -> None:
         raise InvalidRequestError(f"priority must be an integer, got {priority!r}")
     if deadline_s is not None and (not isinstance(deadline_s, int | float) or math.isnan(deadline_s)):
         raise InvalidRequestError(f"deadline_s must be a time in seconds, got {deadline_s!r}")
-
-
-def _plan_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[KVLayout, int]:
-    """The KV cache and the context length it allows: one sequence of full length always fits."""
-    model = loaded.config
-    block_size = config.block_size or loaded.device.default_block_size
-    one_block = KVLayout(model.num_layers, 1, block_size, model.num_kv_heads, model.head_dim, loaded.dtype)
-    max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
-    if config.max_model_len is not None and config.max_model_len > model.max_positions:
-        raise InvalidConfigError(
-            f"max_model_len {config.max_model_len} is more than the model's {model.max_positions} positions"
-        )
-    needed = -(-max_model_len // block_size)
-    if config.num_kv_blocks is not None:
-        num_blocks = config.num_kv_blocks
-    else:
-        budget = (config.kv_cache_bytes or _DEFAULT_KV_BYTES) // one_block.block_bytes
-        num_blocks = min(budget, needed * config.max_num_sequences)
-        if config.kv_cache_bytes is None and config.max_model_len is not None:
-            num_blocks = max(num_blocks, needed)
-    if num_blocks < needed and config.max_model_len is not None:
-        raise InvalidConfigError(
-            f"max_model_len {max_model_len} needs {needed} KV blocks of {block_size} tokens,"
-            f" the cache holds {num_blocks}"
-        )
-    max_model_len = min(max_model_len, num_blocks * block_size)
-    if max_model_len < 2:
-        raise InvalidConfigError(f"{num_blocks} KV blocks of {block_size} tokens hold no sequence of two tokens")
-    layout = KVLayout(model.num_layers, num_blocks, block_size, model.num_kv_heads, model.head_dim, loaded.dtype)
-    return layout, max_model_len

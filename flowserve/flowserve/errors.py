@@ -7,6 +7,7 @@
     ├── CheckpointError             a file of the folder is truncated, malformed or lacks something
     ├── TokenizerError              tokenizer.json is missing or unusable
     ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
+    ├── KernelsUnavailableError     the CPU kernels cannot be compiled or loaded, and no other back end was allowed
     ├── InvalidConfigError          EngineConfig or LLM options that contradict each other or the model
     ├── InvalidRequestError         the request is at fault: the engine goes on with all others
     │   ├── InvalidSamplingParamsError
@@ -47,6 +48,10 @@ class TokenizerError(FlowServeError):
 
 class ChatTemplateError(FlowServeError):
     """The chat template is missing or broken, or refused the messages."""
+
+
+class KernelsUnavailableError(FlowServeError):
+    """The CPU kernels cannot be compiled or loaded on this machine."""
 
 
 class InvalidConfigError(FlowServeError):

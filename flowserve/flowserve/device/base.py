@@ -6,7 +6,8 @@ each device answers for itself. A vendor package is imported by its adapter when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,7 +15,70 @@ import torch
 from ..attention.base import AttentionBackend, KVLayout
 
 if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from ..models.loader import LoadedModel
     from ..models.plan import DecoderPlan
+    from ..scheduling.batch import Batch
+
+
+class StorageLayout(Protocol):
+    """Size of the KV storage of one engine: `num_blocks` blocks of `block_size` tokens, all layers."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block in all layers."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class BlockStorage(Protocol):
+    """KV storage as those see it who move blocks and need not know what is in them."""
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def read_block(self, block: int, buffer: memoryview) -> None:
+        """Copy a block of all layers to a buffer of `block_bytes` bytes."""
+
+    def write_block(self, block: int, buffer: memoryview) -> None:
+        """Fill a block of all layers from such a buffer."""
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Make block `target` equal to block `source`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogits:
+    """What a step computes: float32 logits [n, V], in the batch's order, for its reader to change as it likes.
+
+    best: the most likely token of each row (the first of equals), where the device found it on the way.
+    """
+
+    values: torch.Tensor
+    best: list[int] | None = None
+
+
+class Runner(Protocol):
+    """A model on a device with its KV storage; keeps no state of sequences."""
+
+    @property
+    def storage(self) -> BlockStorage: ...
+
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+        """Compute a batch: logits of the last `num_logits` tokens of each entry, in order.
+
+        tokens: the known tokens of each sequence, prompt and output.
+        """
+
+    def close(self) -> None:
+        """Give back threads and memory. No step may follow."""
 
 
 class DeviceAdapter(Protocol):
@@ -25,20 +89,29 @@ class DeviceAdapter(Protocol):
     distributed_backend: str
     default_block_size: int
 
-    def start(self, num_threads: int | None, num_parameters: int) -> None:
+    def start(self, loaded: LoadedModel, config: EngineConfig) -> None:
         """Take hold of the device in this process; the first thing an engine does, never done at import.
 
-        num_threads: None lets the device choose, by the size of the model.
+        Where `config.num_threads` is None the device chooses, by the size of the model.
         """
 
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""
 
-    def load(self, plan: DecoderPlan, dtype: torch.dtype) -> Any:
+    def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> Any:
         """The weights of a plan as this device computes with them. On one thread, so that a fork may follow.
 
-        Raises CheckpointError for a tensor that holds NaN or infinity.
+        Raises CheckpointError for a tensor that holds NaN or infinity, InvalidConfigError for a quantisation that the
+        device does not have, KernelsUnavailableError.
         """
+
+    def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
+        """How so many blocks are stored for a loaded model."""
+
+    def runner(
+        self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig
+    ) -> Runner:
+        """Allocate the storage and make the model ready to run, in the process that runs it."""
 
     def free_memory_bytes(self) -> int:
         """Memory that tensors could take now."""

@@ -1,25 +1,38 @@
-"""The CPU: float32 by default, KV storage mapped lazily, attention in plain torch."""
+"""The CPU: own kernels where they can be compiled, else torch; float32 arithmetic by default."""
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from ..attention.base import AttentionBackend, KVLayout
 from ..attention.torch_paged import TorchPagedAttention
-from ..errors import InvalidConfigError
+from ..config import EngineConfig
+from ..errors import InvalidConfigError, KernelsUnavailableError
 from ..models.decoder import DecoderModel
 from ..models.plan import DecoderPlan
+from .base import Runner, StorageLayout
+from .cpu_kernels.runner import PackedLayout, PackedRunner, PackedWeights
+
+if TYPE_CHECKING:
+    from ..models.loader import LoadedModel
 
 PARALLEL_FROM_PARAMETERS = 30_000_000
-"""Below, one step is so short that the threads' meeting costs more than they gain, and far more where other
+"""In torch, below, one step is so short that the threads' meeting costs more than they gain, and far more where other
 processes want the cores too (a 4M model, both cores busy: 1.7 ms a step on one thread, 20 ms on two)."""
 
+PACKED_PARALLEL_FROM_PARAMETERS = 8_000_000
+"""The same for the kernels' own threads, which meet faster and do not wait for one that the machine keeps waiting."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_logger = logging.getLogger("flowserve")
 
 
 class CpuDevice:
@@ -32,9 +45,9 @@ class CpuDevice:
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
 
-    def start(self, num_threads: int | None, num_parameters: int) -> None:
-        fitting = len(os.sched_getaffinity(0)) if num_parameters >= PARALLEL_FROM_PARAMETERS else 1
-        torch.set_num_threads(num_threads or fitting)
+    def start(self, loaded: LoadedModel, config: EngineConfig) -> None:
+        packed = isinstance(loaded.weights, PackedWeights)  # then torch only samples
+        torch.set_num_threads(1 if packed else _num_threads(loaded, config, PARALLEL_FROM_PARAMETERS))
 
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         # Without AMX or AVX512_BF16, bfloat16 arithmetic is emulated: several times slower than float32.
@@ -44,8 +57,35 @@ class CpuDevice:
             raise InvalidConfigError(f"dtype {name!r} is not supported on CPU; supported: auto, {', '.join(_DTYPES)}")
         return _DTYPES[name]
 
-    def load(self, plan: DecoderPlan, dtype: torch.dtype) -> DecoderModel:
+    def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> DecoderModel | PackedWeights:
+        if config.cpu_backend != "torch":
+            try:
+                return PackedWeights.load(plan, dtype, config.quantization)
+            except KernelsUnavailableError as error:
+                if config.cpu_backend == "extension":
+                    raise
+                _logger.warning("computing in torch, several times slower: %s", error)
+        if config.quantization is not None:
+            raise InvalidConfigError(f"quantization {config.quantization!r} needs the CPU kernels")
         return DecoderModel(plan, self, dtype)
+
+    def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
+        if isinstance(loaded.weights, PackedWeights):
+            int8 = config.kv_cache_dtype == "int8" or (config.kv_cache_dtype == "auto" and config.quantization)
+            return PackedLayout.of(loaded.weights, num_blocks, block_size, int8=bool(int8))
+        if config.kv_cache_dtype == "int8":
+            raise InvalidConfigError("kv_cache_dtype 'int8' needs the CPU kernels")
+        model = loaded.config
+        return KVLayout(model.num_layers, num_blocks, block_size, model.num_kv_heads, model.head_dim, loaded.dtype)
+
+    def runner(self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig) -> Runner:
+        if isinstance(layout, PackedLayout):
+            threads = _num_threads(loaded, config, PACKED_PARALLEL_FROM_PARAMETERS)
+            return PackedRunner(loaded.weights, layout, max_model_len, config.max_num_batched_tokens, threads)
+        from ..worker.model_runner import ModelRunner
+
+        assert isinstance(layout, KVLayout)
+        return ModelRunner(loaded, layout, max_model_len)
 
     def free_memory_bytes(self) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -86,3 +126,9 @@ class CpuDevice:
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return F.linear(x, weight, bias)
+
+
+def _num_threads(loaded: LoadedModel, config: EngineConfig, parallel_from: int) -> int:
+    if config.num_threads is not None:
+        return config.num_threads
+    return len(os.sched_getaffinity(0)) if loaded.config.num_parameters >= parallel_from else 1

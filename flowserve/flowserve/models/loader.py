@@ -40,7 +40,7 @@ class LoadedModel:
 def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
     """Read a model folder. Runs on one thread, so a process may fork afterwards and its children go parallel.
 
-    Raises ModelNotFoundError, UnsupportedModelError or CheckpointError.
+    Raises ModelNotFoundError, UnsupportedModelError, CheckpointError, or what the device says of the options.
     """
     model_config = read_model_config(folder)
     build_plan = plan_builder(model_config.architecture)
@@ -48,7 +48,7 @@ def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
     plan = build_plan(Checkpoint(folder), model_config)
     with _one_thread(), torch.inference_mode():
-        weights = device.load(plan, dtype)
+        weights = device.load(plan, dtype, config)
     return LoadedModel(folder, plan, weights, dtype, device)
 
 

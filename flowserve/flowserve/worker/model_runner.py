@@ -1,4 +1,4 @@
-"""ModelRunner: a batch and its tokens in, logits out."""
+"""ModelRunner: the Runner of models in torch operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..attention.base import AttentionLengths
+from ..attention.base import AttentionLengths, KVLayout
+from ..device.base import StepLogits
 from ..layers.attention import ForwardContext
 from ..layers.rotary import RotaryTable
 from ..models.decoder import DecoderModel
@@ -18,12 +19,12 @@ from .inputs import build_inputs
 
 
 class ModelRunner:
-    """Runs the model over packed tokens; keeps no state of sequences."""
+    """See Runner."""
 
-    def __init__(self, loaded: LoadedModel, storage: KVStorage, max_model_len: int) -> None:
+    def __init__(self, loaded: LoadedModel, layout: KVLayout, max_model_len: int) -> None:
         self._model: DecoderModel = loaded.weights
         self._device = loaded.device
-        self._storage = storage
+        self.storage = KVStorage(layout, loaded.device)
         self._attention = loaded.device.attention_backend()
         self._windows = set(loaded.config.windows)
         table = RotaryTable(loaded.config.rope, max_model_len)
@@ -32,19 +33,21 @@ class ModelRunner:
             for half in (table.cos, table.sin)
         )
 
-    def logits(self, batch: Batch, tokens: Mapping[str, list[int]]) -> torch.Tensor:
-        """Float32 logits [n, vocabulary]: for each entry in order, of the last `num_logits` of its tokens."""
-        inputs = build_inputs(batch, tokens, self._storage.layout.block_size)
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+        inputs = build_inputs(batch, tokens, self.storage.layout.block_size)
         positions = self._device.to_device(inputs.positions, torch.int64)
         context = ForwardContext(
             self._cos[positions],
             self._sin[positions],
             self._attention,
             self._attention_plans(inputs.lengths),
-            self._storage,
+            self.storage,
         )
         hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
-        return self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)])
+        return StepLogits(self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)]))
+
+    def close(self) -> None:
+        pass
 
     def _attention_plans(self, lengths: AttentionLengths) -> dict[int, Any]:
         """One for each window; windows that no sequence has outgrown share the plan without one."""

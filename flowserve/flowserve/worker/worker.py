@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..attention.base import KVLayout
-from ..models.loader import LoadedModel
-from ..rtc.storage import KVStorage
+from ..device.base import Runner
 from ..scheduling.batch import Batch, ScheduledSequence
-from .model_runner import ModelRunner
 from .sampler import SampledToken
 from .sampler_state import SamplerState
 from .verification import sample_batch
@@ -17,9 +14,8 @@ from .verification import sample_batch
 class Worker:
     """Token values live here, so that batches carry lengths only (DeepServe 2.6 b)."""
 
-    def __init__(self, loaded: LoadedModel, layout: KVLayout, max_model_len: int) -> None:
-        self._storage = KVStorage(layout, loaded.device)
-        self._runner = ModelRunner(loaded, self._storage, max_model_len)
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._states: dict[str, SamplerState] = {}
 
     def add(self, sequence_id: str, state: SamplerState) -> None:
@@ -37,8 +33,8 @@ class Worker:
         """Compute the batch's tokens; for each entry that samples its new tokens, more than one where drafts hit."""
         with torch.inference_mode():
             tokens = {entry.sequence_id: self._tokens(entry) for entry in batch.sequences}
-            logits = self._runner.logits(batch, tokens)
-            return sample_batch(batch, logits, self._states)
+            step = self._runner.run(batch, tokens)
+            return sample_batch(batch, step.values, self._states, step.best)
 
     def _tokens(self, entry: ScheduledSequence) -> list[int]:
         state = self._states[entry.sequence_id]

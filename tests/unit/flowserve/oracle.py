@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from flowserve import Engine, EngineConfig, SamplingParams
+from flowserve.device.base import StepLogits
 from tests.tiny_models import make_model
 
-BACKENDS: dict[str, dict[str, Any]] = {"torch": {}}
+BACKENDS: dict[str, dict[str, Any]] = {"torch": {"cpu_backend": "torch"}, "extension": {"cpu_backend": "extension"}}
 """Options of EngineConfig that choose an attention and compute back end, by its name."""
 
 TOLERANCE = 1e-3
@@ -94,19 +95,19 @@ class RecordedEngine:
         self.prompts: dict[str, list[int]] = {}
         self.tokens: dict[str, list[int]] = {}
         runner = self.engine._worker._runner
-        compute = runner.logits
+        compute = runner.run
 
-        def record(batch: Any, tokens: Mapping[str, list[int]]) -> torch.Tensor:
-            logits = compute(batch, tokens)
-            row = 0
+        def record(batch: Any, tokens: Mapping[str, list[int]]) -> StepLogits:
+            step = compute(batch, tokens)
+            logits, row = step.values, 0
             for entry in batch.sequences:
                 for position in range(entry.end - entry.num_logits, entry.end):
                     self.logits[entry.sequence_id][position + 1] = logits[row].clone()
                     row += 1
             assert row == len(logits)
-            return logits
+            return step
 
-        runner.logits = record
+        runner.run = record
 
     def add(self, sequence_id: str, prompt: list[int], max_tokens: int) -> None:
         self.prompts[sequence_id], self.tokens[sequence_id], self.logits[sequence_id] = prompt, [], {}

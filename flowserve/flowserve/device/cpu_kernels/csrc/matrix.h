@@ -1,0 +1,237 @@
+// Packed matrices: a weight [n outputs, k inputs] as panels of sixteen outputs, and the tiles that multiply them.
+//
+// Panel of each kind, k' = k rounded up to 32:
+//   float32   k x 16 floats
+//   bfloat16  k x 16 halves of floats
+//   int8      k'/UNIT units x 16 outputs x UNIT values, then 16 float scales (one per output)
+//   int4      k'/32 groups of: 16 half-precision scales, then 16 x 32 values of 4 bits (see Weights4)
+#pragma once
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace fs {
+
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+
+constexpr int GROUP = 32;
+constexpr int GROUP_BYTES = LANES * 2 + LANES * GROUP / 2;
+
+// Rows of activations that one tile holds in registers.
+#if defined(FS_AVX512)
+constexpr int TILE_ROWS = 12;
+constexpr int TILE_ROWS_INT4 = 8;
+#else
+constexpr int TILE_ROWS = 6;
+constexpr int TILE_ROWS_INT4 = 3;
+#endif
+
+inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline bool is_integer(int kind) { return kind == INT8 || kind == INT4; }
+
+inline int64_t panel_bytes(int kind, int k) {
+    int64_t padded = round_up(k, GROUP);
+    switch (kind) {
+        case FLOAT32: return int64_t(k) * LANES * 4;
+        case BFLOAT16: return int64_t(k) * LANES * 2;
+        case INT8: return padded * LANES + LANES * 4;
+        default: return padded / GROUP * GROUP_BYTES;
+    }
+}
+
+struct Matrix {
+    int32_t kind, n, k;
+    const uint8_t* data;
+    const float* bias;  // n floats, or null
+
+    int panels() const { return (n + LANES - 1) / LANES; }
+    const uint8_t* panel(int index) const { return data + panel_bytes(kind, k) * index; }
+};
+
+// Rows of activations as a kind of matrix wants them: floats, or quantised with one scale per row.
+struct Rows {
+    const float* floats;
+    int64_t stride;  // floats from row to row
+    const int32_t* units;
+    int64_t unit_stride;
+    const float* scales;
+};
+
+// --- tiles: R rows times one panel ------------------------------------------------------------------------------------
+
+// The sums of a tile, one member per row. A chain of members and not an array: GCC gives each member a register of its
+// own, but keeps an array that is indexed in a loop in memory.
+template <class V, int R>
+struct Sums {
+    V first = V::zero();
+    Sums<V, R - 1> rest;
+
+    // f(sum, row) for each row.
+    template <class F>
+    [[gnu::always_inline]] void each(F f, int row = 0) {
+        f(first, row);
+        rest.each(f, row + 1);
+    }
+};
+template <class V>
+struct Sums<V, 0> {
+    template <class F>
+    [[gnu::always_inline]] void each(F, int) {}
+};
+
+template <int R, class Load>
+[[gnu::always_inline]] inline void tile_float(Load load, int k, const float* x, int64_t stride, F16 (&out)[R]) {
+    Sums<F16, R> sums;
+    for (int i = 0; i < k; i++) {
+        const F16 w = load(i);
+        sums.each([&](F16& sum, int r) __attribute__((always_inline)) { sum = fma(F16::all(x[r * stride + i]), w, sum), pin(sum); });
+    }
+    sums.each([&](F16& sum, int r) __attribute__((always_inline)) { out[r] = sum; });
+}
+
+// Sums of products with activations that carry ACTIVATION_OFFSET (or none: OFFSET false).
+template <int R, bool OFFSET>
+[[gnu::always_inline]] inline void tile_int8(const int8_t* panel, int units, const int32_t* x, int64_t stride, I16 (&out)[R]) {
+    Sums<I16, R> sums;
+    I16 excess = I16::zero();
+    for (int u = 0; u < units; u++) {
+        const Weights8 w = Weights8::load(panel + int64_t(u) * LANES * UNIT);
+        sums.each([&](I16& sum, int r) __attribute__((always_inline)) { sum = dot(sum, w, x[r * stride + u]), pin(sum); });
+        if constexpr (OFFSET && ACTIVATION_OFFSET != 0) excess = dot(excess, w, int32_t(0x80808080));
+    }
+    sums.each([&](I16& sum, int r) __attribute__((always_inline)) { out[r] = sum - excess; });
+}
+
+template <int R>
+[[gnu::always_inline]] inline void tile_int4(const uint8_t* panel, int groups, const int32_t* x, int64_t stride, F16 (&out)[R]) {
+    constexpr int UNITS = GROUP / UNIT;
+    Sums<F16, R> totals;
+    for (int g = 0; g < groups; g++, panel += GROUP_BYTES, x += UNITS) {
+        Sums<I16, R> sums;
+        I16 excess = I16::zero();
+        for (int u = 0; u < UNITS; u += 2) {
+            const Weights4 w = Weights4::load(panel + 2 * LANES + u / 2 * LANES * UNIT);
+            sums.each([&](I16& sum, int r) __attribute__((always_inline)) {
+                sum = dot(sum, w.first, x[r * stride + u]);
+                sum = dot(sum, w.second, x[r * stride + u + 1]);
+                pin(sum);
+            });
+            if constexpr (ACTIVATION_OFFSET != 0)
+                excess = dot(dot(excess, w.first, int32_t(0x80808080)), w.second, int32_t(0x80808080));
+        }
+        const F16 scale = load_half((const uint16_t*)panel);
+        I16 whole[R];
+        sums.each([&](I16& sum, int r) __attribute__((always_inline)) { whole[r] = sum - excess; });
+        totals.each([&](F16& total, int r) __attribute__((always_inline)) { total = fma(whole[r].to_float(), scale, total); });
+    }
+    totals.each([&](F16& total, int r) __attribute__((always_inline)) { out[r] = total; });
+}
+
+// R rows from `row` on times one panel, scaled: the values of sixteen outputs each.
+template <int R>
+inline void tile(const Matrix& m, const uint8_t* panel, const Rows& x, int64_t row, F16 (&out)[R]) {
+    if (m.kind == FLOAT32) {
+        const float* w = (const float*)panel;
+        tile_float<R>([w](int i) { return F16::load(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride, out);
+    } else if (m.kind == BFLOAT16) {
+        const uint16_t* w = (const uint16_t*)panel;
+        tile_float<R>([w](int i) { return F16::load_bf16(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride,
+                      out);
+    } else if (m.kind == INT8) {
+        int units = round_up(m.k, GROUP) / UNIT;
+        I16 sums[R];
+        tile_int8<R, true>((const int8_t*)panel, units, x.units + row * x.unit_stride, x.unit_stride, sums);
+        F16 scale = F16::load((const float*)(panel + int64_t(units) * UNIT * LANES));
+        for (int r = 0; r < R; r++) out[r] = sums[r].to_float() * (scale * F16::all(x.scales[row + r]));
+    } else if constexpr (R <= TILE_ROWS_INT4) {
+        tile_int4<R>(panel, round_up(m.k, GROUP) / GROUP, x.units + row * x.unit_stride, x.unit_stride, out);
+        for (int r = 0; r < R; r++) out[r] = out[r] * F16::all(x.scales[row + r]);
+    } else {
+        for (int r = 0; r < R; r++) out[r] = F16::zero();  // not reached: 4-bit tiles are lower
+    }
+}
+
+// Calls f with the number of rows as a compile-time constant.
+template <int MAX, class F>
+inline void with_rows(int rows, F f) {
+    if (rows == MAX) return f(std::integral_constant<int, MAX>{});
+    if constexpr (MAX > 1) with_rows<MAX - 1>(rows, f);
+}
+
+// rows [0, num_rows) of x times panels [begin, end); `take(row, panel, value)` gets every sixteen outputs, for each
+// tile of rows panel by panel. The tiles are about equally high, since a low one costs nearly as much.
+template <class Take>
+inline void multiply(const Matrix& m, const Rows& x, int num_rows, int begin, int end, Take take) {
+    const int most = m.kind == INT4 ? TILE_ROWS_INT4 : TILE_ROWS;
+    const int tiles = (num_rows + most - 1) / most;
+    for (int t = 0, row = 0; t < tiles; t++) {
+        int rows = (num_rows - row + tiles - t - 1) / (tiles - t);
+        with_rows<TILE_ROWS>(rows, [&](auto constant) {
+            constexpr int R = decltype(constant)::value;
+            for (int p = begin; p < end; p++) {
+                F16 out[R];
+                tile<R>(m, m.panel(p), x, row, out);
+                if (m.bias) {
+                    alignas(64) float padded[LANES] = {};
+                    std::memcpy(padded, m.bias + p * LANES, sizeof(float) * std::min(LANES, m.n - p * LANES));
+                    for (int r = 0; r < R; r++) out[r] = out[r] + F16::load(padded);
+                }
+                for (int r = 0; r < R; r++) take(row + r, p, out[r]);
+            }
+        });
+        row += rows;
+    }
+}
+
+// --- activations ------------------------------------------------------------------------------------------------------
+
+// k floats as whole numbers of -127 .. 127 and their scale, in round_up(k, 32) activations (those beyond k are zero).
+inline float quantize_row(const float* x, int k, Activation* out) {
+    F16 largest = F16::zero();
+    int i = 0;
+    for (; i + LANES <= k; i += LANES) largest = max(largest, abs(F16::load(x + i)));
+    float amax = max_of(largest);
+    for (; i < k; i++) amax = std::max(amax, std::fabs(x[i]));
+    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+    const int padded = round_up(k, GROUP);
+    for (i = 0; i < padded; i += LANES) {
+        F16 value;
+        if (i + LANES <= k) {
+            value = F16::load(x + i);
+        } else {
+            alignas(64) float rest[LANES] = {};
+            if (i < k) std::memcpy(rest, x + i, sizeof(float) * (k - i));
+            value = F16::load(rest);
+        }
+        value = value * F16::all(inverse);
+        if constexpr (ACTIVATION_OFFSET != 0) {
+            int8_t bytes[LANES];
+            store_int8(bytes, value);
+            for (int j = 0; j < LANES; j++) out[i + j] = Activation(uint8_t(bytes[j]) ^ 0x80);
+        } else {
+            store_int16((int16_t*)(out + i), value);
+        }
+    }
+    return amax / 127.0f;
+}
+
+// out = x / rms(x) * weight over k floats; out may be x.
+inline void rms_norm_row(const float* x, const float* weight, int k, float eps, float* out) {
+    F16 squares = F16::zero();
+    int i = 0;
+    for (; i + LANES <= k; i += LANES) {
+        F16 v = F16::load(x + i);
+        squares = fma(v, v, squares);
+    }
+    float total = sum(squares);
+    for (; i < k; i++) total += x[i] * x[i];
+    const float scale = 1.0f / std::sqrt(total / float(k) + eps);
+    for (i = 0; i + LANES <= k; i += LANES)
+        (F16::load(x + i) * F16::all(scale) * F16::load(weight + i)).store(out + i);
+    for (; i < k; i++) out[i] = x[i] * scale * weight[i];
+}
+
+inline F16 silu(F16 x) { return x / (F16::all(1.0f) + exp(F16::zero() - x)); }
+
+}  // namespace fs

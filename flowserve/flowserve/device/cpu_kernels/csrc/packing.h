@@ -1,0 +1,108 @@
+// From rows of floats to panels, and one row back (an embedding is a row of the matrix that also makes the logits).
+#pragma once
+
+#include "matrix.h"
+
+namespace fs {
+
+// Where value i (of k) of output lane `lane` lies in a panel of units of `bytes` bytes each.
+inline int64_t unit_place(int lane, int i) { return (int64_t(i / UNIT) * LANES + lane) * UNIT + i % UNIT; }
+
+// The byte and shift of a 4-bit value in its group.
+inline void nibble_place(int lane, int i, int64_t* byte, int* shift) {
+    int unit = i / UNIT;
+    *byte = 2 * LANES + (int64_t(unit / 2) * LANES + lane) * UNIT + i % UNIT;
+    *shift = unit % 2 * 4;
+}
+
+inline void pack_int8_lane(uint8_t* panel, int lane, const float* row, int k, float amax) {
+    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+    int8_t* values = (int8_t*)panel;
+    for (int i = 0; i < k; i++) values[unit_place(lane, i)] = int8_t(std::nearbyint(row[i] * inverse));
+    ((float*)(panel + int64_t(round_up(k, GROUP)) * LANES))[lane] = amax / 127.0f;
+}
+
+// The value of largest magnitude becomes exactly -8 (llama.cpp's Q4_0 chooses its scale like this).
+inline void pack_int4_lane(uint8_t* panel, int lane, const float* row, int k) {
+    for (int start = 0; start < k; start += GROUP, panel += GROUP_BYTES) {
+        float extreme = 0.0f;
+        const int count = std::min(GROUP, k - start);
+        for (int i = 0; i < count; i++)
+            if (std::fabs(row[start + i]) > std::fabs(extreme)) extreme = row[start + i];
+        uint16_t halves[LANES];
+        F16 all = F16::all(extreme / -8.0f);
+        store_half(halves, all);
+        ((uint16_t*)panel)[lane] = halves[0];
+        float stored[LANES];
+        load_half(halves).store(stored);
+        const float inverse = stored[0] != 0.0f ? 1.0f / stored[0] : 0.0f;
+        for (int i = 0; i < count; i++) {
+            int value = int(std::nearbyint(row[start + i] * inverse)) + 8;
+            int64_t byte;
+            int shift;
+            nibble_place(lane, i, &byte, &shift);
+            panel[byte] |= uint8_t(std::clamp(value, 0, 15) << shift);
+        }
+    }
+}
+
+// One panel from up to sixteen rows (missing ones are zero). Returns the first row with a NaN or infinity, or -1.
+inline int pack_panel(int kind, const float* rows, int count, int k, uint8_t* panel) {
+    std::memset(panel, 0, panel_bytes(kind, k));
+    // 4-bit zeros are stored as 8, also behind the last column and the last row.
+    if (kind == INT4)
+        for (int g = 0; g < round_up(k, GROUP) / GROUP; g++)
+            for (int lane = 0; lane < LANES; lane++)
+                for (int i = 0; i < GROUP; i++) {
+                    if (lane < count && g * GROUP + i < k) continue;
+                    int64_t byte;
+                    int shift;
+                    nibble_place(lane, i, &byte, &shift);
+                    panel[int64_t(g) * GROUP_BYTES + byte] |= uint8_t(8 << shift);
+                }
+    for (int lane = 0; lane < count; lane++) {
+        const float* row = rows + int64_t(lane) * k;
+        float amax = 0.0f, poison = 0.0f;
+        for (int i = 0; i < k; i++) {
+            amax = std::max(amax, std::fabs(row[i]));
+            poison += row[i] * 0.0f;  // NaN or infinity times zero is NaN and stays
+        }
+        if (poison != 0.0f || std::isnan(poison)) return lane;
+        if (kind == FLOAT32)
+            for (int i = 0; i < k; i++) ((float*)panel)[int64_t(i) * LANES + lane] = row[i];
+        else if (kind == BFLOAT16)
+            for (int i = 0; i < k; i++) ((uint16_t*)panel)[int64_t(i) * LANES + lane] = float_to_bf16(row[i]);
+        else if (kind == INT8)
+            pack_int8_lane(panel, lane, row, k, amax);
+        else
+            pack_int4_lane(panel, lane, row, k);
+    }
+    return -1;
+}
+
+// Row `index` of the matrix as floats.
+inline void unpack_row(const Matrix& m, int index, float* out) {
+    const uint8_t* panel = m.panel(index / LANES);
+    const int lane = index % LANES;
+    if (m.kind == FLOAT32) {
+        for (int i = 0; i < m.k; i++) out[i] = ((const float*)panel)[int64_t(i) * LANES + lane];
+    } else if (m.kind == BFLOAT16) {
+        for (int i = 0; i < m.k; i++) out[i] = bf16_to_float(((const uint16_t*)panel)[int64_t(i) * LANES + lane]);
+    } else if (m.kind == INT8) {
+        const float scale = ((const float*)(panel + int64_t(round_up(m.k, GROUP)) * LANES))[lane];
+        for (int i = 0; i < m.k; i++) out[i] = scale * float(((const int8_t*)panel)[unit_place(lane, i)]);
+    } else {
+        for (int start = 0; start < m.k; start += GROUP, panel += GROUP_BYTES) {
+            float scales[LANES];
+            load_half((const uint16_t*)panel).store(scales);
+            for (int i = 0; i < std::min(GROUP, m.k - start); i++) {
+                int64_t byte;
+                int shift;
+                nibble_place(lane, i, &byte, &shift);
+                out[start + i] = scales[lane] * float(int((panel[byte] >> shift) & 15) - 8);
+            }
+        }
+    }
+}
+
+}  // namespace fs

@@ -1,0 +1,187 @@
+"""PackedRunner: steps of a decoder on the CPU's own kernels, and the KV storage they read."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import FlowServeError
+from ...layers.rotary import RotaryTable
+from ...models.plan import DecoderPlan
+from ...scheduling.batch import Batch
+from ..base import StepLogits
+from .library import CacheShape, DecoderSpec, KernelLibrary, LayerWeights, Matrix, StepArrays, kernel_library
+from .weight_file import WeightFile, packed_weights
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """A plan and its packed weights: what a template holds before it forks."""
+
+    plan: DecoderPlan
+    file: WeightFile
+    library: KernelLibrary
+
+    @classmethod
+    def load(cls, plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> PackedWeights:
+        """Map the packed weights, packed now if need be. Raises KernelsUnavailableError or CheckpointError."""
+        library = kernel_library()
+        return cls(plan, packed_weights(plan, dtype, quantization, library), library)
+
+    def matrix(self, name: str) -> Matrix:
+        entry = self.file.entries[name]
+        bias = self.file.address(f"{name}_bias")
+        return Matrix(entry.kind, entry.n, entry.k, self.file.address(name), bias)
+
+    def layer(self, index: int) -> LayerWeights:
+        prefix = f"layers.{index}."
+        return LayerWeights(
+            attention_norm=self.file.address(prefix + "attention_norm"),
+            qkv=self.matrix(prefix + "qkv"),
+            query_norm=self.file.address(prefix + "query_norm"),
+            key_norm=self.file.address(prefix + "key_norm"),
+            output=self.matrix(prefix + "output"),
+            mlp_norm=self.file.address(prefix + "mlp_norm"),
+            gate_up=self.matrix(prefix + "gate_up"),
+            down=self.matrix(prefix + "down"),
+            window=self.plan.config.windows[index],
+        )
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Size of the KV storage. A block holds, for each layer and KV head, keys and values packed like weights."""
+
+    shape: CacheShape
+    num_blocks: int
+    block_size: int
+    block_bytes: int
+
+    @classmethod
+    def of(cls, weights: PackedWeights, num_blocks: int, block_size: int, int8: bool) -> PackedLayout:
+        """int8: whole numbers with a scale per token and head, else float32."""
+        config = weights.plan.config
+        shape = CacheShape(config.num_layers, config.num_kv_heads, config.head_dim, block_size, int8)
+        return cls(shape, num_blocks, block_size, int(weights.library.c.fs_block_bytes(ctypes.byref(shape))))
+
+    @property
+    def size_bytes(self) -> int:
+        return self.num_blocks * self.block_bytes
+
+
+class PackedStorage:
+    """All blocks in one mapping; pages take memory where they are written."""
+
+    def __init__(self, layout: PackedLayout) -> None:
+        self.layout = layout
+        self._pages = mmap.mmap(-1, layout.size_bytes)
+        self._bytes = memoryview(self._pages)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+
+    @property
+    def block_bytes(self) -> int:
+        return self.layout.block_bytes
+
+    def read_block(self, block: int, buffer: memoryview) -> None:
+        """Copy a block of all layers to a buffer of `block_bytes`."""
+        buffer[:] = self._at(block)
+
+    def write_block(self, block: int, buffer: memoryview) -> None:
+        self._at(block)[:] = buffer
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._at(target)[:] = self._at(source)
+
+    def _at(self, block: int) -> memoryview:
+        return self._bytes[block * self.block_bytes : (block + 1) * self.block_bytes]
+
+
+class PackedRunner:
+    """See Runner. Its threads sleep between steps and end with `close`."""
+
+    def __init__(
+        self, weights: PackedWeights, layout: PackedLayout, max_model_len: int, max_tokens: int, num_threads: int
+    ) -> None:
+        config = weights.plan.config
+        self.storage = PackedStorage(layout)
+        self._vocab_size = config.vocab_size
+        self._library = weights.library
+        rotary = RotaryTable(config.rope, max_model_len)
+        self._cos, self._sin = rotary.cos.contiguous(), rotary.sin.contiguous()
+        self._layers = (LayerWeights * config.num_layers)(*(weights.layer(i) for i in range(config.num_layers)))
+        self._weights = weights  # keeps the mapping alive
+        spec = DecoderSpec(
+            hidden=config.hidden_size,
+            num_heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            intermediate=config.intermediate_size,
+            vocab=config.vocab_size,
+            num_layers=config.num_layers,
+            rotary_dim=2 * self._cos.shape[1],
+            max_tokens=max_tokens,
+            max_logits=max_tokens,
+            num_threads=num_threads,
+            eps=config.rms_norm_eps,
+            scale=config.head_dim**-0.5,
+            cos=self._cos.data_ptr(),
+            sin=self._sin.data_ptr(),
+            embedding=weights.matrix("embedding"),
+            head=weights.matrix("head" if "head" in weights.file.entries else "embedding"),
+            final_norm=weights.file.address("final_norm"),
+            layers=self._layers,
+            cache=layout.shape,
+            cache_data=self.storage.address,
+        )
+        self._decoder = weights.library.c.fs_decoder_create(ctypes.byref(spec))
+        if not self._decoder:
+            raise FlowServeError(f"no memory or threads for an engine of {max_tokens} tokens a step")
+
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+        """One step; see Runner."""
+        block_size = self.storage.layout.block_size
+        token_ids, positions, starts = array("i"), array("i"), array("i", [0])
+        tables, table_starts, logit_rows = array("i"), array("i"), array("i")
+        for entry in batch.sequences:
+            first, end = entry.start, entry.start + entry.num_tokens
+            token_ids.extend(tokens[entry.sequence_id][first:end])
+            positions.extend(range(first, end))
+            table_starts.append(len(tables))
+            tables.extend(entry.block_table[: -(-end // block_size)])
+            num_tokens = len(token_ids)
+            starts.append(num_tokens)
+            if entry.num_logits:
+                logit_rows.extend(range(num_tokens - entry.num_logits, num_tokens))
+        num_logits = len(logit_rows)
+        logits = torch.empty((num_logits, self._vocab_size), dtype=torch.float32)
+        best = array("i", bytes(4 * num_logits))
+        arrays = StepArrays(
+            num_tokens=len(token_ids),
+            num_sequences=len(batch.sequences),
+            num_logits=num_logits,
+            token_ids=token_ids.buffer_info()[0],
+            positions=positions.buffer_info()[0],
+            query_starts=starts.buffer_info()[0],
+            tables=tables.buffer_info()[0],
+            table_starts=table_starts.buffer_info()[0],
+            logit_rows=logit_rows.buffer_info()[0],
+            logits=logits.data_ptr(),
+            best=best.buffer_info()[0],
+        )
+        if self._library.c.fs_decoder_step(self._decoder, ctypes.byref(arrays)) != 0:
+            raise FlowServeError(f"no memory for a step of {len(token_ids)} tokens")
+        return StepLogits(logits, best.tolist())
+
+    def close(self) -> None:
+        """End the threads and free the working memory. May be called again."""
+        if self._decoder:
+            self._library.c.fs_decoder_destroy(self._decoder)
+            self._decoder = None
+
+    def __del__(self) -> None:
+        self.close()

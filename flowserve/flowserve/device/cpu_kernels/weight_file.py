@@ -1,0 +1,222 @@
+"""WeightFile: a model's packed weights as one flat file, written once and mapped by every later process.
+
+Layout: 8 bytes of magic, 8 bytes with the index's length, the index (JSON: entries with kind, n, k, offset,
+size_bytes), then the entries, each from a page's start. A file appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...cache_folder import cache_folder
+from ...models.plan import DecoderPlan
+from .library import KernelLibrary
+from .packing import PackedTensor, packed_tensors
+
+_MAGIC = b"FLOWSRV1"
+_ROWS_BYTES = 16 * 2**20  # of float32 rows that are packed at a time
+
+_logger = logging.getLogger("flowserve")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a tensor lies in the file. kind: a Kind, or None for float32 as they are."""
+
+    kind: int | None
+    n: int
+    k: int
+    offset: int
+    size_bytes: int
+
+
+class WeightFile:
+    """A mapped file. `address(name)` stays valid as long as the object lives."""
+
+    def __init__(self, file: int) -> None:
+        self._pages = mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._base = int(np.frombuffer(self._pages, dtype=np.uint8).ctypes.data)
+        length = int.from_bytes(self._pages[8:16], "little")
+        index = json.loads(self._pages[16 : 16 + length])
+        self.entries = {name: Entry(*fields) for name, fields in index["entries"].items()}
+        self.size_bytes = len(self._pages)
+
+    def address(self, name: str) -> int | None:
+        """Of an entry's first byte; None when the model has no such tensor."""
+        entry = self.entries.get(name)
+        return None if entry is None else self._base + entry.offset
+
+
+def packed_weights(
+    plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, library: KernelLibrary
+) -> WeightFile:
+    """The model's packed weights, from the cache or packed now.
+
+    Where the cache folder cannot hold them they are packed into memory of this process and its children, with a
+    warning. Raises CheckpointError for a tensor that holds NaN or infinity.
+    """
+    tensors = list(packed_tensors(plan, dtype, quantization))
+    folder = cache_folder() / "weights" / _place_of(plan)
+    path = folder / f"{_fingerprint(plan, tensors, library)}.flat"
+    try:
+        if (found := _open_whole(path)) is not None:
+            return found
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            if (found := _open_whole(path)) is not None:  # packed by another process meanwhile
+                return found
+            return _pack_into_cache(path, tensors, library)
+    except OSError as error:
+        _logger.warning("packed weights cannot be kept in %s (%s); packing into memory", folder, error)
+    memory = os.memfd_create("flowserve-weights", os.MFD_CLOEXEC)
+    try:
+        _write(memory, tensors, library)
+        return WeightFile(memory)
+    finally:
+        os.close(memory)
+
+
+def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLibrary) -> WeightFile:
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _write(file, tensors, library)
+        _drop_older(path)
+        partial.rename(path)
+        return WeightFile(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+
+
+def _write(file: int, tensors: list[PackedTensor], library: KernelLibrary) -> None:
+    entries, size = _lay_out(tensors, library)
+    index = json.dumps({"entries": {name: list(_fields(entry)) for name, entry in entries.items()}}).encode()
+    os.posix_fallocate(file, 0, size)  # a full disk is noticed now, not as a signal when the pages are touched
+    os.pwrite(file, _MAGIC + len(index).to_bytes(8, "little") + index, 0)
+    for tensor in tensors:
+        offset = entries[tensor.name].offset
+        for packed in _packed_pieces(tensor, library):
+            offset += os.pwrite(file, packed, offset)
+
+
+def _packed_pieces(tensor: PackedTensor, library: KernelLibrary) -> Iterator[memoryview]:
+    """The entry's bytes, some panels at a time, so that packing needs little memory beside the result."""
+    step = tensor.n if tensor.kind is None else max(1, _ROWS_BYTES // (tensor.k * 4 * 64)) * 64
+    for start in range(0, tensor.n, step):
+        end = min(start + step, tensor.n)
+        rows = tensor.rows(start, end).contiguous()
+        if tensor.kind is None:
+            if not bool(rows.isfinite().all()):
+                raise tensor.not_finite(int((~rows.isfinite()).nonzero()[0]))
+            yield _bytes_of(rows)
+            continue
+        packed = torch.empty(library.matrix_bytes(tensor.kind, end - start, tensor.k), dtype=torch.uint8)
+        bad = library.c.fs_pack(tensor.kind, rows.data_ptr(), end - start, tensor.k, packed.data_ptr())
+        if bad >= 0:
+            raise tensor.not_finite(start + bad)
+        yield _bytes_of(packed)
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")
+
+
+def _lay_out(tensors: list[PackedTensor], library: KernelLibrary) -> tuple[dict[str, Entry], int]:
+    """Entries behind an index of unknown length: room for it is taken generously, the rest is exact."""
+    offset = _pages(4096 + 256 * len(tensors))
+    entries = {}
+    for tensor in tensors:
+        size = tensor.n * 4 if tensor.kind is None else library.matrix_bytes(tensor.kind, tensor.n, tensor.k)
+        entries[tensor.name] = Entry(tensor.kind, tensor.n, tensor.k, offset, size)
+        offset += _pages(size)
+    return entries, offset
+
+
+def _pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _fields(entry: Entry) -> tuple[int | None, int, int, int, int]:
+    kind = None if entry.kind is None else int(entry.kind)
+    return kind, entry.n, entry.k, entry.offset, entry.size_bytes
+
+
+def _open_whole(path: Path) -> WeightFile | None:
+    """The file if it is there and as long as its index says; a damaged one is made anew."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        head = os.pread(file, 16, 0)
+        if head[:8] != _MAGIC:
+            return None
+        index = json.loads(os.pread(file, int.from_bytes(head[8:], "little"), 16))
+        end = max(offset + _pages(size) for *_, offset, size in index["entries"].values())
+        return WeightFile(file) if os.fstat(file).st_size == end else None
+    except (ValueError, KeyError):
+        return None
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _place_of(plan: DecoderPlan) -> str:
+    """One folder for each model folder, readable by its owner."""
+    folder = plan.embedding.parts[0].tensor.file.path.parent.resolve()
+    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def _checkpoint_state(plan: DecoderPlan) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: a checkpoint that changed has another fingerprint."""
+    files = {part.tensor.file.path for parameter in plan.parameters() for part in parameter.parts}
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
+
+
+def _fingerprint(plan: DecoderPlan, tensors: list[PackedTensor], library: KernelLibrary) -> str:
+    """The parts of the checkpoint it was made of, and how: two engines that agree on them share the file."""
+    state = hashlib.sha256(repr(_checkpoint_state(plan)).encode()).hexdigest()[:12]
+    made_of = [(p.name, p.shape, [(q.tensor.name, q.start, q.end) for q in p.parts]) for p in plan.parameters()]
+    layout = [(t.name, None if t.kind is None else int(t.kind), t.n, t.k) for t in tensors]
+    how = hashlib.sha256(repr((_MAGIC, library.unit, made_of, layout)).encode()).hexdigest()[:12]
+    return f"{state}-{how}"
+
+
+def _drop_older(path: Path) -> None:
+    """Files of an earlier state of the checkpoint, and what killed processes left. Who maps one keeps it."""
+    state = path.name.split("-")[0]
+    for other in path.parent.iterdir():
+        outdated = other.suffix == ".flat" and not other.name.startswith(state)
+        abandoned = other.suffix.startswith(".partial-") and not _is_alive(int(other.suffix[9:]))
+        if outdated or abandoned:
+            other.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

@@ -1,0 +1,42 @@
+"""How much memory the KV cache of an engine takes, and what context that allows."""
+
+from __future__ import annotations
+
+from .config import EngineConfig
+from .device.base import StorageLayout
+from .errors import InvalidConfigError
+from .models.loader import LoadedModel
+
+_DEFAULT_KV_BYTES = 512 * 2**20
+
+
+def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLayout, int]:
+    """The KV cache and the context length in tokens that it allows: one sequence of full length always fits.
+
+    Raises InvalidConfigError for a context that is longer than the model's or the cache.
+    """
+    model = loaded.config
+    block_size = config.block_size or loaded.device.default_block_size
+    one_block = loaded.device.kv_layout(loaded, 1, block_size, config)
+    max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
+    if config.max_model_len is not None and config.max_model_len > model.max_positions:
+        raise InvalidConfigError(
+            f"max_model_len {config.max_model_len} is more than the model's {model.max_positions} positions"
+        )
+    needed = -(-max_model_len // block_size)
+    if config.num_kv_blocks is not None:
+        num_blocks = config.num_kv_blocks
+    else:
+        budget = (config.kv_cache_bytes or _DEFAULT_KV_BYTES) // one_block.block_bytes
+        num_blocks = min(budget, needed * config.max_num_sequences)
+        if config.kv_cache_bytes is None and config.max_model_len is not None:
+            num_blocks = max(num_blocks, needed)
+    if num_blocks < needed and config.max_model_len is not None:
+        raise InvalidConfigError(
+            f"max_model_len {max_model_len} needs {needed} KV blocks of {block_size} tokens,"
+            f" the cache holds {num_blocks}"
+        )
+    max_model_len = min(max_model_len, num_blocks * block_size)
+    if max_model_len < 2:
+        raise InvalidConfigError(f"{num_blocks} KV blocks of {block_size} tokens hold no sequence of two tokens")
+    return loaded.device.kv_layout(loaded, num_blocks, block_size, config), max_model_len

@@ -1,0 +1,149 @@
+"""Whole steps on the kernels against the same engine in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flowserve import EngineConfig
+from flowserve.device.base import Runner
+from flowserve.models.loader import load_model
+from flowserve.scheduling.batch import Batch, ScheduledSequence
+
+BLOCK = 8
+
+
+def _runner(folder: Path, **options: Any) -> Runner:
+    config = EngineConfig(**{"num_threads": 1, **options})
+    loaded = load_model(folder, config)
+    layout = loaded.device.kv_layout(loaded, 64, BLOCK, config)
+    return loaded.device.runner(loaded, layout, 256, config)
+
+
+def _prompts(lengths: list[int]) -> dict[str, list[int]]:
+    random = np.random.default_rng(sum(lengths))
+    return {str(i): random.integers(3, 200, length).tolist() for i, length in enumerate(lengths)}
+
+
+def _logits(runner: Runner, prompts: dict[str, list[int]], cuts: list[int]) -> torch.Tensor:
+    """Logits of all tokens of all prompts, computed in steps that each take `cuts[i]` tokens of each."""
+    with torch.inference_mode():
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in prompts}
+        done = dict.fromkeys(prompts, 0)
+        for cut in [*cuts, 10_000]:
+            entries = []
+            for index, (name, tokens) in enumerate(prompts.items()):
+                count = min(cut, len(tokens) - done[name])
+                if count < 1:
+                    continue
+                table = tuple(reversed(range(index * 8, index * 8 + 8)))  # not neighbours in order
+                entries.append(ScheduledSequence(name, done[name], count, table, count, index, 0))
+                done[name] += count
+            if not entries:
+                break
+            step = runner.run(Batch(tuple(entries)), prompts)
+            if step.best is not None:
+                assert step.best == step.values.argmax(dim=-1).tolist()
+            for entry, part in zip(entries, step.values.split([e.num_tokens for e in entries]), strict=True):
+                rows[entry.sequence_id].append(part.clone())
+        return torch.cat([torch.cat(parts) for parts in rows.values()])
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "hidden_size": 40, "intermediate_size": 50}),
+        ("llama", {"num_key_value_heads": 1, "num_attention_heads": 3, "hidden_size": 60, "tie_word_embeddings": True}),
+        ("qwen2", {"num_key_value_heads": 4}),
+        ("qwen3", {"tie_word_embeddings": True, "head_dim": 40}),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_exact_weights_give_the_logits_of_torch(
+    models: Callable[..., Path], architecture: str, config: dict[str, Any], threads: int
+) -> None:
+    folder = models(architecture, **config)
+    prompts = _prompts([1, 37, 5, 64, 16])
+    expected = _logits(_runner(folder, cpu_backend="torch"), prompts, [])
+    runner = _runner(folder, cpu_backend="extension", num_threads=threads)
+    whole = _logits(runner, prompts, [])
+    assert _distance(whole, expected) < 1e-4
+    assert torch.equal(_logits(runner, prompts, [7, 1, 1, 20]), whole), "cuts change nothing, not even the rounding"
+    runner.close()
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=6), cuts=st.lists(st.integers(1, 30), max_size=4))
+def test_batches_and_cuts(models: Callable[..., Path], lengths: list[int], cuts: list[int]) -> None:
+    prompts = _prompts(lengths)
+    runner = _runner(models("qwen3"), cpu_backend="extension", num_threads=2)
+    together = _logits(runner, prompts, cuts)
+    for (name, tokens), rows in zip(prompts.items(), together.split(lengths), strict=True):
+        assert torch.equal(_logits(runner, {name: tokens}, []), rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({"dtype": "bfloat16"}, 0.02),
+        ({"kv_cache_dtype": "int8"}, 0.04),
+        ({"quantization": "int8"}, 0.1),
+        ({"quantization": "int8", "kv_cache_dtype": "float32"}, 0.1),
+        ({"quantization": "int4"}, 0.6),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_rounded_storage_stays_near(
+    models: Callable[..., Path], architecture: str, options: dict[str, Any], limit: float
+) -> None:
+    folder = models(architecture)
+    prompts = _prompts([30, 64, 3])
+    expected = _logits(_runner(folder, cpu_backend="torch"), prompts, [])
+    runner = _runner(folder, cpu_backend="extension", **options)
+    whole = _logits(runner, prompts, [])
+    error = float((whole - expected).norm() / expected.norm())
+    assert 0 < error < limit
+    assert torch.equal(_logits(runner, prompts, [13, 1, 1]), whole)
+
+
+def test_blocks_can_be_moved(models: Callable[..., Path]) -> None:
+    """A sequence goes on from blocks that were copied, read out and written elsewhere."""
+    for options in ({}, {"kv_cache_dtype": "int8"}):
+        runner = _runner(models(), cpu_backend="extension", **options)
+        tokens = {"a": list(range(10, 34))}
+        with torch.inference_mode():
+            runner.run(Batch((ScheduledSequence("a", 0, 23, (0, 1, 2), 0, 0, 0),)), tokens)
+            expected = runner.run(Batch((ScheduledSequence("a", 23, 1, (0, 1, 2), 1, 0, 0),)), tokens).values
+            buffer = memoryview(bytearray(runner.storage.block_bytes))
+            runner.storage.copy_block(0, 40)
+            runner.storage.read_block(1, buffer)
+            runner.storage.write_block(41, buffer)
+            runner.storage.copy_block(2, 42)
+            for block in (0, 1, 2):
+                runner.storage.write_block(block, memoryview(bytes(runner.storage.block_bytes)))
+            moved = runner.run(Batch((ScheduledSequence("a", 23, 1, (40, 41, 42), 1, 0, 0),)), tokens).values
+        assert torch.equal(moved, expected)
+
+
+def test_closing_ends_the_threads(models: Callable[..., Path]) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = count()
+    runner = _runner(models(), cpu_backend="extension", num_threads=3)
+    assert count() == before + 2
+    runner.close()
+    runner.close()
+    assert count() == before
