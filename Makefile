@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 
 PEERS := pool ray dask
 
-.PHONY: run test check bench bench-peers kill-loop oracle clean
+.PHONY: run test test-rtc check bench bench-peers kill-loop oracle clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q tests
+
+# The RTC's states, a hundred times as many as in `test`.
+test-rtc: $(STAMP)
+	RTC_STATES=100 $(BIN)/python -m pytest -q tests/unit/flowserve/test_rtc_states.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,7 +13,9 @@
     │   ├── InvalidSamplingParamsError
     │   ├── InvalidGrammarError     a schema, regex, choice or grammar that cannot be compiled
     │   ├── InvalidPromptError      empty, or token ids outside the vocabulary
-    │   └── PromptTooLongError
+    │   ├── PromptTooLongError
+    │   ├── InvalidContextError     a context without id or tokens, or with an impossible time to live
+    │   └── UnknownContextError     a context id that never was, was deleted or has expired
     └── UnknownSequenceError        an id that the engine does not hold (or holds already)
 
 Each takes one message, so each survives pickling between processes.
@@ -76,6 +78,14 @@ class InvalidPromptError(InvalidRequestError):
 
 class PromptTooLongError(InvalidRequestError):
     """The prompt leaves no room for one generated token in the context."""
+
+
+class InvalidContextError(InvalidRequestError):
+    """A context without an id or without tokens, or with an impossible time to live."""
+
+
+class UnknownContextError(InvalidRequestError):
+    """A context id that never was, was deleted, has expired, or is another tenant's."""
 
 
 class UnknownSequenceError(FlowServeError):
