@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import EngineConfig
+    from .embedding_model import EmbeddingModel
     from .engine import Engine
     from .errors import FlowServeError
     from .llm import LLM
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "CompletionOutput",
+    "EmbeddingModel",
     "Engine",
     "EngineConfig",
     "FlowServeError",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "LLM": "llm",
     "CompletionOutput": "outputs",
+    "EmbeddingModel": "embedding_model",
     "Engine": "engine",
     "EngineConfig": "config",
     "FlowServeError": "errors",

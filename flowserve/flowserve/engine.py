@@ -44,6 +44,7 @@ class Engine:
         self._clock = clock
         self.tokenizer = tokenizer
         self.model_config = loaded.config
+        tokenizer.check_fits(loaded.config.vocab_size)
         loaded.device.start(loaded, config)
         layout, self.max_model_len = plan_kv_memory(loaded, config)
         self._cache = RelationalTensorCache(layout.num_blocks, layout.block_size, config.enable_prefix_caching)

@@ -43,9 +43,27 @@ class Tokenizer:
         """Tokens with added ones; the model's vocabulary may be padded beyond it."""
         return int(self._rust.get_vocab_size(with_added_tokens=True))
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Raises TokenizerError where a model with a vocabulary of this size does not know every token."""
+        highest = max((token_id for token_id in self._rust.get_added_tokens_decoder()), default=-1)
+        num_ids = max(self.vocab_size, highest + 1)
+        if num_ids > vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has {num_ids} tokens, the model's vocabulary only {vocab_size}:"
+                " they do not belong together"
+            )
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids. `add_special_tokens` is for plain prompts; a rendered chat has its own special tokens."""
         return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_within(self, text: str, max_tokens: int) -> list[int]:
+        """As `encode`, cut to so many tokens; the special tokens around a text stay."""
+        self._rust.enable_truncation(max_tokens)
+        try:
+            return list(self._rust.encode(text).ids)
+        finally:
+            self._rust.no_truncation()
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""

@@ -95,6 +95,9 @@ class DeviceAdapter(Protocol):
         Where `config.num_threads` is None the device chooses, by the size of the model.
         """
 
+    def start_operators(self, num_threads: int | None, num_parameters: int) -> None:
+        """The same for a model of so many parameters that runs in torch operators, without an engine."""
+
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""
 

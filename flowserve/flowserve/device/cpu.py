@@ -49,6 +49,9 @@ class CpuDevice:
         packed = isinstance(loaded.weights, PackedWeights)  # then torch only samples
         torch.set_num_threads(1 if packed else _num_threads(loaded, config, PARALLEL_FROM_PARAMETERS))
 
+    def start_operators(self, num_threads: int | None, num_parameters: int) -> None:
+        torch.set_num_threads(num_threads or _fitting_threads(num_parameters, PARALLEL_FROM_PARAMETERS))
+
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         # Without AMX or AVX512_BF16, bfloat16 arithmetic is emulated: several times slower than float32.
         if name == "auto":
@@ -129,6 +132,8 @@ class CpuDevice:
 
 
 def _num_threads(loaded: LoadedModel, config: EngineConfig, parallel_from: int) -> int:
-    if config.num_threads is not None:
-        return config.num_threads
-    return len(os.sched_getaffinity(0)) if loaded.config.num_parameters >= parallel_from else 1
+    return config.num_threads or _fitting_threads(loaded.config.num_parameters, parallel_from)
+
+
+def _fitting_threads(num_parameters: int, parallel_from: int) -> int:
+    return len(os.sched_getaffinity(0)) if num_parameters >= parallel_from else 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
-from .json_fields import FieldReader, read_json
+from ..errors import CheckpointError, UnsupportedModelError
+from .json_fields import FieldReader, read_config_json, read_json
+from .registry import check_supported
 from .rope_config import RopeConfig, read_rope
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -58,15 +59,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     Raises ModelNotFoundError without one, CheckpointError for a missing or wrong field, UnsupportedModelError for
     features that would silently give other results (quantised weights, an unknown rope scaling or activation).
     """
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise ModelNotFoundError(f"no model folder {str(folder)!r}")
-    if not path.is_file():
-        raise ModelNotFoundError(f"{str(folder)!r} is not a model folder: it has no config.json")
-    raw = read_json(path)
-    architecture = _architecture(raw, path)
+    path, raw, architecture = read_config_json(folder)
+    check_supported(architecture)
     raw = {**_DEFAULTS.get(architecture, {}), **raw}
-    _check_supported(raw, path)
+    _check_features(raw, path)
     field = FieldReader(raw, path)
     num_layers, num_heads = field.count("num_hidden_layers"), field.count("num_attention_heads")
     hidden_size, max_positions = field.count("hidden_size"), field.count("max_position_embeddings")
@@ -137,14 +133,7 @@ def _read_windows(raw: dict[str, Any], architecture: str, num_layers: int, path:
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 
-def _architecture(raw: dict[str, Any], path: Path) -> str:
-    names = raw.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise CheckpointError(f"{path}: field 'architectures' must name the model's class, got {names!r}")
-    return names[0]
-
-
-def _check_supported(raw: dict[str, Any], path: Path) -> None:
+def _check_features(raw: dict[str, Any], path: Path) -> None:
     if raw.get("quantization_config"):
         raise UnsupportedModelError(f"{path}: the weights are quantised, which is not supported")
     activation = raw.get("hidden_act", "silu")

@@ -7,18 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ModelNotFoundError
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    content = _read(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A JSON list from a file; CheckpointError names the file."""
+    content = _read(path)
+    if not isinstance(content, list):
+        raise CheckpointError(f"{path}: expected a JSON list")
+    return content
+
+
+def read_config_json(folder: Path) -> tuple[Path, dict[str, Any], str]:
+    """config.json of a model folder: its path, its fields, and the architecture that it names.
+
+    Raises ModelNotFoundError without a folder or config.json, CheckpointError for an unusable one.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"no model folder {str(folder)!r}")
+    if not path.is_file():
+        raise ModelNotFoundError(f"{str(folder)!r} is not a model folder: it has no config.json")
+    raw = read_json(path)
+    names = raw.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise CheckpointError(f"{path}: field 'architectures' must name the model's class, got {names!r}")
+    return path, raw, names[0]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)

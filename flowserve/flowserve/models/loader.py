@@ -47,13 +47,13 @@ def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
     plan = build_plan(Checkpoint(folder), model_config)
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         weights = device.load(plan, dtype, config)
     return LoadedModel(folder, plan, weights, dtype, device)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A fork after a parallel tensor operation leaves the child a thread pool without threads: its first hangs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -176,6 +176,28 @@ def test_no_tokenizer(folder: Path) -> None:
     refuses(folder, TokenizerError, "no tokenizer.json")
 
 
+def test_a_tokenizer_of_another_model(folder: Path, models: Models) -> None:
+    padded = models("llama", vocab_size=512)
+    Engine.from_folder(padded, EngineConfig(num_threads=1))
+    smaller = models("llama", vocab_size=399)
+    refuses(smaller, TokenizerError, "tokenizer has 400 tokens, the model's vocabulary only 399")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 5000, "content": "<far>"})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    refuses(folder, TokenizerError, "the model's vocabulary only 400")
+
+
+def test_files_that_a_folder_may_lack(folder: Path) -> None:
+    for name in ("generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+    llm = LLM(folder, num_threads=1)
+    assert llm.engine.tokenizer.eos_token_ids, "config.json names one too"
+    (output,) = llm.generate("Hello", SamplingParams(temperature=0.0, max_tokens=3))
+    assert output.outputs[0].token_ids
+    with pytest.raises(errors.ChatTemplateError):
+        llm.chat([{"role": "user", "content": "Hello"}])
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -1,0 +1,134 @@
+"""EmbeddingModel: texts in, one vector each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .config import EngineConfig
+from .device.select import select_device
+from .errors import InvalidConfigError, InvalidPromptError, PromptTooLongError
+from .hub import resolve_model
+from .models.bert import encoder_plan
+from .models.checkpoint import Checkpoint
+from .models.encoder import EncoderModel
+from .models.encoder_config import read_encoder_config
+from .models.loader import one_thread
+from .models.pooling import pool, read_pooling
+from .tokenizer import Tokenizer
+
+BATCH_TOKENS = 4096
+"""Tokens of one forward pass, padding included; a longer text is a pass of its own."""
+
+_MAX_PADDING = 0.25
+"""Of a batch's tokens; texts of more different lengths are computed apart."""
+
+
+class EmbeddingModel:
+    """A BERT-style encoder in this process, pooled as its sentence-transformers files say, else by the mean.
+
+    model: folder in Hugging Face layout, or a hub id.  max_length: tokens of the longest text; None = what the folder
+    says.  dtype, device, num_threads: as in EngineConfig. One thread at a time.
+    Raises the ModelNotFound, Unsupported, Checkpoint, Tokenizer and InvalidConfig errors.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        max_length: int | None = None,
+        num_threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        options = EngineConfig(dtype=dtype, num_threads=num_threads, device=device, max_model_len=max_length)
+        folder = resolve_model(model)
+        config = read_encoder_config(folder)
+        self._pooling = read_pooling(folder)
+        longest = min(config.max_positions, self._pooling.max_tokens or config.max_positions)
+        if max_length is not None and max_length > config.max_positions:
+            raise InvalidConfigError(
+                f"max_length {max_length} is more than the model's {config.max_positions} positions"
+            )
+        self.max_length = max_length or longest
+        self.tokenizer = Tokenizer.from_folder(folder)
+        self.tokenizer.check_fits(config.vocab_size)
+        self._vocab_size = config.vocab_size
+        self._device = select_device(options.device)
+        computed = self._device.resolve_dtype(options.dtype, getattr(torch, config.dtype, torch.float32))
+        with one_thread(), torch.inference_mode():
+            self._model = EncoderModel(encoder_plan(Checkpoint(folder), config), self._device, computed)
+        self._device.start_operators(options.num_threads, config.num_parameters)
+        self.dimension = len(self._pooling.poolings) * config.hidden_size
+
+    def embed(self, texts: str | Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[list[float]]:
+        """A vector of `dimension` floats for each text (or its token ids), in their order.
+
+        truncate: cut texts that are too long instead of raising. Raises what `tokenize` raises, before anything runs.
+        """
+        return self.embed_tokens(self.tokenize(texts, truncate=truncate))
+
+    def tokenize(self, texts: str | Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[list[int]]:
+        """The token ids that the model gets for each text, with special tokens; token ids are taken as they are.
+
+        Raises PromptTooLongError or InvalidPromptError, which say which text is at fault.
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        return [self._tokenize(index, text, truncate) for index, text in enumerate(listed)]
+
+    def embed_tokens(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """`embed` for what `tokenize` returned."""
+        vectors: list[list[float]] = [[] for _ in prompts]
+        with torch.inference_mode():
+            for batch in batches_by_length([len(prompt) for prompt in prompts]):
+                lengths = [len(prompts[index]) for index in batch]
+                rows = [[*prompts[index], *[0] * (max(lengths) - len(prompts[index]))] for index in batch]
+                hidden = self._model.forward(torch.tensor(rows, device=self._device.torch_device), lengths)
+                for index, vector in zip(batch, pool(hidden, lengths, self._pooling).tolist(), strict=True):
+                    vectors[index] = vector
+        return vectors
+
+    def _tokenize(self, index: int, text: str | Sequence[int], truncate: bool) -> list[int]:
+        token_ids = self._encode(index, text, truncate) if isinstance(text, str) else self._check_ids(index, text)
+        if len(token_ids) > self.max_length:
+            if not truncate:
+                raise PromptTooLongError(
+                    f"text {index} has {len(token_ids)} tokens, the model takes {self.max_length}; truncate cuts it"
+                )
+            token_ids = token_ids[: self.max_length]
+        if not token_ids:
+            raise InvalidPromptError(f"text {index} is empty")
+        return token_ids
+
+    def _encode(self, index: int, text: str, truncate: bool) -> list[int]:
+        text = self._pooling.prompt + text
+        text = text.lower() if self._pooling.lowers_case else text
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # halves of characters, as broken JSON may bring them
+            raise InvalidPromptError(f"text {index} is no valid Unicode: {error.reason}") from error
+        return self.tokenizer.encode_within(text, self.max_length) if truncate else self.tokenizer.encode(text)
+
+    def _check_ids(self, index: int, token_ids: Sequence[int]) -> list[int]:
+        for token_id in token_ids:
+            if type(token_id) is not int or not 0 <= token_id < self._vocab_size:
+                text = f"text {index}: token id {token_id!r} is not in the vocabulary of {self._vocab_size}"
+                raise InvalidPromptError(text)
+        return list(token_ids)
+
+
+def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in batches of similar length, longest first: little padding, and the peak of memory comes at once."""
+    batches: list[list[int]] = []
+    tokens, longest = 0, 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        size = lengths[index]
+        padded = longest * (len(batches[-1]) + 1) if batches else 0
+        if not batches or padded > BATCH_TOKENS or (padded - tokens - size) > _MAX_PADDING * padded:
+            batches.append([])
+            tokens, longest = 0, size
+        batches[-1].append(index)
+        tokens += size
+    return batches

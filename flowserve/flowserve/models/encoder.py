@@ -1,0 +1,94 @@
+"""EncoderModel: a BERT-style encoder in torch operators, built from its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from ..device.base import DeviceAdapter
+from ..layers.linear import Linear
+from .bert import Affine, EncoderLayerPlan, EncoderPlan
+from .parameter import Parameter
+
+_tanh_gelu = partial(F.gelu, approximate="tanh")
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class EncoderModel:
+    """B texts of L tokens each (shorter ones padded), d hidden size.
+
+    Raises CheckpointError for a tensor that holds NaN or infinity.
+    """
+
+    def __init__(self, plan: EncoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
+        load = _Loader(device, dtype, plan.config.layer_norm_eps)
+        self.config = plan.config
+        self._words = load.tensor(plan.words)
+        # Every token here is of the first type, so types and positions are one table.
+        self._places = load.tensor(plan.positions) + load.tensor(plan.types)[0]
+        self._norm = load.norm(plan.embedding_norm)
+        self._layers = [_EncoderLayer(layer, plan, load) for layer in plan.layers]
+
+    def forward(self, token_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """token_ids [B, L] -> hidden states [B, L, d]; what stands behind a text's length is not read, nor filled."""
+        hidden = F.embedding(token_ids, self._words) + self._places[self._positions(token_ids)]
+        longest = token_ids.shape[1]
+        mask = None
+        if min(lengths) < longest:
+            mask = torch.arange(longest) < torch.tensor(list(lengths))[:, None]
+            mask = mask[:, None, None].to(token_ids.device)
+        hidden = self._norm(hidden)
+        for layer in self._layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+    def _positions(self, token_ids: torch.Tensor) -> torch.Tensor:
+        padding_id = self.config.padding_id
+        if padding_id is None:
+            return torch.arange(token_ids.shape[1], device=token_ids.device)
+        counted = token_ids != padding_id
+        return counted.cumsum(1) * counted + padding_id
+
+
+class _EncoderLayer:
+    """Attention and MLP, each added to what it got and then normed."""
+
+    def __init__(self, layer: EncoderLayerPlan, plan: EncoderPlan, load: _Loader) -> None:
+        self._num_heads = plan.config.num_heads
+        self._activation = _ACTIVATIONS[plan.config.activation]
+        self._qkv, self._output = load.linear(layer.qkv), load.linear(layer.output)
+        self._up, self._down = load.linear(layer.up), load.linear(layer.down)
+        self._attention_norm, self._mlp_norm = load.norm(layer.attention_norm), load.norm(layer.mlp_norm)
+
+    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        batch, length, size = hidden.shape
+        heads = self._qkv(hidden).view(batch, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
+        hidden = self._attention_norm(hidden + self._output(attended.transpose(1, 2).reshape(batch, length, size)))
+        return self._mlp_norm(hidden + self._down(self._activation(self._up(hidden))))
+
+
+class _Loader:
+    """Parameters as layers hold them."""
+
+    def __init__(self, device: DeviceAdapter, dtype: torch.dtype, eps: float) -> None:
+        self._device, self._dtype, self._eps = device, dtype, eps
+
+    def tensor(self, parameter: Parameter) -> torch.Tensor:
+        return parameter.load_finite(self._dtype).to(self._device.torch_device)
+
+    def linear(self, affine: Affine) -> Linear:
+        return Linear(self._device.prepare_weight(self.tensor(affine.weight)), self.tensor(affine.bias), self._device)
+
+    def norm(self, affine: Affine) -> Callable[[torch.Tensor], torch.Tensor]:
+        weight, bias = self.tensor(affine.weight), self.tensor(affine.bias)
+        return partial(F.layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self._eps)

@@ -1,0 +1,306 @@
+"""Encoders against transformers, pooled as sentence-transformers would; long, odd and wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from flowserve import EmbeddingModel, Engine, EngineConfig
+from flowserve.embedding_model import BATCH_TOKENS, batches_by_length
+from flowserve.errors import (
+    CheckpointError,
+    InvalidConfigError,
+    InvalidPromptError,
+    ModelNotFoundError,
+    PromptTooLongError,
+    TokenizerError,
+    UnsupportedArchitectureError,
+    UnsupportedModelError,
+)
+from tests.tiny_models import make_model
+from tests.unit.flowserve.oracle import EXAMPLES
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 400, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 56,
+    "max_position_embeddings": 90,
+}  # fmt: skip
+CLS, SEP = 1, 2  # the ids of <|im_start|> and <|im_end|> in the tiny tokenizer
+
+
+def write_encoder(
+    folder: Path, kind: str = "BertModel", *, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any
+) -> Any:
+    """A random encoder with a tokenizer; every weight, bias and norm is random. Returns transformers' model."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config_class = getattr(transformers, kind.replace("ForMaskedLM", "Model")).config_class
+    model = getattr(transformers, kind)(config_class(**SIZES | config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "LayerNorm.weight" in name else 0.0, 0.2)
+        model = model.to(dtype)
+    model.save_pretrained(folder)
+    original = make_model(folder / "tokens", "llama", num_hidden_layers=1)
+    tokenizer = RustTokenizer.from_file(str(original / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", CLS), ("<|im_end|>", SEP)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shutil.rmtree(original)
+    model = model.to(torch.float32).eval()
+    return getattr(model, model.base_model_prefix, model)
+
+
+def sentence_files(folder: Path, poolings: list[str], normalize: bool, **sentence: Any) -> None:
+    """What sentence-transformers writes."""
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")] + ([("Normalize", "2_Normalize")] if normalize else [])
+    (folder / "modules.json").write_text(
+        json.dumps(
+            [
+                {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for index, (kind, path) in enumerate(modules)
+            ]
+        )
+    )
+    (folder / "1_Pooling").mkdir()
+    fields = {
+        f"pooling_mode_{name}": name in poolings
+        for name in (
+            "cls_token",
+            "mean_tokens",
+            "max_tokens",
+            "mean_sqrt_len_tokens",
+            "weightedmean_tokens",
+            "lasttoken",
+        )
+    }
+    content = {"word_embedding_dimension": 48, **fields, "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(content))
+    if sentence:
+        (folder / "sentence_bert_config.json").write_text(json.dumps(sentence))
+
+
+def pooled_by_hand(states: torch.Tensor, poolings: list[str], normalize: bool) -> torch.Tensor:
+    """states [L, d] of one text."""
+    length = len(states)
+    weights = torch.arange(1, length + 1)[:, None] / sum(range(1, length + 1))
+    each = {
+        "cls_token": states[0], "max_tokens": states.max(0).values, "mean_tokens": states.mean(0),
+        "mean_sqrt_len_tokens": states.sum(0) / length**0.5, "weightedmean_tokens": (states * weights).sum(0),
+        "lasttoken": states[-1],
+    }  # fmt: skip
+    vector = torch.cat([value for name, value in each.items() if name in poolings])
+    return vector / vector.norm() if normalize else vector
+
+
+def expected(model: Any, prompt: list[int], poolings: list[str], normalize: bool) -> torch.Tensor:
+    with torch.no_grad():
+        states = model(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long))
+    return pooled_by_hand(states.last_hidden_state[0], poolings, normalize)
+
+
+KINDS = ["BertModel", "RobertaModel", "XLMRobertaModel", "BertForMaskedLM", "RobertaForMaskedLM"]
+POOLINGS = ["cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"]
+
+
+@settings(
+    max_examples=2 * EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate,),
+)
+@given(data=st.data())
+def test_random_encoders(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(KINDS), "kind")
+    heads = data.draw(st.integers(1, 6), "heads")
+    config = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * data.draw(st.sampled_from([4, 8, 16]), "head size"),
+        "num_hidden_layers": data.draw(st.integers(1, 4), "layers"),
+        "hidden_act": data.draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu", "gelu_pytorch_tanh"]), "act"),
+        "layer_norm_eps": data.draw(st.sampled_from([1e-12, 1e-5]), "eps"),
+        "type_vocab_size": data.draw(st.sampled_from([1, 2]), "types"),
+    }
+    poolings = data.draw(st.lists(st.sampled_from(POOLINGS), min_size=1, max_size=2, unique=True), "poolings")
+    normalize = data.draw(st.booleans(), "normalize")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype")
+    lengths = data.draw(st.lists(st.integers(1, 80), min_size=1, max_size=12), "lengths")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seed = data.draw(st.integers(0, 1000), "seed")
+        model = write_encoder(folder, kind, dtype=dtype, seed=seed, **config)
+        sentence_files(folder, poolings, normalize)
+        ours = EmbeddingModel(folder, num_threads=1)
+        prompts = [torch.randint(0, 400, (length,)).tolist() for length in lengths]
+        vectors = ours.embed(prompts)
+    for prompt, vector in zip(prompts, vectors, strict=True):
+        want = expected(model, prompt, poolings, normalize)
+        assert len(vector) == ours.dimension == len(want)
+        torch.testing.assert_close(torch.tensor(vector), want, atol=1e-3 * float(want.abs().max()), rtol=0.0)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder as sentence-transformers writes it (mean, normalized), and transformers' model."""
+    folder = tmp_path_factory.mktemp("encoder")
+    model = write_encoder(folder)
+    sentence_files(folder, ["mean_tokens"], True, max_seq_length=40, do_lower_case=False)
+    return folder, model
+
+
+@pytest.fixture
+def damaged(encoder: tuple[Path, Any], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(encoder[0], tmp_path / "encoder"))
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+TEXTS = ["The quick brown fox", "", "Grüße 你好 🙂", "a " * 15, "jumps over", "The quick brown fox"]
+
+
+def test_texts_of_all_kinds_in_their_order(encoder: tuple[Path, Any]) -> None:
+    folder, model = encoder
+    ours = EmbeddingModel(folder, num_threads=1)
+    vectors = ours.embed(TEXTS)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        prompt = ours.tokenizer.encode(text)
+        assert prompt[0] == CLS and prompt[-1] == SEP
+        torch.testing.assert_close(torch.tensor(vector), expected(model, prompt, ["mean_tokens"], True))
+        assert ours.embed(text)[0] == pytest.approx(vector, abs=1e-6)
+    assert vectors[0] == pytest.approx(vectors[-1], abs=1e-6) and ours.embed([]) == []
+
+
+def test_what_the_folder_says_of_texts(damaged: Path) -> None:
+    plain = EmbeddingModel(damaged, num_threads=1)
+    asked = plain.embed("query: the fox")
+    change(damaged / "sentence_bert_config.json", do_lower_case=True)
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (damaged / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    assert EmbeddingModel(damaged, num_threads=1).embed("The FOX") == asked
+
+
+def test_a_folder_without_sentence_files_is_pooled_by_the_mean(damaged: Path, encoder: tuple[Path, Any]) -> None:
+    (damaged / "modules.json").unlink()
+    ours = EmbeddingModel(damaged, num_threads=1)
+    assert ours.max_length == 90
+    want = expected(encoder[1], [CLS, 5, 6, SEP], ["mean_tokens"], False)
+    torch.testing.assert_close(torch.tensor(ours.embed([[CLS, 5, 6, SEP]])[0]), want)
+
+
+def test_names_of_old_checkpoints(damaged: Path, encoder: tuple[Path, Any]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(damaged / "model.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, name in old.items():
+        tensors = {key.replace(new, name): tensor for key, tensor in tensors.items()}
+    save_file(tensors, damaged / "model.safetensors")
+    text = "the same"
+    assert EmbeddingModel(damaged, num_threads=1).embed(text) == EmbeddingModel(encoder[0], num_threads=1).embed(text)
+
+
+def test_texts_that_are_too_long(encoder: tuple[Path, Any]) -> None:
+    ours = EmbeddingModel(encoder[0], num_threads=1)
+    long = "0 1 2 3 4 5 6 7 8 9 " * 10
+    assert ours.max_length == 40 and len(ours.tokenizer.encode(long)) > 100
+    with pytest.raises(PromptTooLongError, match=r"text 1 has \d+ tokens, the model takes 40"):
+        ours.embed(["short", long])
+    with pytest.raises(PromptTooLongError, match="text 0 has 41 tokens, the model takes 40"):
+        ours.embed([[5] * 41])
+    (cut,) = ours.tokenize(long, truncate=True)
+    assert len(cut) == 40 and cut[0] == CLS and cut[-1] == SEP and cut[:39] == ours.tokenizer.encode(long)[:39]
+    assert len(ours.tokenizer.encode(long)) > 100, "cutting one text cuts no other"
+    assert ours.embed([long], truncate=True) == ours.embed([cut])
+    assert EmbeddingModel(encoder[0], num_threads=1, max_length=90).max_length == 90
+    with pytest.raises(InvalidConfigError, match="max_length 91 is more than the model's 90 positions"):
+        EmbeddingModel(encoder[0], max_length=91)
+
+
+@pytest.mark.parametrize(
+    "texts, words",
+    [
+        ([[]], "text 0 is empty"),
+        ([[5], [400]], "text 1: token id 400 is not in the vocabulary of 400"),
+        ([[-1]], "text 0: token id -1"),
+        ([[True]], "text 0: token id True"),
+        ([["a"]], "text 0: token id 'a'"),
+        (["\ud800"], "text 0 is no valid Unicode"),
+    ],
+)
+def test_texts_that_are_none(texts: Any, words: str, encoder: tuple[Path, Any]) -> None:
+    with pytest.raises(InvalidPromptError, match=words):
+        EmbeddingModel(encoder[0], num_threads=1).embed(texts)
+
+
+@pytest.mark.parametrize(
+    "file, fields, error, words",
+    [
+        ("config.json", {"architectures": ["T5Model"]}, UnsupportedArchitectureError, "'T5Model'.*BertModel"),
+        ("config.json", {"hidden_act": "mish"}, UnsupportedModelError, "'mish'"),
+        ("config.json", {"position_embedding_type": "relative_key"}, UnsupportedModelError, "'relative_key'"),
+        ("config.json", {"is_decoder": True}, UnsupportedModelError, "is_decoder"),
+        ("config.json", {"num_attention_heads": 5}, CheckpointError, "5 heads do not share hidden_size 48"),
+        ("config.json", {"hidden_size": None}, CheckpointError, "'hidden_size'"),
+        ("config.json", {"vocab_size": 399}, TokenizerError, "tokenizer has 400 tokens.*only 399"),
+        ("config.json", {"vocab_size": 401}, CheckpointError, "word_embeddings.weight' has shape .*401, 48"),
+        ("config.json", {"num_hidden_layers": 3}, CheckpointError, "encoder.layer.2.attention.self.query.weight"),
+        ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, CheckpointError, "no pooling_mode is on"),
+        ("1_Pooling/config.json", {"pooling_mode_magic": True}, UnsupportedModelError, "'pooling_mode_magic'"),
+        ("sentence_bert_config.json", {"max_seq_length": -2}, CheckpointError, "'max_seq_length'"),
+    ],
+)
+def test_folders_that_cannot_run(damaged: Path, file: str, fields: Any, error: Any, words: str) -> None:
+    change(damaged / file, **fields)
+    with pytest.raises(error, match=words):
+        EmbeddingModel(damaged, num_threads=1)
+
+
+def test_modules_that_are_not_known(damaged: Path) -> None:
+    modules = json.loads((damaged / "modules.json").read_text())
+    (damaged / "modules.json").write_text(json.dumps([*modules, {"type": "a.b.Dense", "path": "3_Dense"}]))
+    with pytest.raises(UnsupportedModelError, match="module 'Dense' is not supported"):
+        EmbeddingModel(damaged)
+    for text, words in (("{}", "expected a JSON list"), ('[{"path": ""}]', "a type and a path"), ("[", "modules.json")):
+        (damaged / "modules.json").write_text(text)
+        with pytest.raises(CheckpointError, match=words):
+            EmbeddingModel(damaged)
+    (damaged / "modules.json").write_text(json.dumps(modules))
+    prompts = {"prompts": {}, "default_prompt_name": "query"}
+    (damaged / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    with pytest.raises(CheckpointError, match="default_prompt_name 'query' is none of its prompts"):
+        EmbeddingModel(damaged)
+
+
+def test_each_kind_of_model_at_its_own_door(encoder: tuple[Path, Any], models: Callable[..., Path]) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match="'BertModel' is an encoder.*EmbeddingModel"):
+        Engine.from_folder(encoder[0], EngineConfig(num_threads=1))
+    with pytest.raises(UnsupportedArchitectureError, match="'LlamaForCausalLM' is no encoder"):
+        EmbeddingModel(models())
+    with pytest.raises(ModelNotFoundError):
+        EmbeddingModel(encoder[0] / "nowhere")
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6000), max_size=60))
+def test_batches_hold_every_text_once_and_little_padding(lengths: list[int]) -> None:
+    batches = batches_by_length(lengths)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert padded <= BATCH_TOKENS or len(batch) == 1
+        assert sum(lengths[index] for index in batch) >= 0.75 * padded
