@@ -51,9 +51,6 @@ def serve(
     # Before torch is imported: waiting OpenMP threads would otherwise spin beside the thread that writes answers.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .config import EngineConfig
-    from .server.app import ServerConfig
-    from .server.process import Listening
-    from .server.process import serve as serve_model
 
     engine_config = EngineConfig(
         dtype=dtype,
@@ -68,6 +65,10 @@ def serve(
         num_threads=num_threads,
         seed=seed,
     )
+    from .server.app import ServerConfig  # with torch: after the options are known to be right
+    from .server.process import Listening
+    from .server.process import serve as serve_model
+
     server_config = ServerConfig(tuple(served_model_name or ()), api_key, max_queue, max_body_bytes)
     serve_model(model, engine_config, server_config, Listening(host, port, grace_s, access_log))
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..sampling_params import SamplingParams
 from .api_error import JSON_TYPE
 from .connected import CLOSED, EventStream, while_connected
 from .engine_loop import EngineLoop
@@ -59,10 +57,3 @@ async def respond(answer: Answer, request: Request, engine: EngineLoop, patience
 async def _accepted(generation: Generation) -> bool:
     await generation.accepted()
     return True
-
-
-def choice_params(params: SamplingParams, n: int) -> list[SamplingParams]:
-    """One for each choice: with a seed, each choice has the next one, or all would be the same."""
-    if n == 1 or params.seed is None:
-        return [params] * n
-    return [replace(params, seed=params.seed + index) for index in range(n)]

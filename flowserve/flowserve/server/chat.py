@@ -11,7 +11,6 @@ import msgspec
 
 from ..sampling_params import StructuredOutputsParams
 from .answer_parts import CallPart, Part, call_id
-from .answering import choice_params
 from .api_error import ApiError, invalid
 from .chat_choice import ChatChoice
 from .chat_messages import template_messages
@@ -72,7 +71,6 @@ class Chat:
         self._request = request
         self._model = model
         self._name = model.check_name(request.model)
-        self._num_choices = request.num_choices
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.is_stream = bool(request.stream)
         self._created = int(time.time())
@@ -95,9 +93,8 @@ class Chat:
             logprobs=self._top_logprobs,
             structured_outputs=self._structured,
         )
-        self._choices = [ChatChoice(self._tools.reader()) for _ in range(self._num_choices)]
-        each = choice_params(params, self._num_choices)
-        return [SequenceRequest(prompt_ids, own, self._request.priority) for own in each]
+        self._choices = [ChatChoice(self._tools.reader()) for _ in range(params.n)]
+        return [SequenceRequest(prompt_ids, params, self._request.priority)]
 
     async def body(self, generation: Generation) -> bytes:
         async for pieces in generation.pieces():
@@ -110,7 +107,7 @@ class Chat:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self._name}
         writer = ChunkWriter(head, self._request.wants_usage_chunk)
         try:
-            yield b"".join(writer.choice(index, _ROLE) for index in range(self._num_choices))
+            yield b"".join(writer.choice(index, _ROLE) for index in range(len(self._choices)))
             async for pieces in generation.pieces():
                 yield b"".join([event for index, piece in pieces for event in self._events(writer, index, piece)])
         except ApiError as error:
@@ -177,7 +174,7 @@ def _format_constraint(given: ResponseFormat | None) -> StructuredOutputsParams 
     if given is None or given.type == "text":
         return None
     if given.type == "json_object":
-        return StructuredOutputsParams(json={"type": "object"})
+        return StructuredOutputsParams(json_object=True)
     if given.type != "json_schema":
         text = f"response_format.type must be text, json_object or json_schema, got {given.type!r}"
         raise invalid(text, "response_format.type")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .answering import choice_params
+from ..outputs import TokenLogprobs
 from .api_error import ApiError, invalid
 from .chunks import DONE, ChunkWriter, Usage, encode, error_event
 from .generation import Generation, SequenceRequest
-from .logprobs import CompletionLogprobs, completion_logprobs
+from .logprobs import CompletionLogprobs, completion_logprobs, prompt_logprobs
 from .outbox import Piece
 from .requests import CompletionRequest
 from .served_model import ServedModel
@@ -39,15 +39,17 @@ class CompletionBody(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Choice:
-    """One completion while it grows. `shown`: characters that the client has, of the echo too."""
+    """One completion while it grows. prompt: the place of its prompt.  echo: text that it begins with."""
 
+    prompt: int
     echo: str
     texts: list[str] = field(default_factory=list)
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
-    shown: int = 0
+    offset: int = 0
+    """Characters of the tokens whose log probabilities were told."""
 
 
 class Completion:
@@ -58,37 +60,35 @@ class Completion:
         self._request = request
         self._model = model
         self._name = model.check_name(request.model)
-        self._num_choices = request.num_choices
+        self._prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.is_stream = bool(request.stream)
         self._created = int(time.time())
         if request.suffix:
             raise invalid("suffix is not supported: the model completes at the end of a text only", "suffix")
-        if request.best_of is not None and request.best_of != self._num_choices:
+        if request.best_of not in (None, 1 if request.n is None else request.n):
             raise invalid("best_of other than n is not supported", "best_of")
-        if request.echo and request.logprobs is not None:
-            raise invalid("logprobs of an echoed prompt are not supported", "logprobs")
 
     async def sequences(self) -> list[SequenceRequest]:
         """Raises ApiError or InvalidRequestError."""
-        prompts = [await self._prompt(prompt) for prompt in _prompts(self._request.prompt)]
-        self._choices = [_Choice(echo) for _, echo in prompts for _ in range(self._num_choices)]
-        max_tokens = DEFAULT_MAX_TOKENS if self._request.max_tokens is None else self._request.max_tokens
-        params = self._request.sampling(
+        request = self._request
+        params = request.sampling(
             self._model.sampling_defaults,
-            max_tokens=max_tokens,
-            logprobs=self._request.logprobs,
-            structured_outputs=self._request.constraint(),
+            max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            logprobs=request.logprobs,
+            prompt_logprobs=request.logprobs if request.echo else None,
+            structured_outputs=request.constraint(),
         )
-        each = choice_params(params, self._num_choices)
-        return [SequenceRequest(ids, params, self._request.priority) for ids, _ in prompts for params in each]
+        self._prompts = [await self._prompt(prompt) for prompt in _prompts(request.prompt)]
+        self._choices = [_Choice(index, echo) for index, (_, echo) in enumerate(self._prompts) for _ in range(params.n)]
+        return [SequenceRequest(ids, params, request.priority) for ids, _ in self._prompts]
 
     async def body(self, generation: Generation) -> bytes:
         async for pieces in generation.pieces():
             for index, piece in pieces:
                 self._extend(self._choices[index], piece)
         choices = [
-            CompletionChoice(index, choice.echo + "".join(choice.texts), choice.logprobs, choice.finish_reason)
+            CompletionChoice(index, "".join(choice.texts), choice.logprobs, choice.finish_reason)
             for index, choice in enumerate(self._choices)
         ]
         return encode(CompletionBody(self.id, "text_completion", self._created, self._name, choices, self._usage()))
@@ -97,8 +97,6 @@ class Completion:
         head = {"id": self.id, "object": "text_completion", "created": self._created, "model": self._name}
         writer = ChunkWriter(head, self._request.wants_usage_chunk)
         try:
-            if echoes := [self._echo(writer, index) for index, choice in enumerate(self._choices) if choice.echo]:
-                yield b"".join(echoes)
             async for pieces in generation.pieces():
                 yield b"".join([self._event(writer, index, piece) for index, piece in pieces])
         except ApiError as error:
@@ -106,37 +104,40 @@ class Completion:
             return
         yield (writer.usage(self._usage()) if writer.with_usage else b"") + DONE
 
-    def _echo(self, writer: ChunkWriter, index: int) -> bytes:
-        return writer.choice(index, b'"text":' + encode(self._choices[index].echo))
-
     def _event(self, writer: ChunkWriter, index: int, piece: Piece) -> bytes:
         choice = self._choices[index]
-        logprobs = self._extend(choice, piece)
-        choice.texts.clear()  # sent
-        choice.logprobs = None
-        if not piece.text and logprobs is None and piece.finish_reason is None:
+        self._extend(choice, piece)
+        text, logprobs = "".join(choice.texts), choice.logprobs
+        choice.texts, choice.logprobs = [], None  # sent
+        if not text and logprobs is None and piece.finish_reason is None:
             return b""
-        return writer.choice(index, b'"text":' + encode(piece.text), logprobs, piece.finish_reason)
+        return writer.choice(index, b'"text":' + encode(text), logprobs, piece.finish_reason)
 
-    def _extend(self, choice: _Choice, piece: Piece) -> CompletionLogprobs | None:
-        """Returns the log probabilities of the piece."""
+    def _extend(self, choice: _Choice, piece: Piece) -> None:
+        is_first = choice.num_output_tokens == 0
+        if is_first:
+            choice.texts.append(choice.echo)
         choice.texts.append(piece.text)
         choice.finish_reason = piece.finish_reason
         choice.num_prompt_tokens, choice.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
-        if not piece.logprobs:
-            return None
-        logprobs = completion_logprobs(piece.logprobs, self._model.token_text, choice.shown)
-        choice.shown += sum(map(len, logprobs.tokens))
+        if piece.prompt_logprobs is not None:
+            self._prompt_logprobs[choice.prompt] = piece.prompt_logprobs
+        if is_first and choice.prompt in self._prompt_logprobs:
+            first = self._prompts[choice.prompt][0][0]
+            self._tell(choice, prompt_logprobs(first, self._prompt_logprobs[choice.prompt], self._model.token_text))
+        if piece.logprobs:
+            self._tell(choice, completion_logprobs(piece.logprobs, self._model.token_text, choice.offset))
+
+    def _tell(self, choice: _Choice, logprobs: CompletionLogprobs) -> None:
+        choice.offset += sum(map(len, logprobs.tokens))
         if choice.logprobs is None:
             choice.logprobs = logprobs
         else:
-            for name in logprobs.__struct_fields__:
-                getattr(choice.logprobs, name).extend(getattr(logprobs, name))
-        return logprobs
+            choice.logprobs.extend(logprobs)
 
     def _usage(self) -> Usage:
-        prompts = sum(choice.num_prompt_tokens for choice in self._choices[:: self._num_choices])
-        return Usage.of(prompts, sum(choice.num_output_tokens for choice in self._choices))
+        prompts = {choice.prompt: choice.num_prompt_tokens for choice in self._choices}
+        return Usage.of(sum(prompts.values()), sum(choice.num_output_tokens for choice in self._choices))
 
     async def _prompt(self, prompt: str | list[int]) -> tuple[list[int], str]:
         """Token ids, and the text to echo."""

@@ -27,19 +27,21 @@ RETRY_AFTER_S = 1
 
 @dataclass(frozen=True)
 class LoopLimits:
-    """max_sequences: running and waiting, of all requests.  max_unsent: characters that a reader may leave behind."""
+    """max_completions: running and waiting, of all requests.  max_unsent: characters that a reader may leave behind."""
 
-    max_sequences: int
+    max_completions: int
     max_unsent: int = 1 << 20
 
 
 @dataclass(slots=True)
 class _Live:
+    """A prompt in the engine. first: the place of its first completion.  last_s: when the latest token of each came."""
+
     generation: Generation
-    index: int
+    first: int
     arrived_s: float
-    last_s: float | None = None
-    """When its latest token came."""
+    last_s: list[float | None]
+    num_unfinished: int
 
 
 class EngineLoop:
@@ -52,11 +54,11 @@ class EngineLoop:
         self._news: list[Callable[[], None]] = []
         self._news_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="flowserve-engine", daemon=True)
-        self._known: set[str] = set()
-        """Sequences in the engine, as its thread knows them."""
+        self._known: dict[str, int] = {}
+        """Prompts in the engine, as its thread knows them: how many completions of each go on."""
         self._ending: str | None = None
         self.stats: EngineStats = engine.stats()
-        """As of the last step."""
+        """As of the last step or command."""
 
     # --- on the event loop -----------------------------------------------------------------------------
 
@@ -68,13 +70,20 @@ class EngineLoop:
     def is_alive(self) -> bool:
         return self._thread.is_alive() and self._ending is None
 
+    @property
+    def num_unfinished(self) -> int:
+        """Completions that run or wait."""
+        return sum(live.num_unfinished for live in self._live.values())
+
     def submit(self, request_id: str, requests: list[SequenceRequest]) -> Generation:
-        """Queue the sequences of one request. Raises ApiError when they are too many, now (503) or ever (400)."""
-        self._check_room(len(requests))
+        """Queue the prompts of one request. Raises ApiError when they are too many, now (503) or ever (400)."""
         generation = Generation(request_id, requests, self._abort)
-        now_s = time.monotonic()
-        for index, sequence_id in enumerate(generation.sequence_ids):
-            self._live[sequence_id] = _Live(generation, index, now_s)
+        self._check_room(generation.num_completions)
+        first, now_s = 0, time.monotonic()
+        for sequence_id, request in zip(generation.sequence_ids, requests, strict=True):
+            n = request.params.n
+            self._live[sequence_id] = _Live(generation, first, now_s, [None] * n, n)
+            first += n
         self._commands.put(lambda: self._add(generation))
         return generation
 
@@ -90,29 +99,28 @@ class EngineLoop:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _check_room(self, num_sequences: int) -> None:
-        limit = self._limits.max_sequences
-        if num_sequences > limit:
-            raise invalid(f"{num_sequences} completions are more than the {limit} that this server takes at a time")
+    def _check_room(self, num_completions: int) -> None:
+        limit = self._limits.max_completions
+        if num_completions > limit:
+            raise invalid(f"{num_completions} completions are more than the {limit} that this server takes at a time")
         if self._ending is not None:
             raise ApiError(503, self._ending)
         if not self._thread.is_alive():
             raise ApiError(500, "the engine has ended")
-        if len(self._live) + num_sequences > limit:
+        if self.num_unfinished + num_completions > limit:
             raise ApiError(
                 503,
-                f"{len(self._live)} completions run or wait, the most that this server takes; try again later",
+                f"{self.num_unfinished} completions run or wait, of {limit} that this server takes; try again later",
                 code="queue_full",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
 
     def _abort(self, sequence_ids: list[str]) -> None:
-        """Of those ids that still run: no more output, and the engine forgets them before its next step."""
-        found = [(sequence_id, self._live.pop(sequence_id, None)) for sequence_id in sequence_ids]
-        running = [sequence_id for sequence_id, live in found if live is not None and live.generation.is_accepted]
-        if running:
-            self._metrics.finished("abort", len(running))
-        if any(live is not None for _, live in found):
+        """What of those prompts still runs gives no more output, and the engine forgets it before its next step."""
+        found = [live for live in (self._live.pop(sequence_id, None) for sequence_id in sequence_ids) if live]
+        if num_running := sum(live.num_unfinished for live in found if live.generation.is_accepted):
+            self._metrics.finished("abort", num_running)
+        if found:
             self._commands.put(lambda: self._forget(sequence_ids))
 
     def _deliver(self) -> None:
@@ -126,13 +134,15 @@ class EngineLoop:
             live = self._live.get(output.sequence_id)
             if live is None:  # aborted meanwhile
                 continue
-            self._metrics.output(output, live.arrived_s, live.last_s, now_s)
-            live.last_s = now_s
+            self._metrics.output(output, live.arrived_s, live.last_s[output.index], now_s)
+            live.last_s[output.index] = now_s
             if output.finished:
-                del self._live[output.sequence_id]
+                live.num_unfinished -= 1
+                if not live.num_unfinished:
+                    del self._live[output.sequence_id]
             if output.error is not None:
                 live.generation.fail(ApiError(500, output.error))
-            elif live.generation.put(live.index, output) > self._limits.max_unsent:
+            elif live.generation.put(live.first + output.index, output) > self._limits.max_unsent:
                 live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
 
     # --- on the engine's thread ------------------------------------------------------------------------
@@ -155,6 +165,7 @@ class EngineLoop:
             if command is None:
                 return False
             command()
+            self.stats = self._engine.stats()
 
     def _step(self) -> None:
         try:
@@ -165,19 +176,26 @@ class EngineLoop:
             self._forget(broken)
             self._tell(lambda: self._fail(broken, text))
         else:
-            self._known.difference_update(output.sequence_id for output in outputs if output.finished)
+            self._count_finished(outputs)
             now_s = time.monotonic()
             if outputs:
                 self._tell(lambda: self._receive(outputs, now_s))
         self.stats = self._engine.stats()
 
+    def _count_finished(self, outputs: list[SequenceOutput]) -> None:
+        for output in outputs:
+            if output.finished:
+                self._known[output.sequence_id] -= 1
+                if not self._known[output.sequence_id]:
+                    del self._known[output.sequence_id]
+
     def _add(self, generation: Generation) -> None:
-        """All sequences of a request, or none of them."""
-        added = []
+        """All prompts of a request, or none of them."""
+        added: dict[str, int] = {}
         try:
             for sequence_id, request in zip(generation.sequence_ids, generation.requests, strict=True):
                 self._engine.add(sequence_id, request.prompt_ids, request.params, priority=request.priority)
-                added.append(sequence_id)
+                added[sequence_id] = request.params.n
         except Exception as error:
             if not isinstance(error, FlowServeError):
                 traceback.print_exc()
@@ -191,8 +209,7 @@ class EngineLoop:
 
     def _forget(self, sequence_ids: list[str]) -> None:
         for sequence_id in sequence_ids:
-            if sequence_id in self._known:
-                self._known.discard(sequence_id)
+            if self._known.pop(sequence_id, None) is not None:
                 with suppress(UnknownSequenceError):
                     self._engine.abort(sequence_id)
 

@@ -1,4 +1,4 @@
-"""Generation: the sequences of one HTTP request, as its handler sees them."""
+"""Generation: the completions of one HTTP request, as its handler sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .outbox import Outbox, Piece
 
 @dataclass(frozen=True, slots=True)
 class SequenceRequest:
-    """What the engine is asked for."""
+    """What the engine is asked for: a prompt, and params.n completions of it."""
 
     prompt_ids: list[int]
     params: SamplingParams
@@ -27,22 +27,26 @@ class Generation:
     def __init__(self, request_id: str, requests: list[SequenceRequest], abort: Callable[[list[str]], None]) -> None:
         self.requests = requests
         self.sequence_ids = [f"{request_id}-{index}" for index in range(len(requests))]
+        self.num_completions = sum(request.params.n for request in requests)
         self._abort = abort
-        self._outboxes = [Outbox() for _ in requests]
+        self._outboxes = [Outbox() for _ in range(self.num_completions)]
         self._with_news: dict[int, None] = {}
-        """Sequences that have something to take, in the order it came."""
-        self._num_unfinished = len(requests)
+        """Completions that have something to take, in the order it came."""
+        self._num_unfinished = self.num_completions
         self.is_accepted = False
         self._error: ApiError | None = None
         self._wake = asyncio.Event()
 
     async def accepted(self) -> None:
-        """Returns when all sequences are in the engine. Raises ApiError where it refuses one of them."""
+        """Returns when all prompts are in the engine. Raises ApiError where it refuses one of them."""
         while not self.is_accepted:
             await self._news()
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
-        """What came since the last turn, by sequence, until all have ended. Raises ApiError."""
+        """What came since the last turn, by completion, until all have ended. Raises ApiError.
+
+        Completions are counted through: those of the first prompt, those of the second, and so on.
+        """
         while self._num_unfinished or self._with_news:
             if not self._with_news:
                 await self._news()
@@ -62,7 +66,7 @@ class Generation:
         self._wake.set()
 
     def put(self, index: int, output: SequenceOutput) -> int:
-        """Returns how much of this sequence the reader has not taken, in characters."""
+        """Returns how much of this completion the reader has not taken, in characters."""
         outbox = self._outboxes[index]
         outbox.put(output)
         if output.finished:

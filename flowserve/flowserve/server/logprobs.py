@@ -18,6 +18,10 @@ class CompletionLogprobs(msgspec.Struct):
     tokens: list[str]
     top_logprobs: list[dict[str, float] | None]
 
+    def extend(self, other: CompletionLogprobs) -> None:
+        for name in self.__struct_fields__:
+            getattr(self, name).extend(getattr(other, name))
+
 
 class TopLogprob(msgspec.Struct):
     token: str
@@ -51,6 +55,14 @@ def completion_logprobs(entries: Sequence[TokenLogprobs], tokens: TokenText, off
         # The chosen token is always among them, as with OpenAI: one more than asked for where it was unlikely.
         logprobs.top_logprobs.append({**top, text: entry.logprob})
         offset += len(text)
+    return logprobs
+
+
+def prompt_logprobs(first: int, entries: Sequence[TokenLogprobs], tokens: TokenText) -> CompletionLogprobs:
+    """Of an echoed prompt: its first token, which nothing predicts, and the others."""
+    text, _ = tokens.token(first)
+    logprobs = CompletionLogprobs([0], [None], [text], [None])
+    logprobs.extend(completion_logprobs(entries, tokens, len(text)))
     return logprobs
 
 

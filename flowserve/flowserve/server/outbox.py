@@ -14,12 +14,13 @@ _LOGPROB_CHARACTERS = 32
 class Piece:
     """Several steps of one sequence as one. `finish_reason`: "stop" | "length" once it is over, else None.
 
-    token_ids: the new tokens; num_output_tokens: all so far.
+    token_ids: the new tokens; num_output_tokens: all so far.  prompt_logprobs: with the first of a prompt's pieces.
     """
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: str | None = None
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
@@ -44,6 +45,8 @@ class Outbox:
         if output.logprobs:
             piece.logprobs.extend(output.logprobs)
             self.size += sum(1 + len(entry.top) for entry in output.logprobs) * _LOGPROB_CHARACTERS
+        if output.prompt_logprobs is not None:
+            piece.prompt_logprobs = output.prompt_logprobs
         piece.num_prompt_tokens = output.num_prompt_tokens
         piece.num_output_tokens = output.num_output_tokens
         piece.finish_reason = output.finish_reason

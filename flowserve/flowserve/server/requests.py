@@ -12,8 +12,6 @@ import msgspec
 from ..sampling_params import SamplingParams, StructuredOutputsParams
 from .api_error import invalid
 
-MAX_N = 128
-
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool = False
@@ -26,9 +24,10 @@ class StructuredOutputs(msgspec.Struct):
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
+    json_object: bool | None = None
 
     def params(self) -> StructuredOutputsParams:
-        return StructuredOutputsParams(self.json, self.regex, self.choice, self.grammar)
+        return StructuredOutputsParams(self.json, self.regex, self.choice, self.grammar, self.json_object)
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -50,6 +49,10 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: int = 0
     cache_salt: str | None = None
@@ -57,14 +60,6 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     def __post_init__(self) -> None:
         if self.cache_salt is not None:  # silence would let tenants see each other's timing
             raise invalid("cache_salt is not supported yet", "cache_salt")
-
-    @property
-    def num_choices(self) -> int:
-        """Raises ApiError."""
-        n = 1 if self.n is None else self.n
-        if not 1 <= n <= MAX_N:
-            raise invalid(f"n must be 1 to {MAX_N}, got {n}", "n")
-        return n
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -81,6 +76,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 
 _SAMPLING = (
+    "n",
     "temperature",
     "top_p",
     "top_k",
@@ -93,6 +89,10 @@ _SAMPLING = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "logit_bias",
+    "bad_words",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
 )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from flowserve import LLM, SamplingParams
 from tests.unit.flowserve.server.streams import events, finish_reasons, joined_text
 
 PATH = "/v1/completions"
 Client = Callable[..., TestClient]
+NAMES = ("text_offset", "token_logprobs", "tokens", "top_logprobs")
 
 
 def test_a_text_is_completed(client: Client, generate: Callable[..., str]) -> None:
@@ -67,7 +69,7 @@ def test_a_stream_says_what_a_whole_answer_says(client: Client) -> None:
             assert [value for c in mine for value in (c["logprobs"] or {}).get(name, [])] == values
 
 
-def test_a_seed_gives_each_choice_its_own_answer_and_always_the_same(client: Client) -> None:
+def test_choices_are_the_engine_s_n_completions(client: Client, models: Callable[..., Any]) -> None:
     running = client()
     asked = {"prompt": "Hello", "n": 4, "seed": 11, "max_tokens": 8}
     first, again = (running.post(PATH, json=asked).json() for _ in range(2))
@@ -75,8 +77,8 @@ def test_a_seed_gives_each_choice_its_own_answer_and_always_the_same(client: Cli
     assert texts == [choice["text"] for choice in again["choices"]]
     assert len(set(texts)) == 4
     assert [choice["index"] for choice in first["choices"]] == [0, 1, 2, 3]
-    alone = running.post(PATH, json={**asked, "n": 1, "seed": 13}).json()
-    assert alone["choices"][0]["text"] == texts[2]
+    [alone] = LLM(models("qwen3"), num_threads=1).generate("Hello", SamplingParams(n=4, seed=11, max_tokens=8))
+    assert texts == [output.text for output in alone.outputs]
 
 
 def test_usage_counts_a_prompt_once_for_all_its_choices(client: Client) -> None:
@@ -122,6 +124,38 @@ def test_logprobs_have_an_entry_per_token(client: Client) -> None:
         assert "".join(logprobs["tokens"]) == text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_s_logprobs_are_those_of_the_prompt(client: Client, stream: bool) -> None:
+    """What evaluation harnesses score texts with."""
+    running = client()
+    ids = running.post("/tokenize", json={"prompt": "What is the"}).json()["tokens"]
+    asked = {"prompt": ["What is the", "Hello"], "echo": True, "logprobs": 2, "max_tokens": 3, "temperature": 0.5}
+    asked = {**asked, "n": 2, "seed": 1, "ignore_eos": True, "stream": stream}
+    response = running.post(PATH, json=asked)
+    if stream:
+        chunks = events(response.text)
+        texts = [joined_text(chunks, index) for index in range(4)]
+        told = [[c["logprobs"] for e in chunks for c in e["choices"] if c["index"] == index] for index in range(4)]
+        logprobs = [{name: [v for each in mine if each for v in each[name]] for name in NAMES} for mine in told]
+    else:
+        texts = [choice["text"] for choice in response.json()["choices"]]
+        logprobs = [choice["logprobs"] for choice in response.json()["choices"]]
+    for index in (0, 1):
+        mine = logprobs[index]
+        assert {len(values) for values in mine.values()} == {len(ids) + 3}
+        assert mine["token_logprobs"][0] is None and mine["top_logprobs"][0] is None
+        assert "".join(mine["tokens"][: len(ids)]) == "What is the"
+        assert mine["text_offset"][: len(ids)] == [len("".join(mine["tokens"][:i])) for i in range(len(ids))]
+        assert mine["token_logprobs"][: len(ids)] == logprobs[0]["token_logprobs"][: len(ids)]
+    assert all(text.startswith(prompt) for text, prompt in zip(texts, ["What is the"] * 2 + ["Hello"] * 2, strict=True))
+    # The engine's own probability of the prompt's last token, made to come after the others.
+    asked = {"prompt": ids[:-1], "logprobs": 0, "max_tokens": 1, "temperature": 0, "logit_bias": {str(ids[-1]): 100}}
+    [forced] = running.post(PATH, json=asked).json()["choices"]
+    assert forced["logprobs"]["tokens"] == mine["tokens"][len(ids) - 1 : len(ids)]
+    expected = pytest.approx(mine["token_logprobs"][len(ids) - 1], rel=1e-3)
+    assert forced["logprobs"]["token_logprobs"][0] == expected
+
+
 def test_vllm_s_extensions_reach_the_engine(client: Client, generate: Callable[..., str]) -> None:
     running = client()
     greedy = generate("Hello", max_tokens=8)
@@ -136,6 +170,9 @@ def test_vllm_s_extensions_reach_the_engine(client: Client, generate: Callable[.
     assert ask(temperature=0, repetition_penalty=1.8)["text"] == generate("Hello", max_tokens=8, repetition_penalty=1.8)
     chosen = ask(structured_outputs={"choice": ["sunny"]})
     assert (chosen["text"], chosen["finish_reason"]) == ("sunny", "stop")
+    [token] = running.post("/tokenize", json={"prompt": "A"}).json()["tokens"]
+    assert ask(logit_bias={str(token): 100}, max_tokens=3)["text"] == "AAA"
+    assert ask(logit_bias={str(token): 100}, stop="AA", include_stop_str_in_output=True)["text"] == "AA"
     assert ask(structured_outputs={"regex": "[0-9]{3}x"})["text"][3:] == "x"
 
 
@@ -172,6 +209,10 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
         ({"prompt": [2**70], "echo": True}, "prompt"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": "a", "n": 0}, "n"),
+        ({"prompt": "a", "n": 2, "temperature": 0}, "n"),
+        ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"3": 101}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"100000": 1}}, "logit_bias"),
         ({"prompt": "a", "n": 129}, "n"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "a", "max_tokens": "many"}, "max_tokens"),

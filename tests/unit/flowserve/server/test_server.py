@@ -129,7 +129,7 @@ def test_metrics_count_under_vllm_s_names(client: Client) -> None:
     assert before["vllm:num_requests_running", None] == before["vllm:num_requests_waiting", None] == 0
     prompt = list(range(3, 43))
     for _ in range(2):
-        asked = {"prompt": prompt, "n": 2, "max_tokens": 5, "ignore_eos": True, "temperature": 0}
+        asked = {"prompt": prompt, "n": 2, "max_tokens": 5, "ignore_eos": True, "seed": 1}
         assert running.post(COMPLETIONS, json=asked).status_code == 200
     running.post(COMPLETIONS, json={"prompt": "a", "structured_outputs": {"choice": ["x"]}})
     running.post(COMPLETIONS, json={"prompt": [10**9]})

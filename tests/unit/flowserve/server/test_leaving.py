@@ -1,0 +1,203 @@
+"""Clients that leave, read slowly or not at all; a server that ends; an engine that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from flowserve.server.app import Api
+from tests.unit.flowserve.server.asgi import AsgiClient
+from tests.unit.flowserve.server.streams import events, joined_text
+
+PATH = "/v1/completions"
+LONG = {"prompt": "Hello", "max_tokens": 480, "ignore_eos": True, "temperature": 0}
+SHORT = {"prompt": "Hello", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+TIMEOUT_S = 60
+
+
+@asynccontextmanager
+async def started(api: Api) -> AsyncIterator[Api]:
+    """Its engine runs; at the end the thread must be gone."""
+    api.engine.start()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield api
+    finally:
+        await api.engine.close()
+    assert not api.engine.is_alive
+
+
+async def idle(api: Api) -> None:
+    """Returns when the engine has nothing left, as it must after everybody left."""
+    while api.engine.stats.running or api.engine.stats.waiting or api.engine.num_unfinished:
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., Api], stream: bool) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            client = AsgiClient(running.asgi, PATH, {**LONG, "n": 3, "temperature": 1, "stream": stream})
+            if stream:
+                await client.until_sent(2)
+            else:
+                while not running.engine.stats.running:
+                    await asyncio.sleep(0.001)
+            client.leave()
+            await client.task
+            await idle(running)
+            assert b"[DONE]" not in client.body
+            if not stream:
+                assert client.status == 499
+            other = AsgiClient(running.asgi, PATH, SHORT)
+            await other.task
+            assert other.status == 200
+
+    asyncio.run(run())
+
+
+def test_one_that_leaves_before_its_prompt_is_in_is_forgotten(api: Callable[..., Api]) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            clients = [AsgiClient(running.asgi, PATH, {**LONG, "stream": True}) for _ in range(8)]
+            for client in clients:
+                client.leave()
+            await asyncio.gather(*(client.task for client in clients))
+            await idle(running)
+
+    asyncio.run(run())
+
+
+def test_a_slow_reader_gets_several_tokens_per_event_and_loses_none(api: Callable[..., Api]) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            asked = {**LONG, "max_tokens": 200}
+            whole = AsgiClient(running.asgi, PATH, asked)
+            slow = AsgiClient(running.asgi, PATH, {**asked, "stream": True}, room=2)
+            await whole.task
+            await idle(running)  # it was generated to its end although nobody took it
+            slow.take(1000)
+            await slow.task
+            chunks = events(slow.body.decode())
+            assert joined_text(chunks) == json.loads(whole.body)["choices"][0]["text"]
+            assert len(chunks) <= 3, "what waited must come as one event"
+
+    asyncio.run(run())
+
+
+def test_what_a_reader_leaves_behind_is_bounded(api: Callable[..., Api]) -> None:
+    async def run() -> None:
+        async with started(api(max_unsent=100)) as running:
+            slow = AsgiClient(running.asgi, PATH, {**LONG, "stream": True}, room=2)
+            await slow.until_sent(2)
+            await idle(running)  # aborted: the text of 480 tokens is longer than that
+            slow.take(1000)
+            await slow.task
+            *_, last = events(slow.body.decode())
+            assert last["error"]["code"] == "slow_reader"
+            other = AsgiClient(running.asgi, PATH, SHORT)
+            await other.task
+            assert other.status == 200, "only the slow one is cut off"
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_takes_nothing_is_reset(api: Callable[..., Api]) -> None:
+    async def run() -> None:
+        async with started(api(patience_s=0.05)) as running:
+            stuck = AsgiClient(running.asgi, PATH, {**LONG, "stream": True}, room=2)
+            await stuck.task
+            assert stuck.was_reset
+            await idle(running)
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_is_said_with_a_time_to_come_again(api: Callable[..., Api]) -> None:
+    async def run() -> None:
+        async with started(api(engine={"max_num_sequences": 1}, max_queue=1)) as running:
+            first = [AsgiClient(running.asgi, PATH, {**LONG, "stream": True}) for _ in range(2)]
+            while running.engine.num_unfinished < 2:
+                await asyncio.sleep(0.001)
+            refused = AsgiClient(running.asgi, PATH, SHORT)
+            await refused.task
+            assert refused.status == 503 and (b"retry-after", b"1") in refused.sent[0]["headers"]
+            assert b'"code":"queue_full"' in refused.body
+            for client in first:
+                client.leave()
+            await asyncio.gather(*(client.task for client in first))
+            again = AsgiClient(running.asgi, PATH, SHORT)
+            await again.task
+            assert again.status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_ends_says_so(api: Callable[..., Api], stream: bool) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            client = AsgiClient(running.asgi, PATH, {**LONG, "stream": stream})
+            while not running.engine.stats.running:
+                await asyncio.sleep(0.001)
+            running.engine.end_all("the server is shutting down")
+            await client.task
+            assert b"shutting down" in client.body
+            assert client.status == 503 or (stream and client.status == 200)  # the stream may have begun
+            late = AsgiClient(running.asgi, PATH, SHORT)
+            await late.task
+            assert late.status == 503
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_fails_ends_its_requests_and_the_next_go_on(
+    api: Callable[..., Api], stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        running = api()
+        engine: Any = running.engine._engine
+        step, has_failed = engine.step, False
+
+        def failing_step() -> Any:
+            nonlocal has_failed
+            if engine.stats().running == 2 and not has_failed:
+                has_failed = True
+                raise RuntimeError("out of luck")
+            return step()
+
+        monkeypatch.setattr(engine, "step", failing_step)
+        async with started(running):
+            clients = [AsgiClient(running.asgi, PATH, {**LONG, "stream": stream}) for _ in range(2)]
+            await asyncio.gather(*(client.task for client in clients))
+            for client in clients:
+                assert b"out of luck" in client.body
+                assert client.status == 500 or (stream and client.status == 200)  # the stream may have begun
+            other = AsgiClient(running.asgi, PATH, SHORT)
+            await other.task
+            assert other.status == 200
+
+    asyncio.run(run())
+
+
+def test_many_at_once_get_their_own_answers(api: Callable[..., Api], generate: Callable[..., str]) -> None:
+    prompts = ["Hello", "What is", "Grüße", "def square", "0123", "{"]
+    expected = {prompt: generate(prompt, max_tokens=20) for prompt in prompts}
+
+    async def run() -> None:
+        async with started(api(engine={"max_num_sequences": 4})) as running:
+            clients = [
+                AsgiClient(running.asgi, PATH, {"prompt": p, "max_tokens": 20, "temperature": 0, "stream": True})
+                for p in prompts * 4
+            ]
+            await asyncio.gather(*(client.task for client in clients))
+            for prompt, client in zip(prompts * 4, clients, strict=True):
+                assert joined_text(events(client.body.decode())) == expected[prompt]
+
+    asyncio.run(run())
