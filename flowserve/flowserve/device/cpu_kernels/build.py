@@ -38,7 +38,7 @@ def built_library() -> Path:
     """
     if platform.system() != "Linux":
         raise KernelsUnavailableError(f"the CPU kernels need Linux, this is {platform.system()}")
-    compiler = _find_compiler()
+    compiler = find_compiler()
     folder = cache_folder() / "kernels"
     target = folder / f"flowserve-{_fingerprint(compiler)}.so"
     if target.is_file():
@@ -67,7 +67,8 @@ def compile_library(compiler: str, product: Path, flags: tuple[str, ...] = FLAGS
         raise KernelsUnavailableError(f"{compiler} could not compile the CPU kernels: {words}")
 
 
-def _find_compiler() -> str:
+def find_compiler() -> str:
+    """$CXX, or the first C++ compiler on the path. Raises KernelsUnavailableError."""
     named = os.environ.get("CXX")
     for name in [named] if named else ["g++", "clang++", "c++"]:
         if found := shutil.which(name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from flowserve import EngineConfig
 from flowserve.cache_folder import cache_folder
 from flowserve.device.cpu_kernels import library as library_module
-from flowserve.device.cpu_kernels.build import built_library
+from flowserve.device.cpu_kernels.build import FLAGS, built_library, compile_library, find_compiler
 from flowserve.device.cpu_kernels.runner import PackedWeights
 from flowserve.errors import InvalidConfigError, KernelsUnavailableError
 from flowserve.models.loader import load_model
@@ -93,3 +94,10 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_options_that_do_not_exist(option: str, value: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"{option} '{value}' is not supported"):
         EngineConfig(**{option: value})
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these processors are of another kind")
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "cascadelake"])
+def test_the_compiler_takes_the_code_for_processors_that_are_not_here(processor: str, tmp_path: Path) -> None:
+    changed = (f for f in FLAGS if f not in ("-O3", "-march=native"))
+    compile_library(find_compiler(), tmp_path / "kernels.so", (*changed, "-O1", f"-march={processor}"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flowserve import EngineConfig
 from flowserve.device.base import Runner
+from flowserve.device.cpu_kernels.library import KernelLibrary
 from flowserve.models.loader import load_model
 from flowserve.scheduling.batch import Batch, ScheduledSequence
 
@@ -116,6 +117,21 @@ def test_rounded_storage_stays_near(
     error = float((whole - expected).norm() / expected.norm())
     assert 0 < error < limit
     assert torch.equal(_logits(runner, prompts, [13, 1, 1]), whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"quantization": "int8"}, {"quantization": "int4"}], ids=str)
+def test_other_processors(
+    models: Callable[..., Path],
+    other_library: KernelLibrary,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, prompts = models("qwen3"), _prompts([30, 64, 3])
+    here = _logits(_runner(folder, cpu_backend="extension", **options), prompts, [])
+    monkeypatch.setattr("flowserve.device.cpu_kernels.runner.kernel_library", lambda: other_library)
+    there = _logits(_runner(folder, cpu_backend="extension", **options), prompts, [9])
+    # Probabilities have 8 bits with VNNI and 12 without; the rest differs by the order of sums.
+    assert float((there - here).norm() / here.norm()) < (0.02 if options else 1e-5)
 
 
 def test_blocks_can_be_moved(models: Callable[..., Path]) -> None:

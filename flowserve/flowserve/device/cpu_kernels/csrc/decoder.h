@@ -182,11 +182,11 @@ class Decoder {
         if (!norm(walk, rows, layer.mlp_norm, layer.gate_up)) return false;
         const int per = panels_per_chunk(layer.gate_up, rows);
         if (!walk.phase(chunks_of(layer.gate_up, rows), [&](int chunk) {
-                alignas(64) float gates[TILE_ROWS][LANES];
+                alignas(64) float gates[MOST_ROWS][LANES];
                 const Rows x = rows_of(normed_.data(), hidden_stride());
                 const int begin = chunk * per, end = std::min(begin + per, layer.gate_up.panels());
                 multiply(layer.gate_up, x, rows, begin, end, [&](int row, int panel, F16 value) {
-                    float* gate = gates[row % TILE_ROWS];  // a tile has at most TILE_ROWS neighbours
+                    float* gate = gates[row % MOST_ROWS];
                     if (panel % 2 == 0)
                         value.store(gate);
                     else

@@ -159,29 +159,37 @@ inline void with_rows(int rows, F f) {
     if constexpr (MAX > 1) with_rows<MAX - 1>(rows, f);
 }
 
-// rows [0, num_rows) of x times panels [begin, end); `take(row, panel, value)` gets every sixteen outputs, for each
-// tile of rows panel by panel. The tiles are about equally high, since a low one costs nearly as much.
+// Rows [first, first + num_rows) of x times one panel; `take(row, panel, value)` gets sixteen outputs each. The tiles
+// are about equally high, since a low one costs nearly as much.
 template <class Take>
-inline void multiply(const Matrix& m, const Rows& x, int num_rows, int begin, int end, Take take) {
+inline void multiply_panel(const Matrix& m, const Rows& x, int first, int num_rows, int panel, Take take) {
     const int most = m.kind == INT4 ? TILE_ROWS_INT4 : TILE_ROWS;
     const int tiles = (num_rows + most - 1) / most;
-    for (int t = 0, row = 0; t < tiles; t++) {
-        int rows = (num_rows - row + tiles - t - 1) / (tiles - t);
+    alignas(64) float bias[LANES] = {};
+    if (m.bias) std::memcpy(bias, m.bias + panel * LANES, sizeof(float) * std::min(LANES, m.n - panel * LANES));
+    for (int t = 0, row = first; t < tiles; t++) {
+        int rows = (first + num_rows - row + tiles - t - 1) / (tiles - t);
         with_rows<TILE_ROWS>(rows, [&](auto constant) {
             constexpr int R = decltype(constant)::value;
-            for (int p = begin; p < end; p++) {
-                F16 out[R];
-                tile<R>(m, m.panel(p), x, row, out);
-                if (m.bias) {
-                    alignas(64) float padded[LANES] = {};
-                    std::memcpy(padded, m.bias + p * LANES, sizeof(float) * std::min(LANES, m.n - p * LANES));
-                    for (int r = 0; r < R; r++) out[r] = out[r] + F16::load(padded);
-                }
-                for (int r = 0; r < R; r++) take(row + r, p, out[r]);
-            }
+            F16 out[R];
+            tile<R>(m, m.panel(panel), x, row, out);
+            for (int r = 0; r < R; r++) take(row + r, panel, out[r] + F16::load(bias));
         });
         row += rows;
     }
+}
+
+// All rows of x times panels [begin, end). Blocks of rows that stay in the second-level cache meet all panels in turn.
+// Of one block `take` gets all rows of a panel, then all of the next; a block has at most MOST_ROWS neighbours.
+constexpr int MOST_ROWS = 96;
+
+template <class Take>
+inline void multiply(const Matrix& m, const Rows& x, int num_rows, int begin, int end, Take take) {
+    const int row_bytes = is_integer(m.kind) ? round_up(m.k, GROUP) * int(sizeof(Activation)) : m.k * 4;
+    const int block = std::clamp((256 << 10) / row_bytes / TILE_ROWS * TILE_ROWS, 4 * TILE_ROWS, MOST_ROWS);
+    for (int first = 0; first < num_rows; first += block)
+        for (int panel = begin; panel < end; panel++)
+            multiply_panel(m, x, first, std::min(block, num_rows - first), panel, take);
 }
 
 // --- activations ------------------------------------------------------------------------------------------------------
