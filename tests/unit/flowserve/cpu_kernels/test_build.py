@@ -100,4 +100,4 @@ def test_options_that_do_not_exist(option: str, value: str) -> None:
 @pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "cascadelake"])
 def test_the_compiler_takes_the_code_for_processors_that_are_not_here(processor: str, tmp_path: Path) -> None:
     changed = (f for f in FLAGS if f not in ("-O3", "-march=native"))
-    compile_library(find_compiler(), tmp_path / "kernels.so", (*changed, "-O1", f"-march={processor}"))
+    compile_library(find_compiler(), tmp_path / "kernels.so", (*changed, "-O0", f"-march={processor}"))
