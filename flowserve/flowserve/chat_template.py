@@ -36,6 +36,8 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is broken: {error}") from error
         self._special_tokens = dict(special_tokens or {})
+        self.source = "\n".join(templates.values())
+        """All templates as text: what they show of tool calls and reasoning tells how the model writes them."""
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTemplate:

@@ -1,0 +1,74 @@
+"""Calls written as Python, by Llama 3.2 and 4: [get_weather(city="Paris"), add(a=1, b=2)]"""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+from .events import AnswerEvent, TextDelta, joined
+from .json_call import whole_call
+
+_JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+class PythonicCalls:
+    """An answer is a list of calls or it is text; a list leaves when it is complete."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._is_text = False
+
+    def feed(self, text: str) -> list[AnswerEvent]:
+        self._text += text
+        begin = self._text.lstrip()
+        if not self._is_text and begin and not begin.startswith("["):
+            self._is_text = True
+        if self._is_text:
+            shown, self._text = self._text, ""
+            return joined([TextDelta(shown)])
+        return []
+
+    def finish(self) -> list[AnswerEvent]:
+        text, self._text = self._text, ""
+        calls = read_python_calls(text.strip())
+        if not calls:
+            return joined([TextDelta(text)])
+        return [event for index, call in enumerate(calls) for event in whole_call(index, *call)]
+
+
+def read_python_calls(text: str) -> list[tuple[str, str]] | None:
+    """Names and arguments (JSON text) of one call or of a list of calls; None for what is neither."""
+    try:
+        tree = ast.parse(text, mode="eval").body
+        nodes = tree.elts if isinstance(tree, ast.List) else [tree]
+        return [_read_node(node) for node in nodes]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _read_node(node: ast.expr) -> tuple[str, str]:
+    """Raises ValueError for what is no call with named, literal arguments."""
+    if not isinstance(node, ast.Call) or node.args:
+        raise ValueError("no call with named arguments")
+    arguments = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError("** in a call")
+        arguments[keyword.arg] = _literal(keyword.value)
+    try:
+        return ast.unparse(node.func), json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name) and node.id in _JSON_NAMES:
+        return _JSON_NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(element) for element in node.elts]
+    if isinstance(node, ast.Dict):
+        if any(key is None for key in node.keys):
+            raise ValueError("** in a dictionary")
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    return ast.literal_eval(node)
