@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import FlowServeError
+from .errors import FlowServeError, InvalidConfigError
 
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,8 +31,16 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(help="What clients must bring as a bearer token.", envvar="FLOWSERVE_API_KEY")
     ] = None,
+    tool_call_parser: Annotated[
+        str, typer.Option(help="How the model writes calls: auto (as its chat template shows), hermes, mistral, ...")
+    ] = "auto",
+    reasoning_parser: Annotated[
+        str, typer.Option(help="auto, none, or think: the model thinks between <think> and </think>.")
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    quantization: Annotated[str | None, typer.Option(help="How weights are held.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="Of the weights: int8 or int4.")] = None,
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, float32 or int8.")] = "auto",
+    cpu_backend: Annotated[str, typer.Option(help="auto, extension or torch.")] = "auto",
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
     max_num_sequences: Annotated[int, typer.Option(help="Completions that run at once.")] = 32,
@@ -40,6 +48,7 @@ def serve(
     kv_cache_bytes: Annotated[int | None, typer.Option(help="Memory for keys and values.")] = None,
     block_size: Annotated[int | None, typer.Option(help="Tokens of one KV block.")] = None,
     prefix_caching: Annotated[bool, typer.Option(help="Keep the KV of prompts for others that begin alike.")] = True,
+    speculative_tokens: Annotated[int, typer.Option(help="Tokens guessed for each sequence and step.")] = 0,
     num_threads: Annotated[int | None, typer.Option(help="Threads of tensor operations.")] = None,
     seed: Annotated[int | None, typer.Option(help="For requests without one.")] = None,
     max_queue: Annotated[int, typer.Option(help="Completions that may wait; more get status 503.", min=0)] = 1024,
@@ -55,6 +64,8 @@ def serve(
     engine_config = EngineConfig(
         dtype=dtype,
         quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        cpu_backend=cpu_backend,
         device=device,
         max_model_len=max_model_len,
         max_num_sequences=max_num_sequences,
@@ -62,6 +73,7 @@ def serve(
         kv_cache_bytes=kv_cache_bytes,
         block_size=block_size,
         enable_prefix_caching=prefix_caching,
+        speculative_tokens=speculative_tokens,
         num_threads=num_threads,
         seed=seed,
     )
@@ -69,7 +81,18 @@ def serve(
     from .server.process import Listening
     from .server.process import serve as serve_model
 
-    server_config = ServerConfig(tuple(served_model_name or ()), api_key, max_queue, max_body_bytes)
+    if reasoning_parser not in ("auto", "none", "think"):
+        raise InvalidConfigError(
+            f"reasoning_parser {reasoning_parser!r} is not supported; supported: auto, none, think"
+        )
+    server_config = ServerConfig(
+        names=tuple(served_model_name or ()),
+        api_key=api_key,
+        max_queue=max_queue,
+        max_body_bytes=max_body_bytes,
+        call_format=None if tool_call_parser == "auto" else tool_call_parser,
+        reasoning=None if reasoning_parser == "auto" else reasoning_parser == "think",
+    )
     serve_model(model, engine_config, server_config, Listening(host, port, grace_s, access_log))
 
 

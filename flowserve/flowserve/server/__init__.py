@@ -1,1 +1,1 @@
-"""FlowServe over HTTP: the OpenAI API in front of one engine. The way in is `flowserve.server.app.build_app`."""
+"""FlowServe over HTTP: the OpenAI API in front of one engine or encoder. The way in is `process.serve`."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .api_error import JSON_TYPE
+from .api_error import JSON_TYPE, ApiError, as_api_error
+from .chunks import DONE, error_event
 from .connected import CLOSED, EventStream, while_connected
 from .engine_loop import EngineLoop
 from .generation import Generation, SequenceRequest
@@ -29,7 +31,7 @@ class Answer(Protocol):
         ...
 
     def events(self, generation: Generation) -> AsyncIterator[bytes]:
-        """The answer as server-sent events; an error is the last of them."""
+        """The answer as server-sent events, without the last word. Raises ApiError."""
         ...
 
 
@@ -51,9 +53,21 @@ async def respond(answer: Answer, request: Request, engine: EngineLoop, patience
     if not stays:
         generation.close()
         return Response(status_code=CLOSED)
-    return EventStream(answer.events(generation), generation.close, patience_s)
+    return EventStream(_to_the_end(answer.events(generation)), generation.close, patience_s)
 
 
 async def _accepted(generation: Generation) -> bool:
     await generation.accepted()
     return True
+
+
+async def _to_the_end(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The status is out: an error comes as an event."""
+    try:
+        async for event in events:
+            yield event
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            traceback.print_exc()
+        yield error_event(as_api_error(error).body())
+    yield DONE

@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
+from ..answer import AnswerStream
 from ..sampling_params import StructuredOutputsParams
-from .answer_parts import CallPart, Part, call_id
-from .api_error import ApiError, invalid
-from .chat_choice import ChatChoice
+from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, ReasoningDelta
+from .answer_readers import AnswerReader
+from .api_error import invalid
+from .chat_choice import ChatChoice, call_id, utf8
 from .chat_messages import template_messages
-from .chunks import DONE, ChunkWriter, Usage, encode, error_event
+from .chunks import ChunkWriter, Usage, encode
 from .generation import Generation, SequenceRequest
 from .logprobs import ChatLogprobs, chat_logprobs
 from .outbox import Piece
@@ -92,8 +95,9 @@ class Chat:
             max_tokens=self._request.max_tokens if max_tokens is None else max_tokens,
             logprobs=self._top_logprobs,
             structured_outputs=self._structured,
+            **({"skip_special_tokens": False} if self._tools.needs_special_tokens(self._model.answer_format) else {}),
         )
-        self._choices = [ChatChoice(self._tools.reader()) for _ in range(params.n)]
+        self._choices = [ChatChoice(self._reader(text)) for _ in range(params.n)]
         return [SequenceRequest(prompt_ids, params, self._request.priority)]
 
     async def body(self, generation: Generation) -> bytes:
@@ -106,19 +110,23 @@ class Chat:
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self._name}
         writer = ChunkWriter(head, self._request.wants_usage_chunk)
-        try:
-            yield b"".join(writer.choice(index, _ROLE) for index in range(len(self._choices)))
-            async for pieces in generation.pieces():
-                yield b"".join([event for index, piece in pieces for event in self._events(writer, index, piece)])
-        except ApiError as error:
-            yield error_event(error.body()) + DONE
-            return
-        yield (writer.usage(self._usage()) if writer.with_usage else b"") + DONE
+        yield b"".join(writer.choice(index, _ROLE) for index in range(len(self._choices)))
+        async for pieces in generation.pieces():
+            yield b"".join([event for index, piece in pieces for event in self._events(writer, index, piece)])
+        if writer.with_usage:
+            yield writer.usage(self._usage())
+
+    def _reader(self, prompt: str) -> AnswerReader:
+        """A grammar leaves no room for reasoning, and that of an answer's format none for calls."""
+        if _format_constraint(self._request.response_format) is not None:
+            return AnswerStream()
+        form = self._model.answer_format
+        return self._tools.reader(replace(form, has_reasoning=False) if self._structured is not None else form, prompt)
 
     def _events(self, writer: ChunkWriter, index: int, piece: Piece) -> list[bytes]:
         """The log probabilities of the piece go with its first event."""
         choice = self._choices[index]
-        deltas = [_delta(part) for part in choice.read(piece)]
+        deltas = [_delta(event) for event in choice.read(piece) if not isinstance(event, CallEnd)]
         logprobs = chat_logprobs(piece.logprobs, self._model.token_text) if piece.logprobs else None
         if logprobs is not None and not deltas:
             deltas = [_NOTHING]
@@ -133,7 +141,7 @@ class Chat:
         logprobs = None
         if self._top_logprobs is not None:
             logprobs = chat_logprobs(choice.logprobs, self._model.token_text)
-        message = MessageBody("assistant", content, None, tool_calls=calls or None)
+        message = MessageBody("assistant", content, None, choice.reasoning or None, calls or None)
         return ChatChoiceBody(index, message, logprobs, self._finish_reason(choice))
 
     def _finish_reason(self, choice: ChatChoice) -> str | None:
@@ -160,14 +168,17 @@ class Chat:
         return next(iter(given.values()), None)
 
 
-def _delta(part: Part) -> bytes:
-    if not isinstance(part, CallPart):
-        return b'"delta":{"content":' + encode(part.text) + b"}"
-    call: dict[str, Any] = {"index": part.index, "function": {"arguments": part.arguments}}
-    if part.name is not None:
-        function = {"name": part.name, "arguments": part.arguments}
-        call = {"index": part.index, "id": part.id or call_id(), "type": "function", "function": function}
-    return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
+def _delta(event: AnswerEvent) -> bytes:
+    if isinstance(event, CallStart):
+        function = {"name": utf8(event.name), "arguments": ""}
+        call: dict[str, Any] = {"index": event.index, "id": call_id(), "type": "function", "function": function}
+        return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
+    if isinstance(event, ArgumentsDelta):
+        call = {"index": event.index, "function": {"arguments": utf8(event.text)}}
+        return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
+    assert not isinstance(event, CallEnd)
+    field = b'"reasoning_content":' if isinstance(event, ReasoningDelta) else b'"content":'
+    return b'"delta":{' + field + encode(event.text) + b"}"
 
 
 def _format_constraint(given: ResponseFormat | None) -> StructuredOutputsParams | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..outputs import TokenLogprobs
-from .answer_parts import AnswerReader, CallPart, Part
+from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallStart, ReasoningDelta, TextDelta
+from .answer_readers import AnswerReader
 from .outbox import Piece
 
 
@@ -14,15 +16,16 @@ from .outbox import Piece
 class Call:
     id: str
     name: str
-    arguments: str
+    arguments: str = ""
 
 
 class ChatChoice:
-    """`content`, `calls` and `logprobs` grow by `keep`; a stream sends its parts instead of keeping them."""
+    """`content`, `reasoning`, `calls` and `logprobs` grow by `keep`; a stream sends its events instead."""
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
-        self._texts: list[str] = []
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
         self.calls: list[Call] = []
         self.logprobs: list[TokenLogprobs] = []
         self.has_calls = False
@@ -32,24 +35,39 @@ class ChatChoice:
 
     @property
     def content(self) -> str:
-        return "".join(self._texts)
+        return "".join(self._content)
 
-    def read(self, piece: Piece) -> list[Part]:
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    def read(self, piece: Piece) -> list[AnswerEvent]:
         """What became certain of the answer."""
         self.num_prompt_tokens, self.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
-        parts = self._reader.feed(piece.text)
+        events = self._reader.feed(piece.text)
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason
-            parts = [*parts, *self._reader.finish()]
-        self.has_calls = self.has_calls or any(isinstance(part, CallPart) for part in parts)
-        return parts
+            events = [*events, *self._reader.finish()]
+        self.has_calls = self.has_calls or any(isinstance(event, CallStart) for event in events)
+        return events
 
-    def keep(self, parts: Sequence[Part], piece: Piece) -> None:
+    def keep(self, events: Sequence[AnswerEvent], piece: Piece) -> None:
         self.logprobs += piece.logprobs
-        for part in parts:
-            if not isinstance(part, CallPart):
-                self._texts.append(part.text)
-            elif part.name is not None:
-                self.calls.append(Call(part.id or "", part.name, part.arguments))
-            else:
-                self.calls[part.index].arguments += part.arguments
+        for event in events:
+            if isinstance(event, TextDelta):
+                self._content.append(event.text)
+            elif isinstance(event, ReasoningDelta):
+                self._reasoning.append(event.text)
+            elif isinstance(event, CallStart):
+                self.calls.append(Call(call_id(), utf8(event.name)))
+            elif isinstance(event, ArgumentsDelta):
+                self.calls[event.index].arguments += utf8(event.text)
+
+
+def call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def utf8(text: str) -> str:
+    """Without the halves of characters that escapes in a model's JSON may stand for."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

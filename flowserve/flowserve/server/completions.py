@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..outputs import TokenLogprobs
-from .api_error import ApiError, invalid
-from .chunks import DONE, ChunkWriter, Usage, encode, error_event
+from .api_error import invalid
+from .chunks import ChunkWriter, Usage, encode
 from .generation import Generation, SequenceRequest
 from .logprobs import CompletionLogprobs, completion_logprobs, prompt_logprobs
 from .outbox import Piece
-from .requests import CompletionRequest
+from .requests import CompletionRequest, listed_prompts
 from .served_model import ServedModel
 
 DEFAULT_MAX_TOKENS = 16
@@ -79,7 +79,7 @@ class Completion:
             prompt_logprobs=request.logprobs if request.echo else None,
             structured_outputs=request.constraint(),
         )
-        self._prompts = [await self._prompt(prompt) for prompt in _prompts(request.prompt)]
+        self._prompts = [await self._prompt(prompt) for prompt in listed_prompts(request.prompt, "prompt")]
         self._choices = [_Choice(index, echo) for index, (_, echo) in enumerate(self._prompts) for _ in range(params.n)]
         return [SequenceRequest(ids, params, request.priority) for ids, _ in self._prompts]
 
@@ -96,13 +96,10 @@ class Completion:
     async def events(self, generation: Generation) -> AsyncIterator[bytes]:
         head = {"id": self.id, "object": "text_completion", "created": self._created, "model": self._name}
         writer = ChunkWriter(head, self._request.wants_usage_chunk)
-        try:
-            async for pieces in generation.pieces():
-                yield b"".join([self._event(writer, index, piece) for index, piece in pieces])
-        except ApiError as error:
-            yield error_event(error.body()) + DONE
-            return
-        yield (writer.usage(self._usage()) if writer.with_usage else b"") + DONE
+        async for pieces in generation.pieces():
+            yield b"".join([self._event(writer, index, piece) for index, piece in pieces])
+        if writer.with_usage:
+            yield writer.usage(self._usage())
 
     def _event(self, writer: ChunkWriter, index: int, piece: Piece) -> bytes:
         choice = self._choices[index]
@@ -149,18 +146,3 @@ class Completion:
         if any(not 0 <= token_id < 1 << 32 for token_id in token_ids):
             raise invalid("prompt holds numbers that are no token ids", "prompt")
         return token_ids
-
-
-def _prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """One text, a list of texts, token ids or a list of those, as a list of prompts."""
-    if isinstance(given, str):
-        return [given]
-    if not given:
-        raise invalid("prompt is an empty list", "prompt")
-    ids = [item for item in given if isinstance(item, int)]
-    if len(ids) == len(given):
-        return [ids]
-    texts_or_ids = [item for item in given if not isinstance(item, int)]
-    if len(texts_or_ids) != len(given):
-        raise invalid("prompt mixes token ids with prompts", "prompt")
-    return texts_or_ids

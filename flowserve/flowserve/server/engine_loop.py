@@ -152,6 +152,9 @@ class EngineLoop:
             while self._take_commands():
                 if self._engine.has_work:
                     self._step()
+        except BaseException:
+            traceback.print_exc()
+            self._tell(lambda: self.end_all("the engine has ended"))
         finally:
             self._forget(list(self._known))
 
@@ -184,7 +187,7 @@ class EngineLoop:
 
     def _count_finished(self, outputs: list[SequenceOutput]) -> None:
         for output in outputs:
-            if output.finished:
+            if output.finished and output.sequence_id in self._known:
                 self._known[output.sequence_id] -= 1
                 if not self._known[output.sequence_id]:
                     del self._known[output.sequence_id]

@@ -32,11 +32,13 @@ _REQUEST_S = (
 class Metrics:
     """Counts what the engine loop reports; a sequence counts as a request, as in vLLM."""
 
-    def __init__(self, model_name: str, max_model_len: int) -> None:
+    def __init__(self, model_name: str, max_model_len: int, has_prefix_cache: bool = False) -> None:
         self._registry = CollectorRegistry()
         self._values = (model_name, "0")
         tokens = tuple(_one_two_five(max_model_len))
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of sequences that began.")
+        self._has_prefix_cache = has_prefix_cache
+        self._prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
         self._first_token_s = self._histogram(
             "vllm:time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_S
@@ -72,6 +74,8 @@ class Metrics:
         self._generation_tokens.inc(num_tokens)
         if last_s is None:
             self._prompt_tokens.inc(output.num_prompt_tokens)
+            if self._has_prefix_cache:
+                self._prefix_queries.inc(output.num_prompt_tokens)
             self._first_token_s.observe(now_s - arrived_s)
         else:
             for _ in range(num_tokens):
@@ -81,6 +85,12 @@ class Metrics:
             self._request_prompt_tokens.observe(output.num_prompt_tokens)
             self._request_tokens.observe(output.num_output_tokens)
             self.finished(output.finish_reason or "stop", 1)
+
+    def embedded(self, num_texts: int, num_tokens: int, took_s: float) -> None:
+        """One request to an encoder."""
+        self._prompt_tokens.inc(num_tokens)
+        self._request_s.observe(took_s)
+        self.finished("stop", num_texts)
 
     def finished(self, reason: str, num_sequences: int) -> None:
         self._success.labels(*self._values, reason).inc(num_sequences)
@@ -114,6 +124,8 @@ class _EngineCollector(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 = all.", used)
         yield self._count("vllm:num_preemptions", "Preemptions.", stats.num_preemptions)
         yield self._count("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", stats.prefix_hit_tokens)
+        yield self._count("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", stats.num_draft_tokens)
+        yield self._count("vllm:spec_decode_num_accepted_tokens", "Right guesses.", stats.num_accepted_tokens)
         yield self._count("flowserve:steps", "Steps of the engine.", stats.num_steps)
         yield self._gauge("flowserve:cached_blocks", "KV blocks kept for prompts to come.", stats.cached_blocks)
 

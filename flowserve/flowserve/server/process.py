@@ -7,16 +7,21 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
 
 from ..config import EngineConfig
+from ..embedding_model import EmbeddingModel
 from ..engine import Engine
 from ..hub import resolve_model
+from ..models.encoder_config import ENCODERS
+from ..models.json_fields import read_json
 from .app import Api, ServerConfig
 from .connection import Connection
+from .embedding_api import EmbeddingApi
+from .generation_api import GenerationApi
 
 _AFTER_GRACE_S = 2
 """For the last words to those whose answers the grace did not suffice for."""
@@ -36,9 +41,7 @@ def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, 
     """Returns after SIGTERM or SIGINT. Raises FlowServeError for the model, OSError for the address."""
     listener = bind(listening.host, listening.port)  # before the model, which may take long to load
     try:
-        folder = resolve_model(model)
-        engine = Engine.from_folder(folder, engine_config)
-        api = Api(engine, _named_folder(model, folder), server_config)
+        api = load_api(model, engine_config, server_config)
         config = uvicorn.Config(
             api.asgi,
             http=Connection,
@@ -51,6 +54,24 @@ def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, 
             runner.run(_Server(config, api, listening.grace_s).serve([listener]))
     finally:
         listener.close()
+
+
+def load_api(model: str, engine_config: EngineConfig, server_config: ServerConfig) -> Api:
+    """What its config.json says: a model that generates, or an encoder. Raises FlowServeError."""
+    folder = resolve_model(model)
+    # Of a hub id, clients know its own name, not that of a snapshot with a hash for a name.
+    names = server_config.names or ((folder.resolve().name if Path(model).expanduser().is_dir() else model),)
+    server_config = replace(server_config, names=names)
+    if not _is_encoder(folder):
+        return GenerationApi(Engine.from_folder(folder, engine_config), folder, server_config)
+    encoder = EmbeddingModel(
+        folder,
+        dtype=engine_config.dtype,
+        max_length=engine_config.max_model_len,
+        num_threads=engine_config.num_threads,
+        device=engine_config.device,
+    )
+    return EmbeddingApi(encoder, folder, server_config)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -86,7 +107,7 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             place = f"[{host}]" if ":" in host else host
-            print(f"FlowServe: {self._api.model.names[0]} at http://{place}:{port}", flush=True)
+            print(f"FlowServe: {self._api.name} at http://{place}:{port}", flush=True)
 
     def _end(self) -> None:
         """The first signal starts the grace, the second ends it."""
@@ -97,9 +118,10 @@ class _Server(uvicorn.Server):
             self._end_answers()
 
     def _end_answers(self) -> None:
-        self._api.engine.end_all("the server is shutting down")
+        self._api.end_all("the server is shutting down")
 
 
-def _named_folder(model: str, folder: Path) -> Path:
-    """The folder as the user knows it: of a hub id its own path, not that of a snapshot with a hash for a name."""
-    return folder if Path(model).expanduser().is_dir() else Path(model)
+def _is_encoder(folder: Path) -> bool:
+    path = folder / "config.json"
+    architectures = read_json(path).get("architectures") if path.is_file() else None
+    return isinstance(architectures, list) and any(name in ENCODERS for name in architectures)

@@ -5,12 +5,14 @@ Fields that are not listed are ignored, as by vLLM: clients send `user`, `store`
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ..sampling_params import SamplingParams, StructuredOutputsParams
 from .api_error import invalid
+
+Prompts = str | list[str | int | list[int]]
 
 
 class StreamOptions(msgspec.Struct):
@@ -97,7 +99,7 @@ _SAMPLING = (
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
-    prompt: str | list[str | int | list[int]]
+    prompt: Prompts
     max_tokens: int | None = None
     logprobs: int | None = None
     echo: bool | None = None
@@ -149,3 +151,26 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     tokens: list[int]
     model: str | None = None
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    input: Prompts
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    truncate_prompt_tokens: int | None = None
+
+
+def listed_prompts(given: Prompts, field: str) -> list[str | list[int]]:
+    """One text, a list of texts, token ids or a list of those, as a list of prompts. Raises ApiError."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise invalid(f"{field} is an empty list", field)
+    ids = [item for item in given if isinstance(item, int)]
+    if len(ids) == len(given):
+        return [ids]
+    texts_or_ids = [item for item in given if not isinstance(item, int)]
+    if len(texts_or_ids) != len(given):
+        raise invalid(f"{field} mixes token ids with prompts", field)
+    return texts_or_ids

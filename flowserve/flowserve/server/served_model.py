@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 
+from ..answer import AnswerFormat
 from ..chat_template import ChatTemplate
 from ..generation_config import read_sampling_defaults
 from ..tokenizer import Tokenizer
-from .api_error import ApiError
+from .model_routes import check_name
 from .token_text import TokenText
 
 _LONG_TEXT = 1 << 14
@@ -25,35 +27,50 @@ _TEMPLATES_OWN = ("messages", "tools", "documents", "self")
 
 
 class ServedModel:
-    def __init__(self, folder: Path, tokenizer: Tokenizer, names: Sequence[str], max_model_len: int) -> None:
+    """call_format, reasoning: how it writes calls and whether it thinks between tags; None = as its template shows."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        names: Sequence[str],
+        max_model_len: int,
+        call_format: str | None = None,
+        reasoning: bool | None = None,
+    ) -> None:
+        """Raises InvalidConfigError for a call format that is not there."""
         self.folder = folder
         self.names = tuple(names)
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
         self.created = int(time.time())
         self.sampling_defaults = read_sampling_defaults(folder)
-        self._template: ChatTemplate | None = None
+        self._own_format: dict[str, Any] = {} if reasoning is None else {"has_reasoning": reasoning}
+        if call_format is not None:
+            self._own_format["calls"] = AnswerFormat(call_format).calls
 
     @cached_property
     def token_text(self) -> TokenText:
         """Built on the first use: reading a large vocabulary takes a while, and few requests need it."""
         return TokenText(self.tokenizer)
 
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate.from_folder(self.folder)
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat:
+        """Raises ChatTemplateError where the model has no template."""
+        return replace(AnswerFormat.of_template(self._template.source), **self._own_format)
+
     def check_name(self, name: str | None) -> str:
         """The name to answer with. Raises ApiError 404 for another model; none at all means this one."""
-        if name is None or name == "":
-            return self.names[0]
-        if name not in self.names:
-            text = f"the model {name!r} does not exist; this server has {', '.join(self.names)}"
-            raise ApiError(404, text, param="model", code="model_not_found")
-        return name
+        return check_name(name, self.names)
 
     def render(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
     ) -> str:
         """Raises ChatTemplateError, also where the model has no template: it can still complete prompts."""
-        if self._template is None:
-            self._template = ChatTemplate.from_folder(self.folder)
         names = {name: value for name, value in variables.items() if name not in _TEMPLATES_OWN}
         return self._template.render(messages, tools=tools, **names)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..answer import AnswerFormat
 from ..sampling_params import StructuredOutputsParams
-from .answer_parts import (
+from .answer_readers import (
     AnswerReader,
+    FirstCallReader,
     NamedCallReader,
-    PlainReader,
     RequiredCallsReader,
-    ToolCallReader,
     parameters_schema,
     required_schema,
 )
@@ -38,12 +38,18 @@ class ToolChoice:
         self.shown = tools if tools and self._choice != "none" else None
         self.constraint = self._constraint(functions)
 
-    def reader(self) -> AnswerReader:
+    def needs_special_tokens(self, form: AnswerFormat) -> bool:
+        """Whether the text must keep them for calls to be found in it."""
+        return self.shown is not None and self.constraint is None and form.needs_special_tokens
+
+    def reader(self, form: AnswerFormat, prompt: str) -> AnswerReader:
+        """For one answer to a rendered prompt."""
         if self.named is not None:
             return NamedCallReader(self.named)
         if self._choice == "required":
             return RequiredCallsReader()
-        return ToolCallReader(self._max_calls) if self.shown else PlainReader()
+        stream = form.stream(prompt, has_tools=self.shown is not None)
+        return stream if self._max_calls is None else FirstCallReader(stream)
 
     def _constraint(self, functions: list[dict[str, Any]]) -> StructuredOutputsParams | None:
         if self.named is not None:

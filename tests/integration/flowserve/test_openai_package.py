@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.integration.flowserve.conftest import ServeProcess
 
 openai = pytest.importorskip("openai")
 
@@ -106,6 +109,28 @@ def test_the_async_client(server: Any) -> None:
     import asyncio
 
     asyncio.run(ask_async(server.url))
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    """The package asks for base64 unless told otherwise, and gives floats either way."""
+    from flowserve import EmbeddingModel
+    from tests.unit.flowserve.test_embedding_model import write_encoder
+
+    write_encoder(tmp_path / "encoder")
+    running = ServeProcess(tmp_path / "encoder")
+    try:
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+            texts = ["The fox", "Grüße"]
+            expected = EmbeddingModel(tmp_path / "encoder", num_threads=1).embed(texts)
+            for asked in ({}, {"encoding_format": "float"}):
+                answer = client.embeddings.create(model="encoder", input=texts, **asked)
+                for item, vector in zip(answer.data, expected, strict=True):
+                    assert item.embedding == pytest.approx(vector, abs=1e-6)
+            with pytest.raises(openai.BadRequestError):
+                client.embeddings.create(model="encoder", input="a", dimensions=3)
+        assert running.end() == (0, "")
+    finally:
+        running.process.kill()
 
 
 def test_a_key_is_asked_for(serve: Any) -> None:

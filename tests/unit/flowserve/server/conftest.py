@@ -12,20 +12,21 @@ from starlette.testclient import TestClient
 pytest.importorskip("torch")
 
 from flowserve import LLM, Engine, EngineConfig, SamplingParams  # noqa: E402
-from flowserve.server.app import Api, ServerConfig  # noqa: E402
+from flowserve.server.app import ServerConfig  # noqa: E402
+from flowserve.server.generation_api import GenerationApi  # noqa: E402
 
 NAME = "tiny"
 
 
 @pytest.fixture
-def api(models: Callable[..., Path]) -> Iterator[Callable[..., Api]]:
+def api(models: Callable[..., Path]) -> Iterator[Callable[..., GenerationApi]]:
     """`api(**options)`: options of ServerConfig, `engine=` those of EngineConfig. Afterwards nothing may be left."""
     built = []
 
-    def build(*, engine: dict[str, Any] | None = None, **options: Any) -> Api:
+    def build(*, engine: dict[str, Any] | None = None, **options: Any) -> GenerationApi:
         folder = models("qwen3")
         loaded = Engine.from_folder(folder, EngineConfig(num_threads=1, seed=1, **(engine or {})))
-        built.append((Api(loaded, folder, ServerConfig(names=(NAME,), **options)), loaded))
+        built.append((GenerationApi(loaded, folder, ServerConfig(names=(NAME,), **options)), loaded))
         return built[-1][0]
 
     yield build
@@ -36,7 +37,7 @@ def api(models: Callable[..., Path]) -> Iterator[Callable[..., Api]]:
 
 
 @pytest.fixture
-def client(api: Callable[..., Api]) -> Iterator[Callable[..., TestClient]]:
+def client(api: Callable[..., GenerationApi]) -> Iterator[Callable[..., TestClient]]:
     """`client(**options)`: as `api`, running."""
     running: list[TestClient] = []
 

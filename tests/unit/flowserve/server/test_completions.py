@@ -182,12 +182,12 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
     import shutil
 
     from flowserve import Engine, EngineConfig
-    from flowserve.server.app import Api
+    from flowserve.server.generation_api import GenerationApi
 
     folder = tmp_path / "greedy"
     shutil.copytree(models("qwen3"), folder)
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
-    api = Api(Engine.from_folder(folder, EngineConfig(num_threads=1)), folder)
+    api = GenerationApi(Engine.from_folder(folder, EngineConfig(num_threads=1)), folder)
     with TestClient(api.asgi) as running:
         asked = {"model": "greedy", "prompt": "Hello", "max_tokens": 10}
         texts = {running.post(PATH, json=asked).json()["choices"][0]["text"] for _ in range(3)}

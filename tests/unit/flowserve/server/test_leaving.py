@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowserve.server.app import Api
+from flowserve.server.generation_api import GenerationApi
 from tests.unit.flowserve.server.asgi import AsgiClient
 from tests.unit.flowserve.server.streams import events, joined_text
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 60
 
 
 @asynccontextmanager
-async def started(api: Api) -> AsyncIterator[Api]:
+async def started(api: GenerationApi) -> AsyncIterator[GenerationApi]:
     """Its engine runs; at the end the thread must be gone."""
     api.engine.start()
     try:
@@ -32,14 +32,14 @@ async def started(api: Api) -> AsyncIterator[Api]:
     assert not api.engine.is_alive
 
 
-async def idle(api: Api) -> None:
+async def idle(api: GenerationApi) -> None:
     """Returns when the engine has nothing left, as it must after everybody left."""
     while api.engine.stats.running or api.engine.stats.waiting or api.engine.num_unfinished:
         await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., Api], stream: bool) -> None:
+def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., GenerationApi], stream: bool) -> None:
     async def run() -> None:
         async with started(api()) as running:
             client = AsgiClient(running.asgi, PATH, {**LONG, "n": 3, "temperature": 1, "stream": stream})
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., Api], stream
     asyncio.run(run())
 
 
-def test_one_that_leaves_before_its_prompt_is_in_is_forgotten(api: Callable[..., Api]) -> None:
+def test_one_that_leaves_before_its_prompt_is_in_is_forgotten(api: Callable[..., GenerationApi]) -> None:
     async def run() -> None:
         async with started(api()) as running:
             clients = [AsgiClient(running.asgi, PATH, {**LONG, "stream": True}) for _ in range(8)]
@@ -73,7 +73,7 @@ def test_one_that_leaves_before_its_prompt_is_in_is_forgotten(api: Callable[...,
     asyncio.run(run())
 
 
-def test_a_slow_reader_gets_several_tokens_per_event_and_loses_none(api: Callable[..., Api]) -> None:
+def test_a_slow_reader_gets_several_tokens_per_event_and_loses_none(api: Callable[..., GenerationApi]) -> None:
     async def run() -> None:
         async with started(api()) as running:
             asked = {**LONG, "max_tokens": 200}
@@ -90,7 +90,7 @@ def test_a_slow_reader_gets_several_tokens_per_event_and_loses_none(api: Callabl
     asyncio.run(run())
 
 
-def test_what_a_reader_leaves_behind_is_bounded(api: Callable[..., Api]) -> None:
+def test_what_a_reader_leaves_behind_is_bounded(api: Callable[..., GenerationApi]) -> None:
     async def run() -> None:
         async with started(api(max_unsent=100)) as running:
             slow = AsgiClient(running.asgi, PATH, {**LONG, "stream": True}, room=2)
@@ -107,7 +107,7 @@ def test_what_a_reader_leaves_behind_is_bounded(api: Callable[..., Api]) -> None
     asyncio.run(run())
 
 
-def test_a_reader_that_takes_nothing_is_reset(api: Callable[..., Api]) -> None:
+def test_a_reader_that_takes_nothing_is_reset(api: Callable[..., GenerationApi]) -> None:
     async def run() -> None:
         async with started(api(patience_s=0.05)) as running:
             stuck = AsgiClient(running.asgi, PATH, {**LONG, "stream": True}, room=2)
@@ -118,7 +118,7 @@ def test_a_reader_that_takes_nothing_is_reset(api: Callable[..., Api]) -> None:
     asyncio.run(run())
 
 
-def test_a_full_queue_is_said_with_a_time_to_come_again(api: Callable[..., Api]) -> None:
+def test_a_full_queue_is_said_with_a_time_to_come_again(api: Callable[..., GenerationApi]) -> None:
     async def run() -> None:
         async with started(api(engine={"max_num_sequences": 1}, max_queue=1)) as running:
             first = [AsgiClient(running.asgi, PATH, {**LONG, "stream": True}) for _ in range(2)]
@@ -139,7 +139,7 @@ def test_a_full_queue_is_said_with_a_time_to_come_again(api: Callable[..., Api])
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_server_that_ends_says_so(api: Callable[..., Api], stream: bool) -> None:
+def test_a_server_that_ends_says_so(api: Callable[..., GenerationApi], stream: bool) -> None:
     async def run() -> None:
         async with started(api()) as running:
             client = AsgiClient(running.asgi, PATH, {**LONG, "stream": stream})
@@ -158,7 +158,7 @@ def test_a_server_that_ends_says_so(api: Callable[..., Api], stream: bool) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_step_that_fails_ends_its_requests_and_the_next_go_on(
-    api: Callable[..., Api], stream: bool, monkeypatch: pytest.MonkeyPatch
+    api: Callable[..., GenerationApi], stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
         running = api()
@@ -186,7 +186,7 @@ def test_a_step_that_fails_ends_its_requests_and_the_next_go_on(
     asyncio.run(run())
 
 
-def test_many_at_once_get_their_own_answers(api: Callable[..., Api], generate: Callable[..., str]) -> None:
+def test_many_at_once_get_their_own_answers(api: Callable[..., GenerationApi], generate: Callable[..., str]) -> None:
     prompts = ["Hello", "What is", "Grüße", "def square", "0123", "{"]
     expected = {prompt: generate(prompt, max_tokens=20) for prompt in prompts}
 

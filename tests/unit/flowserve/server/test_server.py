@@ -144,6 +144,7 @@ def test_metrics_count_under_vllm_s_names(client: Client) -> None:
     assert after["vllm:e2e_request_latency_seconds_count", None] == 5
     assert after["vllm:inter_token_latency_seconds_count", None] == generated - 5
     assert after["vllm:prefix_cache_hits_total", None] >= 32
+    assert after["vllm:prefix_cache_queries_total", None] == 4 * 40 + 1
     assert after["vllm:kv_cache_usage_perc", None] == 0
     assert after["vllm:num_preemptions_total", None] == 0
     assert after["flowserve:http_responses_total", COMPLETIONS] >= 1

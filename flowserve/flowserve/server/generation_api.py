@@ -1,0 +1,111 @@
+"""The endpoints of a model that generates, over one engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from ..engine import Engine
+from .answering import respond
+from .api_error import invalid
+from .app import ServerConfig, build_asgi
+from .body import decode_body, read_body
+from .chat import Chat
+from .chat_messages import functions_of, template_messages
+from .completions import Completion
+from .engine_loop import EngineLoop, LoopLimits
+from .metrics import Metrics
+from .model_routes import model_routes, no_such_task
+from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .served_model import ServedModel
+
+
+class GenerationApi:
+    """`asgi` is the application; its lifespan starts and ends the engine's thread."""
+
+    def __init__(self, engine: Engine, folder: Path, config: ServerConfig | None = None) -> None:
+        """Raises InvalidConfigError."""
+        self.config = config or ServerConfig()
+        names = self.config.names or (folder.resolve().name,)
+        self.name = names[0]
+        formats = (self.config.call_format, self.config.reasoning)
+        self.model = ServedModel(folder, engine.tokenizer, names, engine.max_model_len, *formats)
+        metrics = Metrics(self.name, engine.max_model_len, engine.config.enable_prefix_caching)
+        limits = LoopLimits(engine.config.max_num_sequences + self.config.max_queue, self.config.max_unsent)
+        self.engine = EngineLoop(engine, metrics, limits)
+        metrics.watch(lambda: self.engine.stats)
+        routes = [
+            *model_routes(self.model.names, self.model.created, folder, engine.max_model_len),
+            Route("/v1/completions", self._completions, methods=["POST"]),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/embeddings", no_such_task("embeddings"), methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
+        ]
+        self.asgi: ASGIApp = build_asgi(
+            routes, self._lifespan, metrics, lambda: self.engine.is_alive, self.config.api_key
+        )
+
+    def end_all(self, reason: str) -> None:
+        self.engine.end_all(reason)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.engine.start()
+        try:
+            yield
+        finally:
+            await self.engine.close()
+
+    # --- generation ------------------------------------------------------------------------------------
+
+    async def _completions(self, request: Request) -> Response:
+        body = await read_body(request, self.config.max_body_bytes)
+        answer = Completion(decode_body(body, CompletionRequest), self.model)
+        return await respond(answer, request, self.engine, self.config.patience_s)
+
+    async def _chat(self, request: Request) -> Response:
+        body = await read_body(request, self.config.max_body_bytes)
+        answer = Chat(decode_body(body, ChatRequest), self.model)
+        return await respond(answer, request, self.engine, self.config.patience_s)
+
+    # --- tokens ----------------------------------------------------------------------------------------
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await read_body(request, self.config.max_body_bytes)
+        asked = decode_body(body, TokenizeRequest)
+        self.model.check_name(asked.model)
+        if (asked.prompt is None) == (asked.messages is None):
+            raise invalid("give either prompt or messages", "prompt")
+        if asked.messages is not None:
+            functions_of(asked.tools or [])
+            variables = {**(asked.chat_template_kwargs or {}), "add_generation_prompt": asked.add_generation_prompt}
+            text = self.model.render(template_messages(asked.messages), asked.tools, variables)
+            token_ids = await self.model.encode(text, bool(asked.add_special_tokens))
+        else:
+            token_ids = await self.model.encode(asked.prompt or "", asked.add_special_tokens is not False)
+        spelled = [self.model.tokenizer.token(token_id) for token_id in token_ids]
+        return JSONResponse(
+            {
+                "count": len(token_ids),
+                "max_model_len": self.model.max_model_len,
+                "tokens": token_ids,
+                "token_strs": spelled if asked.return_token_strs else None,
+            }
+        )
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await read_body(request, self.config.max_body_bytes)
+        asked = decode_body(body, DetokenizeRequest)
+        self.model.check_name(asked.model)
+        unknown = [token_id for token_id in asked.tokens if self.model.tokenizer.token(token_id) is None]
+        if unknown:
+            raise invalid(f"{unknown[0]} is no token id of this model", "tokens")
+        return JSONResponse({"prompt": self.model.tokenizer.decode(asked.tokens, skip_special_tokens=False)})

@@ -1,0 +1,170 @@
+"""POST /v1/embeddings over a tiny random encoder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from flowserve import EmbeddingModel
+from flowserve.server.app import ServerConfig
+from flowserve.server.embedding_api import EmbeddingApi
+from tests.unit.flowserve.test_embedding_model import write_encoder
+
+PATH = "/v1/embeddings"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    write_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> EmbeddingModel:
+    return EmbeddingModel(folder, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, model: EmbeddingModel) -> Iterator[TestClient]:
+    with TestClient(EmbeddingApi(model, folder).asgi, raise_server_exceptions=False) as running:
+        yield running
+
+
+def test_texts_become_vectors(client: TestClient, model: EmbeddingModel) -> None:
+    texts = ["The fox", "Grüße aus München, Übung macht den Meister", "a"]
+    body = client.post(PATH, json={"model": "tiny-encoder", "input": texts}).json()
+    assert body["object"] == "list" and body["model"] == "tiny-encoder"
+    assert [(item["object"], item["index"]) for item in body["data"]] == [("embedding", i) for i in range(3)]
+    for item, vector in zip(body["data"], model.embed(texts), strict=True):
+        assert item["embedding"] == pytest.approx(vector, abs=1e-6)
+    num_tokens = sum(map(len, model.tokenize(texts)))
+    assert body["usage"] == {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+
+
+def test_inputs_come_in_four_forms(client: TestClient, model: EmbeddingModel) -> None:
+    [ids] = model.tokenize("The fox")
+    [vector] = model.embed("The fox")
+    for given, num in (("The fox", 1), (["The fox"], 1), (ids, 1), ([ids, ids], 2)):
+        data = client.post(PATH, json={"input": given}).json()["data"]
+        assert len(data) == num and all(item["embedding"] == pytest.approx(vector, abs=1e-6) for item in data)
+
+
+def test_base64_is_float32(client: TestClient, model: EmbeddingModel) -> None:
+    [item] = client.post(PATH, json={"input": "The fox", "encoding_format": "base64"}).json()["data"]
+    found = np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4")
+    assert found == pytest.approx(model.embed("The fox")[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [3, "a"]}, "input"),
+        ({"input": [[]]}, None),
+        ({"input": [[10**9]]}, None),
+        ({"input": [[-1]]}, None),
+        ({"input": ["a"] * 2049}, "input"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "a", "dimensions": 12}, "dimensions"),
+        ({"input": "a", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
+        ({"input": "word " * 200}, None),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(client: TestClient, asked: dict[str, Any], param: str | None) -> None:
+    response = client.post(PATH, json=asked)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+def test_long_texts_are_refused_or_cut(client: TestClient, model: EmbeddingModel) -> None:
+    text = "word " * 200
+    response = client.post(PATH, json={"input": text})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    [item] = client.post(PATH, json={"input": text, "truncate_prompt_tokens": -1}).json()["data"]
+    assert item["embedding"] == pytest.approx(model.embed(text, truncate=True)[0], abs=1e-6)
+
+
+def test_only_models_trained_for_it_give_fewer_dimensions(folder: Path, tmp_path: Path) -> None:
+    nested = tmp_path / "nested"
+    shutil.copytree(folder, nested)
+    config = json.loads((nested / "config.json").read_text())
+    (nested / "config.json").write_text(json.dumps({**config, "is_matryoshka": True}))
+    with TestClient(EmbeddingApi(EmbeddingModel(nested, num_threads=1), nested).asgi) as running:
+        [whole] = running.post(PATH, json={"input": "The fox", "dimensions": 48}).json()["data"]
+        [cut] = running.post(PATH, json={"input": "The fox", "dimensions": 12}).json()["data"]
+        start = np.array(whole["embedding"][:12])
+        assert cut["embedding"] == pytest.approx(start / np.linalg.norm(start), abs=1e-6)
+        assert running.post(PATH, json={"input": "a", "dimensions": 49}).status_code == 400
+        assert running.post(PATH, json={"input": "a", "dimensions": 0}).status_code == 400
+
+
+def test_what_is_for_other_models_is_not_found(client: TestClient) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        response = client.post(path, json={"prompt": "a"})
+        assert response.status_code == 404 and response.json()["error"]["code"] == "model_has_no_such_task"
+    assert client.post(PATH, json={"model": "other", "input": "a"}).json()["error"]["code"] == "model_not_found"
+    assert client.get("/v1/models").json()["data"][0]["id"] == "tiny-encoder"
+    assert client.post("/tokenize", json={"prompt": "The fox"}).json()["count"] > 2
+    assert client.get("/health").status_code == 200
+
+
+def test_metrics_count_tokens_and_requests(folder: Path, model: EmbeddingModel) -> None:
+    with TestClient(EmbeddingApi(model, folder).asgi) as running:
+        running.post(PATH, json={"input": [[1, 5, 2], [1, 2]]})
+        families = text_string_to_metric_families(running.get("/metrics").text)
+        samples = {(s.name, s.labels.get("finished_reason")): s.value for family in families for s in family.samples}
+    assert samples["vllm:prompt_tokens_total", None] == 5
+    assert samples["vllm:request_success_total", "stop"] == 2
+    assert samples["vllm:e2e_request_latency_seconds_count", None] == 1
+
+
+def test_what_waits_together_is_computed_together(
+    folder: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one bad request among them fails alone."""
+    import asyncio
+    import threading
+
+    batches: list[int] = []
+    embed, go_on = model.embed_tokens, threading.Event()
+
+    def slowly(prompts: Any) -> Any:
+        batches.append(len(prompts))
+        go_on.wait(60)
+        return embed(prompts)
+
+    monkeypatch.setattr(model, "embed_tokens", slowly)
+    api = EmbeddingApi(model, folder, ServerConfig())
+
+    async def run() -> list[Any]:
+        api.encoder.start()
+        first = asyncio.ensure_future(api.encoder.embed(["one"], False))
+        while not batches:
+            await asyncio.sleep(0.001)
+        waiting: list[Any] = ["two", [10**9], "three"]
+        others = [asyncio.ensure_future(api.encoder.embed([text], False)) for text in waiting]
+        left = asyncio.ensure_future(api.encoder.embed(["left"], False))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        found = await asyncio.gather(first, *others, return_exceptions=True)
+        await api.encoder.close()
+        return found
+
+    one, two, bad, three = asyncio.run(run())
+    assert batches == [1, 2], "the bad one and the one whose client left are not computed"
+    for text, (vectors, _) in zip(("one", "two", "three"), (one, two, three), strict=True):
+        assert vectors[0] == pytest.approx(embed(model.tokenize(text))[0], abs=1e-5)
+    assert bad.status == 400 and "1000000000" in str(bad)
