@@ -8,6 +8,9 @@
     ├── TokenizerError              tokenizer.json is missing or unusable
     ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
     ├── KernelsUnavailableError     the CPU kernels cannot be compiled or loaded, and no other back end was allowed
+    ├── EngineAsleepError           the engine sleeps: it takes no requests and makes no steps
+    ├── EngineBusyError             sequences still go on, and what was asked for would end them
+    ├── StepLogError                a step log or cost model that cannot be opened, read or fitted
     ├── InvalidConfigError          EngineConfig or LLM options that contradict each other or the model
     ├── InvalidRequestError         the request is at fault: the engine goes on with all others
     │   ├── InvalidSamplingParamsError
@@ -54,6 +57,18 @@ class ChatTemplateError(FlowServeError):
 
 class KernelsUnavailableError(FlowServeError):
     """The CPU kernels cannot be compiled or loaded on this machine."""
+
+
+class EngineAsleepError(FlowServeError):
+    """The engine sleeps; `wake` comes first."""
+
+
+class EngineBusyError(FlowServeError):
+    """Sequences still go on, which the message names."""
+
+
+class StepLogError(FlowServeError):
+    """A step log or cost model that cannot be opened or read, or that tells too little."""
 
 
 class InvalidConfigError(FlowServeError):

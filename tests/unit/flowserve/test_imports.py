@@ -13,6 +13,7 @@ LIGHT = [
     "flowserve",
     "flowserve.chat_template",
     "flowserve.config",
+    "flowserve.cost_model",
     "flowserve.detokenizer",
     "flowserve.errors",
     "flowserve.hub",
@@ -27,6 +28,7 @@ LIGHT = [
     "flowserve.sampling_params",
     "flowserve.scheduling",
     "flowserve.sequence",
+    "flowserve.step_log",
     "flowserve.tokenizer",
     "flowserve.tool_calls",
 ]

@@ -1,0 +1,169 @@
+"""StepLog: what is counted of a batch, what is written when, and files that are full, cut off or something else."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowserve.errors import StepLogError
+from flowserve.scheduling.batch import Batch, ScheduledSequence
+from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log
+from flowserve.step_record import StepRecord, StepSetting, StepWork, num_pairs, shared_window
+
+SETTING = StepSetting(model="small", device="cpu", chunk=512, block_size=32)
+
+
+def record(number: int) -> StepRecord:
+    return StepRecord(number=number, device_ms=1.5 * number, engine_ms=0.25, decode_sequences=2, num_sequences=2)
+
+
+def entry(start: int, num_tokens: int, num_logits: int = 0, num_drafts: int = 0) -> ScheduledSequence:
+    return ScheduledSequence(f"s{start}", start, num_tokens, [0], num_logits, 0, 0, 0, num_drafts)
+
+
+def test_what_a_batch_is_counted_as() -> None:
+    batch = Batch((entry(9, 1, 1), entry(0, 4), entry(20, 3, 3, num_drafts=2), entry(99, 1, 1)))
+    work = StepWork.of_batch(batch)
+    assert (work.prefill_tokens, work.decode_sequences, work.num_tokens, work.num_sequences) == (7, 2, 9, 4)
+    assert (work.num_logits, work.decode_pairs, work.prefill_pairs) == (5, 110, 10 + 21 + 22 + 23)
+    windowed = StepWork.of_batch(batch, window=15)
+    assert (windowed.decode_pairs, windowed.prefill_pairs) == (25, 10 + 45)
+    assert StepWork.of_batch(Batch(())) == StepWork()
+
+
+def test_batches_and_the_shapes_that_are_asked_about_agree() -> None:
+    assert StepWork.of_prompt(5, 7) == StepWork.of_batch(Batch((entry(7, 5, 1),)))
+    assert StepWork.of_prompt(5, 7, 6, is_last=False) == StepWork.of_batch(Batch((entry(7, 5),)), 6)
+    assert StepWork.of_prompt(1, 7) == StepWork.of_decodes([8]) == StepWork.of_batch(Batch((entry(7, 1, 1),)))
+    assert StepWork.of_decodes([8, 3], 4) == StepWork.of_batch(Batch((entry(7, 1, 1), entry(2, 1, 1))), 4)
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 70))
+@settings(derandomize=True, deadline=None)
+def test_pairs(start: int, num_tokens: int, window: int) -> None:
+    seen = [min(position + 1, window) if window else position + 1 for position in range(start, start + num_tokens)]
+    assert num_pairs(start, num_tokens, window) == sum(seen)
+
+
+def test_a_window_counts_where_every_layer_has_one() -> None:
+    assert [shared_window(each) for each in ([], [0, 8], [8, 8], [8, 4])] == [0, 0, 8, 8]
+
+
+def test_a_step_adds_what_is_not_hidden() -> None:
+    assert record(4).ms == 6.25
+    assert msgspec.structs.replace(record(4), overlapped=True).ms == 6.0
+
+
+def test_written_and_read(tmp_path: Path) -> None:
+    log = StepLog(SETTING, tmp_path / "steps.jsonl")
+    records = [record(number) for number in range(1, 11)]
+    for each in records:
+        log.add(each)
+    log.close()
+    log.close()
+    assert read_step_log(log.path) == (SETTING, records) and log.records() == records  # type: ignore[arg-type]
+    log.clear()
+    assert log.records() == []
+    again = StepLog(SETTING, tmp_path / "steps.jsonl")
+    again.add(record(1))
+    again.close()
+    assert read_step_log(tmp_path / "steps.jsonl") == (SETTING, [*records, record(1)])
+
+
+def test_without_a_file_only_the_newest_are_kept() -> None:
+    log = StepLog(SETTING)
+    for number in range(RING_SIZE + 5):
+        log.add(record(number))
+    log.close()
+    assert [each.number for each in log.records()] == list(range(5, RING_SIZE + 5))
+
+
+def test_written_by_number_and_by_age(tmp_path: Path) -> None:
+    now_s = [0.0]
+    path = tmp_path / "steps.jsonl"
+    log = StepLog(SETTING, path, lambda: now_s[0])
+
+    def num_written() -> int:
+        return path.read_text().count("\n") - 1
+
+    for number in range(FLUSH_RECORDS - 1):
+        log.add(record(number))
+    assert num_written() == 0
+    log.add(record(0))
+    assert num_written() == FLUSH_RECORDS
+    now_s[0] = 5.0
+    log.add(record(1))
+    assert num_written() == FLUSH_RECORDS
+    now_s[0] = 5.0 + FLUSH_S
+    log.add(record(2))
+    assert num_written() == FLUSH_RECORDS + 2
+    log.add(record(3))
+    log.flush()
+    assert num_written() == FLUSH_RECORDS + 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_ends_the_writing_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = StepLog(SETTING, tmp_path / "steps.jsonl")
+    assert log._file is not None
+    log._file.close()
+    log._file = open("/dev/full", "wb", buffering=0)
+    with caplog.at_level(logging.WARNING):
+        for number in range(3 * FLUSH_RECORDS):
+            log.add(record(number))
+        log.close()
+    assert [message for message in caplog.messages if "steps.jsonl" in message] == caplog.messages
+    assert len(caplog.messages) == 1 and "No space left" in caplog.messages[0]
+    assert len(log.records()) == 3 * FLUSH_RECORDS
+
+
+def test_files_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear reader")
+    for path in (tmp_path, tmp_path / "no" / "folder", tmp_path / "letter.txt"):
+        with pytest.raises(StepLogError, match=path.name):
+            StepLog(SETTING, path)
+    assert (tmp_path / "letter.txt").read_text() == "Dear reader"
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    for _ in range(2):
+        log = StepLog(SETTING, path)
+        for number in (1, 2, 3):
+            log.add(record(number))
+        log.close()
+        path.write_bytes(path.read_bytes()[:-20])  # the process was killed while it wrote
+    assert [each.number for each in read_step_log(path)[1]] == [1, 2, 1, 2]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    with pytest.raises(StepLogError, match="steps.jsonl: No such file"):
+        read_step_log(path)
+    path.write_bytes(b"")
+    with pytest.raises(StepLogError, match="no steps"):
+        read_step_log(path)
+    log = StepLog(SETTING, path)
+    log.close()
+    with pytest.raises(StepLogError, match="no steps"):
+        read_step_log(path)
+    log = StepLog(SETTING, path)
+    log.add(record(1))
+    log.add(record(2))
+    log.close()
+    good = path.read_bytes()
+    damages = [(b'"number":1', b'"number":"x"'), (b'"number":1,', b""), (b"engine_ms", b"engine"), (b"{", b"\xff")]
+    for old, new in damages:
+        path.write_bytes(good.replace(old, new))
+        with pytest.raises(StepLogError, match="steps.jsonl: line (1|3) "):
+            read_step_log(path)
+    path.write_bytes(good)
+    StepLog(msgspec.structs.replace(SETTING, chunk=64), path).close()
+    with pytest.raises(StepLogError, match="line 5 begins another setting: chunk 512 became 64"):
+        read_step_log(path)
