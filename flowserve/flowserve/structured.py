@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from .errors import InvalidGrammarError, TokenizerError
 from .sampling_params import StructuredOutputsParams
@@ -76,15 +76,14 @@ class GrammarMatcher:
     def error(self) -> str | None:
         return str(self._matcher.get_error()) if self._matcher.is_error() else None
 
-    def mask(self, logits: torch.Tensor) -> None:
+    def mask(self, logits: NDArray[np.float32]) -> None:
         """Set the logits [V] of tokens that may not come next to -inf, in place. After an error, nothing."""
         if self._matcher.is_error():
             return
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, count=min(len(bits) * 8, logits.shape[0]), bitorder="little").view(np.bool_)
-        forbidden = torch.from_numpy(np.logical_not(allowed)).to(logits.device)
-        logits[: len(allowed)].masked_fill_(forbidden, float("-inf"))
-        logits[len(allowed) :] = float("-inf")
+        np.putmask(logits[: len(allowed)], ~allowed, np.float32(-np.inf))
+        logits[len(allowed) :] = -np.inf
 
     def forced(self) -> list[int]:
         """Tokens that nothing but may come next, as far as that is known; [] for none, and after an error."""

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from ..sampling_params import SamplingParams
+from .drawing import Row
 
-_FORBIDDEN = float("-inf")
+_FORBIDDEN = -np.inf
 
 
 class Constraint(Protocol):
-    def apply(self, logits: torch.Tensor) -> None:
+    def apply(self, logits: Row) -> None:
         """Change one row [V] of float32 logits in place."""
 
     def append(self, token_id: int) -> None:
@@ -30,9 +30,9 @@ class MinTokens:
 
     def __init__(self, num_left: int, end_token_ids: Sequence[int]) -> None:
         self._num_left = num_left
-        self._end_token_ids = torch.tensor(end_token_ids)
+        self._end_token_ids = np.array(end_token_ids, dtype=np.int64)
 
-    def apply(self, logits: torch.Tensor) -> None:
+    def apply(self, logits: Row) -> None:
         if self._num_left > 0:
             logits[self._end_token_ids] = _FORBIDDEN
 
@@ -44,10 +44,10 @@ class LogitBias:
     """A number added to the logits of some tokens."""
 
     def __init__(self, bias: Mapping[int, float]) -> None:
-        self._token_ids = torch.tensor(list(bias))
-        self._values = torch.tensor(list(bias.values()), dtype=torch.float32)
+        self._token_ids = np.array(list(bias), dtype=np.int64)
+        self._values = np.array(list(bias.values()), dtype=np.float32)
 
-    def apply(self, logits: torch.Tensor) -> None:
+    def apply(self, logits: Row) -> None:
         logits[self._token_ids] += self._values
 
     def append(self, token_id: int) -> None:
@@ -59,7 +59,7 @@ class BadWords:
 
     def __init__(self, words: Iterable[tuple[int, ...]], output: Sequence[int]) -> None:
         alone = sorted({word[0] for word in words if len(word) == 1})
-        self._alone = torch.tensor(alone, dtype=torch.int64)
+        self._alone = np.array(alone, dtype=np.int64)
         self._behind: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)  # by the token before the last
         for word in words:
             if len(word) > 1:
@@ -67,7 +67,7 @@ class BadWords:
         self._num_kept = max((len(word) for word in words), default=1)
         self._output = list(output[-self._num_kept :])
 
-    def apply(self, logits: torch.Tensor) -> None:
+    def apply(self, logits: Row) -> None:
         if len(self._alone):
             logits[self._alone] = _FORBIDDEN
         if self._output and (words := self._behind.get(self._output[-1])):
@@ -85,9 +85,9 @@ class Penalties:
     """Repetition penalty of the tokens seen, presence and frequency penalty of those put out."""
 
     def __init__(self, params: SamplingParams, tokens: Sequence[int], num_prompt_tokens: int) -> None:
-        self._repetition = params.repetition_penalty
-        self._presence = params.presence_penalty
-        self._frequency = params.frequency_penalty
+        self._repetition = np.float32(params.repetition_penalty)
+        self._presence = np.float32(params.presence_penalty)
+        self._frequency = np.float32(params.frequency_penalty)
         self._slots: dict[int, int] = {}  # place of each distinct token in the two arrays
         self._token_ids = np.zeros(64, dtype=np.int64)
         self._counts = np.zeros(64, dtype=np.float32)  # in the output; 0 for tokens of the prompt alone
@@ -96,14 +96,14 @@ class Penalties:
         for token_id in tokens[num_prompt_tokens:]:
             self.append(token_id)
 
-    def apply(self, logits: torch.Tensor) -> None:
+    def apply(self, logits: Row) -> None:
         size = len(self._slots)
-        seen = torch.from_numpy(self._token_ids[:size])
+        seen = self._token_ids[:size]
         values = logits[seen]
         if self._repetition != 1.0:
-            values = torch.where(values > 0, values / self._repetition, values * self._repetition)
+            values = np.where(values > 0, values / self._repetition, values * self._repetition)
         if self._presence or self._frequency:
-            counts = torch.from_numpy(self._counts[:size])
+            counts = self._counts[:size]
             values -= self._presence * (counts > 0) + self._frequency * counts
         logits[seen] = values
 

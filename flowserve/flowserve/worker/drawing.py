@@ -1,94 +1,123 @@
-"""Drawing tokens at random: temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution.
+"""Drawing a token at random: temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution.
 
-In vocabulary order and float64, rounding that differs with the batch practically never moves a draw.
+In vocabulary order and float64, so that rounding practically never moves a draw. A vocabulary is wide and few of its
+tokens matter, so what can be said from the largest logits of blocks of tokens is said from those.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+from numpy.typing import NDArray
 
 from ..sampling_params import SamplingParams
+
+Row = NDArray[np.float32]
+_Weights = NDArray[np.float64]
+_Ids = NDArray[np.int64]
 
 _BLOCK = 512
 _CANDIDATES = (256, 4096)
 """How many of the most likely tokens are looked at for top-p before all are sorted: sorting 150,000 takes 10 ms."""
 
 
-def draw(logits: torch.Tensor, params: Sequence[SamplingParams], draws: Sequence[float]) -> list[int]:
-    """One token for each row of logits [n, V]; `draws` in [0, 1) decide. -1 where no token has a probability."""
-    temperature = torch.tensor([each.temperature for each in params])[:, None]
-    probabilities = torch.softmax(logits / temperature.clamp(min=1e-5), dim=-1)
-    tokens = [-1] * len(params)
-    whole = []
-    for row, each in enumerate(params):
-        if each.top_k > 0 or each.top_p < 1.0:
-            tokens[row] = _draw_from_head(probabilities[row], each, draws[row])
-            continue
-        if each.min_p > 0.0:
-            kept = probabilities[row]
-            kept.masked_fill_(kept < each.min_p * kept.max(), 0.0)
-        whole.append(row)
-    if whole:
-        picked = probabilities if len(whole) == len(params) else probabilities[whole]
-        for row, token_id in zip(whole, _invert(picked, [draws[row] for row in whole]), strict=True):
-            tokens[row] = token_id
-    return tokens
+def draw(logits: Row, params: SamplingParams, draw: float) -> int:
+    """A token by its logits [V]; `draw` in [0, 1) decides. -1 where no token has a probability, or they are NaN.
 
-
-def _draw_from_head(probabilities: torch.Tensor, params: SamplingParams, draw: float) -> int:
-    """From the tokens that top-k and top-p leave of one row [V], which are few."""
-    values, token_ids = _head(probabilities, params)
-    if params.min_p > 0.0:
-        values = values.masked_fill(values < params.min_p * values[0], 0.0)
-    order = token_ids.argsort()
-    cumulative = values[order].double().cumsum(dim=-1)
-    total = float(cumulative[-1])
-    if not total > 0.0:
+    The logits may be overwritten, unless the answer is -1.
+    """
+    highest = float(logits.max())
+    if not math.isfinite(highest):
         return -1
-    target = min(draw * total, math.nextafter(total, 0.0))
-    place = int(torch.searchsorted(cumulative, torch.tensor(target, dtype=torch.float64), right=True))
-    return int(token_ids[order[place]])
+    scale = 1.0 / max(params.temperature, 1e-5)
+    if 0 < params.top_k < len(logits):
+        token_ids = largest(logits, params.top_k)
+        weights = _weights(logits[token_ids], highest, scale)
+        if params.top_p < 1.0:
+            token_ids, weights = _nucleus(token_ids, weights, params.top_p * float(weights.sum()))
+    elif params.top_p < 1.0:
+        token_ids, weights = _nucleus_of_all(logits, highest, scale, params.top_p)
+    elif params.min_p > 0.0:
+        lowest = highest + math.log(params.min_p) / scale
+        token_ids = np.flatnonzero(logits >= lowest - 1e-3 * (1.0 + abs(lowest)))  # rounding is settled below
+        weights = _weights(logits[token_ids], highest, scale)
+    else:
+        return _draw_from_all(_all_weights(logits, highest, scale, out=logits), draw)
+    if params.min_p > 0.0:  # the most likely token has the weight 1
+        kept = weights >= params.min_p
+        token_ids, weights = token_ids[kept], weights[kept]
+    order = token_ids.argsort()
+    return int(token_ids[order[_place(weights[order], draw)]])
 
 
-def _head(probabilities: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most likely tokens, best first, as far as top-k and top-p allow; the first always."""
-    size = probabilities.shape[0]
-    limit = min(params.top_k, size) if params.top_k > 0 else size
-    if params.top_p >= 1.0:
-        values, token_ids = probabilities.topk(limit)
-        return values, token_ids
-    # top-p is a share of what top-k left, as if its probabilities summed to one.
-    whole = probabilities.topk(limit).values.double().sum() if limit < size else probabilities.double().sum()
-    for count in (*(count for count in _CANDIDATES if count < limit), limit):
-        values, token_ids = probabilities.topk(count)
-        before = values.double().cumsum(dim=-1) - values
-        num_kept = max(1, int((before < params.top_p * whole).sum()))
-        if num_kept < count or count == limit:
+def largest(logits: Row, count: int) -> _Ids:
+    """The `count` tokens with the largest logits [V], in no order; of equal ones at the edge, the first."""
+    size = len(logits) // _BLOCK * _BLOCK
+    num_blocks = size // _BLOCK
+    if count <= num_blocks:  # each of the `count` best blocks has a token as large as the worst of their best
+        best = logits[:size].reshape(num_blocks, _BLOCK).max(axis=1)
+        lowest = np.partition(best, num_blocks - count)[num_blocks - count]
+    else:
+        lowest = np.partition(logits, len(logits) - count)[len(logits) - count]
+    found = np.flatnonzero(logits >= lowest)
+    if len(found) > count:
+        found = found[np.argsort(-logits[found], kind="stable")[:count]]
+    return found
+
+
+def _weights(logits: Row, highest: float, scale: float) -> _Weights:
+    """In proportion to the probabilities; 1 for the most likely token."""
+    return np.exp((logits.astype(np.float64) - highest) * scale)
+
+
+def _all_weights(logits: Row, highest: float, scale: float, out: Row | None = None) -> Row:
+    weights = np.subtract(logits, np.float32(highest), out=out)
+    if scale != 1.0:
+        np.multiply(weights, np.float32(scale), out=weights)
+    return np.exp(weights, out=weights)
+
+
+def _nucleus_of_all(logits: Row, highest: float, scale: float, top_p: float) -> tuple[_Ids, _Weights]:
+    wanted = top_p * float(block_sums(_all_weights(logits, highest, scale))[-1])
+    for count in (*(count for count in _CANDIDATES if count < len(logits)), len(logits)):
+        token_ids = largest(logits, count)
+        weights = _weights(logits[token_ids], highest, scale)
+        if count == len(logits) or float(weights.sum()) > wanted:
             break
-    return values[:num_kept], token_ids[:num_kept]
+    return _nucleus(token_ids, weights, wanted)
 
 
-def _invert(probabilities: torch.Tensor, draws: Sequence[float]) -> list[int]:
-    """Rows [n, V]: find the block of tokens in which a draw falls, then the token in the block."""
-    num_rows, size = probabilities.shape
-    padded = F.pad(probabilities, (0, -size % _BLOCK)).view(num_rows, -1, _BLOCK)
-    sums = padded.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    totals = sums[:, -1:]
-    targets = torch.minimum(torch.tensor(draws, dtype=torch.float64)[:, None] * totals, _below(totals))
-    blocks = torch.searchsorted(sums, targets, right=True).clamp(max=sums.shape[1] - 1)
-    rows = torch.arange(num_rows)
-    before = torch.where(blocks > 0, sums.gather(1, (blocks - 1).clamp(min=0)), 0.0)
-    inner = padded[rows, blocks[:, 0]].double().cumsum(dim=-1)
-    # The first token whose cumulative probability exceeds the target has a probability above zero.
-    places = torch.searchsorted(inner, torch.minimum(targets - before, _below(inner[:, -1:])), right=True)
-    found = (blocks * _BLOCK + places)[:, 0].tolist()
-    return [token_id if total > 0.0 else -1 for token_id, total in zip(found, totals[:, 0].tolist(), strict=True)]
+def _nucleus(token_ids: _Ids, weights: _Weights, wanted: float) -> tuple[_Ids, _Weights]:
+    """The most likely tokens, each as long as those before it weigh less than wanted; the first always."""
+    order = np.lexsort((token_ids, -weights))
+    ordered = weights[order]
+    num_kept = max(1, int(np.searchsorted(ordered.cumsum() - ordered, wanted, side="left")))
+    return token_ids[order[:num_kept]], ordered[:num_kept]
 
 
-def _below(values: torch.Tensor) -> torch.Tensor:
-    """The next smaller numbers: what a target must not exceed for a token to be found."""
-    return torch.nextafter(values, torch.zeros_like(values))
+def _draw_from_all(weights: Row, draw: float) -> int:
+    """Find the block of tokens in which the draw falls, then the token in the block."""
+    sums = block_sums(weights)
+    target = min(draw * float(sums[-1]), math.nextafter(float(sums[-1]), 0.0))
+    block = int(np.searchsorted(sums, target, side="right"))
+    first = block * _BLOCK
+    rest = target - (float(sums[block - 1]) if block else 0.0)
+    return first + _place_of(weights[first : first + _BLOCK].astype(np.float64), rest)
+
+
+def block_sums(weights: Row) -> Any:
+    """Cumulative weights of blocks of tokens; the last is the sum of all."""
+    return np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)).astype(np.float64).cumsum()
+
+
+def _place(weights: _Weights, draw: float) -> int:
+    return _place_of(weights, draw * float(weights.sum()))
+
+
+def _place_of(weights: _Weights, target: float) -> int:
+    """The first whose cumulative weight exceeds the target, which has a weight above zero itself."""
+    cumulative = weights.cumsum()
+    target = min(target, math.nextafter(float(cumulative[-1]), 0.0))
+    return int(np.searchsorted(cumulative, target, side="right"))

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..scheduling.batch import Batch, ScheduledSequence
-from .logprobs import token_logprobs
-from .sampler import SampledToken, most_likely, sample_rows
+from .logprobs import prompt_logprobs
+from .sampler import Rows, SampledToken, most_likely, on_host, sample_rows
 from .sampler_state import SamplerState
 
 
@@ -27,6 +27,7 @@ def sample_batch(
 
     best: see `sampler.most_likely`.
     """
+    host = on_host(logits)
     sampled: dict[str, list[SampledToken]] = {}
     rows: dict[str, int] = {}  # of the sequences whose drafts were right so far: the row of their next token
     num_drafts: dict[str, int] = {}
@@ -34,16 +35,16 @@ def sample_batch(
     for entry in batch.sequences:
         state = states[entry.sequence_id]
         if entry.num_prompt_logits:
-            _note_prompt(entry, state, logits[num_rows : num_rows + entry.num_prompt_logits])
+            _note_prompt(entry, state, host[num_rows : num_rows + entry.num_prompt_logits])
         if entry.samples:
             rows[entry.sequence_id] = num_rows + entry.num_prompt_logits
             num_drafts[entry.sequence_id] = entry.num_drafts
             sampled[entry.sequence_id] = []
         num_rows += entry.num_logits
     if best is None and any(num_drafts.values()) and any(states[sequence_id].is_plain for sequence_id in rows):
-        best = most_likely(logits)  # once for all rounds
+        best = most_likely(host)  # once for all rounds
     while rows:
-        tokens = sample_rows(logits, list(rows.values()), [states[sequence_id] for sequence_id in rows], best)
+        tokens = sample_rows(host, list(rows.values()), [states[sequence_id] for sequence_id in rows], best)
         for (sequence_id, row), token in zip(list(rows.items()), tokens, strict=True):
             position = len(sampled[sequence_id])
             sampled[sequence_id].append(token)
@@ -58,11 +59,11 @@ def sample_batch(
     return sampled
 
 
-def _note_prompt(entry: ScheduledSequence, state: SamplerState, logits: torch.Tensor) -> None:
+def _note_prompt(entry: ScheduledSequence, state: SamplerState, logits: Rows) -> None:
     """Log-probabilities of the prompt tokens that the rows [n, V] predict: few at a time, as rows are wide."""
     num_top = state.params.prompt_logprobs
     if num_top is None or state.prompt_logprobs is None:
         return
     first = entry.end - entry.num_logits + 1
     predicted = state.tokens[first : first + entry.num_prompt_logits]
-    state.prompt_logprobs += token_logprobs(logits, predicted, num_top)
+    state.prompt_logprobs += prompt_logprobs(logits, predicted, num_top)

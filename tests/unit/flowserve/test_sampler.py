@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowserve import SamplingParams
 from flowserve.worker import sampler
-from flowserve.worker.drawing import draw
+from flowserve.worker.drawing import draw, largest
 from flowserve.worker.logprobs import token_logprobs
 from flowserve.worker.sampler import NO_NUMBERS, NO_TOKEN, derived_seed, sample, uniform
 from flowserve.worker.sampler_state import SamplerState
@@ -186,7 +187,7 @@ def test_penalties_as_defined(
     for token_id in tokens[num_prompt:]:
         each.append(token_id)
     for constraint in each.constraints:
-        constraint.apply(logits)
+        constraint.apply(logits.numpy())
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
@@ -221,16 +222,15 @@ def test_looking_at_few_tokens_draws_the_same(
 ) -> None:
     params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
     logits = 3 * torch.randn(3, size, generator=torch.Generator().manual_seed(size))
-    drawn = draw(logits, [SamplingParams(), params, params], [0.5, value, value])
-    assert drawn[1:] == [sorted_and_cut(row, params, value) for row in logits[1:]]
+    for row in logits:
+        assert draw(row.numpy().copy(), params, value) == sorted_and_cut(row, params, value)
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_exist() -> None:
-    logits = torch.full((4, 1200), -math.inf)
-    logits[:, 600] = logits[:, 700] = 0.0
-    cut = SamplingParams(top_k=3)
-    drawn = draw(logits, [SamplingParams(), SamplingParams(), cut, cut], [0.0, 1.0 - 2**-53, 0.0, 1.0 - 2**-53])
-    assert drawn == [600, 700, 600, 700]
+    logits = np.full(1200, -math.inf, dtype=np.float32)
+    logits[600] = logits[700] = 0.0
+    for params in (SamplingParams(), SamplingParams(top_k=3), SamplingParams(top_p=0.9), SamplingParams(min_p=0.1)):
+        assert [draw(logits.copy(), params, value) for value in (0.0, 0.4999, 0.5, 1.0 - 2**-53)] == [600, 600, 700, 700]
 
 
 # --- rows that need little, rows that cannot be sampled -------------------------------------------------
@@ -240,8 +240,8 @@ def test_plain_greedy_rows_are_not_looked_at_where_the_best_is_known(monkeypatch
     def fail(*args: Any) -> None:
         raise AssertionError("the logits were looked at")
 
-    monkeypatch.setattr(sampler, "most_likely", fail)
-    monkeypatch.setattr(sampler, "_sample_each", fail)
+    monkeypatch.setattr(sampler, "_most_likely", fail)
+    monkeypatch.setattr(sampler, "_sample_one", fail)
     states = [state(temperature=0.0) for _ in range(3)]
     tokens = sample(torch.tensor([LOGITS] * 3), states, best=[2, 0, 1])
     assert [token.token_id for token in tokens] == [2, 0, 1]
@@ -268,9 +268,23 @@ def test_constraints_that_leave_nothing_end_their_row_alone(params: dict[str, An
 
 
 def test_logprobs_of_rows_and_more_than_there_are() -> None:
-    (entry,) = token_logprobs(torch.tensor([LOGITS]), [3], 9)
+    entry = token_logprobs(np.array(LOGITS, dtype=np.float32), 3, 9)
     assert entry.logprob == pytest.approx(math.log(0.06), abs=1e-6) and len(entry.top) == 5
     assert [token_id for token_id, _ in entry.top] == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    size=st.sampled_from([1, 5, 511, 512, 1300, 4096]),
+    count=st.integers(1, 20),
+    num_values=st.sampled_from([1, 2, 7, 10_000]),
+)
+def test_the_largest_of_many(size: int, count: int, num_values: int) -> None:
+    """Also among many equal ones, of which the first count."""
+    count = min(count, size)
+    logits = np.random.default_rng(size * count).integers(0, num_values, size).astype(np.float32)
+    expected = np.argsort(-logits, kind="stable")[:count]
+    assert sorted(largest(logits, count).tolist()) == sorted(expected.tolist())
 
 
 def test_each_of_several_completions_has_a_seed() -> None:
