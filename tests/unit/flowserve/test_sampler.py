@@ -229,8 +229,9 @@ def test_looking_at_few_tokens_draws_the_same(
 def test_the_ends_of_the_unit_interval_draw_tokens_that_exist() -> None:
     logits = np.full(1200, -math.inf, dtype=np.float32)
     logits[600] = logits[700] = 0.0
+    values = (0.0, 0.4999, 0.5, 1.0 - 2**-53)
     for params in (SamplingParams(), SamplingParams(top_k=3), SamplingParams(top_p=0.9), SamplingParams(min_p=0.1)):
-        assert [draw(logits.copy(), params, value) for value in (0.0, 0.4999, 0.5, 1.0 - 2**-53)] == [600, 600, 700, 700]
+        assert [draw(logits.copy(), params, value) for value in values] == [600, 600, 700, 700]
 
 
 # --- rows that need little, rows that cannot be sampled -------------------------------------------------
