@@ -210,7 +210,7 @@ def sorted_and_cut(logits: torch.Tensor, params: SamplingParams, value: float) -
 
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(
-    size=st.sampled_from([1, 3, 300, 512, 5000]),
+    size=st.sampled_from([1, 3, 300, 512, 5000, 12_288]),
     top_k=st.sampled_from([0, 1, 5, 400]),
     top_p=st.sampled_from([1.0, 0.999, 0.9, 0.3]),
     min_p=st.sampled_from([0.0, 0.02, 0.5]),
