@@ -27,16 +27,18 @@ class GrammarCompiler:
 
     def compile(self, params: StructuredOutputsParams) -> GrammarMatcher:
         """Raises InvalidGrammarError with llguidance's words."""
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         tokenizer = self._ll_tokenizer()
         grammar = _grammar_text(params)
         problem = LLMatcher.validate_grammar(grammar, tokenizer)
         if problem and not problem.startswith("WARNING"):
             raise InvalidGrammarError(f"structured_outputs cannot be compiled: {problem}")
-        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # tells whether anything at all may begin an output
         if matcher.is_error():
-            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {matcher.get_error()}")
+            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {_error_of(matcher)}")
         return GrammarMatcher(matcher)
 
     def _ll_tokenizer(self) -> Any:
@@ -74,7 +76,7 @@ class GrammarMatcher:
 
     @property
     def error(self) -> str | None:
-        return str(self._matcher.get_error()) if self._matcher.is_error() else None
+        return _error_of(self._matcher) if self._matcher.is_error() else None
 
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Set the logits [V] of tokens that may not come next to -inf, in place. After an error, nothing."""
@@ -99,6 +101,12 @@ class GrammarMatcher:
         self._matcher.consume_token(token_id)
 
 
+def _error_of(matcher: Any) -> str:
+    """llguidance's words without its state, which can be as long as the grammar."""
+    text = str(matcher.get_error()).partition("\n<")[0]
+    return "no output fits the grammar" if text.startswith("NoExtension") else text
+
+
 # At most one blank after a separator: with free white space a weak model can emit blanks until it is cut off.
 _JSON_OPTIONS: Any = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
 
@@ -114,7 +122,8 @@ def _grammar_text(params: StructuredOutputsParams) -> str:
         return str(LLMatcher.grammar_from_regex(params.regex))
     if params.choice is not None:
         quoted = (json.dumps(text, ensure_ascii=False) for text in params.choice)
-        return str(LLMatcher.grammar_from_lark("start: " + " | ".join(quoted)))
+        # As one terminal: its lexer takes thousands of them, its parser two thousand.
+        return str(LLMatcher.grammar_from_lark("start: CHOICE\nCHOICE: " + " | ".join(quoted)))
     return str(LLMatcher.grammar_from_lark(params.grammar or ""))
 
 

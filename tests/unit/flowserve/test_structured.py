@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowserve import SamplingParams, StructuredOutputsParams
+from flowserve.errors import InvalidGrammarError
 
 PERSON = {
     "type": "object",
@@ -130,4 +131,40 @@ def test_a_grammar_and_bad_words_that_leave_nothing_end_their_sequence_alone(llm
     good = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
     bad, other = llm().generate(["x", "x"], [impossible, good])
     assert bad.outputs[0].finish_reason == "abort" and "no token may come next" in bad.outputs[0].error
+    assert len(other.outputs[0].token_ids) == 5
+
+
+@pytest.mark.parametrize(
+    "structured, words",
+    [
+        (StructuredOutputsParams(regex=r"[^\s\S]"), "no output fits"),
+        (StructuredOutputsParams(grammar="start: start"), "no output fits"),
+        (StructuredOutputsParams(grammar='start: "a" other'), "other"),
+        (StructuredOutputsParams(json={"type": "string", "minLength": 5, "maxLength": 2}), "minLength"),
+        (StructuredOutputsParams(json={"$ref": "#/nowhere"}), "nowhere"),
+        (StructuredOutputsParams(json="{"), "not a JSON schema"),
+    ],
+)
+def test_what_no_output_could_fit_is_refused(
+    llm: Callable[..., Any], structured: StructuredOutputsParams, words: str
+) -> None:
+    with pytest.raises(InvalidGrammarError, match=words) as found:
+        outputs(llm(), structured, 1)
+    assert len(str(found.value)) < 300, "not its whole state"
+
+
+def test_thousands_of_choices(llm: Callable[..., Any]) -> None:
+    choice = [f"choice number {number}" for number in range(3000)]
+    for output in outputs(llm(), StructuredOutputsParams(choice=choice), 3, max_tokens=60):
+        assert output.text in choice and output.finish_reason == "stop"
+
+
+def test_a_grammar_that_grows_too_large_ends_its_sequence_alone(llm: Callable[..., Any]) -> None:
+    wide = "start: " + " | ".join(f'"a" x{number}' for number in range(2500))
+    rules = "\n".join(f'x{number}: "b{number}"' for number in range(2500))
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(grammar=f"{wide}\n{rules}"), max_tokens=5)
+    good = SamplingParams(temperature=0.0, max_tokens=5, ignore_eos=True)
+    bad, other = llm().generate(["x", "x"], [params, good])
+    assert bad.outputs[0].finish_reason == "abort" and len(bad.outputs[0].error) < 300
+    assert "2500 items" in bad.outputs[0].error
     assert len(other.outputs[0].token_ids) == 5
