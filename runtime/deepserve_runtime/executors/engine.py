@@ -8,22 +8,37 @@ import secrets
 import threading
 import traceback
 from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
-from deepserve_runtime.executors.generation import Generation, Piece
+from deepserve_runtime.executors.generation import Generation, Parser, Piece
 from deepserve_runtime.executors.tokenizer import convert, encode, loading
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
+from flowserve.answer import AnswerFormat
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.hub import resolve_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
-from flowserve.tool_calls import ContentDelta, MalformedToolCall, ToolCallEvent, ToolCallStream
+from flowserve.tool_calls import (
+    AnswerEvent,
+    ArgumentsDelta,
+    CallEnd,
+    CallParser,
+    CallStart,
+    ContentDelta,
+    MalformedToolCall,
+    TextDelta,
+    ToolCallEvent,
+    ToolCallStream,
+    make_parser,
+)
 
 
 class EngineExecutor:
@@ -48,13 +63,20 @@ class EngineExecutor:
             # Here, so that this module imports where torch is not installed.
             from flowserve.engine import Engine
 
-            folder = resolve_model(self._model.source)
-            self._defaults = sampling_defaults(folder)
-            self._engine = Engine.from_folder(folder, engine_config(self._spec, self.slots))
+            self._folder = resolve_model(self._model.source)
+            self._defaults = sampling_defaults(self._folder)
+            self._engine = Engine.from_folder(self._folder, engine_config(self._spec, self.slots))
         return steps.steps_ms
 
     def unload(self) -> None:
         pass
+
+    @cached_property
+    def _answers(self) -> AnswerFormat:
+        """How the model writes calls. Read when a task has tools: few do, and it takes the template's engine."""
+        from flowserve.chat_template import ChatTemplate
+
+        return AnswerFormat.of_template(ChatTemplate.from_folder(self._folder).source)
 
     # --- from the reader thread ------------------------------------------------------------------------
 
@@ -97,6 +119,8 @@ class EngineExecutor:
         try:
             prompt = convert(task.start(), TokenizedPrompt)
             params = sampling_params(prompt.params, self._defaults)
+            if prompt.parse_tools and self._answers.needs_special_tokens:
+                params = replace(params, skip_special_tokens=False)
             task.open_to_interrupts(self._wake)
             self._engine.add(sequence_id, prompt.token_ids, params)
         except sdk.errors.InputCancelled:
@@ -105,7 +129,8 @@ class EngineExecutor:
             task.fail(self._as_model_error(error))
         else:
             task.watch(self._wake)
-            self._generations[sequence_id] = Generation(task, ToolCallParser() if prompt.parse_tools else None)
+            parser = call_parser(self._answers.calls) if prompt.parse_tools else None
+            self._generations[sequence_id] = Generation(task, parser)
 
     def _abort(self, sequence_id: str) -> None:
         generation = self._generations.pop(sequence_id)
@@ -151,8 +176,46 @@ class EngineExecutor:
         return error
 
 
+def call_parser(name: str) -> Parser:
+    """For a format of flowserve's, by its name."""
+    return ToolCallParser() if name == "hermes" else StreamedCallParser(make_parser(name))
+
+
+class StreamedCallParser:
+    """Whole calls from flowserve's streams of fragments, for all formats."""
+
+    def __init__(self, parser: CallParser) -> None:
+        self._parser = parser
+        self._name = ""
+        self._arguments = ""
+
+    def feed(self, text: str) -> Piece:
+        return self._piece(self._parser.feed(text))
+
+    def finish(self) -> Piece:
+        return self._piece(self._parser.finish())
+
+    def _piece(self, events: list[AnswerEvent]) -> Piece:
+        text, calls, malformed = "", [], []
+        for event in events:
+            match event:
+                case TextDelta():
+                    text += event.text
+                case CallStart():
+                    self._name, self._arguments = event.name, ""
+                case ArgumentsDelta():
+                    self._arguments += event.text
+                case CallEnd():
+                    arguments = json.loads(self._arguments) if event.error is None else None
+                    if arguments is not None and can_travel(arguments):
+                        calls.append(ToolCall(f"call_{secrets.token_hex(8)}", self._name, arguments))
+                    else:
+                        malformed.append(f"{self._name} {self._arguments}")
+        return Piece(text, tuple(calls), tuple(malformed))
+
+
 class ToolCallParser:
-    """flowserve's parser, its calls numbered as OpenAI's clients expect."""
+    """flowserve's parser of whole calls, which says of each malformed one why, for Hermes and Qwen."""
 
     def __init__(self) -> None:
         self._stream = ToolCallStream()

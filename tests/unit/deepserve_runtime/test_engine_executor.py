@@ -17,7 +17,8 @@ from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
 from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
-from deepserve_runtime.executors.engine import EngineExecutor, ToolCallParser  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor, ToolCallParser, call_parser  # noqa: E402
+from deepserve_runtime.executors.generation import Piece  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
@@ -101,3 +102,17 @@ def test_a_malformed_folder_is_a_load_error(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_bytes(msgspec.json.encode({**config, "rope_parameters": [1]}))
     with pytest.raises(ModelLoadError, match="'tiny'"):
         executor_of(tmp_path).load()
+
+
+def test_calls_in_the_formats_of_other_models() -> None:
+    """A call arrives whole when its last fragment has; what is no JSON is reported, text stays text."""
+    parser = call_parser("mistral")
+    assert parser.feed("Well. [TOOL_CALLS]add[ARGS]") == Piece("Well.")
+    assert parser.feed('{"a": 1') == Piece()
+    piece = parser.feed('}[TOOL_CALLS]add[ARGS]{"a": ')
+    assert piece.text == "" and [(call.name, call.arguments) for call in piece.calls] == [("add", {"a": 1})]
+    assert parser.finish() == Piece(malformed=('add {"a": ',))
+    llama = call_parser("llama3_json")
+    (call,) = llama.feed('{"name": "add", "parameters": {"a": 2}}').calls
+    assert (call.name, call.arguments) == ("add", {"a": 2}) and call.id.startswith("call_")
+    assert isinstance(call_parser("hermes"), ToolCallParser)
