@@ -65,7 +65,7 @@ def test_a_step_that_raises_fails_its_tasks_and_the_next_ones_work(
         def forward(*arguments: Any) -> Any:
             raise RuntimeError("no kernel for this")
 
-        broken.setattr(executor._engine._worker._runner, "logits", forward)
+        broken.setattr(executor._engine._worker._runner, "run", forward)
         pods = assign(executor, "t-1", "t-2")
         run_waiting(executor)
     for pod in pods:
