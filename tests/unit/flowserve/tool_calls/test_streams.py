@@ -120,7 +120,7 @@ PARTS = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|
          "[", "]", ",", ";", "x", "f(a=1)", '{"name": "f"}', '"name"', "<"]  # fmt: skip
 
 
-@settings(max_examples=600, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(
     name=st.sampled_from(list(FORMATS)),
     parts=st.lists(st.sampled_from(PARTS), max_size=12),
@@ -161,7 +161,7 @@ def test_a_call_streams_name_then_fragments_then_end() -> None:
     assert make_parser("llama3_json").feed('{"answer": ') == [TextDelta('{"answer": ')], "a JSON answer streams"
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True, deadline=None)
 @given(value=st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
