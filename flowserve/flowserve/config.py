@@ -24,6 +24,8 @@ class EngineConfig:
     enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
     speculative_tokens: tokens guessed at most for each sequence and verified in one step; 0 = off.
     speculative_ngram: shortest and longest run of tokens whose earlier continuation is the guess.
+    overlap: plan the next step and read the last one's tokens while a thread runs one; None = where it pays. Not with
+    speculation, whose guesses need the last step's tokens.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -40,6 +42,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     speculative_tokens: int = 0
     speculative_ngram: tuple[int, int] = (2, 4)
+    overlap: bool | None = None
     num_threads: int | None = None
     device: str = "auto"
     seed: int | None = None
@@ -55,6 +58,8 @@ class EngineConfig:
                 raise InvalidConfigError(
                     f"{name} {getattr(self, name)!r} is not supported; supported: {', '.join(allowed)}"
                 )
+        if self.overlap and self.speculative_tokens:
+            raise InvalidConfigError("overlap and speculative_tokens exclude each other: a guess needs the last tokens")
         if self.tensor_parallel_size != 1:
             raise InvalidConfigError(f"tensor_parallel_size {self.tensor_parallel_size} is not supported; supported: 1")
         if self.dtype not in DTYPES:

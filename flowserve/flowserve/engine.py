@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from .config import EngineConfig
-from .errors import InvalidRequestError, UnknownSequenceError
+from .errors import EngineClosedError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .intake import Intake, Prepared
 from .kv_memory import plan_kv_memory
@@ -18,12 +20,15 @@ from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.cache import RelationalTensorCache
 from .sampling_params import SamplingParams
-from .scheduling.batch import Batch
+from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.scheduler import Scheduler, SchedulerConfig
 from .sequence_stream import SequenceStream
 from .tokenizer import Tokenizer
 from .worker.sampler import SampledToken
+from .worker.steps import FinishedStep, steps_of
 from .worker.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -31,6 +36,7 @@ class Engine:
 
     Building it takes hold of the device (threads, KV cache); a process that forks engines loads the model before
     (`load_model`, one thread, no parallel operation) and builds the engine in the child. `clock` is that of deadlines.
+    The first step may start a thread (see `EngineConfig.overlap`), which ends with `close` or with the engine.
     """
 
     def __init__(
@@ -52,6 +58,8 @@ class Engine:
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
         self._worker = Worker(loaded.device.runner(loaded, layout, self.max_model_len, config))
+        self._steps = steps_of(self._worker, config, loaded)
+        self._closing = weakref.finalize(self, self._steps.close)
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
@@ -70,7 +78,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        """Whether `step` has anything to do; also true while a step is in flight whose sequences have all ended."""
+        return self._scheduler.has_work or len(self._steps) > 0
 
     def add(
         self,
@@ -89,6 +98,8 @@ class Engine:
         use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
+        if not self._closing.alive:
+            raise EngineClosedError("the engine is closed")
         if sequence_id in self._requests:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
         prepared = self._intake.prepare(prompt_ids, params)
@@ -115,20 +126,27 @@ class Engine:
             wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
             **turn,
         )
-        self._worker.add(sequence_id, prepared.sampler_state(seed, index))
+        self._worker.add(sequence_id, sequence.arrival, prepared.sampler_state(seed, index), prepared.end_token_ids)
         text = prepared.text()
         self._streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
         self._requests.setdefault(request_id, set()).add(sequence_id)
 
     def step(self) -> list[SequenceOutput]:
-        """Compute one batch; one output for each sequence that got a token or met its deadline, else none."""
-        ended = self._expire()
-        batch = self._scheduler.schedule(self._worker.draft() if self.config.speculative_tokens else None)
-        if not batch:
-            return ended
-        sampled = self._worker.execute(batch)
+        """The outputs of the oldest step in flight: one for each sequence that got a token, met its deadline or failed.
+
+        Plans as many steps as are worth having in flight (`EngineConfig.overlap`) before it waits for that one. A step
+        that fails ends its own sequences, with the reason "abort" and an error, and no others.
+        """
+        if not self._closing.alive:
+            raise EngineClosedError("the engine is closed")
+        outputs = self._expire()
+        while len(self._steps) < self._steps.depth and (batch := self._plan()):
+            self._steps.submit(batch)
+        if not self._steps:
+            return outputs
+        step = self._steps.collect()
         self._num_steps += 1
-        return ended + self._receive(batch, sampled)
+        return outputs + (self._receive(step) if step.error is None else self._fail(step.batch, step.error))
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
@@ -138,6 +156,12 @@ class Engine:
         for each in list(self._requests[sequence_id]):
             self._scheduler.abort(each)
             self._forget(each)
+
+    def close(self) -> None:
+        """Drop all sequences, wait for the step that runs and end its thread; then `add` and `step` are refused."""
+        for sequence_id in list(self._requests):
+            self.abort(sequence_id)
+        self._closing()
 
     def stats(self) -> EngineStats:
         """Counts for routing, scaling and tests."""
@@ -162,23 +186,47 @@ class Engine:
         assert sum(map(len, self._requests.values())) == len(self._streams)
         assert self._followers.keys() <= self._streams.keys()
 
+    def _plan(self) -> Batch:
+        return self._scheduler.schedule(self._worker.draft() if self.config.speculative_tokens else None)
+
     def _expire(self) -> list[SequenceOutput]:
         if not self._scheduler.has_deadlines:
             return []
         return [self._end(sequence.sequence_id) for sequence in self._scheduler.expire(self._clock())]
 
-    def _receive(self, batch: Batch, sampled: Mapping[str, list[SampledToken]]) -> list[SequenceOutput]:
+    def _receive(self, step: FinishedStep) -> list[SequenceOutput]:
         """Read a step's tokens, count them, and say what became of each sequence that got some."""
-        streams = {sequence_id: self._streams[sequence_id] for sequence_id in sampled}
+        sampled = step.sampled
+        streams: dict[str, SequenceStream] = {}
+        results: dict[str, TokenResult] = {}
+        for entry in step.batch.sequences:
+            if (tokens := sampled.get(entry.sequence_id)) and (stream := self._stream_of(entry)):
+                streams[entry.sequence_id] = stream
+                results[entry.sequence_id] = _read(stream, tokens)
         if self._followers:
-            self._start_followers(sampled)
-        results = {sequence_id: streams[sequence_id].read(tokens) for sequence_id, tokens in sampled.items()}
-        for sequence in self._scheduler.complete(batch, results):
+            self._start_followers(streams)
+        for sequence in self._scheduler.complete(step.batch, results):
             self._forget(sequence.sequence_id)
         return [
             stream.output(sampled[sequence_id], results[sequence_id].token_ids)
             for sequence_id, stream in streams.items()
         ]
+
+    def _fail(self, batch: Batch, error: BaseException) -> list[SequenceOutput]:
+        """End the sequences of a step that broke: how far each of them came is not known."""
+        _log.error("a step of %d sequences failed", len(batch.sequences), exc_info=error)
+        outputs = []
+        for entry in batch.sequences:
+            if stream := self._stream_of(entry):
+                stream.fail(f"a step of the engine failed: {type(error).__name__}: {error}")
+                self._scheduler.abort(entry.sequence_id)
+                outputs.append(self._end(entry.sequence_id))
+        return outputs
+
+    def _stream_of(self, entry: ScheduledSequence) -> SequenceStream | None:
+        """None where the sequence ended while the step was in flight, even if another has its id now."""
+        stream = self._streams.get(entry.sequence_id)
+        return stream if stream is not None and stream.sequence.arrival == entry.arrival else None
 
     def _end(self, sequence_id: str) -> SequenceOutput:
         """The last output of a sequence that ended without a token."""
@@ -193,12 +241,21 @@ class Engine:
                 start()
 
     def _forget(self, sequence_id: str) -> None:
-        request_id = self._streams.pop(sequence_id).request_id
-        self._worker.remove(sequence_id)
-        going_on = self._requests[request_id]
+        stream = self._streams.pop(sequence_id)
+        self._worker.remove(stream.sequence.arrival)
+        going_on = self._requests[stream.request_id]
         going_on.remove(sequence_id)
         if not going_on:
-            del self._requests[request_id]
+            del self._requests[stream.request_id]
+
+
+def _read(stream: SequenceStream, tokens: list[SampledToken]) -> TokenResult:
+    try:
+        return stream.read(tokens)
+    except Exception as error:  # a text that cannot be made must not take the other sequences' tokens with it
+        _log.exception("the tokens of %r could not be read", stream.request_id)
+        stream.fail(f"the text could not be read: {type(error).__name__}: {error}")
+        return TokenResult((tokens[0].token_id,), "abort")
 
 
 def _check_turn(priority: int, deadline_s: float | None) -> None:

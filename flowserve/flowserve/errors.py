@@ -19,7 +19,8 @@
     │   ├── PromptTooLongError
     │   ├── InvalidContextError     a context without id or tokens, or with an impossible time to live
     │   └── UnknownContextError     a context id that never was, was deleted or has expired
-    └── UnknownSequenceError        an id that the engine does not hold (or holds already)
+    ├── UnknownSequenceError        an id that the engine does not hold (or holds already)
+    └── EngineClosedError           `close` was called
 
 Each takes one message, so each survives pickling between processes.
 """
@@ -105,3 +106,7 @@ class UnknownContextError(InvalidRequestError):
 
 class UnknownSequenceError(FlowServeError):
     """A sequence id that the engine does not hold, or one it holds already."""
+
+
+class EngineClosedError(FlowServeError):
+    """The engine was closed: it takes no sequences and no steps any more."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import torch
 
 from ..device.base import Runner
@@ -11,31 +14,73 @@ from .sampler_state import SamplerState
 from .verification import sample_batch
 
 
+@dataclass(slots=True)
+class _Held:
+    """A sequence, and whether its last token is known here already, before the engine has read it."""
+
+    sequence_id: str
+    state: SamplerState
+    end_token_ids: Collection[int]
+    is_over: bool = False
+
+
 class Worker:
-    """Token values live here, so that batches carry lengths only (DeepServe 2.6 b)."""
+    """Token values live here, so that batches carry lengths only (DeepServe 2.6 b).
+
+    `execute` may run in another thread than `add` and `remove`, one step at a time.
+    """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._states: dict[str, SamplerState] = {}
+        self._held: dict[int, _Held] = {}
 
-    def add(self, sequence_id: str, state: SamplerState) -> None:
-        """Hold a sequence until `remove`, through preemptions too."""
-        self._states[sequence_id] = state
+    def add(
+        self, sequence_id: str, arrival: int, state: SamplerState, end_token_ids: Collection[int] = ()
+    ) -> None:
+        """Hold a sequence until `remove`, through preemptions too. `end_token_ids` end it."""
+        self._held[arrival] = _Held(sequence_id, state, end_token_ids)
 
-    def remove(self, sequence_id: str) -> None:
-        self._states.pop(sequence_id, None)
+    def remove(self, arrival: int) -> None:
+        """What is planned for the sequence and has not begun is left out."""
+        self._held.pop(arrival, None)
 
     def draft(self) -> dict[str, int]:
         """Guess what comes next; for each sequence with a guess its length. To be called when all tokens are known."""
-        return {sequence_id: count for sequence_id, state in self._states.items() if (count := state.draft())}
+        return {one.sequence_id: count for one in self._held.values() if (count := one.state.draft())}
 
     def execute(self, batch: Batch) -> dict[str, list[SampledToken]]:
-        """Compute the batch's tokens; for each entry that samples its new tokens, more than one where drafts hit."""
-        with torch.inference_mode():
-            tokens = {entry.sequence_id: self._tokens(entry) for entry in batch.sequences}
-            step = self._runner.run(batch, tokens)
-            return sample_batch(batch, step.values, self._states, step.best)
+        """Compute the batch's tokens; for each entry that samples its new tokens, more than one where drafts hit.
 
-    def _tokens(self, entry: ScheduledSequence) -> list[int]:
-        state = self._states[entry.sequence_id]
-        return state.tokens + state.drafts[: entry.num_drafts] if entry.num_drafts else state.tokens
+        Sequences that are removed or over are left out: the batch was planned before that was known. After an error,
+        all that were in it count as over, for nobody knows how far each of them came.
+        """
+        held = {entry.sequence_id: one for entry in batch.sequences if (one := self._alive(entry))}
+        if len(held) < len(batch.sequences):
+            batch = Batch(tuple(entry for entry in batch.sequences if entry.sequence_id in held))
+        if not batch:
+            return {}
+        states = {sequence_id: one.state for sequence_id, one in held.items()}
+        tokens = {entry.sequence_id: _tokens(entry, states[entry.sequence_id]) for entry in batch.sequences}
+        try:
+            with torch.inference_mode():
+                step = self._runner.run(batch, tokens)
+                sampled = sample_batch(batch, step.values, states, step.best)
+        except BaseException:
+            for one in held.values():
+                one.is_over = True
+            raise
+        for sequence_id, new_tokens in sampled.items():
+            held[sequence_id].is_over = _ends(new_tokens, held[sequence_id].end_token_ids)
+        return sampled
+
+    def _alive(self, entry: ScheduledSequence) -> _Held | None:
+        one = self._held.get(entry.arrival)
+        return None if one is None or one.is_over else one
+
+
+def _tokens(entry: ScheduledSequence, state: SamplerState) -> list[int]:
+    return state.tokens + state.drafts[: entry.num_drafts] if entry.num_drafts else state.tokens
+
+
+def _ends(tokens: list[SampledToken], end_token_ids: Collection[int]) -> bool:
+    return any(token.token_id in end_token_ids or token.grammar_done or token.error is not None for token in tokens)

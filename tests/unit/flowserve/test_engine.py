@@ -235,7 +235,7 @@ def test_a_grammar_that_fails_midway_ends_its_sequence_only(engine: Build) -> No
     each = engine()
     each.add("bad", PROMPT, greedy(structured_outputs=StructuredOutputsParams(regex="[a-z]+")))
     each.add("good", PROMPT, greedy(max_tokens=10))
-    grammar = each._worker._states["bad"].grammar
+    grammar = each._worker._held[0].state.grammar
     each.step()
     grammar.accept(300)  # what is no continuation puts the matcher into its error state
     outputs = {output.sequence_id: output for output in each.step()}
