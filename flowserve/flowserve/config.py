@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import InvalidConfigError
 
@@ -22,6 +23,10 @@ class EngineConfig:
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
     num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block; None = device's.
     enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
+    host_cache_bytes, file_cache_bytes: room below the device for blocks that leave it, in memory and, through that, in
+    a file that is gone with the process; None = none. Preempted sequences are swapped there instead of computed again.
+    file_cache_folder: where that file lies; None = the system's folder for temporary files.
+    context_cache_share: part of the KV cache that contexts (`Engine.preserve`) may pin, 0 to 1.
     speculative_tokens: tokens guessed at most for each sequence and verified in one step; 0 = off.
     speculative_ngram: shortest and longest run of tokens whose earlier continuation is the guess.
     overlap: plan the next step and read the last one's tokens while a thread runs one; None = where it pays. Not with
@@ -48,6 +53,10 @@ class EngineConfig:
     seed: int | None = None
     kv_cache_dtype: str = "auto"
     cpu_backend: str = "auto"
+    host_cache_bytes: int | None = None
+    file_cache_bytes: int | None = None
+    file_cache_folder: str | Path | None = None
+    context_cache_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
@@ -77,10 +86,22 @@ class EngineConfig:
         for name in ("max_num_sequences", "max_num_batched_tokens"):
             if getattr(self, name) < 1:
                 raise InvalidConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_model_len", "kv_cache_bytes", "num_kv_blocks", "block_size", "num_threads"):
+        self._check_tiers()
+        for name in (
+            "max_model_len", "kv_cache_bytes", "num_kv_blocks", "block_size", "num_threads",
+            "host_cache_bytes", "file_cache_bytes",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidConfigError(f"{name} must be at least 1 or None, got {value}")
+
+    def _check_tiers(self) -> None:
+        if self.host_cache_bytes is not None and not self.enable_prefix_caching:
+            raise InvalidConfigError("host_cache_bytes keeps what enable_prefix_caching finds again, and that is off")
+        if self.file_cache_bytes is not None and self.host_cache_bytes is None:
+            raise InvalidConfigError("file_cache_bytes needs host_cache_bytes: blocks reach the file through memory")
+        if not 0 <= self.context_cache_share <= 1:
+            raise InvalidConfigError(f"context_cache_share must be 0 to 1, got {self.context_cache_share}")
 
 
 DTYPES = ("auto", "float32", "bfloat16")

@@ -18,14 +18,15 @@ from .intake import Intake, Prepared
 from .kv_memory import plan_kv_memory
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
-from .rtc.cache import RelationalTensorCache
+from .rtc.contexts import check_context
+from .rtc.traffic import BlockTraffic, engine_cache
 from .sampling_params import SamplingParams
 from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.scheduler import Scheduler, SchedulerConfig
 from .sequence_stream import SequenceStream
 from .tokenizer import Tokenizer
 from .worker.sampler import SampledToken
-from .worker.steps import FinishedStep, steps_of
+from .worker.steps import FinishedStep, StepsInFlight, steps_of
 from .worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -53,13 +54,16 @@ class Engine:
         tokenizer.check_fits(loaded.config.vocab_size)
         loaded.device.start(loaded, config)
         layout, self.max_model_len = plan_kv_memory(loaded, config)
-        self._cache = RelationalTensorCache(layout.num_blocks, layout.block_size, config.enable_prefix_caching)
+        self._cache = engine_cache(layout, config)
         self._scheduler = Scheduler(
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
-        self._worker = Worker(loaded.device.runner(loaded, layout, self.max_model_len, config))
+        runner = loaded.device.runner(loaded, layout, self.max_model_len, config)
+        self._worker = Worker(runner)
         self._steps = steps_of(self._worker, config, loaded)
-        self._closing = weakref.finalize(self, self._steps.close)
+        self._traffic = BlockTraffic(self._cache, runner.storage, config, loaded.config.num_parameters)
+        self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
+        self._closing = weakref.finalize(self, _close, self._steps, self._traffic)
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
@@ -89,22 +93,28 @@ class Engine:
         *,
         priority: int = 0,
         deadline_s: float | None = None,
+        cache_salt: str | None = None,
+        context_id: str | None = None,
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
         priority: lower comes earlier, equals in order of arrival (`BoundedPriority` has the whole rule).  deadline_s:
         seconds of the engine's clock (time.monotonic) at which it ends with the reason "deadline" if it still goes on.
-        Raises what `Intake.prepare` raises, InvalidRequestError (priority, deadline) or UnknownSequenceError (id in
-        use); then nothing is queued and the other sequences are not touched.
+        cache_salt: the tenant; only what the same tenant computed is used again.  context_id: of a context (`preserve`)
+        of this tenant, whose tokens the prompt continues; they count as part of it.
+        Raises what `Intake.prepare` raises, UnknownContextError, InvalidRequestError (priority, deadline, salt) or
+        UnknownSequenceError (id in use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
         if not self._closing.alive:
             raise EngineClosedError("the engine is closed")
         if sequence_id in self._requests:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
+        _check_turn(priority, deadline_s, cache_salt)
+        if context_id is not None:
+            prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
         prepared = self._intake.prepare(prompt_ids, params)
-        _check_turn(priority, deadline_s)
-        turn = {"priority": priority, "deadline_s": deadline_s}
+        turn = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         self._start(sequence_id, 0, prepared, seed, **turn)
         self._num_added += 1
@@ -124,6 +134,7 @@ class Engine:
             prepared.prompt_ids,
             prepared.max_tokens,
             wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
+            fork_of=request_id if index else None,
             **turn,
         )
         self._worker.add(sequence_id, sequence.arrival, prepared.sampler_state(seed, index), prepared.end_token_ids)
@@ -143,8 +154,10 @@ class Engine:
         while len(self._steps) < self._steps.depth and (batch := self._plan()):
             self._steps.submit(batch)
         if not self._steps:
+            self._traffic.wait()
             return outputs
         step = self._steps.collect()
+        self._traffic.step_done(step.batch, step.seconds)
         self._num_steps += 1
         return outputs + (self._receive(step) if step.error is None else self._fail(step.batch, step.error))
 
@@ -156,6 +169,24 @@ class Engine:
         for each in list(self._requests[sequence_id]):
             self._scheduler.abort(each)
             self._forget(each)
+
+    def preserve(self, sequence_id: str, context_id: str, ttl_s: float, *, with_output: bool = False) -> None:
+        """Keep a sequence's prompt as a context once it ends, for `add(context_id=...)` of the same tenant.
+
+        The context lives until nobody has used it for `ttl_s` seconds, or `delete_context`. Its KV stays on the device
+        as far as `EngineConfig.context_cache_share` allows; what does not is computed again when it is used.
+        with_output: the generated tokens belong to it too (a conversation that goes on).
+        Raises UnknownSequenceError, or InvalidContextError for an empty id or an impossible time to live.
+        """
+        if sequence_id not in self._streams:
+            raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
+        check_context(context_id, ttl_s)
+        self._preserving[sequence_id] = (context_id, ttl_s, with_output)
+
+    def delete_context(self, context_id: str, cache_salt: str | None = None) -> None:
+        """Forget a context of a tenant. Raises UnknownContextError."""
+        self._cache.contexts.expire(self._clock())
+        self._cache.contexts.delete(context_id, cache_salt)
 
     def close(self) -> None:
         """Drop all sequences, wait for the step that runs and end its thread; then `add` and `step` are refused."""
@@ -177,6 +208,9 @@ class Engine:
             prefix_hit_tokens=self._scheduler.prefix_hit_tokens,
             num_draft_tokens=self._scheduler.num_draft_tokens,
             num_accepted_tokens=self._scheduler.num_accepted_tokens,
+            cache=self._cache.stats(),
+            pinned_blocks=self._cache.contexts.num_pinned_blocks,
+            num_contexts=len(self._cache.contexts),
         )
 
     def check_invariants(self) -> None:
@@ -187,9 +221,14 @@ class Engine:
         assert self._followers.keys() <= self._streams.keys()
 
     def _plan(self) -> Batch:
-        return self._scheduler.schedule(self._worker.draft() if self.config.speculative_tokens else None)
+        self._traffic.receive()
+        batch = self._scheduler.schedule(self._worker.draft() if self.config.speculative_tokens else None)
+        self._traffic.dispatch(batch)
+        return batch
 
     def _expire(self) -> list[SequenceOutput]:
+        if len(self._cache.contexts):
+            self._cache.contexts.expire(self._clock())
         if not self._scheduler.has_deadlines:
             return []
         return [self._end(sequence.sequence_id) for sequence in self._scheduler.expire(self._clock())]
@@ -242,11 +281,21 @@ class Engine:
 
     def _forget(self, sequence_id: str) -> None:
         stream = self._streams.pop(sequence_id)
+        if (preserving := self._preserving.pop(sequence_id, None)) is not None:
+            context_id, ttl_s, with_output = preserving
+            sequence = stream.sequence
+            tokens = sequence.token_ids[: None if with_output else sequence.num_prompt_tokens]
+            self._cache.contexts.preserve(context_id, tokens, ttl_s, self._clock(), sequence.cache_salt)
         self._worker.remove(stream.sequence.arrival)
         going_on = self._requests[stream.request_id]
         going_on.remove(sequence_id)
         if not going_on:
             del self._requests[stream.request_id]
+
+
+def _close(steps: StepsInFlight, traffic: BlockTraffic) -> None:
+    steps.close()
+    traffic.close()
 
 
 def _read(stream: SequenceStream, tokens: list[SampledToken]) -> TokenResult:
@@ -258,7 +307,9 @@ def _read(stream: SequenceStream, tokens: list[SampledToken]) -> TokenResult:
         return TokenResult((tokens[0].token_id,), "abort")
 
 
-def _check_turn(priority: int, deadline_s: float | None) -> None:
+def _check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:
+    if cache_salt is not None and (not isinstance(cache_salt, str) or not cache_salt):
+        raise InvalidRequestError(f"cache_salt must be a string that is not empty, got {cache_salt!r}")
     if not isinstance(priority, int):
         raise InvalidRequestError(f"priority must be an integer, got {priority!r}")
     if deadline_s is not None and (not isinstance(deadline_s, int | float) or math.isnan(deadline_s)):

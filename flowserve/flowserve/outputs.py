@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .rtc.stats import CacheStats
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
@@ -77,6 +79,7 @@ class EngineStats:
 
     free_blocks: can be handed out now, including cached ones that no sequence uses.
     num_draft_tokens, num_accepted_tokens: guesses of speculation that were verified, and those that were right.
+    cache: what the KV cache has done.  pinned_blocks: those that the `num_contexts` living contexts keep.
     """
 
     running: int
@@ -90,3 +93,6 @@ class EngineStats:
     prefix_hit_tokens: int
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    cache: CacheStats = field(default_factory=CacheStats)
+    pinned_blocks: int = 0
+    num_contexts: int = 0

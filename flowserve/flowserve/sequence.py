@@ -8,6 +8,7 @@ from enum import Enum
 
 class SequenceStatus(Enum):
     WAITING = "waiting"
+    POPULATING = "populating"  # waits for blocks that are fetched from a lower tier
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -23,6 +24,7 @@ class Sequence:
     token_ids: prompt and output so far.  arrival: order of adding, unique in the engine's life.
     priority: lower comes earlier.  rank: place in the order of turns, to sort by.  num_overtakes: later arrivals that
     the policy let go before it.
+    cache_salt: the tenant, whose preserved KV alone is used.
     num_scheduled: leading tokens whose KV is computed or in flight.  num_pending: sampled, value not back yet.
     num_drafts: guessed tokens in flight behind the last known one; until it is known how many were right, the
     sequence cannot be planned further.
@@ -35,6 +37,7 @@ class Sequence:
     max_tokens: int
     arrival: int
     priority: int = 0
+    cache_salt: str | None = None
     rank: int = 0
     num_overtakes: int = 0
     status: SequenceStatus = SequenceStatus.WAITING

@@ -82,6 +82,14 @@ class RelationalTensorCache:
         return self._blocks.num_free
 
     @property
+    def num_host_blocks(self) -> int:
+        return self._blocks.tiers.host.num_slots
+
+    @property
+    def num_file_blocks(self) -> int:
+        return self._blocks.tiers.file.num_slots
+
+    @property
     def num_cached_blocks(self) -> int:
         return len(self._index)
 

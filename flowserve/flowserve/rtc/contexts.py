@@ -49,10 +49,9 @@ class ContextBook:
 
         Raises InvalidContextError for an empty id, no tokens or a time to live that is not above 0.
         """
-        if not context_id or not token_ids:
-            raise InvalidContextError("a context needs an id and at least one token")
-        if not 0 < ttl_s < float("inf"):
-            raise InvalidContextError(f"the time to live of context {context_id!r} must be above 0, got {ttl_s}")
+        check_context(context_id, ttl_s)
+        if not token_ids:
+            raise InvalidContextError(f"context {context_id!r} has no tokens")
         if (salt, context_id) in self._contexts:
             self._remove(salt, context_id)
         context = Context(context_id, salt, tuple(token_ids), ttl_s, now_s + ttl_s)
@@ -139,3 +138,11 @@ class ContextBook:
 
     def _remove(self, salt: str | None, context_id: str) -> None:
         self._unpin(self._contexts.pop((salt, context_id)))
+
+
+def check_context(context_id: str, ttl_s: float) -> None:
+    """Raises InvalidContextError for an empty id or a time to live that is not above 0 and finite."""
+    if not isinstance(context_id, str) or not context_id:
+        raise InvalidContextError(f"the id of a context must be a string that is not empty, got {context_id!r}")
+    if not isinstance(ttl_s, int | float) or not 0 < ttl_s < float("inf"):
+        raise InvalidContextError(f"the time to live of context {context_id!r} must be above 0, got {ttl_s!r}")

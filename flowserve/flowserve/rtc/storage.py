@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
 from ..attention.base import KVLayout
@@ -15,6 +18,8 @@ class KVStorage:
         self.layout = layout
         self._tensor = device.allocate_kv(layout)
         self._layers = list(self._tensor.unbind(0))
+        # Blocks are moved beside running steps; numpy copies on the one thread that asks, torch would start others.
+        self._bytes = self._tensor.view(torch.uint8).numpy()
 
     def layer(self, index: int) -> torch.Tensor:
         """One layer, [2, KV heads, blocks, block size, head size]."""
@@ -26,16 +31,16 @@ class KVStorage:
 
     def read_block(self, block: int, buffer: memoryview) -> None:
         """Copy a block of all layers to a buffer of `block_bytes` bytes."""
-        self._as_tensor(buffer).copy_(self._tensor[:, :, :, block])
+        np.copyto(self._shaped(buffer), self._bytes[:, :, :, block])
 
     def write_block(self, block: int, buffer: memoryview) -> None:
         """Fill a block of all layers from such a buffer."""
-        self._tensor[:, :, :, block] = self._as_tensor(buffer)
+        np.copyto(self._bytes[:, :, :, block], self._shaped(buffer))
 
     def copy_block(self, source: int, target: int) -> None:
         """Make block `target` equal to block `source`."""
-        self._tensor[:, :, :, target] = self._tensor[:, :, :, source]
+        np.copyto(self._bytes[:, :, :, target], self._bytes[:, :, :, source])
 
-    def _as_tensor(self, buffer: memoryview) -> torch.Tensor:
-        layers, pair, heads, _, block_size, head_dim = self.layout.shape
-        return torch.frombuffer(buffer, dtype=self.layout.dtype).view(layers, pair, heads, block_size, head_dim)
+    def _shaped(self, buffer: memoryview) -> np.ndarray[Any, Any]:
+        layers, pair, heads, _, block_size, row_bytes = self._bytes.shape
+        return np.frombuffer(buffer, dtype=np.uint8).reshape(layers, pair, heads, block_size, row_bytes)

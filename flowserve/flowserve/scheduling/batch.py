@@ -41,10 +41,15 @@ class ScheduledSequence(NamedTuple):  # made for every token: a frozen dataclass
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step. `preempted` lost their blocks while it was planned; they are computed again later."""
+    """One step.
+
+    preempted: they lost their blocks while it was planned; what no lower tier keeps of them is computed again later.
+    copies: KV blocks (from, to) that the worker copies, in order, before it computes anything.
+    """
 
     sequences: tuple[ScheduledSequence, ...]
     preempted: tuple[str, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -1,9 +1,12 @@
-"""Scheduler: continuous batching with chunked prefill in one path, preemption by recomputation.
+"""Scheduler: continuous batching with chunked prefill in one path, preemption by recomputation or by swapping.
 
 Each sequence has tokens whose KV is not computed. One that misses a single token (it decodes) gets it in every step;
 what is left of the step's token budget goes to the prompts in order of turn, in chunks. `schedule` needs lengths only,
 never token values, so it may be called for step n+1 before `complete` of step n (DeepServe 2.6 b; vLLM's asynchronous
 scheduler does the same with placeholders).
+
+A preempted sequence gives up its blocks and starts again from what is preserved of them. Where the cache has a tier
+below the device they move there when others need the room, and come back instead of being computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from ..errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
-from ..rtc.cache import RelationalTensorCache
+from ..rtc.cache import Match, RelationalTensorCache
+from ..rtc.populates import PopulateState
 from ..sequence import Sequence, SequenceStatus
 from .batch import Batch, ScheduledSequence, TokenResult
 from .order import BY_RANK, TurnOrder
@@ -81,6 +85,7 @@ class Scheduler:
         self._order = TurnOrder(policy or BoundedPriority())
         self._waiting: list[Sequence] = []  # both sorted by rank
         self._running: list[Sequence] = []
+        self._populating: list[Sequence] = []  # they have seats and blocks, and wait for what fills these
         self._deadlines: list[tuple[float, int, str]] = []  # a heap of time, arrival, id; holds ended sequences too
         self._num_arrivals = 0
 
@@ -94,7 +99,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._populating)
 
     def add(
         self,
@@ -104,12 +109,17 @@ class Scheduler:
         *,
         priority: int = 0,
         deadline_s: float | None = None,
+        cache_salt: str | None = None,
         wants_prompt_logits: bool = False,
+        fork_of: str | None = None,
     ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
 
         priority: lower comes earlier.  deadline_s: when `expire` ends it, in the caller's clock; None = never.
+        cache_salt: the tenant, whose preserved KV alone is used.
         wants_prompt_logits: logits of all prompt tokens are wanted, so all are computed, also where KV is preserved.
+        fork_of: a sequence with the same prompt whose blocks it shares if both can run now; the last one too, until one
+        of them writes into it. Else it starts like any other, from what is preserved of the prompt.
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
@@ -121,6 +131,7 @@ class Scheduler:
                 f" the {capacity} tokens of the KV cache"
             )
         sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals, priority)
+        sequence.cache_salt = cache_salt
         if wants_prompt_logits:
             sequence.next_prompt_logit = 0
         self._num_arrivals += 1
@@ -129,6 +140,8 @@ class Scheduler:
         insort(self._waiting, sequence, key=BY_RANK)
         if deadline_s is not None:
             self._note_deadline(deadline_s, sequence)
+        if fork_of is not None and (parent := self._sequences.get(fork_of)):
+            self._fork(parent, sequence)
         return sequence
 
     def abort(self, sequence_id: str) -> Sequence:
@@ -159,6 +172,7 @@ class Scheduler:
 
         num_drafts: tokens that the worker guesses behind the last one of a sequence; as many are verified as fit.
         """
+        self._welcome_populated()
         running = list(self._running)
         num_unscheduled = [sequence.num_unscheduled for sequence in running]
         step = self._begin_step(num_unscheduled)
@@ -170,7 +184,7 @@ class Scheduler:
                 self._continue(sequence, num_tokens, drafts, step)
         while self._waiting and step.admits:
             self._admit(step)
-        return Batch(tuple(step.entries), tuple(step.preempted))
+        return Batch(tuple(step.entries), tuple(step.preempted), tuple(self.cache.take_copies()))
 
     def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
         """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
@@ -203,22 +217,52 @@ class Scheduler:
         """Raise AssertionError where the state contradicts itself. For tests and the simulator."""
         self.cache.check_invariants()
         self._order.check_invariants()
-        listed = sorted(self._waiting + self._running, key=BY_RANK)
+        listed = sorted(self._waiting + self._populating + self._running, key=BY_RANK)
         assert len(listed) == len(self._sequences) and all(self._sequences[s.sequence_id] is s for s in listed)
         assert listed == list(self._order)
-        assert len(self._running) <= self.config.num_seats
+        assert self._num_seated <= self.config.num_seats
         for group, status in ((self._waiting, SequenceStatus.WAITING), (self._running, SequenceStatus.RUNNING)):
             assert all(sequence.status is status for sequence in group)
             assert group == sorted(group, key=BY_RANK)
+        assert all(sequence.status is SequenceStatus.POPULATING for sequence in self._populating)
         for sequence in self._sequences.values():
             table = self.cache.block_table(sequence.sequence_id)
             assert 0 <= sequence.num_scheduled <= sequence.num_tokens + sequence.num_drafts
             assert sequence.num_drafts == 0 or sequence.num_pending == 1
             assert sequence.num_scheduled <= len(table) * self.cache.block_size
             assert sequence.num_tokens <= sequence.num_tokens_limit
-            assert sequence.status is SequenceStatus.RUNNING or (not table and sequence.num_scheduled == 0)
+            assert sequence.status is SequenceStatus.RUNNING or sequence.num_scheduled == 0
+            assert sequence.status is not SequenceStatus.WAITING or not table
         tables = {sequence_id for sequence_id in self.cache.sequence_ids}
-        assert tables <= {sequence.sequence_id for sequence in self._running}
+        assert tables <= {sequence.sequence_id for sequence in self._running + self._populating}
+
+    def _fork(self, parent: Sequence, child: Sequence) -> None:
+        num_shared = min(parent.num_scheduled, child.num_prompt_tokens - 1)  # its last one is computed, to sample
+        has_room = self._num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
+        if parent.status is SequenceStatus.RUNNING and num_shared and self._waiting == [child] and has_room:
+            self._waiting.pop()
+            self.cache.fork(parent.sequence_id, child.sequence_id, num_shared)
+            self.prefix_hit_tokens += num_shared
+            self._run(child, num_shared)
+
+    @property
+    def _num_seated(self) -> int:
+        return len(self._running) + len(self._populating)
+
+    def _welcome_populated(self) -> None:
+        """Let those run whose blocks have arrived, or are known not to come."""
+        for sequence in list(self._populating):
+            status = self.cache.query_populate(sequence.sequence_id)
+            if status.state is not PopulateState.PENDING:
+                self._populating.remove(sequence)
+                self.prefix_hit_tokens += status.num_tokens
+                self._run(sequence, status.num_tokens)
+
+    def _run(self, sequence: Sequence, num_computed: int) -> None:
+        """The sequence has blocks in which the KV of its first tokens lies: it runs from now on."""
+        sequence.num_scheduled = num_computed
+        sequence.status = SequenceStatus.RUNNING
+        insort(self._running, sequence, key=BY_RANK)
 
     def _take_tokens(self, sequence: Sequence, entry: ScheduledSequence, result: TokenResult) -> int:
         """Add the sampled tokens; returns how many drafts were wrong, whose KV that of the right tokens overwrites."""
@@ -279,9 +323,12 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: _Step) -> bool:
         """Give a running sequence blocks for its next tokens, taking those of the last in order if need be."""
-        while not self.cache.alloc_blocks(sequence.sequence_id, sequence.num_scheduled + num_tokens):
+        start = sequence.num_scheduled
+        while not self.cache.alloc_blocks(sequence.sequence_id, start + num_tokens, write_from=start):
             step.admits = False  # who starts now would soon be preempted
             victim = self._running[-1]
+            if victim is self._running[0] and self.cache.contexts.unpin():
+                continue  # nobody else has any: what contexts have is for those who wait
             self._preempt(victim, step)
             if victim is sequence:
                 return False
@@ -307,7 +354,7 @@ class Scheduler:
 
     def _take_seat(self, sequence: Sequence, step: _Step) -> bool:
         """Whether there is a seat, if need be that of the last in order."""
-        return len(self._running) < self.config.num_seats or self._displace(sequence, step)
+        return self._num_seated < self.config.num_seats or self._displace(sequence, step)
 
     def _displace(self, sequence: Sequence, step: _Step) -> bool:
         """Preempt the last running sequence if it comes after a waiting one."""
@@ -320,23 +367,34 @@ class Scheduler:
         """Give the first waiting sequence blocks and its first tokens; False when there are no blocks for it now."""
         if sequence.num_drafts:
             return False  # preempted while they are in flight: its length is not known yet
-        match = self.cache.match_by_prefix_token([] if sequence.wants_prompt_logits else sequence.token_ids)
-        num_tokens = self._chunk(sequence, sequence.num_tokens - match.num_tokens, step.prefill_budget)
+        match = self.cache.match_by_prefix_token(
+            [] if sequence.wants_prompt_logits else sequence.token_ids, sequence.cache_salt
+        )
+        num_found = match.num_tokens + len(match.below) * self.cache.block_size
+        num_tokens = self._chunk(sequence, sequence.num_tokens - num_found, step.prefill_budget)
         # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
-        while not self.cache.fits(match, match.num_tokens + num_tokens, num_reserved=len(self._running)):
-            if not self._displace(sequence, step):
+        while not self.cache.fits(match, num_found + num_tokens, num_reserved=self._num_seated):
+            if not self._displace(sequence, step) and not (self._num_seated == 0 and self.cache.contexts.unpin()):
                 return False
         self._waiting.pop(0)
-        self.cache.adopt(sequence.sequence_id, match)
-        allocated = self.cache.alloc_blocks(sequence.sequence_id, match.num_tokens + num_tokens)
+        if match.must_wait:
+            self._populate(sequence, match)
+            return True
+        self.cache.adopt(sequence.sequence_id, match, sequence.cache_salt)
+        allocated = self.cache.alloc_blocks(sequence.sequence_id, num_found + num_tokens)
         assert allocated
-        sequence.num_scheduled = match.num_tokens
-        self.prefix_hit_tokens += match.num_tokens
-        sequence.status = SequenceStatus.RUNNING
-        insort(self._running, sequence, key=BY_RANK)
+        self.prefix_hit_tokens += num_found
+        self._run(sequence, num_found)
         step.spend(num_tokens)
         step.entries.append(self._advance(sequence, num_tokens))
         return True
+
+    def _populate(self, sequence: Sequence, match: Match) -> None:
+        """Have the sequence's blocks fetched from below; the steps go on without it meanwhile."""
+        populates = self.cache.populate(sequence.sequence_id, match, salt=sequence.cache_salt)
+        assert populates
+        sequence.status = SequenceStatus.POPULATING
+        self._populating.append(sequence)
 
     def _advance(self, sequence: Sequence, num_tokens: int, num_drafts: int = 0) -> ScheduledSequence:
         """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
@@ -367,6 +425,9 @@ class Scheduler:
     def _finish(self, sequence: Sequence, reason: str) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
+            self.cache.free(sequence.sequence_id)
+        elif sequence.status is SequenceStatus.POPULATING:
+            self._populating.remove(sequence)
             self.cache.free(sequence.sequence_id)
         else:
             self._waiting.remove(sequence)

@@ -8,6 +8,7 @@ the price of handing each step over and of one step more between a sequence's ar
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,11 +25,12 @@ from .worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class FinishedStep:
-    """A step's tokens, or the error that ended it."""
+    """A step's tokens, or the error that ended it.  seconds: what computing it took."""
 
     batch: Batch
     sampled: Mapping[str, list[SampledToken]]
     error: BaseException | None = None
+    seconds: float = 0.0
 
 
 class StepsInFlight(Protocol):
@@ -79,7 +81,7 @@ class InlineSteps:
             return failed
         batch = self._waiting.popleft()
         try:
-            return FinishedStep(batch, self._worker.execute(batch))
+            return _run_step(self._worker, batch)
         except Exception as error:
             return FinishedStep(batch, {}, error)
         except BaseException as error:
@@ -130,6 +132,12 @@ class ThreadedSteps:
         self._num_in_flight = 0
 
 
+def _run_step(worker: Worker, batch: Batch) -> FinishedStep:
+    began_s = time.perf_counter()
+    sampled = worker.execute(batch)
+    return FinishedStep(batch, sampled, seconds=time.perf_counter() - began_s)
+
+
 def _drain(queue: SimpleQueue[Any]) -> None:
     with suppress(Empty):
         while True:
@@ -139,7 +147,7 @@ def _drain(queue: SimpleQueue[Any]) -> None:
 def _run_steps(worker: Worker, submitted: SimpleQueue[Batch | None], finished: SimpleQueue[FinishedStep]) -> None:
     while (batch := submitted.get()) is not None:
         try:
-            step = FinishedStep(batch, worker.execute(batch))
+            step = _run_step(worker, batch)
         except BaseException as error:  # whatever it is, somebody waits for the step
             step = FinishedStep(batch, {}, error)
         finished.put(step)

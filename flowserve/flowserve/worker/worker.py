@@ -54,6 +54,8 @@ class Worker:
         Sequences that are removed or over are left out: the batch was planned before that was known. After an error,
         all that were in it count as over, for nobody knows how far each of them came.
         """
+        for source, target in batch.copies:
+            self._runner.storage.copy_block(source, target)
         held = {entry.sequence_id: one for entry in batch.sequences if (one := self._alive(entry))}
         if len(held) < len(batch.sequences):
             batch = Batch(tuple(entry for entry in batch.sequences if entry.sequence_id in held))

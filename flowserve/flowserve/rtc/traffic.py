@@ -1,0 +1,94 @@
+"""BlockTraffic: between the master's plans, the mover and the engine's steps."""
+
+from __future__ import annotations
+
+from ..config import EngineConfig
+from ..device.base import BlockStorage, StorageLayout
+from ..errors import InvalidConfigError
+from ..scheduling.batch import Batch
+from .cache import RelationalTensorCache
+from .mover import Mover
+from .rules import MeasuredCosts, estimated_costs
+from .tier_storage import BlockFile, HostArena
+
+PREFILL_TOKENS = 16
+"""Steps of fewer tokens say nothing about what a prompt's tokens cost."""
+
+
+def engine_cache(layout: StorageLayout, config: EngineConfig) -> RelationalTensorCache:
+    """The master of an engine's KV cache. Raises InvalidConfigError for a lower tier that holds no block."""
+    return RelationalTensorCache(
+        layout.num_blocks,
+        layout.block_size,
+        config.enable_prefix_caching,
+        num_host_blocks=_num_slots("host_cache_bytes", config.host_cache_bytes, layout.block_bytes),
+        num_file_blocks=_num_slots("file_cache_bytes", config.file_cache_bytes, layout.block_bytes),
+        context_share=config.context_cache_share,
+    )
+
+
+def _num_slots(name: str, num_bytes: int | None, block_bytes: int) -> int:
+    if num_bytes is not None and num_bytes < block_bytes:
+        raise InvalidConfigError(f"{name} {num_bytes} holds no KV block of {block_bytes} bytes")
+    return (num_bytes or 0) // block_bytes
+
+
+class BlockTraffic:
+    """One engine's moves. Around each step: `receive`, then plan it, `dispatch`, run it, `step_done`.
+
+    Without a tier below the device there are none, and nothing is done.
+    """
+
+    def __init__(
+        self, cache: RelationalTensorCache, storage: BlockStorage, config: EngineConfig, num_parameters: int
+    ) -> None:
+        self._cache = cache
+        self._mover: Mover | None = None
+        self._costs = MeasuredCosts(estimated_costs(num_parameters, storage.block_bytes))
+        self._num_started = 0
+        self._num_done = 0
+        if cache.num_host_blocks:
+            host = HostArena(cache.num_host_blocks, storage.block_bytes)
+            num_file = cache.num_file_blocks
+            file = BlockFile(config.file_cache_folder, num_file, storage.block_bytes) if num_file else None
+            self._mover = Mover(storage, host, file)
+
+    def receive(self) -> None:
+        """Tell the master what has been moved since the last call, and what moving and computing cost."""
+        if self._mover is None:
+            return
+        results = self._mover.take_results()
+        for result in results:
+            if result.error is None and result.move.fills_device:
+                self._costs.observe_fetch(result.move.source, result.seconds)
+        self._cache.finish_moves(results)
+        self._cache.costs = self._costs.view()
+
+    def dispatch(self, batch: Batch) -> None:
+        """Start the moves planned with a batch; returns when the batch may run."""
+        if self._mover is None:
+            return
+        after_step = self._num_started + bool(batch.copies)  # a copy may read what a move was given to fill
+        if moves := self._cache.take_moves():
+            self._mover.submit(moves, after_step)
+            self._mover.wait_for_reads()
+        if batch:
+            self._num_started += 1
+
+    def step_done(self, batch: Batch, seconds: float) -> None:
+        """The oldest batch in flight was computed, in `seconds`."""
+        if self._mover is None:
+            return
+        self._num_done += 1
+        self._mover.step_done(self._num_done)
+        if batch.num_tokens >= PREFILL_TOKENS:
+            self._costs.observe_step(batch.num_tokens, seconds)
+
+    def wait(self, timeout_s: float = 0.1) -> None:
+        """Nothing can run: wait until a move is done, if one is under way."""
+        if self._mover is not None and self._cache.num_moves:
+            self._mover.wait_for_result(timeout_s)
+
+    def close(self) -> None:
+        if self._mover is not None:
+            self._mover.close()
