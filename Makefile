@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 PEERS := pool ray dask
+# llama.cpp is compiled: minutes.
+ENGINE_PEERS := ctranslate2 openvino openvino-convert onnxruntime transformers llamacpp
 
-.PHONY: run test test-rtc check bench bench-peers kill-loop oracle clean
+.PHONY: run test test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
@@ -32,7 +34,13 @@ bench-peers: $(PEERS:%=.bench-peers/%/.installed)
 .bench-peers/%/.installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv .bench-peers/$*
 	.bench-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	if [ -f $(<:.txt=.no-deps.txt) ]; then \
+		.bench-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(<:.txt=.no-deps.txt); \
+	fi
 	touch $@
+
+# Other engines, for `flowserve bench --peers`.
+bench-engine-peers: $(ENGINE_PEERS:%=.bench-peers/engine-%/.installed)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

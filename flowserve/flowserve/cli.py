@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -94,6 +95,42 @@ def serve(
         reasoning=None if reasoning_parser == "auto" else reasoning_parser == "think",
     )
     serve_model(model, engine_config, server_config, Listening(host, port, grace_s, access_log))
+
+
+@commands.command()
+def bench(
+    models: Annotated[str, typer.Option(help="Separated by commas: small,tiny,toy.")] = "small,tiny",
+    only: Annotated[str, typer.Option(help="Works, separated by commas: one,sixteen,shared,prompt,fresh.")] = "",
+    who: Annotated[str, typer.Option(help="Parts of names, separated by commas. Default: everybody.")] = "",
+    rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
+    minutes: Annotated[float, typer.Option(help="Then no further round of what takes long.")] = 15.0,
+    quick: Annotated[bool, typer.Option("--quick", help="One round of few tokens, to see that it works.")] = False,
+    complete: Annotated[bool, typer.Option("--complete", help="Also what takes a peer a minute.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also who `make bench-engine-peers` installed.")] = False,
+    peers_folder: Annotated[Path | None, typer.Option(help="Where they are. Default: .bench-peers")] = None,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Only make the models and convert them.")] = False,
+    output: Annotated[list[Path] | None, typer.Option(help="A file, .json or .md; may be repeated.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
+) -> None:
+    """Measure this machine: its limits, FlowServe and its peers in one run, on models with random weights."""
+    from .bench.command import names, run
+    from .bench.measure import Options
+    from .bench.subjects import PEER_ENVIRONMENTS, WORKS
+
+    try:
+        options = Options(
+            models=names(models),
+            works=names(only) or WORKS,
+            who=names(who),
+            rounds=1 if quick else rounds,
+            minutes=minutes,
+            is_quick=quick,
+            is_complete=complete,
+            peers=(peers_folder or PEER_ENVIRONMENTS) if peers or peers_folder else None,
+        )
+        run(options, only_prepare=prepare, output=output or [], as_json=json)
+    except InvalidConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def main() -> None:

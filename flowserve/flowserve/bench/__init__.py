@@ -1,0 +1,1 @@
+"""`flowserve bench`: the engine, its peers and the machine's limits, measured in one run."""

@@ -1,0 +1,131 @@
+"""Who is measured by `flowserve bench`: scripts, each run by the Python that has what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidConfigError
+
+SCRIPTS = Path(__file__).parent / "scripts"
+OURS = "FlowServe"
+PRECISIONS = ("fp32", "int8", "int4")
+WORKS = ("one", "sixteen", "shared", "prompt", "fresh")
+PEER_ENVIRONMENTS = Path(".bench-peers")
+"""Made by `make bench-engine-peers`."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Of a Hugging Face folder to what a peer reads. name: of the result, behind the model's.
+
+    widened: the peer's converter wants float32.
+    """
+
+    script: str
+    environment: str
+    name: str
+    arguments: tuple[str, ...]
+    widened: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """precision: of its weights; it is compared to FlowServe's and the bound of the same.
+
+    environment: of a peer, whose name it is under PEER_ENVIRONMENTS; empty for this Python.
+    works: those that it can do.  spared: those of a large model that take it so long that they are left out.
+    """
+
+    who: str
+    script: str
+    precision: str
+    environment: str = ""
+    conversion: Conversion | None = None
+    works: tuple[str, ...] = WORKS
+    spared: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.environment
+
+    def python(self, environments: Path) -> str:
+        return python_of(self.environment, environments)
+
+
+def python_of(environment: str, environments: Path) -> str:
+    inside = environments.absolute() / environment / "bin" / "python"
+    return str(inside) if environment else sys.executable
+
+
+_STATIC = ("one", "sixteen", "prompt", "fresh")
+"""Without `shared`: of peers that share nothing between sequences."""
+_THREADS = str(len(os.sched_getaffinity(0)))
+
+
+def _openvino(precision: str) -> Conversion:
+    name = f"openvino-{precision}"
+    return Conversion("convert_openvino.py", "engine-openvino-convert", name, (precision,), widened=True)
+
+
+def _llamacpp(kind: str) -> Conversion:
+    return Conversion("convert_llamacpp.py", "engine-llamacpp", f"{kind}.gguf", (kind,))
+
+
+_CTRANSLATE2 = Conversion("convert_ctranslate2.py", "engine-transformers", "ctranslate2", ("float32",), widened=True)
+_ONNXRUNTIME = Conversion(
+    "convert_onnxruntime.py", "engine-transformers", "onnxruntime-int4", ("int4", _THREADS), widened=True
+)
+_LLAMACPP, _OPENVINO = "engine-llamacpp", "engine-openvino"
+
+SUBJECTS = (
+    Subject(f"{OURS} int8", "on_flowserve.py", "int8"),
+    Subject("OpenVINO GenAI int8", "on_openvino.py", "int8", _OPENVINO, _openvino("int8")),
+    Subject(f"{OURS} int4", "on_flowserve.py", "int4"),
+    Subject("llama.cpp Q4_0", "on_llamacpp.py", "int4", _LLAMACPP, _llamacpp("q4_0")),
+    Subject("ONNX Runtime GenAI int4", "on_onnxruntime.py", "int4", "engine-onnxruntime", _ONNXRUNTIME, _STATIC),
+    Subject(f"{OURS} fp32", "on_flowserve.py", "fp32"),
+    Subject("OpenVINO GenAI fp32", "on_openvino.py", "fp32", _OPENVINO, _openvino("fp32"), spared=("shared",)),
+    Subject("CTranslate2 int8", "on_ctranslate2.py", "int8", "engine-ctranslate2", _CTRANSLATE2, spared=("shared",)),
+    Subject("llama.cpp Q8_0", "on_llamacpp.py", "int8", _LLAMACPP, _llamacpp("q8_0"), spared=("prompt",)),
+    Subject("llama.cpp F32", "on_llamacpp.py", "fp32", _LLAMACPP, _llamacpp("f32"), spared=("sixteen", "prompt")),
+    Subject("transformers int8", "on_transformers.py", "int8", "engine-transformers", works=_STATIC),
+    Subject(
+        "transformers fp32", "on_transformers.py", "fp32", "engine-transformers", works=_STATIC, spared=("sixteen",)
+    ),
+    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", options=("--backend", "torch")),
+    Subject(f"{OURS} torch fp32", "on_flowserve.py", "fp32", options=("--backend", "torch"), spared=("shared",)),
+    Subject(f"{OURS} int8, speculating", "on_flowserve.py", "int8", works=("one",), options=("--speculative", "4")),
+    Subject(f"{OURS} int4, speculating", "on_flowserve.py", "int4", works=("one",), options=("--speculative", "4")),
+)
+
+
+def chosen(named: Iterable[str], environments: Path | None) -> Iterator[Subject]:
+    """Those with one of `named` in their name (all, where none is named), as far as they are there.
+
+    environments: where the peers are; None for no peers. Raises InvalidConfigError for a name that nobody has.
+    """
+    wanted = [name.lower() for name in named]
+    for name in wanted:
+        if not any(name in subject.who.lower() for subject in SUBJECTS):
+            raise InvalidConfigError(f"nobody is called {name!r}; there are: {', '.join(s.who for s in SUBJECTS)}")
+    for subject in SUBJECTS:
+        if wanted and not any(name in subject.who.lower() for name in wanted):
+            continue
+        if subject.is_ours or (environments and is_installed(subject.environment, environments)):
+            yield subject
+
+
+def is_installed(environment: str, environments: Path) -> bool:
+    return (environments / environment / ".installed").exists()
+
+
+def missing(environments: Path) -> list[str]:
+    """Environments that nobody has made."""
+    names = [subject.environment for subject in SUBJECTS if subject.environment]
+    names += [subject.conversion.environment for subject in SUBJECTS if subject.conversion]
+    return [name for name in dict.fromkeys(names) if not is_installed(name, environments)]
