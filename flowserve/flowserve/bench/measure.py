@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..cache_folder import cache_folder
 from ..errors import InvalidConfigError
 from .processes import SubjectFailedError, run_alone
 from .report import limits_of, rows
@@ -99,6 +101,8 @@ def prepare(options: Options, tell: Tell = lambda text: None) -> dict[str, str]:
         tell(f"the model {model}")
         model_folder(shape)
         for subject in chosen(options.who, options.peers):
+            if subject.widened:
+                _folder(shape, True)
             if subject.conversion is None:
                 continue
             try:
@@ -113,7 +117,7 @@ def _convert(shape: Shape, conversion: Conversion, peers: Path, tell: Tell) -> N
     if target.exists():
         return
     tell(f"{target.name}, converted for a peer")
-    source = model_folder(shape, "float32" if conversion.widened and shape.dtype != "float32" else "")
+    source = _folder(shape, conversion.widened)
     partial_target = target.with_name("partial-" + target.name)
     shutil.rmtree(partial_target, ignore_errors=True)
     command = [python_of(conversion.environment, peers), str(SCRIPTS / conversion.script)]
@@ -129,11 +133,17 @@ def _convert(shape: Shape, conversion: Conversion, peers: Path, tell: Tell) -> N
     partial_target.rename(target)
 
 
+def _folder(shape: Shape, widened: bool) -> Path:
+    return model_folder(shape, "float32" if widened and shape.dtype != "float32" else "")
+
+
 def _converted(shape: Shape, conversion: Conversion) -> Path:
     return bench_folder() / f"{shape.name}-{conversion.name}"
 
 
 def _works(subject: Subject, shape: Shape, options: Options) -> list[str]:
+    if subject.models and shape.name not in subject.models:
+        return []
     is_spared = shape.parameters >= LARGE_PARAMETERS and not options.is_complete
     spared = subject.spared if is_spared else ()
     return [work for work in options.works if work in subject.works and work not in spared]
@@ -148,28 +158,39 @@ def _limits(options: Options, number: int) -> list[Sample]:
 def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> list[Sample]:
     works = _works(subject, shape, options)
     standing = [work for work in works if work != "fresh"]
-    path = _converted(shape, subject.conversion) if subject.conversion else model_folder(shape)
+    path = _converted(shape, subject.conversion) if subject.conversion else _folder(shape, subject.widened)
     rest = ["--model", str(path), "--precision", subject.precision, "--vocab", str(shape.vocab)]
     rest += ["--seed", str(number), *subject.options, *["--quick"] * options.is_quick]
     command = [subject.python(options.peers or Path()), str(SCRIPTS / subject.script), *rest]
     labels = {"model": shape.name, "who": subject.who, "precision": subject.precision}
     found: list[Sample] = []
     if standing:  # first: it also brings what a fresh process reads into the page cache
-        found += run_alone([*command, "--works", ",".join(standing)]).lines[1:]
+        said = run_alone([*command, "--works", ",".join(standing)]).lines[1:]
+        found += [line for line in said if line["work"] != "memory" or "sixteen" in standing]
     if "fresh" in works:
         if not standing:
             run_alone(command)
         found += _fresh(command)
         if subject.is_ours:
-            forked = run_alone([command[0], str(SCRIPTS / "forked.py"), *rest])
-            found += forked.lines
+            found += run_alone([command[0], str(SCRIPTS / "forked.py"), *rest]).lines
+            if number == 0 and "torch" not in subject.options:
+                found += _packing(command)
     return [{**labels, **sample} for sample in found]
 
 
-def _fresh(command: list[str]) -> list[Sample]:
+def _packing(command: list[str]) -> list[Sample]:
+    """Of a process that finds the kernels compiled, and no packed weights."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="bench-", dir=cache_folder()) as folder:
+        Path(folder, "kernels").symlink_to(cache_folder() / "kernels")
+        fresh, loading, _ = _fresh(command, {"FLOWSERVE_CACHE": folder})
+    return [fresh | {"work": "packing"}, loading | {"work": "packing memory"}]
+
+
+def _fresh(command: list[str], variables: Mapping[str, str] = {}) -> list[Sample]:
     """From the start of the process; and its memory."""
     before_s = busy_s()
-    said = run_alone(command)
+    said = run_alone(command, variables=variables)
     [line] = said.lines
     took_s = line["first_token_s"] - said.start_s
     foreign = max(0.0, (line["busy_s"] - before_s - line["cpu_s"]) / took_s)

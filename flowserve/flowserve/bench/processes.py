@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import FlowServeError
@@ -33,13 +34,13 @@ class Said(NamedTuple):
     start_s: float
 
 
-def run_alone(command: list[str], timeout_s: float = TIMEOUT_S) -> Said:
-    """Start, wait, read. Raises SubjectFailedError."""
+def run_alone(command: list[str], timeout_s: float = TIMEOUT_S, variables: Mapping[str, str] = {}) -> Said:
+    """Start, wait, read. variables: of its environment. Raises SubjectFailedError."""
     name = os.path.basename(command[1])
     start_s = time.monotonic()
     started = subprocess.Popen(
         ["/bin/sh", "-c", _FIRST, "sh", *command],
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **_ENVIRONMENT, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -20,7 +20,9 @@ FIGURES = {
     "prompt": ("prompt", "a prompt of {own}"),
     "fresh": ("one", "from the start of the process to the first token"),
     "forked": ("one", "from a fork of a process with torch imported to the first token"),
+    "packing": ("one", "from the start of the process to the first token, no weights packed yet"),
     "loading": ("one", "most memory until the first token"),
+    "packing memory": ("one", "most memory until the first token, no weights packed yet"),
     "loaded": ("one", "memory at the first token"),
     "memory": ("one", "most memory under the works"),
 }

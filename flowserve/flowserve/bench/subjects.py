@@ -38,6 +38,7 @@ class Subject:
 
     environment: of a peer, whose name it is under PEER_ENVIRONMENTS; empty for this Python.
     works: those that it can do.  spared: those of a large model that take it so long that they are left out.
+    widened: it reads a float32 checkpoint, whatever the model's own type.  models: only these; none = all.
     """
 
     who: str
@@ -48,6 +49,8 @@ class Subject:
     works: tuple[str, ...] = WORKS
     spared: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    widened: bool = False
+    models: tuple[str, ...] = ()
 
     @property
     def is_ours(self) -> bool:
@@ -80,7 +83,7 @@ _CTRANSLATE2 = Conversion("convert_ctranslate2.py", "engine-transformers", "ctra
 _ONNXRUNTIME = Conversion(
     "convert_onnxruntime.py", "engine-transformers", "onnxruntime-int4", ("int4", _THREADS), widened=True
 )
-_LLAMACPP, _OPENVINO = "engine-llamacpp", "engine-openvino"
+_LLAMACPP, _OPENVINO, _TRANSFORMERS = "engine-llamacpp", "engine-openvino", "engine-transformers"
 
 SUBJECTS = (
     Subject(f"{OURS} int8", "on_flowserve.py", "int8"),
@@ -88,17 +91,27 @@ SUBJECTS = (
     Subject(f"{OURS} int4", "on_flowserve.py", "int4"),
     Subject("llama.cpp Q4_0", "on_llamacpp.py", "int4", _LLAMACPP, _llamacpp("q4_0")),
     Subject("ONNX Runtime GenAI int4", "on_onnxruntime.py", "int4", "engine-onnxruntime", _ONNXRUNTIME, _STATIC),
-    Subject(f"{OURS} fp32", "on_flowserve.py", "fp32"),
+    Subject(f"{OURS} fp32", "on_flowserve.py", "fp32", widened=True),
     Subject("OpenVINO GenAI fp32", "on_openvino.py", "fp32", _OPENVINO, _openvino("fp32"), spared=("shared",)),
+    Subject(f"{OURS} bf16 checkpoint", "on_flowserve.py", "fp32", models=("small",)),
     Subject("CTranslate2 int8", "on_ctranslate2.py", "int8", "engine-ctranslate2", _CTRANSLATE2, spared=("shared",)),
-    Subject("llama.cpp Q8_0", "on_llamacpp.py", "int8", _LLAMACPP, _llamacpp("q8_0"), spared=("prompt",)),
-    Subject("llama.cpp F32", "on_llamacpp.py", "fp32", _LLAMACPP, _llamacpp("f32"), spared=("sixteen", "prompt")),
-    Subject("transformers int8", "on_transformers.py", "int8", "engine-transformers", works=_STATIC),
+    Subject("llama.cpp Q8_0", "on_llamacpp.py", "int8", _LLAMACPP, _llamacpp("q8_0"), spared=("sixteen", "prompt")),
     Subject(
-        "transformers fp32", "on_transformers.py", "fp32", "engine-transformers", works=_STATIC, spared=("sixteen",)
+        "llama.cpp F32", "on_llamacpp.py", "fp32", _LLAMACPP, _llamacpp("f32"), spared=("sixteen", "prompt", "shared")
     ),
-    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", options=("--backend", "torch")),
-    Subject(f"{OURS} torch fp32", "on_flowserve.py", "fp32", options=("--backend", "torch"), spared=("shared",)),
+    Subject("transformers int8", "on_transformers.py", "int8", _TRANSFORMERS, works=_STATIC, widened=True),
+    Subject(
+        "transformers fp32", "on_transformers.py", "fp32", _TRANSFORMERS, None, _STATIC, ("sixteen",), widened=True
+    ),
+    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", spared=("shared",), options=("--backend", "torch")),
+    Subject(
+        f"{OURS} torch fp32",
+        "on_flowserve.py",
+        "fp32",
+        spared=("shared",),
+        options=("--backend", "torch"),
+        widened=True,
+    ),
     Subject(f"{OURS} int8, speculating", "on_flowserve.py", "int8", works=("one",), options=("--speculative", "4")),
     Subject(f"{OURS} int4, speculating", "on_flowserve.py", "int4", works=("one",), options=("--speculative", "4")),
 )

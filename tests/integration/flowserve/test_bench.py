@@ -35,7 +35,7 @@ def test_a_quick_run_measures_every_work(tmp_path: Path) -> None:
     bounds = {row["work"] for row in report["rows"] if row["who"] == "bound"}
     assert list(ours) == [
         "one", "first", "sixteen", "shared cold", "shared warm", "prompt",
-        "fresh", "forked", "loading", "loaded", "memory",
+        "fresh", "forked", "packing", "loading", "packing memory", "loaded", "memory",
     ]  # fmt: skip
     assert bounds == {"one", "first", "sixteen", "shared cold", "shared warm", "prompt"}
     for row in ours.values():
