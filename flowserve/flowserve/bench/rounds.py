@@ -35,19 +35,16 @@ def run_rounds(
     tell: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
-    """Every job once; then further rounds, without those jobs that take more than their share of the time left.
-
-    Slow jobs so get fewer rounds than fast ones where the time does not suffice for all.
-    """
+    """Every job once; then further rounds of as many as fit into the time left, the slowest left out first."""
     found, took_s = Found(), dict[str, float]()
     end_s = clock() + limit_s
     for number in range(rounds):
         order = [job for job in (jobs if number % 2 == 0 else jobs[::-1]) if job.label not in found.failed]
-        for position, job in enumerate(order):
+        if number:
+            fitting = _fitting({job.label: took_s[job.label] for job in order}, end_s - clock())
+            order = [job for job in order if job.label in fitting]
+        for job in order:
             start_s = clock()
-            share_s = (end_s - start_s) / (len(order) - position)
-            if number and took_s[job.label] > share_s:
-                continue
             tell(f"round {number + 1} of {rounds}: {job.label}")
             try:
                 found.samples += job.measure(number)
@@ -56,3 +53,13 @@ def run_rounds(
                 found.failed[job.label] = str(error)
             took_s[job.label] = clock() - start_s
     return found
+
+
+def _fitting(took_s: dict[str, float], left_s: float) -> set[str]:
+    fitting = set()
+    for label in sorted(took_s, key=lambda label: took_s[label]):
+        left_s -= took_s[label]
+        if left_s < 0:
+            break
+        fitting.add(label)
+    return fitting

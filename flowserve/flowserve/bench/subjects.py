@@ -79,41 +79,35 @@ def _llamacpp(kind: str) -> Conversion:
     return Conversion("convert_llamacpp.py", "engine-llamacpp", f"{kind}.gguf", (kind,))
 
 
-_CTRANSLATE2 = Conversion("convert_ctranslate2.py", "engine-transformers", "ctranslate2", ("float32",), widened=True)
-_ONNXRUNTIME = Conversion(
+_CT2 = Conversion("convert_ctranslate2.py", "engine-transformers", "ctranslate2", ("float32",), widened=True)
+_ONNX = Conversion(
     "convert_onnxruntime.py", "engine-transformers", "onnxruntime-int4", ("int4", _THREADS), widened=True
 )
 _LLAMACPP, _OPENVINO, _TRANSFORMERS = "engine-llamacpp", "engine-openvino", "engine-transformers"
+_CTRANSLATE2, _ONNXRUNTIME = "engine-ctranslate2", "engine-onnxruntime"
+_TORCH, _SPECULATING = ("--backend", "torch"), ("--speculative", "4")
 
+_LONG = ("sixteen", "shared", "prompt")
 SUBJECTS = (
     Subject(f"{OURS} int8", "on_flowserve.py", "int8"),
     Subject("OpenVINO GenAI int8", "on_openvino.py", "int8", _OPENVINO, _openvino("int8")),
     Subject(f"{OURS} int4", "on_flowserve.py", "int4"),
-    Subject("llama.cpp Q4_0", "on_llamacpp.py", "int4", _LLAMACPP, _llamacpp("q4_0")),
-    Subject("ONNX Runtime GenAI int4", "on_onnxruntime.py", "int4", "engine-onnxruntime", _ONNXRUNTIME, _STATIC),
-    Subject(f"{OURS} fp32", "on_flowserve.py", "fp32", widened=True),
+    Subject("llama.cpp Q4_0", "on_llamacpp.py", "int4", _LLAMACPP, _llamacpp("q4_0"), spared=("sixteen", "prompt")),
+    Subject("ONNX Runtime GenAI int4", "on_onnxruntime.py", "int4", _ONNXRUNTIME, _ONNX, _STATIC, spared=_LONG),
+    Subject(f"{OURS} fp32", "on_flowserve.py", "fp32", spared=("shared",), widened=True),
     Subject("OpenVINO GenAI fp32", "on_openvino.py", "fp32", _OPENVINO, _openvino("fp32"), spared=("shared",)),
-    Subject(f"{OURS} bf16 checkpoint", "on_flowserve.py", "fp32", models=("small",)),
-    Subject("CTranslate2 int8", "on_ctranslate2.py", "int8", "engine-ctranslate2", _CTRANSLATE2, spared=("shared",)),
+    Subject(f"{OURS} bf16 checkpoint", "on_flowserve.py", "fp32", spared=("shared",), models=("small",)),
+    Subject("CTranslate2 int8", "on_ctranslate2.py", "int8", _CTRANSLATE2, _CT2, spared=("shared", "prompt")),
     Subject("llama.cpp Q8_0", "on_llamacpp.py", "int8", _LLAMACPP, _llamacpp("q8_0"), spared=("sixteen", "prompt")),
-    Subject(
-        "llama.cpp F32", "on_llamacpp.py", "fp32", _LLAMACPP, _llamacpp("f32"), spared=("sixteen", "prompt", "shared")
-    ),
+    Subject("llama.cpp F32", "on_llamacpp.py", "fp32", _LLAMACPP, _llamacpp("f32"), spared=_LONG),
     Subject("transformers int8", "on_transformers.py", "int8", _TRANSFORMERS, works=_STATIC, widened=True),
     Subject(
         "transformers fp32", "on_transformers.py", "fp32", _TRANSFORMERS, None, _STATIC, ("sixteen",), widened=True
     ),
-    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", spared=("shared",), options=("--backend", "torch")),
-    Subject(
-        f"{OURS} torch fp32",
-        "on_flowserve.py",
-        "fp32",
-        spared=("shared",),
-        options=("--backend", "torch"),
-        widened=True,
-    ),
-    Subject(f"{OURS} int8, speculating", "on_flowserve.py", "int8", works=("one",), options=("--speculative", "4")),
-    Subject(f"{OURS} int4, speculating", "on_flowserve.py", "int4", works=("one",), options=("--speculative", "4")),
+    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", spared=("shared",), options=_TORCH),
+    Subject(f"{OURS} torch fp32", "on_flowserve.py", "fp32", spared=_LONG, options=_TORCH, widened=True),
+    Subject(f"{OURS} int8, speculating", "on_flowserve.py", "int8", works=("one",), options=_SPECULATING),
+    Subject(f"{OURS} int4, speculating", "on_flowserve.py", "int4", works=("one",), options=_SPECULATING),
 )
 
 

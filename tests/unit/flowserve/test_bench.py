@@ -111,7 +111,7 @@ def test_rounds_alternate_and_who_fails_is_not_asked_again() -> None:
     assert found.failed == {"bad": "it broke"} and len(found.samples) == 6 and found.num_rounds == {"a": 3, "b": 3}
 
 
-def test_further_rounds_leave_out_what_takes_more_than_its_share() -> None:
+def test_further_rounds_leave_out_the_slowest() -> None:
     time = FakeTime()
     jobs = [time.job("slow", 60.0), time.job("a", 5.0), time.job("b", 5.0)]
     found = run_rounds(jobs, 3, 100.0, lambda text: None, lambda: time.now_s)

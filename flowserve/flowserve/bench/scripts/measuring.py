@@ -20,7 +20,7 @@ NUM_AGAIN = 2
 QUIET_WAIT_S = 2.0
 TICKS_S = 0.1
 """What takes less cannot be held against the clock of /proc/stat, which ticks every 10 ms."""
-NUM_SAMPLES, SAMPLES_CPU_S = 3, 2.0
+NUM_SAMPLES, SAMPLES_CPU_S = 3, 5.0
 """A figure has one sample a round, or up to so many where they take little processor time together."""
 
 
