@@ -25,7 +25,6 @@ from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.scheduler import Scheduler, SchedulerConfig
 from .sequence_stream import SequenceStream
 from .tokenizer import Tokenizer
-from .worker.sampler import SampledToken
 from .worker.steps import FinishedStep, StepsInFlight, steps_of
 from .worker.worker import Worker
 
@@ -241,7 +240,12 @@ class Engine:
         for entry in step.batch.sequences:
             if (tokens := sampled.get(entry.sequence_id)) and (stream := self._stream_of(entry)):
                 streams[entry.sequence_id] = stream
-                results[entry.sequence_id] = _read(stream, tokens)
+                try:
+                    results[entry.sequence_id] = stream.read(tokens)
+                except Exception as error:  # a text that cannot be made must not take the others' tokens with it
+                    _log.exception("the tokens of %r could not be read", stream.request_id)
+                    stream.fail(f"the text could not be read: {type(error).__name__}: {error}")
+                    results[entry.sequence_id] = TokenResult((tokens[0].token_id,), "abort")
         if self._followers:
             self._start_followers(streams)
         for sequence in self._scheduler.complete(step.batch, results):
@@ -296,15 +300,6 @@ class Engine:
 def _close(steps: StepsInFlight, traffic: BlockTraffic) -> None:
     steps.close()
     traffic.close()
-
-
-def _read(stream: SequenceStream, tokens: list[SampledToken]) -> TokenResult:
-    try:
-        return stream.read(tokens)
-    except Exception as error:  # a text that cannot be made must not take the other sequences' tokens with it
-        _log.exception("the tokens of %r could not be read", stream.request_id)
-        stream.fail(f"the text could not be read: {type(error).__name__}: {error}")
-        return TokenResult((tokens[0].token_id,), "abort")
 
 
 def _check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:

@@ -63,7 +63,10 @@ class Sequence:
     @property
     def num_unscheduled(self) -> int:
         """Tokens to compute next, 0 or less for none; the last token the sequence may have is never an input."""
-        return min(self.num_tokens, self.num_tokens_limit - 1) - self.num_scheduled
+        # Asked for every token: written out, without the properties above.
+        num_tokens = len(self.token_ids) + self.num_pending
+        num_inputs = self.num_prompt_tokens + self.max_tokens - 1
+        return (num_tokens if num_tokens < num_inputs else num_inputs) - self.num_scheduled
 
     @property
     def wants_prompt_logits(self) -> bool:

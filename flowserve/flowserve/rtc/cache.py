@@ -204,6 +204,8 @@ class RelationalTensorCache:
         table = self._tables.setdefault(sequence_id, [])
         missing = self._blocks_for(num_tokens) - len(table)
         shared = [] if write_from is None else self._shared(table, write_from)
+        if missing <= 0 and not shared:
+            return True  # as for nearly every token
         if max(missing, 0) + len(shared) > self.num_free_blocks:
             if not table:
                 del self._tables[sequence_id]

@@ -401,7 +401,7 @@ class Scheduler:
         start = sequence.num_scheduled
         end = start + num_tokens
         num_prompt_logits = 0
-        if sequence.wants_prompt_logits:
+        if sequence.next_prompt_logit >= 0 and sequence.wants_prompt_logits:
             upto = min(end, sequence.num_prompt_tokens - 1)
             num_prompt_logits = max(0, upto - sequence.next_prompt_logit)
             sequence.next_prompt_logit += num_prompt_logits

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..device.base import Runner
-from ..scheduling.batch import Batch, ScheduledSequence
+from ..scheduling.batch import Batch
 from .sampler import SampledToken
 from .sampler_state import SamplerState
 from .verification import sample_batch
@@ -56,13 +56,20 @@ class Worker:
         """
         for source, target in batch.copies:
             self._runner.storage.copy_block(source, target)
-        held = {entry.sequence_id: one for entry in batch.sequences if (one := self._alive(entry))}
+        held: dict[str, _Held] = {}
+        states: dict[str, SamplerState] = {}
+        tokens: dict[str, list[int]] = {}
+        for entry in batch.sequences:
+            one = self._held.get(entry.arrival)
+            if one is not None and not one.is_over:
+                state = states[entry.sequence_id] = one.state
+                held[entry.sequence_id] = one
+                known, num_drafts = state.tokens, entry.num_drafts
+                tokens[entry.sequence_id] = known + state.drafts[:num_drafts] if num_drafts else known
         if len(held) < len(batch.sequences):
-            batch = Batch(tuple(entry for entry in batch.sequences if entry.sequence_id in held))
+            batch = replace(batch, sequences=tuple(entry for entry in batch.sequences if entry.sequence_id in held))
         if not batch:
             return {}
-        states = {sequence_id: one.state for sequence_id, one in held.items()}
-        tokens = {entry.sequence_id: _tokens(entry, states[entry.sequence_id]) for entry in batch.sequences}
         try:
             with torch.inference_mode():
                 step = self._runner.run(batch, tokens)
@@ -72,17 +79,8 @@ class Worker:
                 one.is_over = True
             raise
         for sequence_id, new_tokens in sampled.items():
-            held[sequence_id].is_over = _ends(new_tokens, held[sequence_id].end_token_ids)
+            one = held[sequence_id]
+            for token in new_tokens:
+                if token.token_id in one.end_token_ids or token.grammar_done or token.error is not None:
+                    one.is_over = True
         return sampled
-
-    def _alive(self, entry: ScheduledSequence) -> _Held | None:
-        one = self._held.get(entry.arrival)
-        return None if one is None or one.is_over else one
-
-
-def _tokens(entry: ScheduledSequence, state: SamplerState) -> list[int]:
-    return state.tokens + state.drafts[: entry.num_drafts] if entry.num_drafts else state.tokens
-
-
-def _ends(tokens: list[SampledToken], end_token_ids: Collection[int]) -> bool:
-    return any(token.token_id in end_token_ids or token.grammar_done or token.error is not None for token in tokens)
