@@ -15,7 +15,8 @@ class EngineConfig:
     dtype: "auto" (float32 on CPU), "float32" or "bfloat16"; of weights, activations and KV cache.
     quantization: of the weights: None (exact), "int8" (a scale per output, activations quantised per token) or "int4"
     (a scale per 32 weights; embedding and output projection at 8 bits).
-    kv_cache_dtype: "float32", "int8" (a scale per token and head), or "auto": int8 where weights are quantised.
+    kv_cache_dtype: "float32", "int8" (a scale per token and head), or "auto": int8 where weights are quantised and the
+    own kernels read them; torch would be slower for it.
     cpu_backend: "extension" (own kernels, compiled once per machine), "torch", or "auto": the first that works.
     tensor_parallel_size: only 1 is supported so far.
     max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.

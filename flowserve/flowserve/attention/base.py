@@ -19,6 +19,7 @@ class KVLayout:
     """Size of the KV storage, and its shape: [layers, 2 (key, value), KV heads, blocks, block size, head size].
 
     Heads are outermost below the layer, so that gathering blocks leaves each head's keys in one piece.
+    head_dim: elements that are stored for a head; of int8 more than the model's, see `Int8Rows`.
     """
 
     num_layers: int

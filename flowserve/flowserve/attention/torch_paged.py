@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .base import AttentionLengths
+from .cache_rows import CacheRows, PlainRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,10 @@ class _Plan:
 
 
 class TorchPagedAttention:
-    """See AttentionBackend."""
+    """See AttentionBackend. rows: how the cache holds keys and values."""
+
+    def __init__(self, rows: CacheRows | None = None) -> None:
+        self._rows = rows or PlainRows()
 
     def plan(self, lengths: AttentionLengths, window: int = 0) -> _Plan:
         size = lengths.block_size
@@ -101,27 +105,32 @@ class TorchPagedAttention:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kv: torch.Tensor, plan: _Plan, scale: float
     ) -> torch.Tensor:
         keys, values = kv[0], kv[1]
-        keys.flatten(1, 2).index_copy_(1, plan.slots, key.transpose(0, 1))
-        values.flatten(1, 2).index_copy_(1, plan.slots, value.transpose(0, 1))
+        keys.flatten(1, 2).index_copy_(1, plan.slots, self._rows.store(key).transpose(0, 1))
+        values.flatten(1, 2).index_copy_(1, plan.slots, self._rows.store(value).transpose(0, 1))
         if len(plan.decode) == 1 and not plan.chunks:
-            return _decode(query, keys, values, plan.decode[0], scale)
+            return _decode(query, *self._read(kv, plan.decode[0].blocks, query.dtype), plan.decode[0], scale)
         output = torch.empty_like(query)
         for group in plan.decode:
-            output[group.rows] = _decode(query[group.rows], keys, values, group, scale)
+            key, value = self._read(kv, group.blocks, query.dtype)
+            output[group.rows] = _decode(query[group.rows], key, value, group, scale)
         for chunk in plan.chunks:
-            output[chunk.start : chunk.end] = _prefill(query[chunk.start : chunk.end], keys, values, chunk, scale)
+            key, value = self._read(kv, chunk.blocks, query.dtype)
+            output[chunk.start : chunk.end] = _prefill(query[chunk.start : chunk.end], key, value, chunk, scale)
         return output
+
+    def _read(self, kv: torch.Tensor, blocks: _Blocks, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of some blocks, each [KV heads, n, block size, D]."""
+        return self._rows.load(blocks.read(kv[0]), dtype), self._rows.load(blocks.read(kv[1]), dtype)
 
 
 def _decode(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: _DecodeGroup, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: _DecodeGroup, scale: float
 ) -> torch.Tensor:
     """query [B, H, D] -> [B, H, D]. The H / KV query heads that share a KV head are the rows of one product."""
-    num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
+    num_kv_heads, head_dim = key.shape[0], key.shape[-1]
     batch = num_kv_heads * group.num_sequences
     rows = query.view(group.num_sequences, num_kv_heads, -1, head_dim).transpose(0, 1).reshape(batch, -1, head_dim)
-    key = group.blocks.read(keys).reshape(batch, -1, head_dim)
-    value = group.blocks.read(values).reshape(batch, -1, head_dim)
+    key, value = key.reshape(batch, -1, head_dim), value.reshape(batch, -1, head_dim)
     scores = torch.bmm(rows * scale, key.transpose(1, 2)).float()
     if group.bias is not None:
         scores = (scores.view(num_kv_heads, group.num_sequences, -1, key.shape[1]) + group.bias).view_as(scores)
@@ -130,14 +139,14 @@ def _decode(
 
 
 def _prefill(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk: _Chunk, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, chunk: _Chunk, scale: float
 ) -> torch.Tensor:
     """query [n, H, D] -> [n, H, D], with KV heads as the batch and the query heads that share one as its heads."""
-    num_kv_heads, head_dim = keys.shape[0], keys.shape[-1]
+    num_kv_heads, head_dim = key.shape[0], key.shape[-1]
     rows = query.transpose(0, 1).view(num_kv_heads, -1, query.shape[0], head_dim)
     expanded = (num_kv_heads, rows.shape[1], chunk.num_keys, head_dim)
-    key = chunk.blocks.read(keys).flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
-    value = chunk.blocks.read(values).flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
+    key = key.flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
+    value = value.flatten(1, 2)[:, None, : chunk.num_keys].expand(expanded)
     output = F.scaled_dot_product_attention(
         rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
     )

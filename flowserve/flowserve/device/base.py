@@ -131,8 +131,8 @@ class DeviceAdapter(Protocol):
     def allocate_kv(self, layout: KVLayout) -> torch.Tensor:
         """Zeroed KV storage of all layers, in the shape the attention back end wants."""
 
-    def attention_backend(self) -> AttentionBackend:
-        """The back end of the attention contract on this device."""
+    def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
+        """The back end of the attention contract on this device, for a cache of this layout."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root-mean-square norm over the last axis, computed in float32."""

@@ -6,19 +6,23 @@ import logging
 import mmap
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from ..attention.base import AttentionBackend, KVLayout
+from ..attention.cache_rows import Int8Rows
 from ..attention.torch_paged import TorchPagedAttention
 from ..config import EngineConfig
 from ..errors import InvalidConfigError, KernelsUnavailableError
+from ..models.config import ModelConfig
 from ..models.decoder import DecoderModel
 from ..models.plan import DecoderPlan
 from .base import Runner, StorageLayout
 from .cpu_kernels.runner import PackedLayout, PackedRunner, PackedWeights
+from .cpu_torch.linears import LinearFactory
 
 if TYPE_CHECKING:
     from ..models.loader import LoadedModel
@@ -47,7 +51,7 @@ class CpuDevice:
 
     def start(self, loaded: LoadedModel, config: EngineConfig) -> None:
         packed = isinstance(loaded.weights, PackedWeights)  # then torch only samples
-        torch.set_num_threads(1 if packed else _num_threads(loaded, config, PARALLEL_FROM_PARAMETERS))
+        torch.set_num_threads(1 if packed else _num_threads(loaded.config, config, PARALLEL_FROM_PARAMETERS))
 
     def start_operators(self, num_threads: int | None, num_parameters: int) -> None:
         torch.set_num_threads(num_threads or _fitting_threads(num_parameters, PARALLEL_FROM_PARAMETERS))
@@ -68,22 +72,23 @@ class CpuDevice:
                 if config.cpu_backend == "extension":
                     raise
                 _logger.warning("computing in torch, several times slower: %s", error)
-        if config.quantization is not None:
-            raise InvalidConfigError(f"quantization {config.quantization!r} needs the CPU kernels")
-        return DecoderModel(plan, self, dtype)
+        if dtype is not torch.float32 and config.quantization is None:
+            return DecoderModel(plan, self, dtype)
+        threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
+        return DecoderModel(plan, self, dtype, LinearFactory(plan, config.quantization, dtype, threads))
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):
             int8 = config.kv_cache_dtype == "int8" or (config.kv_cache_dtype == "auto" and config.quantization)
             return PackedLayout.of(loaded.weights, num_blocks, block_size, int8=bool(int8))
-        if config.kv_cache_dtype == "int8":
-            raise InvalidConfigError("kv_cache_dtype 'int8' needs the CPU kernels")
-        model = loaded.config
-        return KVLayout(model.num_layers, num_blocks, block_size, model.num_kv_heads, model.head_dim, loaded.dtype)
+        model, dtype, width = loaded.config, loaded.dtype, loaded.config.head_dim
+        if config.kv_cache_dtype == "int8":  # in torch it saves memory only, so "auto" is not int8 here
+            dtype, width = torch.int8, Int8Rows(width).width
+        return KVLayout(model.num_layers, num_blocks, block_size, model.num_kv_heads, width, dtype)
 
     def runner(self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig) -> Runner:
         if isinstance(layout, PackedLayout):
-            threads = _num_threads(loaded, config, PACKED_PARALLEL_FROM_PARAMETERS)
+            threads = _num_threads(loaded.config, config, PACKED_PARALLEL_FROM_PARAMETERS)
             return PackedRunner(loaded.weights, layout, max_model_len, config.max_num_batched_tokens, threads)
         from ..worker.model_runner import ModelRunner
 
@@ -107,13 +112,14 @@ class CpuDevice:
         pages = mmap.mmap(-1, layout.size_bytes)
         return torch.frombuffer(pages, dtype=layout.dtype).view(layout.shape)
 
-    def attention_backend(self) -> AttentionBackend:
-        return TorchPagedAttention()
+    def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
+        return TorchPagedAttention(Int8Rows(head_dim) if layout.dtype is torch.int8 else None)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         # For small models the number of operations is the cost: in place, and no casts where there is nothing to cast.
         wide = x if x.dtype is torch.float32 else x.float()
-        scale = (wide * wide).mean(-1, keepdim=True).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = torch.addcmul(_scalar(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
         return (wide * scale).to(x.dtype).mul_(weight)
 
     def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -131,8 +137,13 @@ class CpuDevice:
         return F.linear(x, weight, bias)
 
 
-def _num_threads(loaded: LoadedModel, config: EngineConfig, parallel_from: int) -> int:
-    return config.num_threads or _fitting_threads(loaded.config.num_parameters, parallel_from)
+@cache
+def _scalar(value: float) -> torch.Tensor:
+    return torch.tensor(value)
+
+
+def _num_threads(model: ModelConfig, config: EngineConfig, parallel_from: int) -> int:
+    return config.num_threads or _fitting_threads(model.num_parameters, parallel_from)
 
 
 def _fitting_threads(num_parameters: int, parallel_from: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from ..attention.base import AttentionBackend
 from ..device.base import DeviceAdapter
 from ..rtc.storage import KVStorage
-from .linear import Linear
 from .norm import RMSNorm
 
 
@@ -38,8 +37,8 @@ class SelfAttention:
     num_kv_heads: int
     head_dim: int
     window: int
-    qkv: Linear
-    output: Linear
+    qkv: Callable[[torch.Tensor], torch.Tensor]
+    output: Callable[[torch.Tensor], torch.Tensor]
     qk_norm: RMSNorm | None
     device: DeviceAdapter
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..device.base import DeviceAdapter
-from .linear import Linear
 
 
 @dataclass(frozen=True, slots=True)
 class GatedMLP:
-    gate_up: Linear
-    down: Linear
+    gate_up: Callable[[torch.Tensor], torch.Tensor]
+    down: Callable[[torch.Tensor], torch.Tensor]
     device: DeviceAdapter
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

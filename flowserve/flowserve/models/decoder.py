@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..device.base import DeviceAdapter
@@ -11,6 +13,9 @@ from ..layers.mlp import GatedMLP
 from ..layers.norm import RMSNorm
 from .parameter import Parameter
 from .plan import DecoderPlan, LayerPlan
+
+MakeLinear = Callable[[Parameter, torch.Tensor | None], Callable[[torch.Tensor], torch.Tensor]]
+"""From a weight and a loaded bias to [T, in] -> [T, out]."""
 
 
 class DecoderLayer:
@@ -43,22 +48,24 @@ class DecoderLayer:
 class DecoderModel:
     """Embedding, layers, final norm, output projection. T packed tokens, d hidden size, V vocabulary.
 
+    make_linear: what multiplies by a matrix, of which there is no other copy; None = as the device does it.
+
     Raises CheckpointError for a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
-        load = TensorLoader(plan, device, dtype)
-        self.embedding = load.tensor(plan.embedding)
+    def __init__(
+        self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, make_linear: MakeLinear | None = None
+    ) -> None:
+        load = TensorLoader(plan, device, dtype, make_linear)
+        # The largest matrix first: what packing it takes beside it is taken while little else is there.
+        self.output = load.linear(plan.head or plan.embedding, None)
+        self._embedding, self._dtype = load.table(plan.embedding), dtype
         self.layers = [DecoderLayer(layer, index, load) for index, layer in enumerate(plan.layers)]
         self.norm = load.norm(plan.final_norm)
-        if plan.head is None:
-            self.output = Linear(device.prepare_weight(self.embedding), None, device)
-        else:
-            self.output = load.linear(plan.head, None)
 
     def forward(self, token_ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """token_ids [T] -> hidden states [T, d] after the final norm; keys and values go to the context's storage."""
-        hidden = torch.nn.functional.embedding(token_ids, self.embedding)
+        hidden = torch.nn.functional.embedding(token_ids, self._embedding).to(self._dtype)
         for layer in self.layers:
             hidden = layer(hidden, context)
         return self.norm(hidden)
@@ -71,17 +78,28 @@ class DecoderModel:
 class TensorLoader:
     """Parameters of a plan as layers hold them: in the engine's dtype, prepared for the device."""
 
-    def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, make_linear: MakeLinear | None
+    ) -> None:
         self.config = plan.config
         self.device = device
         self._dtype = dtype
+        self._make_linear = make_linear
 
     def tensor(self, parameter: Parameter) -> torch.Tensor:
         return parameter.load_finite(self._dtype).to(self.device.torch_device)
 
-    def linear(self, weight: Parameter, bias: Parameter | None) -> Linear:
-        prepared = self.device.prepare_weight(self.tensor(weight))
-        return Linear(prepared, None if bias is None else self.tensor(bias), self.device)
+    def table(self, parameter: Parameter) -> torch.Tensor:
+        """A matrix of which a step reads few rows: as in the checkpoint, where possible a view of its file."""
+        for _ in parameter.finite_pieces(parameter.stored_dtype):
+            pass
+        return parameter.load(parameter.stored_dtype).to(self.device.torch_device)
+
+    def linear(self, weight: Parameter, bias: Parameter | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        loaded_bias = None if bias is None else self.tensor(bias)
+        if self._make_linear is not None:
+            return self._make_linear(weight, loaded_bias)
+        return Linear(self.device.prepare_weight(self.tensor(weight)), loaded_bias, self.device)
 
     def norm(self, weight: Parameter) -> RMSNorm:
         return RMSNorm(self.tensor(weight), self.config.rms_norm_eps, self.device)

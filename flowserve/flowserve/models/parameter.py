@@ -10,6 +10,8 @@ import torch
 from ..errors import CheckpointError
 from .safetensors_file import StoredTensor
 
+_PIECE_ELEMENTS = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -69,6 +71,17 @@ class Parameter:
             if bool(bad.any()):
                 raise self.not_finite(int(bad.nonzero()[0]))
         return values
+
+    def finite_pieces(self, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Some `rows` of it at a time with the first one's number. Raises CheckpointError for NaN or infinity."""
+        step = max(1, _PIECE_ELEMENTS * self.shape[0] // self.num_elements)
+        for start in range(0, self.shape[0], step):
+            rows = self.rows(start, min(start + step, self.shape[0]), dtype)
+            if not rows.sum(dtype=torch.float32).isfinite():
+                bad = ~rows.isfinite().view(len(rows), -1).all(dim=1)
+                if bool(bad.any()):
+                    raise self.not_finite(start + int(bad.nonzero()[0]))
+            yield start, rows
 
     def not_finite(self, row: int) -> CheckpointError:
         """The error for a row that holds NaN or infinity: it names the stored tensor and its row."""

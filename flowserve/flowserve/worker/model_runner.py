@@ -25,7 +25,7 @@ class ModelRunner:
         self._model: DecoderModel = loaded.weights
         self._device = loaded.device
         self.storage = KVStorage(layout, loaded.device)
-        self._attention = loaded.device.attention_backend()
+        self._attention = loaded.device.attention_backend(layout, loaded.config.head_dim)
         self._windows = set(loaded.config.windows)
         table = RotaryTable(loaded.config.rope, max_model_len)
         self._cos, self._sin = (
