@@ -162,7 +162,10 @@ KERNELS: dict[str, dict[str, type[Matrix]]] = {
     "int8": {"fbgemm": FbgemmInt8, "onednn": OnednnInt8, "transposed": TransposedInt8, "widened": WidenedInt8},
     "int4": {"packed": PackedInt4, "widened": WidenedInt4},
 }
-"""By kind of weight; the first that works is taken where nothing was measured. The last of each always works."""
+"""By kind of weight; the first that works is taken where nothing was measured. The last of each always works.
+
+`torch._weight_int8pack_mm` is none of them: it reads past the end of rows that are no whole number of vectors.
+"""
 
 
 def _with_engine(engine: str, weight: torch.Tensor) -> Any:
