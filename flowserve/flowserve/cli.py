@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .cost_commands import calibrate, fit_cost
 from .errors import FlowServeError, InvalidConfigError
 
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -131,6 +132,10 @@ def bench(
         run(options, only_prepare=prepare, output=output or [], as_json=json)
     except InvalidConfigError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+commands.command("fit-cost")(fit_cost)
+commands.command()(calibrate)
 
 
 def main() -> None:

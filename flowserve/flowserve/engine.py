@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .config import EngineConfig
-from .errors import EngineClosedError, InvalidRequestError, UnknownSequenceError
+from .device_hold import AWAKE, DeviceHold, check_level
+from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .intake import Intake, Prepared
-from .kv_memory import plan_kv_memory
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.contexts import check_context
@@ -24,6 +24,8 @@ from .sampling_params import SamplingParams
 from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.scheduler import Scheduler, SchedulerConfig
 from .sequence_stream import SequenceStream
+from .step_log import StepLog, step_log_of
+from .step_record import StepRecord
 from .tokenizer import Tokenizer
 from .worker.steps import FinishedStep, StepsInFlight, steps_of
 from .worker.worker import Worker
@@ -51,18 +53,18 @@ class Engine:
         self.tokenizer = tokenizer
         self.model_config = loaded.config
         tokenizer.check_fits(loaded.config.vocab_size)
-        loaded.device.start(loaded, config)
-        layout, self.max_model_len = plan_kv_memory(loaded, config)
-        self._cache = engine_cache(layout, config)
+        self._hold = DeviceHold(loaded, config)
+        runner, self.max_model_len = self._hold.runner, self._hold.max_model_len
+        self._cache = engine_cache(self._hold.layout, config)
         self._scheduler = Scheduler(
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
-        runner = loaded.device.runner(loaded, layout, self.max_model_len, config)
         self._worker = Worker(runner)
         self._steps = steps_of(self._worker, config, loaded)
         self._traffic = BlockTraffic(self._cache, runner.storage, config, loaded.config.num_parameters)
         self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
-        self._closing = weakref.finalize(self, _close, self._steps, self._traffic)
+        self._log: StepLog | None = step_log_of(config, loaded, self._hold.layout, runner)
+        self._closing = weakref.finalize(self, _close, self._steps, self._traffic, self._log)
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
@@ -105,8 +107,7 @@ class Engine:
         UnknownSequenceError (id in use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
-        if not self._closing.alive:
-            raise EngineClosedError("the engine is closed")
+        self._check_awake()
         if sequence_id in self._requests:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
         _check_turn(priority, deadline_s, cache_salt)
@@ -147,18 +148,21 @@ class Engine:
         Plans as many steps as are worth having in flight (`EngineConfig.overlap`) before it waits for that one. A step
         that fails ends its own sequences, with the reason "abort" and an error, and no others.
         """
-        if not self._closing.alive:
-            raise EngineClosedError("the engine is closed")
+        self._check_awake()
+        began_s = time.perf_counter()
         outputs = self._expire()
         while len(self._steps) < self._steps.depth and (batch := self._plan()):
             self._steps.submit(batch)
         if not self._steps:
             self._traffic.wait()
             return outputs
-        step = self._steps.collect()
-        self._traffic.step_done(step.batch, step.seconds)
-        self._num_steps += 1
-        return outputs + (self._receive(step) if step.error is None else self._fail(step.batch, step.error))
+        collecting_s = time.perf_counter()
+        step = self._collect()
+        waited_s = time.perf_counter() - collecting_s
+        outputs += self._receive(step) if step.error is None else self._fail(step.batch, step.error)
+        if self._log is not None and step.error is None:
+            self._note(self._log, step, time.perf_counter() - began_s - waited_s)
+        return outputs
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
@@ -187,6 +191,57 @@ class Engine:
         self._cache.contexts.expire(self._clock())
         self._cache.contexts.delete(context_id, cache_salt)
 
+    def sleep(self, level: int = 1, *, abort: bool = False) -> int:
+        """Give back the device's memory and threads; the process, its sequences' books and all settings stay.
+
+        level: 1 keeps the weights within reach (mapped files in the page cache), 2 drops them: `wake` reads them again.
+        Both give up the KV storage. What the tiers below have of it, or have room for, stays preserved; the rest is
+        lost and computed again when it is needed, that of contexts too. Returns how many blocks are lost.
+        abort: drop sequences that go on. From level 1 the engine may go to 2; asleep as deep already, nothing happens.
+        Raises EngineBusyError naming sequences that go on, InvalidRequestError (level).
+        """
+        self._check_open()
+        check_level(level)
+        if self._requests and not abort:
+            names = ", ".join(map(repr, list(self._requests)[:8])) + ", ..." * (len(self._requests) > 8)
+            raise EngineBusyError(f"the engine cannot sleep: {len(self._requests)} requests go on: {names}")
+        for sequence_id in list(self._requests):
+            self.abort(sequence_id)
+        lost = 0
+        if not self.is_sleeping:
+            while self._steps:
+                self._receive(self._collect())
+            self._steps.close()
+            lost = self._traffic.leave_device()
+            self._traffic.attach(None)
+            self._worker.take(None)
+        self._hold.release(level)
+        return lost
+
+    def wake(self) -> None:
+        """Take the device again; what was lost is computed when it is needed. Awake, nothing happens.
+
+        Raises what loading the model raises; then the sleep goes on.
+        """
+        self._check_open()
+        if self.is_sleeping:
+            runner = self._hold.restore()
+            self._worker.take(runner)
+            self._traffic.attach(runner.storage)
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self._hold.level != AWAKE
+
+    @property
+    def step_log(self) -> StepLog | None:
+        """What steps took, where `EngineConfig.step_log` asks for it."""
+        return self._log
+
+    def step_records(self) -> list[StepRecord]:
+        """The newest steps, oldest first, where they are logged."""
+        return [] if self._log is None else self._log.records()
+
     def close(self) -> None:
         """Drop all sequences, wait for the step that runs and end its thread; then `add` and `step` are refused."""
         for sequence_id in list(self._requests):
@@ -210,6 +265,7 @@ class Engine:
             cache=self._cache.stats(),
             pinned_blocks=self._cache.contexts.num_pinned_blocks,
             num_contexts=len(self._cache.contexts),
+            sleep_level=self._hold.level,
         )
 
     def check_invariants(self) -> None:
@@ -218,6 +274,26 @@ class Engine:
         assert len(self._streams) == self._scheduler.num_running + self._scheduler.num_waiting
         assert sum(map(len, self._requests.values())) == len(self._streams)
         assert self._followers.keys() <= self._streams.keys()
+
+    def _check_open(self) -> None:
+        if not self._closing.alive:
+            raise EngineClosedError("the engine is closed")
+
+    def _check_awake(self) -> None:
+        self._check_open()
+        if self.is_sleeping:
+            raise EngineAsleepError(f"the engine sleeps at level {self._hold.level}: wake comes first")
+
+    def _collect(self) -> FinishedStep:
+        step = self._steps.collect()
+        self._traffic.step_done(step.batch, step.seconds)
+        self._num_steps += 1
+        return step
+
+    def _note(self, log: StepLog, step: FinishedStep, engine_s: float) -> None:
+        running, waiting = self._scheduler.num_running, self._scheduler.num_waiting
+        free, overlapped = self._cache.num_free_blocks, self._steps.depth > 1
+        log.add_step(step.batch, self._num_steps, step.seconds, engine_s, running, waiting, free, overlapped)
 
     def _plan(self) -> Batch:
         self._traffic.receive()
@@ -297,9 +373,11 @@ class Engine:
             del self._requests[stream.request_id]
 
 
-def _close(steps: StepsInFlight, traffic: BlockTraffic) -> None:
+def _close(steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None) -> None:
     steps.close()
     traffic.close()
+    if log is not None:
+        log.close()
 
 
 def _check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:

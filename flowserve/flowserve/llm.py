@@ -95,6 +95,18 @@ class LLM:
         finally:
             self._end(request_id)
 
+    def sleep(self, level: int = 1) -> None:
+        """Give back memory and threads until `wake_up`; see `Engine.sleep`. Raises EngineBusyError inside a stream."""
+        self.engine.sleep(level)
+
+    def wake_up(self) -> None:
+        """See `Engine.wake`."""
+        self.engine.wake()
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self.engine.is_sleeping
+
     def _prompt_ids(self, prompt: Any, tools: Sequence[dict[str, Any]] | None) -> list[int]:
         if isinstance(prompt, str):
             return self.engine.tokenizer.encode(prompt)

@@ -79,6 +79,7 @@ class EngineStats:
 
     free_blocks: can be handed out now, including cached ones that no sequence uses.
     num_draft_tokens, num_accepted_tokens: guesses of speculation that were verified, and those that were right.
+    sleep_level: 0 = awake (`Engine.sleep`).
     cache: what the KV cache has done.  pinned_blocks: those that the `num_contexts` living contexts keep.
     """
 
@@ -96,3 +97,4 @@ class EngineStats:
     cache: CacheStats = field(default_factory=CacheStats)
     pinned_blocks: int = 0
     num_contexts: int = 0
+    sleep_level: int = 0

@@ -11,12 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from .errors import StepLogError
-from .step_record import StepRecord, StepSetting
+from .scheduling.batch import Batch
+from .step_record import StepRecord, StepSetting, StepWork, shared_window
+
+if TYPE_CHECKING:
+    from .config import EngineConfig
+    from .device.base import Runner, StorageLayout
+    from .models.loader import LoadedModel
 
 RING_SIZE = 4096
 """Steps kept in memory."""
@@ -34,7 +40,10 @@ class StepLog:
     """Raises StepLogError where the file cannot be opened. Later trouble with it ends the writing, with one warning."""
 
     def __init__(
-        self, setting: StepSetting, path: str | Path | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        setting: StepSetting,
+        path: str | Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.setting = setting
         self.path = None if path is None else Path(path)
@@ -58,6 +67,38 @@ class StepLog:
         self._unwritten.append(record)
         if len(self._unwritten) >= FLUSH_RECORDS or now_s - self._unwritten_since_s >= FLUSH_S:
             self.flush()
+
+    def add_step(
+        self,
+        batch: Batch,
+        number: int,
+        device_s: float,
+        engine_s: float,
+        running: int,
+        waiting: int,
+        free_blocks: int,
+        overlapped: bool,
+    ) -> None:
+        """See StepRecord."""
+        work = StepWork.of_batch(batch, self.setting.window)
+        self.add(
+            StepRecord(
+                prefill_tokens=work.prefill_tokens,
+                decode_sequences=work.decode_sequences,
+                num_sequences=work.num_sequences,
+                num_logits=work.num_logits,
+                prefill_pairs=work.prefill_pairs,
+                decode_pairs=work.decode_pairs,
+                number=number,
+                device_ms=round(device_s * 1000.0, 4),
+                engine_ms=round(engine_s * 1000.0, 4),
+                running=running,
+                waiting=waiting,
+                free_blocks=free_blocks,
+                preempted=len(batch.preempted),
+                overlapped=overlapped,
+            )
+        )
 
     def records(self) -> list[StepRecord]:
         """The newest steps, oldest first."""
@@ -91,6 +132,25 @@ class StepLog:
             file, self._file = self._file, None
             self._unwritten.clear()
             file.close()
+
+
+def step_log_of(config: EngineConfig, loaded: LoadedModel, layout: StorageLayout, runner: Runner) -> StepLog | None:
+    """The log that an engine's config asks for. Raises StepLogError."""
+    if config.step_log is None or config.step_log is False:
+        return None
+    setting = StepSetting(
+        model=loaded.folder.resolve().name,
+        device=loaded.device.name,
+        backend=type(runner).__name__,
+        quantization=config.quantization,
+        kv_cache_dtype=config.kv_cache_dtype,
+        num_threads=config.num_threads,
+        window=shared_window(loaded.config.windows),
+        chunk=config.max_num_batched_tokens,
+        block_size=layout.block_size,
+        block_bytes=layout.block_bytes,
+    )
+    return StepLog(setting, None if config.step_log is True else config.step_log)
 
 
 def read_step_log(path: str | Path) -> tuple[StepSetting, list[StepRecord]]:

@@ -116,6 +116,21 @@ class DeviceAdapter(Protocol):
     ) -> Runner:
         """Allocate the storage and make the model ready to run, in the process that runs it."""
 
+    def park(self, weights: Any) -> bool:
+        """Give back the memory of loaded weights, but keep them within reach. False: they must be loaded anew.
+
+        Whoever computes with them next finds them unchanged, `unpark` only makes that fast.
+        """
+
+    def unpark(self, weights: Any) -> None:
+        """Bring weights to where they are computed with."""
+
+    def forget(self, weights: Any) -> None:
+        """Weights are dropped: keep no copy of them that others could use, as far as it is this device's own."""
+
+    def trim_memory(self) -> None:
+        """Give memory that this process has freed back to the system."""
+
     def free_memory_bytes(self) -> int:
         """Memory that tensors could take now."""
 

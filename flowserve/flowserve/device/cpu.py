@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -94,6 +96,24 @@ class CpuDevice:
 
         assert isinstance(layout, KVLayout)
         return ModelRunner(loaded, layout, max_model_len)
+
+    def park(self, weights: DecoderModel | PackedWeights) -> bool:
+        if isinstance(weights, PackedWeights):
+            weights.file.park()
+            return True
+        return False  # tensors are memory of this process: their checkpoint stays in the page cache
+
+    def unpark(self, weights: DecoderModel | PackedWeights) -> None:
+        if isinstance(weights, PackedWeights):
+            weights.file.unpark()
+
+    def forget(self, weights: DecoderModel | PackedWeights) -> None:
+        if isinstance(weights, PackedWeights):
+            weights.file.forget()
+
+    def trim_memory(self) -> None:
+        with suppress(OSError, AttributeError):  # a C library without it has no such habit
+            ctypes.CDLL(None).malloc_trim(0)
 
     def free_memory_bytes(self) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -280,6 +280,17 @@ class RelationalTensorCache:
         self._blocks.forget_all()
         self._populates.let_go_of_ended()  # of sequences that are gone: nothing is to arrive any more
 
+    def leave_device(self) -> bool:
+        """Give up preserved blocks of the device, as many as the tiers below can take at a time; False when none is
+        left. Contexts keep their tokens. No sequence may have blocks; the moves are carried out before the next call.
+        """
+        assert not self._tables, "sequences still have blocks"
+        while self.contexts.unpin():
+            pass
+        self._populates.let_go_of_ended()
+        self._blocks.leave(max(1, self.num_host_blocks // 2) if self.num_host_blocks else self.num_blocks)
+        return self._blocks.index.num_unused > 0
+
     def stats(self) -> CacheStats:
         return self._blocks.stats.copy()
 

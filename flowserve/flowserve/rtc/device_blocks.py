@@ -73,6 +73,11 @@ class DeviceBlocks:
             if node.attached:
                 self.forget(node)
 
+    def leave(self, num_blocks: int) -> None:
+        """Give up so many preserved blocks that nobody holds, as if their room were needed."""
+        for _ in range(min(num_blocks, self.index.num_unused)):
+            self._evict()
+
     def check_invariants(self, holders: list[int]) -> None:
         """holders: per block, how many hold it beside the index."""
         self.pool.check_invariants()

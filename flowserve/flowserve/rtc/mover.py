@@ -29,7 +29,7 @@ class Mover:
     """The thread exists only while there are moves, so building a Mover starts none, and none outlives its use."""
 
     def __init__(self, storage: BlockStorage, host: HostArena, file: BlockFile | None) -> None:
-        self._storage = storage
+        self.storage: BlockStorage | None = storage  # None while there is no device to move to or from
         self._host = host
         self._file = file
         self._staging = memoryview(bytearray(storage.block_bytes)) if file else memoryview(b"")
@@ -136,14 +136,19 @@ class Mover:
 
     def _copy(self, move: Move) -> None:
         if move.source is Tier.DEVICE:
-            self._storage.read_block(move.source_slot, self._host.slot(move.target_slot))
+            self._device.read_block(move.source_slot, self._host.slot(move.target_slot))
         elif move.source is Tier.HOST and move.target is Tier.DEVICE:
-            self._storage.write_block(move.target_slot, self._host.slot(move.source_slot))
+            self._device.write_block(move.target_slot, self._host.slot(move.source_slot))
         elif move.source is Tier.HOST:
             self._block_file.write(move.target_slot, self._host.slot(move.source_slot))
         else:
             self._block_file.read(move.source_slot, self._staging)
-            self._storage.write_block(move.target_slot, self._staging)
+            self._device.write_block(move.target_slot, self._staging)
+
+    @property
+    def _device(self) -> BlockStorage:
+        assert self.storage is not None
+        return self.storage
 
     @property
     def _block_file(self) -> BlockFile:

@@ -89,6 +89,33 @@ class BlockTraffic:
         if self._mover is not None and self._cache.num_moves:
             self._mover.wait_for_result(timeout_s)
 
+    def leave_device(self) -> int:
+        """Empty the device's storage, which is given up then: what the tiers below have or take stays preserved there.
+
+        Returns how many blocks were preserved on the device alone and are lost. No step may be in flight.
+        """
+        forgotten = self._cache.stats().forgotten_blocks
+        self._drain()
+        while self._cache.leave_device():
+            self._drain()
+        self._drain()
+        return self._cache.stats().forgotten_blocks - forgotten
+
+    def attach(self, storage: BlockStorage | None) -> None:
+        """The device's storage is another one from now on, with nothing in it (`leave_device` came before); or none."""
+        if self._mover is not None:
+            self._mover.storage = storage
+
+    def _drain(self) -> None:
+        """Carry out all moves that are planned, and those that follow from them."""
+        if self._mover is None:
+            return
+        self.dispatch(Batch(()))
+        while self._cache.num_moves:
+            self._mover.wait_for_result(0.1)
+            self.receive()
+            self.dispatch(Batch(()))
+
     def close(self) -> None:
         if self._mover is not None:
             self._mover.close()

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from ..errors import (
     ChatTemplateError,
+    EngineAsleepError,
+    EngineBusyError,
     FlowServeError,
     InvalidRequestError,
     InvalidSamplingParamsError,
@@ -75,6 +77,10 @@ def as_api_error(error: Exception) -> ApiError:
         return invalid(str(error))
     if isinstance(error, TokenizerError):  # a model without an end token cannot do structured outputs
         return invalid(str(error))
+    if isinstance(error, EngineAsleepError):
+        return ApiError(503, str(error), code="asleep")
+    if isinstance(error, EngineBusyError):
+        return ApiError(409, str(error), code="busy")
     if isinstance(error, RecursionError):
         return invalid("the request is nested too deeply")
     text = str(error) if isinstance(error, FlowServeError) else f"{type(error).__name__}: {error}"

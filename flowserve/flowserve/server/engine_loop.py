@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..engine import Engine
 from ..errors import FlowServeError, UnknownSequenceError
@@ -21,6 +22,8 @@ from ..outputs import EngineStats, SequenceOutput
 from .api_error import ApiError, as_api_error, invalid
 from .generation import Generation, SequenceRequest
 from .metrics import Metrics
+
+T = TypeVar("T")
 
 RETRY_AFTER_S = 1
 
@@ -86,6 +89,14 @@ class EngineLoop:
             first += n
         self._commands.put(lambda: self._add(generation))
         return generation
+
+    async def call(self, work: Callable[[Engine], T]) -> T:
+        """What `work` returns or raises, on the engine's thread, between two steps. Raises ApiError 503 at the end."""
+        if not self.is_alive:
+            raise ApiError(503, self._ending or "the engine has ended")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._commands.put(lambda: self._call(work, done))
+        return await done
 
     def end_all(self, reason: str) -> None:
         """Answer every request with an error now, and every later one."""
@@ -209,6 +220,24 @@ class EngineLoop:
         else:
             self._known.update(added)
             self._tell(generation.accept)
+
+    def _call(self, work: Callable[[Engine], T], done: asyncio.Future[T]) -> None:
+        error: BaseException | None = None
+        try:
+            result = work(self._engine)
+        except Exception as raised:
+            error = raised
+        self.stats = self._engine.stats()
+
+        def answer() -> None:
+            if done.done():  # whoever asked has left
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._tell(answer)
 
     def _forget(self, sequence_ids: list[str]) -> None:
         for sequence_id in sequence_ids:

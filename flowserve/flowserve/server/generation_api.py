@@ -25,6 +25,7 @@ from .metrics import Metrics
 from .model_routes import model_routes, no_such_task
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .served_model import ServedModel
+from .sleep_routes import sleep_routes
 
 
 class GenerationApi:
@@ -47,6 +48,7 @@ class GenerationApi:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/embeddings", no_such_task("embeddings"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
+            *sleep_routes(self.engine),
             Route("/detokenize", self._detokenize, methods=["POST"]),
         ]
         self.asgi: ASGIApp = build_asgi(

@@ -31,8 +31,12 @@ class Worker:
     """
 
     def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+        self._runner: Runner | None = runner
         self._held: dict[int, _Held] = {}
+
+    def take(self, runner: Runner | None) -> None:
+        """Compute with another runner from now on; None while the engine sleeps. No step may be running."""
+        self._runner = runner
 
     def add(
         self, sequence_id: str, arrival: int, state: SamplerState, end_token_ids: Collection[int] = ()
@@ -54,8 +58,10 @@ class Worker:
         Sequences that are removed or over are left out: the batch was planned before that was known. After an error,
         all that were in it count as over, for nobody knows how far each of them came.
         """
+        runner = self._runner
+        assert runner is not None, "the engine sleeps"
         for source, target in batch.copies:
-            self._runner.storage.copy_block(source, target)
+            runner.storage.copy_block(source, target)
         held: dict[str, _Held] = {}
         states: dict[str, SamplerState] = {}
         tokens: dict[str, list[int]] = {}
@@ -72,7 +78,7 @@ class Worker:
             return {}
         try:
             with torch.inference_mode():
-                step = self._runner.run(batch, tokens)
+                step = runner.run(batch, tokens)
                 sampled = sample_batch(batch, step.values, states, step.best)
         except BaseException:
             for one in held.values():

@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from flowserve import SamplingParams
+from flowserve.cli import commands
+from flowserve.cost_model import CostModel
 from flowserve.errors import StepLogError
 from flowserve.scheduling.batch import Batch, ScheduledSequence
 from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log
 from flowserve.step_record import StepRecord, StepSetting, StepWork, num_pairs, shared_window
+from tests.unit.flowserve.running import run_to_end
 
 SETTING = StepSetting(model="small", device="cpu", chunk=512, block_size=32)
 
@@ -167,3 +173,63 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     StepLog(msgspec.structs.replace(SETTING, chunk=64), path).close()
     with pytest.raises(StepLogError, match="line 5 begins another setting: chunk 512 became 64"):
         read_step_log(path)
+
+
+# --- as an engine writes it ---------------------------------------------------------------------------------
+
+
+def test_an_engine_logs_its_steps(engine: Any, tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    each = engine(step_log=path, max_num_batched_tokens=16, block_size=8, cpu_backend="extension")
+    params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+    each.add("a", list(range(3, 23)), params)
+    each.add("b", [5, 6], params)
+    run_to_end(each)
+    records = each.step_records()
+    assert [record.number for record in records] == list(range(1, each.stats().num_steps + 1))
+    assert [(record.prefill_tokens, record.decode_sequences) for record in records[:2]] == [(16, 0), (6, 0)]
+    assert records[0].prefill_pairs == 16 * 17 // 2 and records[0].num_logits == 0
+    assert sum(record.num_logits for record in records) == 8
+    assert sum(record.decode_sequences for record in records) == 6
+    assert all(record.device_ms > 0.0 and record.engine_ms > 0.0 and not record.overlapped for record in records)
+    assert records[0].running == 1 and records[0].waiting == 1 and records[-1].running == 0
+    each.close()
+    setting, written = read_step_log(path)
+    assert written == records
+    assert (setting.model, setting.chunk, setting.block_size, setting.backend) == (
+        each._hold._folder.name, 16, 8, "PackedRunner",
+    )  # fmt: skip
+
+
+def test_logging_changes_no_tokens_and_off_means_off(engine: Any) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    found = []
+    for options in ({}, {"step_log": False}, {"step_log": True}, {"step_log": True, "overlap": True}):
+        each = engine(**options)
+        each.add("a", [5, 6, 7], params)
+        found.append(run_to_end(each)["a"]["tokens"])
+        assert len(each.step_records()) == (each.stats().num_steps if options.get("step_log") else 0)
+        assert all(record.overlapped == ("overlap" in options) for record in each.step_records())
+    assert found == found[:1] * 4
+
+
+def test_a_log_that_cannot_be_opened_stops_the_engine_before_it_starts(engine: Any, tmp_path: Path) -> None:
+    with pytest.raises(StepLogError, match="nowhere"):
+        engine(step_log=tmp_path / "nowhere" / "steps.jsonl")
+
+
+def test_calibrated_and_fitted_from_the_command_line(models: Any, tmp_path: Path) -> None:
+    """What the fit of so short a run is worth depends on the machine, so the error is printed, not judged."""
+    log, out, again = tmp_path / "steps.jsonl", tmp_path / "cost.json", tmp_path / "again.json"
+    arguments = ["calibrate", str(models()), "--out", str(out), "--log", str(log), "--seconds", "2"]
+    ran = CliRunner().invoke(commands, [*arguments, "--num-threads", "1"])
+    assert ran.exit_code == 0, ran.output
+    assert "median" in ran.output and "decode" in ran.output
+    print(ran.output)
+    model = CostModel.load(out)
+    assert model.setting.model == models().name and model.num_steps >= 40
+    assert model.decode_ms([30] * 8) > 0.0 and model.prefill_ms(100) > model.prefill_ms(4)
+    ran = CliRunner().invoke(commands, ["fit-cost", str(log), "--out", str(again)])
+    assert ran.exit_code == 0 and CostModel.load(again).setting == model.setting
+    with pytest.raises(StepLogError, match="nothing.jsonl"):
+        CliRunner().invoke(commands, ["fit-cost", str(tmp_path / "nothing.jsonl")], catch_exceptions=False)

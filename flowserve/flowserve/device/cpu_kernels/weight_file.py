@@ -13,7 +13,7 @@ import logging
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from .library import KernelLibrary
 from .packing import PackedTensor, packed_tensors
 
 _MAGIC = b"FLOWSRV1"
+_MADV_POPULATE_READ = 22
 _ROWS_BYTES = 16 * 2**20  # of float32 rows that are packed at a time
 
 _logger = logging.getLogger("flowserve")
@@ -46,18 +47,40 @@ class Entry:
 class WeightFile:
     """A mapped file. `address(name)` stays valid as long as the object lives."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, path: Path | None = None) -> None:
         self._pages = mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ)
         self._base = int(np.frombuffer(self._pages, dtype=np.uint8).ctypes.data)
         length = int.from_bytes(self._pages[8:16], "little")
         index = json.loads(self._pages[16 : 16 + length])
         self.entries = {name: Entry(*fields) for name, fields in index["entries"].items()}
         self.size_bytes = len(self._pages)
+        self._path = path
 
     def address(self, name: str) -> int | None:
         """Of an entry's first byte; None when the model has no such tensor."""
         entry = self.entries.get(name)
         return None if entry is None else self._base + entry.offset
+
+    def park(self) -> None:
+        """Leave the pages to the page cache: they are this process's no more until somebody reads them."""
+        self._pages.madvise(mmap.MADV_DONTNEED)
+
+    def unpark(self) -> None:
+        """Have all pages at hand, so that nobody waits for them later. Reads what the page cache has given up."""
+        with suppress(OSError):  # a kernel before 5.14: they come when they are read
+            self._pages.madvise(_MADV_POPULATE_READ)
+
+    def forget(self) -> None:
+        """Let the page cache drop the pages that no other process maps."""
+        self.park()
+        if self._path is None:
+            return
+        with suppress(OSError):  # it was replaced or removed
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(file)
 
 
 def packed_weights(
@@ -96,7 +119,7 @@ def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLib
         _write(file, tensors, library)
         _drop_older(path)
         partial.rename(path)
-        return WeightFile(file)
+        return WeightFile(file, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -170,7 +193,7 @@ def _open_whole(path: Path) -> WeightFile | None:
             return None
         index = json.loads(os.pread(file, int.from_bytes(head[8:], "little"), 16))
         end = max(offset + _pages(size) for *_, offset, size in index["entries"].values())
-        return WeightFile(file) if os.fstat(file).st_size == end else None
+        return WeightFile(file, path) if os.fstat(file).st_size == end else None
     except (ValueError, KeyError):
         return None
     finally:

@@ -1,0 +1,59 @@
+"""The commands `flowserve fit-cost` and `flowserve calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[Path | None, typer.Option("--out", help="Where the model goes, as JSON.", dir_okay=False)]
+
+
+def fit_cost(
+    log: Annotated[Path, typer.Argument(help="A step log (EngineConfig.step_log).", metavar="LOG")], out: Output = None
+) -> None:
+    """Fit a cost model to a step log and print how well it predicts steps that it was not fitted to."""
+    from .cost_model import error_table, fit
+    from .step_log import read_step_log
+
+    setting, records = read_step_log(log)
+    model = fit(records, setting)
+    if out is not None:
+        model.save(out)
+    print(error_table(model))
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model folder, or a hub id.", metavar="FOLDER")],
+    out: Output = None,
+    log: Annotated[Path | None, typer.Option(help="Keep the step log there.", dir_okay=False)] = None,
+    seconds: Annotated[float, typer.Option(help="How long to run.", min=1.0)] = 30.0,
+    quantization: Annotated[str | None, typer.Option(help="None, int8 or int4.")] = None,
+    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens of one step.")] = 512,
+    max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
+    num_threads: Annotated[int | None, typer.Option(help="Threads of tensor operations.")] = None,
+) -> None:
+    """Run a model through batches of all shapes and fit a cost model to their steps."""
+    from .calibration import calibration_steps
+    from .config import EngineConfig
+    from .cost_model import error_table, fit
+    from .engine import Engine
+
+    config = EngineConfig(
+        quantization=quantization,
+        max_model_len=max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens,
+        num_threads=num_threads,
+        enable_prefix_caching=False,
+        step_log=True if log is None else log,
+    )
+    engine = Engine.from_folder(model, config)
+    try:
+        assert engine.step_log is not None
+        fitted = fit(calibration_steps(engine, seconds), engine.step_log.setting)
+    finally:
+        engine.close()
+    if out is not None:
+        fitted.save(out)
+    print(error_table(fitted))
