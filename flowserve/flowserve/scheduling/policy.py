@@ -25,7 +25,7 @@ class BoundedPriority:
     gets at least one token in every step, or in every d-th while drafts of it are verified, where d is the steps in
     flight. So it ends within (T + 2) d steps, T being the longest prompt plus max_tokens among these sequences. The
     first place changes hands at most m + 2 k times before it is the sequence's own to the end, so that it ends within
-    (m + 2 k + 1) (T + 2) d steps of its arrival.
+    (m + 2 k + 1) (T + 2) d steps of its arrival, those not counted in which it waits for blocks from a lower tier.
     """
 
     def __init__(self, max_overtakes: int = 1000) -> None:

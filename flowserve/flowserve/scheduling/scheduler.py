@@ -365,8 +365,8 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, step: _Step) -> bool:
         """Give the first waiting sequence blocks and its first tokens; False when there are no blocks for it now."""
-        if sequence.num_drafts:
-            return False  # preempted while they are in flight: its length is not known yet
+        if sequence.num_drafts or sequence.num_tokens == sequence.num_tokens_limit:
+            return False  # preempted while they, or its last token, are in flight: how it goes on is not known yet
         match = self.cache.match_by_prefix_token(
             [] if sequence.wants_prompt_logits else sequence.token_ids, sequence.cache_salt
         )

@@ -107,7 +107,8 @@ class Simulation:
         decoding = [sequence for sequence in running if sequence.num_unscheduled == 1]
         prompts = [sequence for sequence in running if sequence.num_unscheduled > 1]
         first = min((life.sequence for life in self.alive()), key=lambda s: s.rank, default=None)
-        unscheduled = first.num_unscheduled if first and not first.num_drafts else 0
+        goes_on = first is not None and not first.num_drafts and first.num_tokens < first.num_tokens_limit
+        unscheduled = first.num_unscheduled if first and goes_on else 0
         self.run.step()
         batch = self.run.batch
         served = {entry.sequence_id for entry in batch.sequences}
@@ -240,6 +241,23 @@ def test_an_urgent_sequence_takes_the_blocks_of_the_last() -> None:
     assert run.batch.preempted == ("b",)
     run.drain()
     run.check_results()
+
+
+def test_who_is_displaced_with_the_last_token_in_flight_is_not_started_again() -> None:
+    run = Run(build(num_blocks=16, max_num_sequences=1), depth=9)
+    low = run.add("low", [1, 2, 3], 2, priority=1)
+    run.step()
+    run.step()
+    assert low.num_tokens == low.num_tokens_limit
+    run.add("urgent", [4, 5], 1)
+    run.step()
+    assert run.batch.preempted == ("low",)
+    run.abort("urgent")
+    run.step()
+    assert not run.batch, "there is no token left to compute"
+    run.drain()
+    run.check_results()
+    assert len(low.token_ids) == 5 or low.finish_reason == "stop"
 
 
 def test_equals_do_not_displace_each_other() -> None:
