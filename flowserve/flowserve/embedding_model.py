@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,10 +14,14 @@ from .errors import InvalidConfigError, InvalidPromptError, PromptTooLongError
 from .hub import resolve_model
 from .models.bert import encoder_plan
 from .models.checkpoint import Checkpoint
+from .models.config import ModelConfig, read_model_config
+from .models.decoder_states import DecoderStates
 from .models.encoder import EncoderModel
-from .models.encoder_config import read_encoder_config
+from .models.encoder_config import ENCODERS, EncoderConfig, read_encoder_config
+from .models.json_fields import read_config_json
 from .models.loader import one_thread
-from .models.pooling import pool, read_pooling
+from .models.pooling import PoolingConfig, pool, read_pooling
+from .models.registry import plan_builder
 from .tokenizer import Tokenizer
 
 BATCH_TOKENS = 4096
@@ -27,7 +32,10 @@ _MAX_PADDING = 0.25
 
 
 class EmbeddingModel:
-    """A BERT-style encoder in this process, pooled as its sentence-transformers files say, else by the mean.
+    """An encoder (BERT and its kin) or a decoder in this process, in torch operators.
+
+    Pooled as the folder's sentence-transformers files say; without them an encoder by the mean, a decoder by the last
+    token and normalized.
 
     model: folder in Hugging Face layout, or a hub id.  max_length: tokens of the longest text; None = what the folder
     says.  dtype, device, num_threads: as in EngineConfig. One thread at a time.
@@ -45,23 +53,30 @@ class EmbeddingModel:
     ) -> None:
         options = EngineConfig(dtype=dtype, num_threads=num_threads, device=device, max_model_len=max_length)
         folder = resolve_model(model)
-        config = read_encoder_config(folder)
-        self._pooling = read_pooling(folder)
-        longest = min(config.max_positions, self._pooling.max_tokens or config.max_positions)
+        _, _, architecture = read_config_json(folder)
+        is_encoder = architecture in ENCODERS
+        config = read_encoder_config(folder) if is_encoder else _decoder_config(folder)
+        self._pooling = read_pooling(folder, PoolingConfig() if is_encoder else PoolingConfig(("last",), True))
         if max_length is not None and max_length > config.max_positions:
             raise InvalidConfigError(
                 f"max_length {max_length} is more than the model's {config.max_positions} positions"
             )
-        self.max_length = max_length or longest
+        self.max_length = max_length or min(config.max_positions, self._pooling.max_tokens or config.max_positions)
+        self.dimension = len(self._pooling.poolings) * config.hidden_size
         self.tokenizer = Tokenizer.from_folder(folder)
         self.tokenizer.check_fits(config.vocab_size)
         self._vocab_size = config.vocab_size
         self._device = select_device(options.device)
         computed = self._device.resolve_dtype(options.dtype, getattr(torch, config.dtype, torch.float32))
+        checkpoint = Checkpoint(folder)
         with one_thread(), torch.inference_mode():
-            self._model = EncoderModel(encoder_plan(Checkpoint(folder), config), self._device, computed)
+            self._model: EncoderModel | DecoderStates
+            if isinstance(config, EncoderConfig):
+                self._model = EncoderModel(encoder_plan(checkpoint, config), self._device, computed)
+            else:
+                plan = plan_builder(config.architecture)(checkpoint, config)
+                self._model = DecoderStates(plan, self._device, computed, self.max_length)
         self._device.start_operators(options.num_threads, config.num_parameters)
-        self.dimension = len(self._pooling.poolings) * config.hidden_size
 
     def embed(self, texts: str | Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[list[float]]:
         """A vector of `dimension` floats for each text (or its token ids), in their order.
@@ -117,6 +132,11 @@ class EmbeddingModel:
                 text = f"text {index}: token id {token_id!r} is not in the vocabulary of {self._vocab_size}"
                 raise InvalidPromptError(text)
         return list(token_ids)
+
+
+def _decoder_config(folder: Path) -> ModelConfig:
+    """Without the output projection, which folders of embedding models leave out."""
+    return replace(read_model_config(folder), tie_word_embeddings=True)
 
 
 def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .chat_template import ChatTemplate
 from .config import EngineConfig
@@ -15,6 +15,9 @@ from .errors import FlowServeError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .outputs import CompletionOutput, RequestOutput, SequenceOutput
 from .sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from .embedding_model import EmbeddingModel
 
 Prompt = str | Sequence[int]
 Message = dict[str, Any]
@@ -39,6 +42,7 @@ class LLM:
         self._folder = resolve_model(model)
         self.engine = Engine.from_folder(self._folder, config)
         self._template: ChatTemplate | None = None
+        self._embedding_model: EmbeddingModel | None = None
         self._ids = count()
         self._inboxes: dict[str, list[SequenceOutput]] = {}
 
@@ -95,9 +99,28 @@ class LLM:
         finally:
             self._end(request_id)
 
+    def embed(self, texts: str | Sequence[Prompt], *, truncate: bool = False) -> list[list[float]]:
+        """A vector for each text (or its token ids), from the hidden states of the model: see EmbeddingModel.embed.
+
+        The first call loads the folder once more, in torch: beside the engine's weights, unless both map the file.
+        """
+        if self._embedding_model is None:
+            from .embedding_model import EmbeddingModel
+
+            config = self.engine.config
+            self._embedding_model = EmbeddingModel(
+                self._folder,
+                dtype=config.dtype,
+                max_length=self.engine.max_model_len,
+                num_threads=config.num_threads,
+                device=config.device,
+            )
+        return self._embedding_model.embed(texts, truncate=truncate)
+
     def sleep(self, level: int = 1) -> None:
         """Give back memory and threads until `wake_up`; see `Engine.sleep`. Raises EngineBusyError inside a stream."""
         self.engine.sleep(level)
+        self._embedding_model = None  # `embed` loads it anew
 
     def wake_up(self) -> None:
         """See `Engine.wake`."""

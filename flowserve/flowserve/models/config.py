@@ -8,14 +8,14 @@ from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
 from .json_fields import FieldReader, read_config_json, read_json
-from .registry import check_supported
+from .registry import family_of
 from .rope_config import RopeConfig, read_rope
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "MistralForCausalLM": {"sliding_window": 4096},
-    "Phi3ForCausalLM": {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
-    "Qwen2ForCausalLM": {"sliding_window": 4096, "max_window_layers": 28},
-    "Qwen3ForCausalLM": {"sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+    "mistral": {"sliding_window": 4096},
+    "phi3": {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+    "qwen2": {"sliding_window": 4096, "max_window_layers": 28},
+    "qwen3": {"sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
 }
 """What transformers' configuration classes assume where config.json says nothing."""
 
@@ -60,14 +60,14 @@ def read_model_config(folder: Path) -> ModelConfig:
     features that would silently give other results (quantised weights, an unknown rope scaling or activation).
     """
     path, raw, architecture = read_config_json(folder)
-    check_supported(architecture)
-    raw = {**_DEFAULTS.get(architecture, {}), **raw}
+    family = family_of(architecture)
+    raw = {**_DEFAULTS.get(family, {}), **raw}
     _check_features(raw, path)
     field = FieldReader(raw, path)
     num_layers, num_heads = field.count("num_hidden_layers"), field.count("num_attention_heads")
     hidden_size, max_positions = field.count("hidden_size"), field.count("max_position_embeddings")
     head_dim = field.count("head_dim", hidden_size // num_heads)
-    rope = read_rope(field, head_dim, max_positions)
+    rope = read_rope(field, family, head_dim, max_positions)
     if rope.kind == "yarn":  # a folder stretched by hand often keeps the old number of positions
         max_positions = max(max_positions, int(rope.original_max_positions * rope.factor))
     config = ModelConfig(
@@ -85,7 +85,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
-        windows=_read_windows(raw, architecture, num_layers, path),
+        windows=_read_windows(raw, family, num_layers, path),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
     if config.num_heads % config.num_kv_heads:
@@ -106,7 +106,7 @@ def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
     return ()
 
 
-def _read_windows(raw: dict[str, Any], architecture: str, num_layers: int, path: Path) -> tuple[int, ...]:
+def _read_windows(raw: dict[str, Any], family: str, num_layers: int, path: Path) -> tuple[int, ...]:
     """Per layer, as transformers reads it: Mistral and Phi-3 slide everywhere, Qwen from a layer on or where told."""
     field, kinds = FieldReader(raw, path), raw.get("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != num_layers):
@@ -115,11 +115,11 @@ def _read_windows(raw: dict[str, Any], architecture: str, num_layers: int, path:
     if unknown:
         raise UnsupportedModelError(f"{path}: layer type {sorted(unknown, key=str)[0]!r} is not supported")
     slides = "sliding_attention" in (kinds or ())
-    if architecture in ("MistralForCausalLM", "Phi3ForCausalLM") and not slides:
+    if family in ("mistral", "phi3") and not slides:
         return (0 if raw.get("sliding_window") is None else field.count("sliding_window"),) * num_layers
-    if architecture not in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+    if family not in ("qwen2", "qwen3"):
         if slides or raw.get("use_sliding_window"):
-            raise UnsupportedModelError(f"{path}: sliding-window attention is not supported for {architecture}")
+            raise UnsupportedModelError(f"{path}: sliding-window attention is not supported for {family}")
         return (0,) * num_layers
     if not raw.get("use_sliding_window") or raw.get("sliding_window") is None:
         if slides:

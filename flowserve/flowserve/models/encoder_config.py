@@ -60,10 +60,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     UnsupportedArchitectureError or UnsupportedModelError for what would silently give other results."""
     path, raw, architecture = read_config_json(folder)
     if architecture not in ENCODERS:
-        supported = ", ".join(sorted(ENCODERS))
-        raise UnsupportedArchitectureError(
-            f"architecture {architecture!r} is no encoder that is supported; supported: {supported}"
-        )
+        raise UnsupportedArchitectureError(f"architecture {architecture!r} is no encoder")
     field = FieldReader(raw, path)
     activation = raw.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:

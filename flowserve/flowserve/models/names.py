@@ -49,7 +49,7 @@ class Differences:
 def decoder_plan(checkpoint: Checkpoint, config: ModelConfig, differences: Differences) -> DecoderPlan:
     """Find every tensor. Raises CheckpointError for one that is missing or of another shape."""
     names, hidden = Names(checkpoint), config.hidden_size
-    inner = names.at("model")
+    inner = names if "embed_tokens.weight" in checkpoint else names.at("model")  # embedding models have no level more
     return DecoderPlan(
         config=config,
         embedding=inner.one("embed_tokens.weight", config.vocab_size, hidden),

@@ -41,20 +41,19 @@ class PoolingConfig:
     prompt: str = ""
 
 
-def read_pooling(folder: Path, default: str = "mean") -> PoolingConfig:
-    """modules.json and what it leads to; a folder without one gets `default`, not normalized.
+def read_pooling(folder: Path, default: PoolingConfig) -> PoolingConfig:
+    """modules.json and what it leads to; a folder without one gets `default`.
 
     Raises CheckpointError for files that contradict themselves, UnsupportedModelError naming another kind of module.
     """
     path = folder / "modules.json"
     if not path.is_file():
-        return PoolingConfig((default,))
+        return default
     try:
         modules = [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in read_json_list(path)]
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: every module must have a type and a path") from error
-    poolings: tuple[str, ...] = (default,)
-    normalizes = False
+    poolings, normalizes = default.poolings, False
     for kind, place in modules:
         if kind == "Pooling":
             poolings = _read_poolings(folder / place / "config.json")

@@ -16,25 +16,32 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
+    "LlamaModel": "llama",
     "MistralForCausalLM": "mistral",
+    "MistralModel": "mistral",
     "Phi3ForCausalLM": "phi3",
+    "Phi3Model": "phi3",
     "Qwen2ForCausalLM": "qwen2",
+    "Qwen2Model": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3Model": "qwen3",
 }
 
 
-def check_supported(architecture: str) -> None:
-    """Raises UnsupportedArchitectureError for a name of config.json's `architectures` that has no file here."""
+def family_of(architecture: str) -> str:
+    """The file for a name in config.json's `architectures`; raises UnsupportedArchitectureError where there is none."""
     if architecture in ENCODERS:
-        raise UnsupportedArchitectureError(f"{architecture!r} is an encoder: it embeds (EmbeddingModel), nothing else")
+        raise UnsupportedArchitectureError(
+            f"{architecture!r} is an encoder: it embeds (EmbeddingModel), it does not generate"
+        )
     if architecture not in ARCHITECTURES:
-        supported = ", ".join(sorted(ARCHITECTURES))
+        supported = ", ".join(sorted(ARCHITECTURES) + sorted(ENCODERS))
         raise UnsupportedArchitectureError(f"architecture {architecture!r} is not supported; supported: {supported}")
+    return ARCHITECTURES[architecture]
 
 
 def plan_builder(architecture: str) -> Callable[[Checkpoint, ModelConfig], DecoderPlan]:
-    """What makes the plan of a supported architecture."""
-    check_supported(architecture)
-    module = import_module(f".{ARCHITECTURES[architecture]}", __package__)
+    """What makes the plan of an architecture; raises UnsupportedArchitectureError."""
+    module = import_module(f".{family_of(architecture)}", __package__)
     builder: Callable[[Checkpoint, ModelConfig], DecoderPlan] = module.build_plan
     return builder

@@ -40,7 +40,7 @@ class RopeConfig:
     original_max_positions: int = 0
 
 
-def read_rope(top: FieldReader, head_dim: int, max_positions: int) -> RopeConfig:
+def read_rope(top: FieldReader, family: str, head_dim: int, max_positions: int) -> RopeConfig:
     """`rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before), from the whole config.json.
 
     Raises UnsupportedModelError for a kind that is not in ROPE_KINDS, CheckpointError for missing or wrong fields.
@@ -51,7 +51,7 @@ def read_rope(top: FieldReader, head_dim: int, max_positions: int) -> RopeConfig
     if any(isinstance(value, dict) for value in scaling.values()):
         raise UnsupportedModelError(f"{top.path}: rotary embeddings that differ by layer are not supported")
     field = FieldReader({**top.raw, **scaling}, top.path)
-    is_phi = top.raw.get("model_type") == "phi3"
+    is_phi = family == "phi3"
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if is_phi and kind in ("su", "yarn"):  # what longrope was called in the first folders of Phi-3
         kind = "longrope"

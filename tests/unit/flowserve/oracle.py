@@ -29,7 +29,7 @@ BACKENDS: dict[str, dict[str, Any]] = {"torch": {"cpu_backend": "torch"}, "exten
 TOLERANCE = 1e-3
 """Of logits, relative to the largest of their row."""
 
-EXAMPLES = int(os.environ.get("FLOWSERVE_ORACLE_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("FLOWSERVE_ORACLE_EXAMPLES", "5"))
 """Random configurations per architecture and back end."""
 
 MAX_POSITIONS = 1024

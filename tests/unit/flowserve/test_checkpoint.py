@@ -104,7 +104,7 @@ def test_files_of_no_bytes_and_a_folder(tmp_path: Path) -> None:
 
 
 @settings(
-    max_examples=200, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_damaged_files_read_nothing_else(data: st.DataObject, tmp_path: Path) -> None:

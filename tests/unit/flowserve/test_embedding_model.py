@@ -250,7 +250,7 @@ def test_texts_that_are_none(texts: Any, words: str, encoder: tuple[Path, Any]) 
 @pytest.mark.parametrize(
     "file, fields, error, words",
     [
-        ("config.json", {"architectures": ["T5Model"]}, UnsupportedArchitectureError, "'T5Model'.*BertModel"),
+        ("config.json", {"architectures": ["T5Model"]}, UnsupportedArchitectureError, "'T5Model'.*Llama.*BertModel"),
         ("config.json", {"hidden_act": "mish"}, UnsupportedModelError, "'mish'"),
         ("config.json", {"position_embedding_type": "relative_key"}, UnsupportedModelError, "'relative_key'"),
         ("config.json", {"is_decoder": True}, UnsupportedModelError, "is_decoder"),
@@ -286,13 +286,48 @@ def test_modules_that_are_not_known(damaged: Path) -> None:
         EmbeddingModel(damaged)
 
 
-def test_each_kind_of_model_at_its_own_door(encoder: tuple[Path, Any], models: Callable[..., Path]) -> None:
+def test_an_encoder_does_not_generate(encoder: tuple[Path, Any]) -> None:
     with pytest.raises(UnsupportedArchitectureError, match="'BertModel' is an encoder.*EmbeddingModel"):
         Engine.from_folder(encoder[0], EngineConfig(num_threads=1))
-    with pytest.raises(UnsupportedArchitectureError, match="'LlamaForCausalLM' is no encoder"):
-        EmbeddingModel(models())
     with pytest.raises(ModelNotFoundError):
         EmbeddingModel(encoder[0] / "nowhere")
+
+
+DECODERS = {
+    "llama": {}, "mistral": {"sliding_window": 9}, "phi3": {"partial_rotary_factor": 0.5},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}, "qwen3": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["CausalLM", "Model"])
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_decoders_embed_too(architecture: str, kind: str, tmp_path: Path) -> None:
+    """As whole folders, and as those of embedding models, which have no head and a level of names less."""
+    from transformers import AutoModel
+
+    make_model(tmp_path / "whole", architecture, **DECODERS[architecture])
+    model = AutoModel.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+    folder = tmp_path / "whole"
+    if kind == "Model":
+        folder = tmp_path / "bare"
+        model.save_pretrained(folder)
+        shutil.copy(tmp_path / "whole" / "tokenizer.json", folder)
+    prompts = [torch.randint(0, 400, (length,)).tolist() for length in (1, 2, 31, 32, 33, 64, 65, 200, 9, 9)]
+    ours = EmbeddingModel(folder, num_threads=1)
+    for prompt, vector in zip(prompts, ours.embed(prompts), strict=True):
+        want = expected(model, prompt, ["lasttoken"], True)
+        torch.testing.assert_close(torch.tensor(vector), want, atol=1e-3 * float(want.abs().max()), rtol=0.0)
+    sentence_files(folder, ["mean_tokens"], False)
+    for prompt, vector in zip(prompts, EmbeddingModel(folder, num_threads=1).embed(prompts), strict=True):
+        want = expected(model, prompt, ["mean_tokens"], False)
+        torch.testing.assert_close(torch.tensor(vector), want, atol=1e-3 * float(want.abs().max()), rtol=0.0)
+
+
+def test_an_llm_embeds_within_its_context(models: Callable[..., Path], llm: Callable[..., Any]) -> None:
+    each = llm(max_model_len=50)
+    assert each.embed(["one", [5, 6, 7]]) == EmbeddingModel(models(), num_threads=1).embed(["one", [5, 6, 7]])
+    with pytest.raises(PromptTooLongError, match="text 0 has 51 tokens, the model takes 50"):
+        each.embed([[5] * 51])
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)
