@@ -121,10 +121,9 @@ class EmbeddingModel:
         text = self._pooling.prompt + text
         text = text.lower() if self._pooling.lowers_case else text
         try:
-            text.encode()
-        except UnicodeEncodeError as error:  # halves of characters, as broken JSON may bring them
-            raise InvalidPromptError(f"text {index} is no valid Unicode: {error.reason}") from error
-        return self.tokenizer.encode_within(text, self.max_length) if truncate else self.tokenizer.encode(text)
+            return self.tokenizer.encode_within(text, self.max_length) if truncate else self.tokenizer.encode(text)
+        except InvalidPromptError as error:
+            raise InvalidPromptError(f"text {index}: {error}") from error
 
     def _check_ids(self, index: int, token_ids: Sequence[int]) -> list[int]:
         for token_id in token_ids:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from .errors import ModelNotFoundError, TokenizerError
+from .errors import InvalidPromptError, ModelNotFoundError, TokenizerError
 from .models.config import read_eos_token_ids
 from .models.json_fields import read_json
 
@@ -54,14 +54,20 @@ class Tokenizer:
             )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids. `add_special_tokens` is for plain prompts; a rendered chat has its own special tokens."""
-        return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Token ids. `add_special_tokens` is for plain prompts; a rendered chat has its own special tokens.
+
+        Raises InvalidPromptError for half a character (a lone surrogate), as broken JSON may bring one.
+        """
+        try:
+            return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError as error:
+            raise InvalidPromptError(f"the text is no valid Unicode: {_unicode_error(text)}") from error
 
     def encode_within(self, text: str, max_tokens: int) -> list[int]:
         """As `encode`, cut to so many tokens; the special tokens around a text stay."""
         self._rust.enable_truncation(max_tokens)
         try:
-            return list(self._rust.encode(text).ids)
+            return self.encode(text)
         finally:
             self._rust.no_truncation()
 
@@ -94,6 +100,14 @@ class Tokenizer:
 
     def to_json(self) -> str:
         return str(self._rust.to_str())
+
+
+def _unicode_error(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{error.reason} at character {error.start}"
+    return "not a string"
 
 
 def _eos_by_name(folder: Path, rust: RustTokenizer) -> tuple[int, ...]:

@@ -239,7 +239,7 @@ def test_texts_that_are_too_long(encoder: tuple[Path, Any]) -> None:
         ([[-1]], "text 0: token id -1"),
         ([[True]], "text 0: token id True"),
         ([["a"]], "text 0: token id 'a'"),
-        (["\ud800"], "text 0 is no valid Unicode"),
+        (["a", "\ud800"], "text 1: the text is no valid Unicode: surrogates not allowed at character 0"),
     ],
 )
 def test_texts_that_are_none(texts: Any, words: str, encoder: tuple[Path, Any]) -> None:

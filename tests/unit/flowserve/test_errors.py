@@ -187,6 +187,13 @@ def test_a_tokenizer_of_another_model(folder: Path, models: Models) -> None:
     refuses(folder, TokenizerError, "the model's vocabulary only 400")
 
 
+def test_a_prompt_with_half_a_character(llm: Callable[..., Any]) -> None:
+    each = llm()
+    with pytest.raises(errors.InvalidPromptError, match="no valid Unicode: surrogates not allowed at character 2"):
+        each.generate(["fine", "ab\ud800"], SamplingParams(max_tokens=2))
+    assert not each.engine.has_work
+
+
 def test_files_that_a_folder_may_lack(folder: Path) -> None:
     for name in ("generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).unlink()
