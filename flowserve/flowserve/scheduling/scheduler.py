@@ -14,13 +14,13 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 
 from ..errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from ..rtc.cache import Match, RelationalTensorCache
 from ..rtc.populates import PopulateState
 from ..sequence import Sequence, SequenceStatus
 from .batch import Batch, ScheduledSequence, TokenResult
+from .deadlines import Deadlines
 from .order import BY_RANK, TurnOrder
 from .policy import BoundedPriority, OrderPolicy
 
@@ -86,7 +86,7 @@ class Scheduler:
         self._waiting: list[Sequence] = []  # both sorted by rank
         self._running: list[Sequence] = []
         self._populating: list[Sequence] = []  # they have seats and blocks, and wait for what fills these
-        self._deadlines: list[tuple[float, int, str]] = []  # a heap of time, arrival, id; holds ended sequences too
+        self._deadlines = Deadlines(self._sequences)
         self._num_arrivals = 0
 
     @property
@@ -139,7 +139,7 @@ class Scheduler:
         self._order.insert(sequence)
         insort(self._waiting, sequence, key=BY_RANK)
         if deadline_s is not None:
-            self._note_deadline(deadline_s, sequence)
+            self._deadlines.note(deadline_s, sequence)
         if fork_of is not None and (parent := self._sequences.get(fork_of)):
             self._fork(parent, sequence)
         return sequence
@@ -154,18 +154,15 @@ class Scheduler:
 
     def expire(self, now_s: float) -> list[Sequence]:
         """End the sequences whose deadline has come, waiting or running, as `abort` does, and return them."""
-        expired = []
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            _, arrival, sequence_id = heappop(self._deadlines)
-            if self._is_alive(sequence_id, arrival):
-                expired.append(self._sequences[sequence_id])
-                self._finish(expired[-1], "deadline")
+        expired = self._deadlines.pop_due(now_s)
+        for sequence in expired:
+            self._finish(sequence, "deadline")
         return expired
 
     @property
     def has_deadlines(self) -> bool:
         """Whether the time matters: `expire` has something to look at."""
-        return bool(self._deadlines)
+        return len(self._deadlines) > 0
 
     def schedule(self, num_drafts: Mapping[str, int] | None = None) -> Batch:
         """Plan the next step, in order of turn. Empty when nothing can run.
@@ -277,17 +274,6 @@ class Scheduler:
         if entry.num_preemptions == sequence.num_preemptions:
             sequence.num_scheduled -= num_wrong
         return num_wrong
-
-    def _note_deadline(self, deadline_s: float, sequence: Sequence) -> None:
-        if len(self._deadlines) > 2 * len(self._sequences) + 100:
-            self._deadlines = [entry for entry in self._deadlines if self._is_alive(entry[2], entry[1])]
-            heapify(self._deadlines)
-        heappush(self._deadlines, (deadline_s, sequence.arrival, sequence.sequence_id))
-
-    def _is_alive(self, sequence_id: str, arrival: int) -> bool:
-        """Whether it is still that sequence that has the id, not another one or none."""
-        sequence = self._sequences.get(sequence_id)
-        return sequence is not None and sequence.arrival == arrival
 
     def _begin_step(self, num_unscheduled: list[int]) -> _Step:
         budget = self.config.max_num_batched_tokens - num_unscheduled.count(1)
