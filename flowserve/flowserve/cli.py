@@ -101,7 +101,7 @@ def serve(
 @commands.command()
 def bench(
     models: Annotated[str, typer.Option(help="Separated by commas: small,tiny,toy.")] = "small,tiny",
-    only: Annotated[str, typer.Option(help="Works, separated by commas: one,sixteen,shared,prompt,fresh.")] = "",
+    only: Annotated[str, typer.Option(help="Works, separated by commas: one,sixteen,shared,prompt,fresh,sleep.")] = "",
     who: Annotated[str, typer.Option(help="Parts of names, separated by commas. Default: everybody.")] = "",
     rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
     minutes: Annotated[float, typer.Option(help="Then no further round of what takes long.")] = 15.0,

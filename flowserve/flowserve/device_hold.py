@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from .config import EngineConfig
 from .device.base import Runner
 from .errors import CheckpointError, InvalidRequestError
@@ -47,7 +45,6 @@ class DeviceHold:
             self._device.forget(self._loaded.weights)
             self._loaded = None
         self.level = level
-        gc.collect()
         self._device.trim_memory()
 
     def restore(self) -> Runner:

@@ -26,7 +26,7 @@ from .report import limits_of, rows
 from .rounds import Job, Sample, run_rounds
 from .scripts.measuring import busy_s
 from .shapes import SHAPES, Shape, bench_folder, model_folder
-from .subjects import SCRIPTS, WORKS, Conversion, Subject, chosen, missing, python_of
+from .subjects import OUR_WORKS, SCRIPTS, WORKS, Conversion, Subject, chosen, missing, python_of
 
 CONVERSION_TIMEOUT_S = 1800.0
 LARGE_PARAMETERS = 100_000_000
@@ -146,6 +146,7 @@ def _works(subject: Subject, shape: Shape, options: Options) -> list[str]:
         return []
     is_spared = shape.parameters >= LARGE_PARAMETERS and not options.is_complete
     spared = subject.spared if is_spared else ()
+    spared += () if subject.is_ours else OUR_WORKS
     return [work for work in options.works if work in subject.works and work not in spared]
 
 
@@ -157,7 +158,7 @@ def _limits(options: Options, number: int) -> list[Sample]:
 
 def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> list[Sample]:
     works = _works(subject, shape, options)
-    standing = [work for work in works if work != "fresh"]
+    standing = [work for work in works if work not in ("fresh", "sleep")]
     path = _converted(shape, subject.conversion) if subject.conversion else _folder(shape, subject.widened)
     rest = ["--model", str(path), "--precision", subject.precision, "--vocab", str(shape.vocab)]
     rest += ["--seed", str(number), *subject.options, *["--quick"] * options.is_quick]
@@ -175,6 +176,8 @@ def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> l
             found += run_alone([command[0], str(SCRIPTS / "forked.py"), *rest]).lines
             if number == 0 and "torch" not in subject.options:
                 found += _packing(command)
+    if "sleep" in works:
+        found += run_alone([command[0], str(SCRIPTS / "sleeping.py"), *rest]).lines
     return [{**labels, **sample} for sample in found]
 
 

@@ -25,6 +25,12 @@ FIGURES = {
     "packing memory": ("one", "most memory until the first token, no weights packed yet"),
     "loaded": ("one", "memory at the first token"),
     "memory": ("one", "most memory under the works"),
+    "sleep 1": ("one", "to sleep, weights left to the page cache"),
+    "wake 1": ("one", "to wake, weights in the page cache"),
+    "asleep 1": ("one", "memory of the process asleep"),
+    "sleep 2": ("one", "to sleep, weights dropped"),
+    "wake 2": ("one", "to wake, weights to be loaded"),
+    "asleep 2": ("one", "memory of the process asleep, weights dropped"),
 }
 """By figure: the work that it is of, and its title."""
 SMALLER_IS_BETTER = ("ms", "s", "MB")

@@ -13,7 +13,9 @@ from ..errors import InvalidConfigError
 SCRIPTS = Path(__file__).parent / "scripts"
 OURS = "FlowServe"
 PRECISIONS = ("fp32", "int8", "int4")
-WORKS = ("one", "sixteen", "shared", "prompt", "fresh")
+WORKS = ("one", "sixteen", "shared", "prompt", "fresh", "sleep")
+OUR_WORKS = ("sleep",)
+"""What no peer does."""
 PEER_ENVIRONMENTS = Path(".bench-peers")
 """Made by `make bench-engine-peers`."""
 

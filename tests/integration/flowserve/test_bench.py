@@ -36,6 +36,7 @@ def test_a_quick_run_measures_every_work(tmp_path: Path) -> None:
     assert list(ours) == [
         "one", "first", "sixteen", "shared cold", "shared warm", "prompt",
         "fresh", "forked", "packing", "loading", "packing memory", "loaded", "memory",
+        "sleep 1", "wake 1", "asleep 1", "sleep 2", "wake 2", "asleep 2",
     ]  # fmt: skip
     assert bounds == {"one", "first", "sixteen", "shared cold", "shared warm", "prompt"}
     for row in ours.values():

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -72,20 +73,21 @@ def test_quantised_weights_wake_as_they_were(engine: Build, quantization: str) -
 def test_what_it_held_is_gone(models: Build, backend: str, level: int) -> None:
     from flowserve import Engine, EngineConfig
 
-    gc.collect()  # engines of other tests
-    before = num_threads()
     each = Engine.from_folder(models(), EngineConfig(num_threads=3, cpu_backend=backend, overlap=True))
     tokens_of(each)
     runner = weakref.ref(each._hold.runner)
     storage = weakref.ref(each._hold.runner.storage)
     weights = weakref.ref(each._hold._loaded.weights)  # type: ignore[union-attr]
-    assert num_threads() > before
-    each.sleep(level)
-    gc.collect()
+    gc.collect()  # engines of other tests
+    awake = num_threads()
+    each.sleep(level)  # a collection of cycles would take a tenth of a second: there must be none
     assert runner() is None and storage() is None
     assert (weights() is not None) == (backend == "extension" and level == 1)
-    if backend == "extension":  # torch keeps its pool
-        assert num_threads() == before
+    num_own = 3 if backend == "extension" else 1  # the worker's and two of the kernels; torch keeps some of its own
+    end_s = time.monotonic() + 10.0
+    while awake - num_threads() < num_own:  # a thread that was joined is still listed for a moment
+        assert time.monotonic() < end_s, f"{awake} threads awake, {num_threads()} asleep"
+        time.sleep(0.01)
     each.wake()
     tokens_of(each)
     each.close()
