@@ -10,7 +10,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
@@ -23,6 +22,7 @@ from deepserve_runtime.task_threads import TaskThreads
 from flowserve.answer import AnswerFormat
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -64,7 +64,7 @@ class EngineExecutor:
             from flowserve.engine import Engine
 
             self._folder = resolve_model(self._model.source)
-            self._defaults = sampling_defaults(self._folder)
+            self._defaults = read_sampling_defaults(self._folder)
             self._engine = Engine.from_folder(self._folder, engine_config(self._spec, self.slots))
         return steps.steps_ms
 
@@ -270,20 +270,6 @@ def device_of(accelerators: tuple[str, ...]) -> str:
     if accelerators:
         raise InvalidConfigError(f"accelerator {', '.join(accelerators)} is not supported; supported: cpu")
     return "auto"
-
-
-def sampling_defaults(folder: Path) -> dict[str, Any]:
-    """What the model's own generation_config.json says of sampling."""
-    path = folder / "generation_config.json"
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError:
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    defaults = {name: found[name] for name in names if found.get(name) is not None}
-    return {"temperature": 0.0} if found.get("do_sample") is False else defaults
 
 
 def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:
