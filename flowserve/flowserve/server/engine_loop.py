@@ -26,6 +26,7 @@ from .metrics import Metrics
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class EngineLoop:
         """Prompts in the engine, as its thread knows them: how many completions of each go on."""
         self._ending: str | None = None
         self.stats: EngineStats = engine.stats()
-        """As of the last step or command."""
+        """At most `LOOK_S` old; right whenever a sequence has ended or nothing runs."""
+        self._looked_s = 0.0
 
     # --- on the event loop -----------------------------------------------------------------------------
 
@@ -167,11 +169,13 @@ class EngineLoop:
             traceback.print_exc()
             self._tell(lambda: self.end_all("the engine has ended"))
         finally:
-            self._forget(list(self._known))
+            self._engine.close()
 
     def _take_commands(self) -> bool:
         """All that came; waits for one where there is nothing to compute. False = the end."""
         while True:
+            if not self._engine.has_work:
+                self._look()
             try:
                 command = self._commands.get(block=not self._engine.has_work)
             except queue.Empty:
@@ -179,7 +183,6 @@ class EngineLoop:
             if command is None:
                 return False
             command()
-            self.stats = self._engine.stats()
 
     def _step(self) -> None:
         try:
@@ -189,26 +192,37 @@ class EngineLoop:
             broken, text = list(self._known), f"a step of the engine failed: {type(error).__name__}: {error}"
             self._forget(broken)
             self._tell(lambda: self._fail(broken, text))
-        else:
-            self._count_finished(outputs)
-            now_s = time.monotonic()
-            if outputs:
-                self._tell(lambda: self._receive(outputs, now_s))
-        self.stats = self._engine.stats()
+            return
+        has_ends = self._count_finished(outputs)
+        now_s = time.monotonic()
+        if has_ends or now_s > self._looked_s + LOOK_S:
+            self._look()
+        if outputs:
+            self._tell(lambda: self._receive(outputs, now_s))
 
-    def _count_finished(self, outputs: list[SequenceOutput]) -> None:
-        for output in outputs:
-            if output.finished and output.sequence_id in self._known:
-                self._known[output.sequence_id] -= 1
-                if not self._known[output.sequence_id]:
-                    del self._known[output.sequence_id]
+    def _look(self) -> None:
+        self.stats = self._engine.stats()
+        self._looked_s = time.monotonic()
+
+    def _count_finished(self, outputs: list[SequenceOutput]) -> bool:
+        """Whether any has."""
+        finished = [output.sequence_id for output in outputs if output.finished]
+        for sequence_id in finished:
+            if sequence_id in self._known:
+                self._known[sequence_id] -= 1
+                if not self._known[sequence_id]:
+                    del self._known[sequence_id]
+        return bool(finished)
 
     def _add(self, generation: Generation) -> None:
         """All prompts of a request, or none of them."""
         added: dict[str, int] = {}
         try:
             for sequence_id, request in zip(generation.sequence_ids, generation.requests, strict=True):
-                self._engine.add(sequence_id, request.prompt_ids, request.params, priority=request.priority)
+                priority, cache_salt = request.priority, request.cache_salt
+                self._engine.add(
+                    sequence_id, request.prompt_ids, request.params, priority=priority, cache_salt=cache_salt
+                )
                 added[sequence_id] = request.params.n
         except Exception as error:
             if not isinstance(error, FlowServeError):

@@ -14,11 +14,12 @@ from .outbox import Outbox, Piece
 
 @dataclass(frozen=True, slots=True)
 class SequenceRequest:
-    """What the engine is asked for: a prompt, and params.n completions of it."""
+    """What the engine is asked for: a prompt, and params.n completions of it. cache_salt: whose KV it may use."""
 
     prompt_ids: list[int]
     params: SamplingParams
     priority: int = 0
+    cache_salt: str | None = None
 
 
 class Generation:

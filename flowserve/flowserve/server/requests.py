@@ -59,10 +59,6 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     priority: int = 0
     cache_salt: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.cache_salt is not None:  # silence would let tenants see each other's timing
-            raise invalid("cache_salt is not supported yet", "cache_salt")
-
     @property
     def wants_usage_chunk(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage

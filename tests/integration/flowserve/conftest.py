@@ -15,8 +15,6 @@ pytest.importorskip("torch")
 
 from tests.tiny_models import make_model  # noqa: E402
 
-START_TIMEOUT_S = 120.0
-
 
 class ServeProcess:
     """`url`: where it listens, once it has said so."""
@@ -34,7 +32,7 @@ class ServeProcess:
         self.url = said.split(" at ")[1].strip()
         self.port = int(self.url.rpartition(":")[2])
 
-    def end(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> tuple[int, str]:
+    def end(self, number: int = signal.SIGTERM, timeout_s: float = 300.0) -> tuple[int, str]:
         """Send the signal; the exit code and what it wrote to stderr."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=timeout_s)

@@ -150,6 +150,18 @@ def test_metrics_count_under_vllm_s_names(client: Client) -> None:
     assert after["flowserve:http_responses_total", COMPLETIONS] >= 1
 
 
+def test_tenants_do_not_hit_each_other_s_prefixes(client: Client) -> None:
+    running = client()
+
+    def hits(salt: str | None) -> float:
+        before = metrics(running)["vllm:prefix_cache_hits_total", None]
+        asked = {"prompt": list(range(3, 43)), "max_tokens": 1, "cache_salt": salt}
+        assert running.post(COMPLETIONS, json=asked).status_code == 200
+        return metrics(running)["vllm:prefix_cache_hits_total", None] - before
+
+    assert [hits(salt) > 0 for salt in ("a", "a", "b", None, "b", None)] == [False, True, False, False, True, True]
+
+
 def test_two_servers_in_a_process_do_not_share_counts(client: Client) -> None:
     one, other = client(), client()
     one.post(COMPLETIONS, json={"prompt": "a", "max_tokens": 2})
