@@ -58,7 +58,8 @@ class BlockStorage(Protocol):
 class StepLogits:
     """What a step computes: float32 logits [n, V], in the batch's order, for its reader to change as it likes.
 
-    best: the most likely token of each row (the first of equals), where the device found it on the way.
+    best: the most likely token of each row (the first of equals; -1 where no logit is a number), where the device found
+    it on the way.
     """
 
     values: torch.Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from ...errors import KernelsUnavailableError
 from .build import built_library
+
+_logger = logging.getLogger("flowserve")
 
 
 class Kind(IntEnum):
@@ -115,4 +118,10 @@ _SIGNATURES = (
 @cache
 def kernel_library() -> KernelLibrary:
     """The library of this machine, compiled if need be. Raises KernelsUnavailableError."""
+    path = built_library()
+    try:
+        return KernelLibrary(path)
+    except KernelsUnavailableError as error:
+        _logger.warning("compiling the CPU kernels anew: %s", error)
+        path.unlink(missing_ok=True)
     return KernelLibrary(built_library())

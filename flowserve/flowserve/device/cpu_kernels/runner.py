@@ -107,6 +107,7 @@ class PackedRunner:
     def __init__(
         self, weights: PackedWeights, layout: PackedLayout, max_model_len: int, max_tokens: int, num_threads: int
     ) -> None:
+        self._decoder = None  # until there is one: `close` may come first
         config = weights.plan.config
         self.storage = PackedStorage(layout)
         self._vocab_size = config.vocab_size

@@ -1,7 +1,9 @@
 """WeightFile: a model's packed weights as one flat file, written once and mapped by every later process.
 
 Layout: 8 bytes of magic, 8 bytes with the index's length, the index (JSON: entries with kind, n, k, offset,
-size_bytes), then the entries, each from a page's start. A file appears under its name only when it is whole.
+size_bytes), then the entries, each from a page's start. A file appears under its name only when it is whole and on
+the disk. The index holds a checksum of a sample, three pages of each entry: a region that was lost is noticed, a
+flipped bit is not (reading all of a large file would take longer than mapping it).
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import json
 import logging
 import mmap
 import os
+import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +30,8 @@ from ...models.plan import DecoderPlan
 from .library import KernelLibrary
 from .packing import PackedTensor, packed_tensors
 
-_MAGIC = b"FLOWSRV1"
+_MAGIC = b"FLOWSRV2"
+_SOURCE = "source"  # names the model folder of a place in the cache
 _MADV_POPULATE_READ = 22
 _ROWS_BYTES = 16 * 2**20  # of float32 rows that are packed at a time
 
@@ -101,6 +106,7 @@ def packed_weights(
         with _locked(folder / ".lock"):
             if (found := _open_whole(path)) is not None:  # packed by another process meanwhile
                 return found
+            (folder / _SOURCE).write_text(str(_folder_of(plan)))
             return _pack_into_cache(path, tensors, library)
     except OSError as error:
         _logger.warning("packed weights cannot be kept in %s (%s); packing into memory", folder, error)
@@ -114,10 +120,13 @@ def packed_weights(
 
 def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLibrary) -> WeightFile:
     partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial.unlink(missing_ok=True)  # of an earlier process with this id; the lock is ours
+    _drop_older(path)
+    _drop_orphans(path.parent.parent)
     file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         _write(file, tensors, library)
-        _drop_older(path)
+        os.fsync(file)
         partial.rename(path)
         return WeightFile(file, path)
     except BaseException:
@@ -129,13 +138,24 @@ def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLib
 
 def _write(file: int, tensors: list[PackedTensor], library: KernelLibrary) -> None:
     entries, size = _lay_out(tensors, library)
-    index = json.dumps({"entries": {name: list(_fields(entry)) for name, entry in entries.items()}}).encode()
     os.posix_fallocate(file, 0, size)  # a full disk is noticed now, not as a signal when the pages are touched
-    os.pwrite(file, _MAGIC + len(index).to_bytes(8, "little") + index, 0)
     for tensor in tensors:
         offset = entries[tensor.name].offset
         for packed in _packed_pieces(tensor, library):
             offset += os.pwrite(file, packed, offset)
+    fields = {name: list(_fields(entry)) for name, entry in entries.items()}
+    index = json.dumps({"entries": fields, "sample": _sample_checksum(file, list(entries.values()))}).encode()
+    os.pwrite(file, _MAGIC + len(index).to_bytes(8, "little") + index, 0)
+
+
+def _sample_checksum(file: int, entries: list[Entry]) -> int:
+    """CRC-32 of the first, the middle and the last page of each entry."""
+    checksum = 0
+    for entry in entries:
+        for place in (0, entry.size_bytes // 2, max(0, entry.size_bytes - mmap.PAGESIZE)):
+            count = min(mmap.PAGESIZE, entry.size_bytes - place)
+            checksum = zlib.crc32(os.pread(file, count, entry.offset + place), checksum)
+    return checksum
 
 
 def _packed_pieces(tensor: PackedTensor, library: KernelLibrary) -> Iterator[memoryview]:
@@ -182,7 +202,7 @@ def _fields(entry: Entry) -> tuple[int | None, int, int, int, int]:
 
 
 def _open_whole(path: Path) -> WeightFile | None:
-    """The file if it is there and as long as its index says; a damaged one is made anew."""
+    """The file if it is there, as long as its index says, and its sample right; a damaged one is made anew."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -190,14 +210,18 @@ def _open_whole(path: Path) -> WeightFile | None:
     try:
         head = os.pread(file, 16, 0)
         if head[:8] != _MAGIC:
-            return None
+            raise ValueError("no packed weights")
         index = json.loads(os.pread(file, int.from_bytes(head[8:], "little"), 16))
-        end = max(offset + _pages(size) for *_, offset, size in index["entries"].values())
-        return WeightFile(file, path) if os.fstat(file).st_size == end else None
-    except (ValueError, KeyError):
-        return None
+        entries = [Entry(*fields) for fields in index["entries"].values()]
+        end = max(entry.offset + _pages(entry.size_bytes) for entry in entries)
+        if os.fstat(file).st_size == end and index["sample"] == _sample_checksum(file, entries):
+            return WeightFile(file, path)
+    except (ValueError, KeyError, TypeError):
+        pass
     finally:
         os.close(file)
+    _logger.warning("the packed weights in %s are damaged; packing anew", path)
+    return None
 
 
 @contextmanager
@@ -212,8 +236,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _place_of(plan: DecoderPlan) -> str:
     """One folder for each model folder, readable by its owner."""
-    folder = plan.embedding.parts[0].tensor.file.path.parent.resolve()
+    folder = _folder_of(plan)
     return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def _folder_of(plan: DecoderPlan) -> Path:
+    return plan.embedding.parts[0].tensor.file.path.parent.resolve()
 
 
 def _checkpoint_state(plan: DecoderPlan) -> list[tuple[str, int, int]]:
@@ -239,6 +267,14 @@ def _drop_older(path: Path) -> None:
         abandoned = other.suffix.startswith(".partial-") and not _is_alive(int(other.suffix[9:]))
         if outdated or abandoned:
             other.unlink(missing_ok=True)
+
+
+def _drop_orphans(weights: Path) -> None:
+    """What was packed for model folders that are gone."""
+    for place in weights.iterdir():
+        source = place / _SOURCE
+        if source.is_file() and not Path(source.read_text()).is_dir():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

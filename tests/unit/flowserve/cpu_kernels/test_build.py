@@ -73,6 +73,17 @@ def test_a_library_that_is_none(fresh_cache: Path, tmp_path: Path, monkeypatch: 
         library_module.kernel_library()
 
 
+def test_a_damaged_library_is_compiled_again(
+    fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, log = find_compiler(), tmp_path / "log"
+    monkeypatch.setenv("CXX", _compiler(tmp_path / "cxx", f'echo compiled >> {log}; exec {real} "$@" -O0'))
+    built_library().write_bytes(b"junk")
+    with caplog.at_level(logging.WARNING, "flowserve"):
+        assert library_module.kernel_library().lanes == 16
+    assert log.read_text() == "compiled\ncompiled\n" and "anew" in caplog.text
+
+
 def test_a_cache_folder_that_is_a_file(fresh_cache: Path) -> None:
     fresh_cache.write_text("")
     with pytest.raises(KernelsUnavailableError, match="cannot be kept in"):

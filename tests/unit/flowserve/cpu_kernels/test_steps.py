@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,18 @@ def test_closing_ends_the_threads(models: Callable[..., Path]) -> None:
     runner.close()
     runner.close()
     assert count() == before
+
+
+def test_logits_that_are_no_numbers_have_no_best(models: Callable[..., Path], tmp_path: Path) -> None:
+    """Finite weights may overflow; the sequence ends with an error instead of token 0."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(models(), tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"] = np.full_like(tensors["model.layers.0.mlp.down_proj.weight"], 3e38)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    runner = _runner(folder, cpu_backend="extension")
+    with torch.inference_mode():
+        step = runner.run(Batch((ScheduledSequence("a", 0, 3, [0], 1, 0, 0),)), {"a": [5, 6, 7]})
+    assert not step.values.isfinite().any()
+    assert step.best == [-1]

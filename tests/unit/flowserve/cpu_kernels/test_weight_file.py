@@ -30,6 +30,7 @@ def model(models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def _files(tmp_path: Path) -> list[Path]:
+    """Files of weights and what is left of them."""
     return sorted(path for path in (tmp_path / "cache" / "weights").rglob("*") if path.is_file() and path.suffix)
 
 
@@ -62,7 +63,7 @@ def test_each_quantisation_has_its_file_and_a_changed_checkpoint_replaces_them(m
     assert len(_files(tmp_path)) == 1, "those of the old checkpoint are gone"
 
 
-@pytest.mark.parametrize("damage", ["shorter", "magic", "index", "empty"])
+@pytest.mark.parametrize("damage", ["shorter", "magic", "index", "empty", "lost"])
 def test_a_damaged_file_is_made_anew(model: Path, tmp_path: Path, damage: str) -> None:
     first = _tokens(model)
     (file,) = _files(tmp_path)
@@ -72,6 +73,7 @@ def test_a_damaged_file_is_made_anew(model: Path, tmp_path: Path, damage: str) -
         "magic": b"somebody" + whole[8:],
         "index": whole[:16] + b"{" * 50 + whole[66:],
         "empty": b"",
+        "lost": whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2),
     }[damage]
     file.write_bytes(broken)
     assert _tokens(model) == first
@@ -97,6 +99,14 @@ def test_what_a_killed_process_left_goes(model: Path, tmp_path: Path) -> None:
     file.unlink()
     _tokens(model)
     assert _files(tmp_path) == [file]
+
+
+def test_weights_of_models_that_are_gone_go(model: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    _tokens(other)
+    shutil.rmtree(other)
+    _tokens(model)
+    assert [path.parent.name.split("-")[0] for path in _files(tmp_path)] == ["model"]
 
 
 @pytest.mark.parametrize(

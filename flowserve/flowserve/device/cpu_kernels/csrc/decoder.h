@@ -46,7 +46,7 @@ struct StepArrays {
     const int32_t* table_starts;  // num_sequences
     const int32_t* logit_rows;    // num_logits packed tokens
     float* logits;                // [num_logits, vocab]
-    int32_t* best;                // [num_logits]: the first of the largest logits
+    int32_t* best;                // [num_logits]: the first of the largest logits; -1 where none is a number
 };
 
 class Decoder {
@@ -72,7 +72,7 @@ class Decoder {
     void step(const StepArrays& arrays) {
         a_ = arrays;
         plan_attention();
-        best_.assign(size_t(a_.num_logits) * chunks_of(s_.head, a_.num_logits), {-INFINITY, 0});
+        best_.assign(size_t(a_.num_logits) * chunks_of(s_.head, a_.num_logits), {-INFINITY, -1});
         team_->run();
     }
 
@@ -270,7 +270,7 @@ class Decoder {
             }))
             return;
         by_rows(walk, n, [&](int row) {
-            Best best{-INFINITY, 0};
+            Best best{-INFINITY, -1};  // -1: no row entry is a number
             for (int c = 0; c < chunks; c++)
                 if (best_[size_t(row) * chunks + c].value > best.value) best = best_[size_t(row) * chunks + c];
             a_.best[row] = best.index;
