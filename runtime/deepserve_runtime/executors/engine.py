@@ -17,6 +17,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.generation import Generation, Parser, Piece
 from deepserve_runtime.executors.tokenizer import convert, encode, loading
+from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
 from flowserve.answer import AnswerFormat
@@ -156,14 +157,35 @@ class EngineExecutor:
             self._fail(output.sequence_id, sdk.errors.ModelError(f"{self._model.name}: {output.error}"))
             return
         generation = self._generations[output.sequence_id]
-        generation.add(output.text)
-        if output.finished:
-            reason = output.finish_reason or "stop"
-            generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
+        try:
+            generation.add(output.text)
+            if output.finished:
+                reason = output.finish_reason or "stop"
+                generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
+        except Exception as error:  # what a model writes must not end the pod, nor the others' answers
+            self._fail_unread(output.sequence_id, error)
 
     def _flush(self, sequence_id: str) -> None:
-        if self._generations[sequence_id].flush():
-            del self._generations[sequence_id]
+        try:
+            if self._generations[sequence_id].flush():
+                del self._generations[sequence_id]
+        except LinkClosed:
+            raise
+        except (sdk.errors.ValueTooLarge, sdk.errors.StreamReplayMismatch) as error:
+            self._drop(sequence_id, error)
+        except Exception as error:
+            self._fail_unread(sequence_id, error)
+
+    def _fail_unread(self, sequence_id: str, error: Exception) -> None:
+        traceback.print_exc()
+        text = f"{self._model.name}: the answer could not be read: {describe(error)}"
+        self._drop(sequence_id, sdk.errors.ModelError(text))
+
+    def _drop(self, sequence_id: str, error: Exception) -> None:
+        """Fail one that may still go on in the engine."""
+        with suppress(UnknownSequenceError):
+            self._engine.abort(sequence_id)
+        self._fail(sequence_id, error)
 
     def _fail(self, sequence_id: str, error: Exception) -> None:
         self._generations.pop(sequence_id).task.fail(error)
@@ -207,7 +229,7 @@ class StreamedCallParser:
                     self._arguments += event.text
                 case CallEnd():
                     arguments = json.loads(self._arguments) if event.error is None else None
-                    if arguments is not None and can_travel(arguments):
+                    if arguments is not None and can_travel(self._name, arguments):
                         calls.append(ToolCall(f"call_{secrets.token_hex(8)}", self._name, arguments))
                     else:
                         malformed.append(f"{self._name} {self._arguments}")
@@ -233,17 +255,17 @@ class ToolCallParser:
                 text += event.text
             elif isinstance(event, MalformedToolCall):
                 malformed.append(event.text)
-            elif can_travel(event.arguments):
+            elif can_travel(event.name, event.arguments):
                 calls.append(ToolCall(f"call_{secrets.token_hex(8)}", event.name, event.arguments))
             else:
                 malformed.append(json.dumps({"name": event.name, "arguments": event.arguments}))
         return Piece(text, tuple(calls), tuple(malformed))
 
 
-def can_travel(arguments: dict[str, Any]) -> bool:
+def can_travel(name: str, arguments: dict[str, Any]) -> bool:
     """JSON that a model wrote may hold what MessagePack cannot: numbers beyond 64 bits, halves of characters."""
     try:
-        encode(ToolCall("", "", arguments))
+        encode(ToolCall("", name, arguments))
     except (OverflowError, ValueError, RecursionError):
         return False
     return True

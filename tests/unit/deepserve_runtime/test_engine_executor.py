@@ -17,6 +17,7 @@ from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
 from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
+from deepserve_runtime.executors import engine  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor, ToolCallParser, call_parser  # noqa: E402
 from deepserve_runtime.executors.generation import Piece  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
@@ -77,6 +78,41 @@ def test_a_step_that_raises_fails_its_tasks_and_the_next_ones_work(
     [after] = assign(executor, "t-3")
     run_waiting(executor)
     assert after.finished.outcome.is_ok
+
+
+class BrokenParser:
+    def __init__(self, breaks_at: str) -> None:
+        self._breaks_at = breaks_at
+
+    def feed(self, text: str) -> Piece:
+        if self._breaks_at == "feed":
+            raise TypeError("unhashable type")
+        return Piece("\udc00" if self._breaks_at == "flush" else text)
+
+    def finish(self) -> Piece:
+        if self._breaks_at == "finish":
+            raise TypeError("unhashable type")
+        return Piece()
+
+
+@pytest.mark.parametrize("breaks_at", ["feed", "finish", "flush"])
+def test_an_answer_that_cannot_be_read_fails_its_task_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: str
+) -> None:
+    monkeypatch.setattr(engine, "call_parser", lambda name: BrokenParser(breaks_at))
+    executor = executor_of(folder)
+    executor.load()
+    bad = FakePod()
+    prompt = TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=3, temperature=0.0), parse_tools=True)
+    executor.assign(bad.task(msgspec.to_builtins(prompt), "t-1"))
+    [good] = assign(executor, "t-2")
+    run_waiting(executor)
+    [(finished, payload)] = bad.link.of(TaskFinished)
+    error = decode_exception(finished.value, payload)
+    assert isinstance(error, ModelError) and "the answer could not be read" in str(error)
+    assert good.finished.outcome.is_ok
+    executor._engine.check_invariants()
+    assert not executor._engine.has_work and not executor._generations
 
 
 @pytest.mark.parametrize("value", ["123456789012345678901234567890", '"\\ud83d"', '{"a": ["\\udc00"]}'])
