@@ -78,10 +78,10 @@ class JsonCall:
     def feed(self, text: str) -> list[CallEvent]:
         self.text += text
         events: list[CallEvent] = []
-        if not self.is_call and (head := _HEAD.match(self.text)) is not None:
+        if not self.is_call and (head := _HEAD.match(self.text)) is not None and (name := _text_of(head[1])):
             self.is_call = True
             self._begin = head.end()
-            events.append(CallStart(self._index, str(json.loads(head[1], strict=False))))
+            events.append(CallStart(self._index, name))
         if self.is_call and not self._all_sent:
             events += self._more_arguments()
         if not self.text.lstrip().startswith("{"):
@@ -117,6 +117,14 @@ class JsonCall:
             return []
         self.is_call = True
         return whole_call(self._index, *call)
+
+
+def _text_of(literal: str) -> str | None:
+    """Of a JSON string; None where it has an escape that JSON does not know."""
+    try:
+        return str(json.loads(literal, strict=False))
+    except ValueError:
+        return None
 
 
 def read_call(value: Any) -> tuple[str, str] | None:

@@ -43,7 +43,7 @@ def read_python_calls(text: str) -> list[tuple[str, str]] | None:
         tree = ast.parse(text, mode="eval").body
         nodes = tree.elts if isinstance(tree, ast.List) else [tree]
         return [_read_node(node) for node in nodes]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # TypeError: a list as a key
         return None
 
 

@@ -91,6 +91,8 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         ("[f(**{})]", ["[f(**{})]"]),
         ("[]", ["[]"]),
         ('[f(a="', ['[f(a="']),
+        ("[f(a={[1]: 2})]", ["[f(a={[1]: 2})]"]),
+        ("[f(a={{}: 2})]", ["[f(a={{}: 2})]"]),
     ],
 }  # fmt: skip
 ALL = [(name, text, expected) for name, cases in CASES.items() for text, expected in cases]
@@ -102,6 +104,14 @@ def shortened(events: list[Any]) -> list[Any]:
         (*item[:2], "not JSON") if isinstance(item, tuple) and item[-1] and item[-1].startswith("not JSON") else item
         for item in told(events)
     ]
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("call", ['{"name": "a\\q", "arguments": {"b": 1}}', '{"name": "a\\u12", "arguments": {'])
+def test_a_name_with_an_escape_that_json_does_not_know_is_no_call(name: str, call: str) -> None:
+    for text in (call, f"<tool_call>{call}</tool_call>", f"[TOOL_CALLS][{call}]"):
+        events = run(make_parser(name), list(text))
+        assert not [event for event in events if isinstance(event, CallStart) and "a" == event.name[:1]]
 
 
 @pytest.mark.parametrize("name, text, expected", ALL)
