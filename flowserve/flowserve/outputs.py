@@ -27,7 +27,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     index: which of the prompt's `n` completions.  prompt_logprobs: of all prompt tokens but the first, with the first
     output of the first completion.
     finish_reason: "stop" | "length" | "abort" | "deadline" once finished, else None.  error: why an "abort" was not
-    asked for.
+    asked for.  is_request_fault: because of what the request asks for (a grammar that nothing fits), not of the engine.
     """
 
     sequence_id: str
@@ -41,6 +41,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     error: str | None = None
     index: int = 0  # type: ignore[assignment]  # a tuple has a method of this name, which nobody needs here
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    is_request_fault: bool = False
 
 
 @dataclass(slots=True)

@@ -33,6 +33,10 @@ class StructuredOutputsParams:
             raise InvalidSamplingParamsError(
                 f"structured_outputs needs exactly one of {', '.join(_KINDS)}; got {', '.join(given) or 'none'}"
             )
+        if not isinstance(self.choice, list | tuple | None):
+            raise InvalidSamplingParamsError(
+                f"structured_outputs.choice must be a list of strings, got {self.choice!r}"
+            )
         if self.choice is not None and (not self.choice or not all(isinstance(c, str) and c for c in self.choice)):
             raise InvalidSamplingParamsError("structured_outputs.choice must list one or more non-empty strings")
         for name in ("regex", "grammar"):
@@ -48,14 +52,17 @@ class SamplingParams:
 
     n: completions of the prompt, each with a seed of its own made of `seed` and its index.
     max_tokens: new tokens at most; None = what is left of the context.
-    temperature: 0 = greedy.  top_k: 0 or -1 = off.  top_p, min_p: after temperature, probabilities in [0, 1].
+    temperature: 0 = greedy, at most 1e6.  top_k: 0 or -1 = off.
+    top_p, min_p: after temperature, probabilities in [0, 1].
     seed: same seed, prompt and parameters give the same tokens, whatever else runs; None = a fresh one.
     stop: strings that end the output and are not part of it, unless include_stop_str_in_output.
+    At most 10,000 strings of 100,000 characters in all, as for bad_words.
     stop_token_ids: end it, their text is not part of it.  ignore_eos: go on to max_tokens.
     min_tokens: no end of sequence, stop token or stop string before so many tokens.
     logprobs: report the n most likely tokens of each step and the chosen one, from the raw logits; None = off.
     prompt_logprobs: the same for each token of the prompt but the first, which nothing predicts.
-    repetition_penalty: > 1 discourages tokens of prompt and output; presence_ and frequency_penalty: of the output.
+    repetition_penalty: > 1 discourages tokens of prompt and output, 0.01 to 100.
+    presence_penalty, frequency_penalty: those of the output, -2 to 2.
     logit_bias: added to the logits of these token ids, in [-100, 100].
     bad_words: strings that the output must not complete, each as the tokenizer writes it, with and without a space
     before it.  detokenize: False leaves the text empty and saves its making.
@@ -110,23 +117,38 @@ class SamplingParams:
                 raise InvalidSamplingParamsError(f"{name} must be an integer, got {getattr(self, name)!r}")
         for name in _FLOATS:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
                 raise InvalidSamplingParamsError(f"{name} must be a finite number, got {value!r}")
         for name in ("stop", "bad_words"):
             for text in getattr(self, name):
                 if not isinstance(text, str) or not text.strip(_NO_WORD[name]):
                     raise InvalidSamplingParamsError(f"{name} must hold non-empty strings, got {text!r}")
+            self._check_size(name, getattr(self, name))
+        if not isinstance(self.structured_outputs, StructuredOutputsParams | None):
+            raise InvalidSamplingParamsError(
+                f"structured_outputs must be StructuredOutputsParams, got a {type(self.structured_outputs).__name__}"
+            )
         for name in ("include_stop_str_in_output", "skip_special_tokens", "detokenize", "ignore_eos"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSamplingParamsError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not all(_is_int(token_id) and token_id >= 0 for token_id in self.stop_token_ids):
             raise InvalidSamplingParamsError(f"stop_token_ids must hold token ids, got {list(self.stop_token_ids)!r}")
 
+    @staticmethod
+    def _check_size(name: str, texts: tuple[str, ...]) -> None:
+        """What is looked for in an output is kept as long as the output is made, and longer."""
+        if len(texts) > MAX_TEXTS:
+            raise InvalidSamplingParamsError(f"{name} may hold {MAX_TEXTS} strings at most, got {len(texts)}")
+        if (num_characters := sum(map(len, texts))) > MAX_CHARACTERS:
+            raise InvalidSamplingParamsError(
+                f"{name} may hold {MAX_CHARACTERS} characters at most in all its strings, got {num_characters}"
+            )
+
     def _check_ranges(self) -> None:
         rules = (
             ("n", 1 <= self.n <= MAX_N, f"1 to {MAX_N}"),
             ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0.0, "0 or more"),
+            ("temperature", 0.0 <= self.temperature <= MAX_TEMPERATURE, f"0 to {MAX_TEMPERATURE:g}"),
             ("top_k", self.top_k >= -1, "-1, 0 (both off) or more"),
             ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]"),
             ("min_p", 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
@@ -137,7 +159,7 @@ class SamplingParams:
                 self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_LOGPROBS,
                 f"0 to {MAX_LOGPROBS}",
             ),
-            ("repetition_penalty", self.repetition_penalty > 0.0, "more than 0"),
+            ("repetition_penalty", 1 / MAX_REPETITION <= self.repetition_penalty <= MAX_REPETITION, "0.01 to 100"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "in [-2, 2]"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "in [-2, 2]"),
         )
@@ -161,6 +183,10 @@ class SamplingParams:
 MAX_N = 128
 MAX_LOGPROBS = 100
 MAX_BIAS = 100.0
+MAX_TEMPERATURE = 1e6  # all tokens are equally likely long before; what float32 cannot divide by lies beyond
+MAX_REPETITION = 100.0
+MAX_TEXTS = 10_000
+MAX_CHARACTERS = 100_000
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _NO_WORD = {"stop": "", "bad_words": " "}  # what alone is no stop string, and no word
 _FLOATS = (
@@ -198,6 +224,13 @@ def _plain_bias(bias: object) -> dict[int, float] | None:
             )
         plain[token_id] = float(value)
     return plain or None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _is_int(value: object) -> bool:

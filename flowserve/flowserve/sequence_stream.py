@@ -16,7 +16,7 @@ class SequenceStream:
     For each step that gave tokens: `read` them, let the scheduler count them, take the `output`.
     """
 
-    __slots__ = ("_end_token_ids", "_error", "_text", "index", "request_id", "sequence")
+    __slots__ = ("_end_token_ids", "_error", "_is_request_fault", "_text", "index", "request_id", "sequence")
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class SequenceStream:
         self._text = text
         self._end_token_ids = end_token_ids
         self._error: str | None = None
+        self._is_request_fault = False
 
     def read(self, tokens: list[SampledToken]) -> TokenResult:
         """Give tokens to the text up to one that ends the sequence, if any does."""
@@ -67,11 +68,12 @@ class SequenceStream:
             self._error,
             self.index,
             tokens[0].prompt_logprobs if tokens else None,
+            self._is_request_fault,
         )
 
     def _read_token(self, token: SampledToken) -> str | None:
         if token.error is not None:
-            self._error = token.error
+            self._error, self._is_request_fault = token.error, token.is_request_fault
             return "abort"
         if token.token_id in self._end_token_ids or self._text.push(token.token_id) or token.grammar_done:
             return "stop"

@@ -70,7 +70,7 @@ class StopStrings:
                 waiting.append(target)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # each may take tens of megabytes
 def stop_strings(strings: tuple[str, ...]) -> StopStrings:
     """Built once for the sequences that ask for the same strings."""
     return StopStrings(strings)

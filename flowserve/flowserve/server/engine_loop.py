@@ -154,7 +154,7 @@ class EngineLoop:
                 if not live.num_unfinished:
                     del self._live[output.sequence_id]
             if output.error is not None:
-                live.generation.fail(ApiError(500, output.error))
+                live.generation.fail(ApiError(400 if output.is_request_fault else 500, output.error))
             elif live.generation.put(live.first + output.index, output) > self._limits.max_unsent:
                 live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
 

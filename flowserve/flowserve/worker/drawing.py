@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sampling_params import SamplingParams
+from ..sampling_params import MAX_TEMPERATURE, SamplingParams
 
 Row = NDArray[np.float32]
 _Weights = NDArray[np.float64]
@@ -33,7 +33,7 @@ def draw(logits: Row, params: SamplingParams, draw: float) -> int:
     highest = float(logits.max())
     if not math.isfinite(highest):
         return -1
-    scale = 1.0 / max(params.temperature, 1e-5)
+    scale = 1.0 / min(max(params.temperature, 1e-5), MAX_TEMPERATURE)  # a normal number in float32: -inf * 0 is NaN
     if 0 < params.top_k < len(logits):
         token_ids = largest(logits, params.top_k)
         weights = _weights(logits[token_ids], highest, scale)

@@ -6,6 +6,7 @@ the same seed gives the same tokens in any batch, after preemption, and when a s
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from .drawing import Row, draw
 from .logprobs import token_logprobs
 from .sampler_state import SamplerState
 
+_log = logging.getLogger(__name__)
+
 Rows = NDArray[np.float32]
 
 NO_TOKEN = "no token may come next: the constraints of this request forbid all that the model knows"
@@ -28,7 +31,7 @@ NO_NUMBERS = "the model's logits are no numbers (NaN): its weights are broken or
 class SampledToken(NamedTuple):
     """grammar_done: the output is complete and the token, if it is an end token, is not part of it.
 
-    error: no token could be chosen; the token is meaningless.
+    error: no token could be chosen; the token is meaningless.  is_request_fault: what was asked for allows none.
     prompt_logprobs: with the first token of a sequence that asked for them.
     """
 
@@ -37,6 +40,7 @@ class SampledToken(NamedTuple):
     grammar_done: bool = False
     error: str | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    is_request_fault: bool = False
 
 
 def sample(
@@ -62,7 +66,7 @@ def sample_rows(
     return [
         _accept_plain(state, _most_likely(logits[row]) if best is None else best[row])
         if state.is_plain
-        else _sample_one(logits[row], state)
+        else _sample_alone(logits[row], state)
         for row, state in zip(rows, states, strict=True)
     ]
 
@@ -84,17 +88,29 @@ def _accept_plain(state: SamplerState, token_id: int) -> SampledToken:
     return SampledToken(token_id, prompt_logprobs=state.take_prompt_logprobs())
 
 
+def _sample_alone(logits: Row, state: SamplerState) -> SampledToken:
+    """A sequence whose wishes break the sampler ends alone, and not the step of all."""
+    try:
+        return _sample_one(logits, state)
+    except Exception as error:
+        _log.exception("a token could not be sampled")
+        return SampledToken(0, error=f"no token could be sampled: {type(error).__name__}: {error}")
+
+
 def _sample_one(logits: Row, state: SamplerState) -> SampledToken:
     """A row [V] of a sequence that asks for more than the most likely token; overwritten."""
     grammar = state.grammar
     if grammar is not None and grammar.error is not None:
-        return SampledToken(0, error=grammar.error)
+        return SampledToken(0, error=grammar.error, is_request_fault=True)
     raw = logits.copy() if state.params.logprobs is not None else None
     for constraint in state.constraints:
         constraint.apply(logits)
     token_id = _choose(logits, state)
     if token_id < 0:
-        return SampledToken(0, error=NO_NUMBERS if np.isnan(logits).any() else NO_TOKEN)
+        if np.isnan(logits).any():
+            return SampledToken(0, error=NO_NUMBERS)
+        is_constrained = grammar is not None or len(state.constraints) > 0
+        return SampledToken(0, error=NO_TOKEN, is_request_fault=is_constrained)
     state.append(token_id)
     details = None
     if raw is not None and state.params.logprobs is not None:
@@ -102,7 +118,10 @@ def _sample_one(logits: Row, state: SamplerState) -> SampledToken:
     if grammar is None:
         return SampledToken(token_id, details, prompt_logprobs=state.take_prompt_logprobs())
     grammar.accept(token_id)
-    return SampledToken(token_id, details, grammar.is_done, grammar.error, state.take_prompt_logprobs())
+    error = grammar.error
+    return SampledToken(
+        token_id, details, grammar.is_done, error, state.take_prompt_logprobs(), is_request_fault=error is not None
+    )
 
 
 def _choose(logits: Row, state: SamplerState) -> int:

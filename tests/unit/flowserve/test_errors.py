@@ -248,7 +248,10 @@ def test_context_follows_the_cache(models: Models) -> None:
         {"logit_bias": {-3: 1}}, {"logit_bias": {"x": 1}}, {"logit_bias": {3: float("nan")}}, {"logit_bias": [3]},
         {"bad_words": [""]}, {"bad_words": [" "]}, {"bad_words": [1]}, {"bad_words": 1}, {"stop": 1},
         {"stop_token_ids": 1}, {"detokenize": 1}, {"include_stop_str_in_output": "yes"}, {"ignore_eos": 1},
-        {"skip_special_tokens": None},
+        {"skip_special_tokens": None}, {"temperature": 1e46}, {"temperature": 10**400}, {"temperature": 1.1e6},
+        {"repetition_penalty": 1e-3}, {"repetition_penalty": 101}, {"stop": ["a"] * 10_001},
+        {"stop": ["a" * 60_000, "b" * 60_000]}, {"bad_words": ["a" * 100_001]},
+        {"structured_outputs": {"regex": "a"}}, {"structured_outputs": "json"},
     ],
 )  # fmt: skip
 def test_sampling_params(params: dict[str, Any]) -> None:
@@ -268,6 +271,8 @@ def test_sampling_params_that_contradict_each_other() -> None:
         SamplingParams(stop="a", detokenize=False)
     with pytest.raises(InvalidSamplingParamsError, match="include_stop_str_in_output cannot go with detokenize"):
         SamplingParams(include_stop_str_in_output=True, detokenize=False)
+    with pytest.raises(InvalidSamplingParamsError, match="choice must be a list of strings, got 'yes'"):
+        StructuredOutputsParams(choice="yes")  # type: ignore[arg-type]
     with pytest.raises(InvalidSamplingParamsError, match="got json, regex"):
         StructuredOutputsParams(json={}, regex="a")
 

@@ -292,3 +292,25 @@ def test_each_of_several_completions_has_a_seed() -> None:
     seeds = [derived_seed(seed, index) for seed in range(50) for index in range(20)]
     assert len(set(seeds)) == 1000
     assert [derived_seed(seed, 0) for seed in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("others", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}])
+def test_the_highest_temperature_draws_what_is_allowed(others: dict[str, Any]) -> None:
+    assert set(draws(200, [0.0, -math.inf, 1.0, -math.inf, 0.5], temperature=1e6, **others)) <= {0, 2, 4}
+
+
+def test_a_row_that_breaks_the_sampler_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> int:
+        raise IndexError("beyond the end")
+
+    monkeypatch.setattr(sampler, "draw", broken)
+    bad, good = sample(torch.tensor([LOGITS] * 2), [state(seed=1), state(temperature=0.0)])
+    assert bad.error == "no token could be sampled: IndexError: beyond the end" and not bad.is_request_fault
+    assert good.token_id == 0 and good.error is None
+
+
+def test_whose_fault_it_is_that_no_token_may_come_next() -> None:
+    (forbidden,) = sample(torch.tensor([[-math.inf] * 4 + [1.0]]), [state(min_tokens=1)])
+    assert forbidden.error == NO_TOKEN and forbidden.is_request_fault
+    (broken,) = sample(torch.tensor([[math.nan] * 5]), [state(min_tokens=1)])
+    assert broken.error == NO_NUMBERS and not broken.is_request_fault

@@ -254,3 +254,14 @@ def test_one_bad_prompt_refuses_all_and_the_others_of_the_server_go_on(client: C
     assert running.post(PATH, json={"prompt": [[1, 2], [10**6]]}).status_code == 400
     body = running.post(PATH, json={"prompt": [1, 2], "max_tokens": 3, "ignore_eos": True}).json()
     assert body["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_constraints_that_forbid_every_token_are_the_request_s_fault(client: Client, stream: bool) -> None:
+    asked = {"prompt": "a", "structured_outputs": {"regex": "7+"}, "bad_words": ["7"], "stream": stream}
+    response = client().post(PATH, json=asked)
+    error = (
+        response.json()["error"] if not stream or response.status_code != 200 else events(response.text)[-1]["error"]
+    )
+    assert stream or response.status_code == 400, response.text
+    assert error["type"] == "invalid_request_error" and "no token may come next" in error["message"]
