@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .config import EngineConfig
 from .device_hold import AWAKE, DeviceHold, check_level
-from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, InvalidRequestError, UnknownSequenceError
+from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, UnknownSequenceError
 from .hub import resolve_model
-from .intake import Intake, Prepared
+from .intake import Intake, Prepared, check_turn
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.contexts import check_context
 from .rtc.traffic import BlockTraffic, engine_cache
 from .sampling_params import SamplingParams
 from .scheduling.batch import Batch, ScheduledSequence, TokenResult
-from .scheduling.scheduler import Scheduler, SchedulerConfig
+from .scheduling.config import SchedulerConfig
+from .scheduling.scheduler import Scheduler
 from .sequence_stream import SequenceStream
+from .sequence_text import NoText, SequenceText
 from .step_log import StepLog, step_log_of
 from .step_record import StepRecord
 from .tokenizer import Tokenizer
+from .worker.sampler_state import SamplerState
 from .worker.steps import FinishedStep, StepsInFlight, steps_of
 from .worker.worker import Worker
 
@@ -68,7 +70,8 @@ class Engine:
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
-        self._followers: dict[str, Callable[[], None]] = {}  # starts the other completions of a sequence's prompt
+        # Starts the other completions of a sequence's prompt, which may share what a step has computed of it.
+        self._followers: dict[str, Callable[[ScheduledSequence | None], None]] = {}
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         self._num_added = 0
         self._num_steps = 0
@@ -110,23 +113,33 @@ class Engine:
         self._check_awake()
         if sequence_id in self._requests:
             raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
-        _check_turn(priority, deadline_s, cache_salt)
+        check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
         prepared = self._intake.prepare(prompt_ids, params)
-        turn = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
+        turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
-        self._start(sequence_id, 0, prepared, seed, **turn)
+        # All that can fail comes first: here the caller is told, later the books are half written.
+        made = [(prepared.sampler_state(seed, index), prepared.text()) for index in range(params.n)]
+        self._start(sequence_id, 0, prepared, *made[0], **turn)
         self._num_added += 1
         if params.n > 1:
 
-            def start_others() -> None:
+            def start_others(done: ScheduledSequence | None) -> None:
                 for index in range(1, params.n):
-                    self._start(sequence_id, index, prepared, seed, **turn)
+                    self._start(sequence_id, index, prepared, *made[index], fork_of=done, **turn)
 
             self._followers[sequence_id] = start_others
 
-    def _start(self, request_id: str, index: int, prepared: Prepared, seed: int, **turn: Any) -> None:
+    def _start(
+        self,
+        request_id: str,
+        index: int,
+        prepared: Prepared,
+        state: SamplerState,
+        text: SequenceText | NoText,
+        **options: Any,
+    ) -> None:
         """One completion of a request; those after the first find its prompt computed."""
         sequence_id = f"{request_id}\0{index}" if index else request_id
         sequence = self._scheduler.add(
@@ -134,11 +147,9 @@ class Engine:
             prepared.prompt_ids,
             prepared.max_tokens,
             wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
-            fork_of=request_id if index else None,
-            **turn,
+            **options,
         )
-        self._worker.add(sequence_id, sequence.arrival, prepared.sampler_state(seed, index), prepared.end_token_ids)
-        text = prepared.text()
+        self._worker.add(sequence_id, sequence.arrival, state, prepared.end_token_ids)
         self._streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
         self._requests.setdefault(request_id, set()).add(sequence_id)
 
@@ -322,8 +333,10 @@ class Engine:
                     _log.exception("the tokens of %r could not be read", stream.request_id)
                     stream.fail(f"the text could not be read: {type(error).__name__}: {error}")
                     results[entry.sequence_id] = TokenResult((tokens[0].token_id,), "abort")
-        if self._followers:
-            self._start_followers(streams)
+        if self._followers:  # before their prompt's first sequence may end, and lose what they share
+            for entry in step.batch.sequences:
+                if entry.sequence_id in streams:
+                    self._start_followers(entry.sequence_id, entry)
         for sequence in self._scheduler.complete(step.batch, results):
             self._forget(sequence.sequence_id)
         return [
@@ -350,14 +363,13 @@ class Engine:
     def _end(self, sequence_id: str) -> SequenceOutput:
         """The last output of a sequence that ended without a token."""
         stream = self._streams[sequence_id]
-        self._start_followers([sequence_id])  # they end with outputs of their own
+        self._start_followers(sequence_id)  # they end with outputs of their own
         self._forget(sequence_id)
         return stream.output([])
 
-    def _start_followers(self, sequence_ids: Iterable[str]) -> None:
-        for sequence_id in sequence_ids:
-            if (start := self._followers.pop(sequence_id, None)) is not None:
-                start()
+    def _start_followers(self, sequence_id: str, done: ScheduledSequence | None = None) -> None:
+        if (start := self._followers.pop(sequence_id, None)) is not None:
+            start(done)
 
     def _forget(self, sequence_id: str) -> None:
         stream = self._streams.pop(sequence_id)
@@ -378,12 +390,3 @@ def _close(steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None) -> 
     traffic.close()
     if log is not None:
         log.close()
-
-
-def _check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:
-    if cache_salt is not None and (not isinstance(cache_salt, str) or not cache_salt):
-        raise InvalidRequestError(f"cache_salt must be a string that is not empty, got {cache_salt!r}")
-    if not isinstance(priority, int):
-        raise InvalidRequestError(f"priority must be an integer, got {priority!r}")
-    if deadline_s is not None and (not isinstance(deadline_s, int | float) or math.isnan(deadline_s)):
-        raise InvalidRequestError(f"deadline_s must be a time in seconds, got {deadline_s!r}")

@@ -5,12 +5,13 @@ Everything that can be wrong with a request is found here, before anything of it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
-from .errors import InvalidPromptError, InvalidSamplingParamsError, PromptTooLongError
+from .errors import InvalidPromptError, InvalidRequestError, InvalidSamplingParamsError, PromptTooLongError
 from .sampling_params import SamplingParams
 from .sequence_text import NoText, SequenceText
 from .structured import GrammarCompiler, GrammarMatcher
@@ -119,3 +120,13 @@ class Intake:
                 if ids := tuple(self._tokenizer.encode(text, add_special_tokens=False)):
                     words[ids] = None
         return tuple(words)
+
+
+def check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:
+    """Raises InvalidRequestError."""
+    if cache_salt is not None and (not isinstance(cache_salt, str) or not cache_salt):
+        raise InvalidRequestError(f"cache_salt must be a string that is not empty, got {cache_salt!r}")
+    if not isinstance(priority, int):
+        raise InvalidRequestError(f"priority must be an integer, got {priority!r}")
+    if deadline_s is not None and (not isinstance(deadline_s, int | float) or math.isnan(deadline_s)):
+        raise InvalidRequestError(f"deadline_s must be a time in seconds, got {deadline_s!r}")

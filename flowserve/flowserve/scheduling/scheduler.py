@@ -13,56 +13,17 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
-from ..errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from ..errors import PromptTooLongError, UnknownSequenceError
 from ..rtc.cache import Match, RelationalTensorCache
 from ..rtc.populates import PopulateState
 from ..sequence import Sequence, SequenceStatus
 from .batch import Batch, ScheduledSequence, TokenResult
+from .config import SchedulerConfig
 from .deadlines import Deadlines
 from .order import BY_RANK, TurnOrder
 from .policy import BoundedPriority, OrderPolicy
-
-
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """max_num_sequences: running at once.  max_num_batched_tokens: tokens of one step, the prefill chunk.
-
-    max_prompt_logits: the chunk of a prompt whose log-probabilities are wanted: logits are as wide as the vocabulary.
-    """
-
-    max_num_sequences: int = 32
-    max_num_batched_tokens: int = 512
-    max_prompt_logits: int = 64
-
-    def __post_init__(self) -> None:
-        if self.max_num_sequences < 1 or self.max_num_batched_tokens < 1:
-            raise InvalidConfigError("max_num_sequences and max_num_batched_tokens must be at least 1")
-
-    @property
-    def num_seats(self) -> int:
-        """Sequences that run at once: no more than a step has tokens, so that each of them can have one."""
-        return min(self.max_num_sequences, self.max_num_batched_tokens)
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step being planned. prefill_budget: tokens left beside one for each decoding sequence not yet seen.
-
-    draft_budget: as much, less one while there is a prompt, which drafts must not starve.
-    admits: whether waiting sequences may still start; the first that finds no room ends that.
-    """
-
-    prefill_budget: int
-    draft_budget: int
-    entries: list[ScheduledSequence] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
-    admits: bool = True
-
-    def spend(self, num_tokens: int) -> None:
-        self.prefill_budget -= num_tokens
-        self.draft_budget -= num_tokens
+from .step_plan import StepPlan
 
 
 class Scheduler:
@@ -111,15 +72,16 @@ class Scheduler:
         deadline_s: float | None = None,
         cache_salt: str | None = None,
         wants_prompt_logits: bool = False,
-        fork_of: str | None = None,
+        fork_of: ScheduledSequence | None = None,
     ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
 
         priority: lower comes earlier.  deadline_s: when `expire` ends it, in the caller's clock; None = never.
         cache_salt: the tenant, whose preserved KV alone is used.
         wants_prompt_logits: logits of all prompt tokens are wanted, so all are computed, also where KV is preserved.
-        fork_of: a sequence with the same prompt whose blocks it shares if both can run now; the last one too, until one
-        of them writes into it. Else it starts like any other, from what is preserved of the prompt.
+        fork_of: what a step that is done computed of a sequence with the same prompt, whose blocks it shares if both
+        can run now; the last one too, until one of them writes into it. Else, and where that sequence has lost those
+        blocks meanwhile, it starts like any other, from what is preserved of the prompt.
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
@@ -140,8 +102,8 @@ class Scheduler:
         insort(self._waiting, sequence, key=BY_RANK)
         if deadline_s is not None:
             self._deadlines.note(deadline_s, sequence)
-        if fork_of is not None and (parent := self._sequences.get(fork_of)):
-            self._fork(parent, sequence)
+        if fork_of is not None:
+            self._fork(fork_of, sequence)
         return sequence
 
     def abort(self, sequence_id: str) -> Sequence:
@@ -233,8 +195,12 @@ class Scheduler:
         tables = {sequence_id for sequence_id in self.cache.sequence_ids}
         assert tables <= {sequence.sequence_id for sequence in self._running + self._populating}
 
-    def _fork(self, parent: Sequence, child: Sequence) -> None:
-        num_shared = min(parent.num_scheduled, child.num_prompt_tokens - 1)  # its last one is computed, to sample
+    def _fork(self, done: ScheduledSequence, child: Sequence) -> None:
+        """Share what is computed for certain: a step in flight leaves out a parent that ends before it begins."""
+        parent = self._sequences.get(done.sequence_id)
+        if parent is None or (done.arrival, done.num_preemptions) != (parent.arrival, parent.num_preemptions):
+            return
+        num_shared = min(done.end - done.num_drafts, child.num_prompt_tokens - 1)  # its last is computed, to sample
         has_room = self._num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
         if parent.status is SequenceStatus.RUNNING and num_shared and self._waiting == [child] and has_room:
             self._waiting.pop()
@@ -275,12 +241,12 @@ class Scheduler:
             sequence.num_scheduled -= num_wrong
         return num_wrong
 
-    def _begin_step(self, num_unscheduled: list[int]) -> _Step:
+    def _begin_step(self, num_unscheduled: list[int]) -> StepPlan:
         budget = self.config.max_num_batched_tokens - num_unscheduled.count(1)
         has_prompts = bool(self._waiting) or max(num_unscheduled, default=0) > 1
-        return _Step(budget, budget - has_prompts)
+        return StepPlan(budget, budget - has_prompts)
 
-    def _continue(self, sequence: Sequence, num_tokens: int, wanted_drafts: int, step: _Step) -> None:
+    def _continue(self, sequence: Sequence, num_tokens: int, wanted_drafts: int, step: StepPlan) -> None:
         """Give a running sequence of `num_tokens` unscheduled tokens those of the step."""
         num_drafts = 0
         if num_tokens > 1:
@@ -307,7 +273,7 @@ class Scheduler:
             num_drafts = min(num_drafts, len(table) * self.cache.block_size - sequence.num_tokens)
         return max(num_drafts, 0)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, step: _Step) -> bool:
+    def _make_room(self, sequence: Sequence, num_tokens: int, step: StepPlan) -> bool:
         """Give a running sequence blocks for its next tokens, taking those of the last in order if need be."""
         start = sequence.num_scheduled
         while not self.cache.alloc_blocks(sequence.sequence_id, start + num_tokens, write_from=start):
@@ -320,7 +286,7 @@ class Scheduler:
                 return False
         return True
 
-    def _preempt(self, sequence: Sequence, step: _Step) -> None:
+    def _preempt(self, sequence: Sequence, step: StepPlan) -> None:
         """Back to waiting without blocks; what was generated stays and is computed again as part of the prompt."""
         if sequence.num_unscheduled == 1:
             step.spend(-1)  # that token of the step was kept for it
@@ -333,23 +299,23 @@ class Scheduler:
         insort(self._waiting, sequence, key=BY_RANK)
         step.preempted.append(sequence.sequence_id)
 
-    def _admit(self, step: _Step) -> None:
+    def _admit(self, step: StepPlan) -> None:
         """Start the first waiting sequence, or close the step for it and those behind it."""
         sequence = self._waiting[0]
         step.admits = self._take_seat(sequence, step) and step.prefill_budget > 0 and self._start(sequence, step)
 
-    def _take_seat(self, sequence: Sequence, step: _Step) -> bool:
+    def _take_seat(self, sequence: Sequence, step: StepPlan) -> bool:
         """Whether there is a seat, if need be that of the last in order."""
         return self._num_seated < self.config.num_seats or self._displace(sequence, step)
 
-    def _displace(self, sequence: Sequence, step: _Step) -> bool:
+    def _displace(self, sequence: Sequence, step: StepPlan) -> bool:
         """Preempt the last running sequence if it comes after a waiting one."""
         if not self._running or self._running[-1].rank < sequence.rank:
             return False
         self._preempt(self._running[-1], step)
         return True
 
-    def _start(self, sequence: Sequence, step: _Step) -> bool:
+    def _start(self, sequence: Sequence, step: StepPlan) -> bool:
         """Give the first waiting sequence blocks and its first tokens; False when there are no blocks for it now."""
         if sequence.num_drafts or sequence.num_tokens == sequence.num_tokens_limit:
             return False  # preempted while they, or its last token, are in flight: how it goes on is not known yet

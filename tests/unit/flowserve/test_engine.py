@@ -193,9 +193,12 @@ def test_abort(engine: Build) -> None:
 
 
 def test_bad_sequences_leave_the_others_alone(engine: Build) -> None:
+    undisturbed = engine(max_model_len=50)
+    undisturbed.add("good", PROMPT, greedy(max_tokens=20))
+    expected = run_to_end_from_now(undisturbed, "good")
     each = engine(max_model_len=50)
     each.add("good", PROMPT, greedy(max_tokens=20))
-    each.step()
+    (first,) = each.step()
     for prompt, params, error, words in [
         (list(range(3, 53)), None, PromptTooLongError, "prompt of 50 tokens.* context of 50"),
         (list(range(3, 90)), None, PromptTooLongError, "prompt of 87 tokens.* context of 50"),
@@ -212,7 +215,33 @@ def test_bad_sequences_leave_the_others_alone(engine: Build) -> None:
         each.check_invariants()
     with pytest.raises(UnknownSequenceError, match="already"):
         each.add("good", PROMPT, greedy())
-    assert len(run_to_end_from_now(each, "good")) == 19
+    assert [*first.token_ids, *run_to_end_from_now(each, "good")] == expected and len(expected) == 20
+
+
+@pytest.mark.parametrize("part", ["text", "sampler_state"])
+def test_what_cannot_be_made_is_not_queued(engine: Build, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Of any of the completions: those after the first start in a step, where nobody could be told."""
+    from flowserve.intake import Prepared
+
+    each = engine()
+    make, num_made = getattr(Prepared, part), 0
+
+    def failing(self: Prepared, *options: Any) -> Any:
+        nonlocal num_made
+        num_made += 1
+        if num_made == 2:
+            raise MemoryError
+        return make(self, *options)
+
+    monkeypatch.setattr(Prepared, part, failing)
+    with pytest.raises(MemoryError):
+        each.add("a", PROMPT, SamplingParams(max_tokens=3, n=2))
+    each.check_invariants()
+    assert not each.has_work and not each._worker._held
+    each.add("a", PROMPT, SamplingParams(max_tokens=3, n=2))
+    while each.has_work:
+        each.step()
+    assert num_made == 4
 
 
 def run_to_end_from_now(engine: Any, sequence_id: str) -> list[int]:

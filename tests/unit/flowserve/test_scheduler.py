@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flowserve.errors import InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.scheduling import SchedulerConfig, TokenResult
+from flowserve.sequence import SequenceStatus
 from tests.unit.flowserve.pretended import Run, build
 
 PREFIXES = [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 9]]
@@ -165,3 +166,27 @@ def test_drafts_take_neither_budget_nor_blocks_from_others() -> None:
     tight.complete(tight.schedule(), {"a": TokenResult((2,)), "b": TokenResult((2,))})
     batch = tight.schedule({"a": 3, "b": 3})
     assert [entry.num_drafts for entry in batch.sequences] == [0, 0] and not batch.preempted
+
+
+@pytest.mark.parametrize("displaced", [False, True])
+def test_a_fork_shares_what_is_computed_and_nothing_in_flight(displaced: bool) -> None:
+    """The parent was displaced behind its first token and admitted again: if that token ends it, nobody computes what
+    is in flight for it."""
+    scheduler = build(8, block_size=4, caching=False, max_num_sequences=2)
+    parent = scheduler.add("parent", [1, 2, 3, 4, 5], 9)
+    batch = scheduler.schedule()
+    (done,) = batch.sequences
+    if displaced:
+        for name in "ab":
+            scheduler.add(name, [6], 1, priority=-1)
+        taking = scheduler.schedule()
+        assert taking.preempted == ("parent",)
+        scheduler.abort("a")
+        scheduler.abort("b")
+        scheduler.complete(batch, {"parent": TokenResult((2,))})
+        scheduler.schedule()
+        assert parent.num_scheduled == 6
+    child = scheduler.add("child", [1, 2, 3, 4, 5], 9, fork_of=done)
+    scheduler.check_invariants()
+    assert (child.status is SequenceStatus.WAITING) == displaced
+    assert scheduler.prefix_hit_tokens == child.num_scheduled == (0 if displaced else 4)

@@ -8,7 +8,7 @@ from random import Random
 
 from flowserve.rtc.cache import RelationalTensorCache
 from flowserve.rtc.moves import Move, MoveResult, Tier
-from flowserve.scheduling import Batch, BoundedPriority, Scheduler, SchedulerConfig
+from flowserve.scheduling import Batch, BoundedPriority, ScheduledSequence, Scheduler, SchedulerConfig
 from tests.unit.flowserve.pretended import Run
 
 PREFIXES = [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]]
@@ -24,13 +24,14 @@ class SwappingRun(Run):
         self.launched: deque[Batch] = deque()
         self.num_launched = 0
         self.num_done = 0
+        self.done: dict[str, ScheduledSequence] = {}
         self.held: list[tuple[int, Move]] = []
         self.slow: list[Move] = []
         self.below: dict[tuple[Tier, int], list[int | None]] = {}
 
     def fork(self, parent_id: str, child_id: str) -> None:
         prompt, max_tokens = self.requests[parent_id]
-        self.add(child_id, prompt, max_tokens, fork_of=parent_id)
+        self.add(child_id, prompt, max_tokens, fork_of=self.done.get(parent_id))
 
     def step(self) -> bool:
         self.move_some()
@@ -53,6 +54,7 @@ class SwappingRun(Run):
             for sequence in self.scheduler.complete(oldest, self.worker.execute(oldest)):
                 self.finished[sequence.sequence_id] = sequence
             self.num_done += 1
+            self.done.update((entry.sequence_id, entry) for entry in oldest.sequences)
             self.scheduler.check_invariants()
         return bool(batch) or bool(self.launched) or bool(self.held)
 
