@@ -12,7 +12,7 @@ from typing import Any
 
 from .config import EngineConfig
 from .device_hold import AWAKE, DeviceHold, check_level
-from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, UnknownSequenceError
+from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, SequenceExistsError, UnknownSequenceError
 from .hub import resolve_model
 from .intake import Intake, Prepared, check_turn
 from .models.loader import LoadedModel, load_model
@@ -107,12 +107,12 @@ class Engine:
         cache_salt: the tenant; only what the same tenant computed is used again.  context_id: of a context (`preserve`)
         of this tenant, whose tokens the prompt continues; they count as part of it.
         Raises what `Intake.prepare` raises, UnknownContextError, InvalidRequestError (priority, deadline, salt) or
-        UnknownSequenceError (id in use); then nothing is queued and the other sequences are not touched.
+        SequenceExistsError (id in use); then nothing is queued and the other sequences are not touched.
         """
         params = params or SamplingParams()
         self._check_awake()
         if sequence_id in self._requests:
-            raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
+            raise SequenceExistsError(f"the id {sequence_id!r} is in use: its sequence is in the engine already")
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]

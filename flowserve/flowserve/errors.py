@@ -19,7 +19,8 @@
     │   ├── PromptTooLongError
     │   ├── InvalidContextError     a context without id or tokens, or with an impossible time to live
     │   └── UnknownContextError     a context id that never was, was deleted or has expired
-    ├── UnknownSequenceError        an id that the engine does not hold (or holds already)
+    ├── UnknownSequenceError        an id that the engine does not hold
+    │   └── SequenceExistsError     an id that it holds already
     └── EngineClosedError           `close` was called
 
 Each takes one message, so each survives pickling between processes.
@@ -105,7 +106,11 @@ class UnknownContextError(InvalidRequestError):
 
 
 class UnknownSequenceError(FlowServeError):
-    """A sequence id that the engine does not hold, or one it holds already."""
+    """A sequence id that the engine does not hold."""
+
+
+class SequenceExistsError(UnknownSequenceError):
+    """A sequence id that the engine holds already: an id is free again when its sequence has ended."""
 
 
 class EngineClosedError(FlowServeError):

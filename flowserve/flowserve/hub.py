@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import ModelNotFoundError
+from .errors import InvalidConfigError, ModelNotFoundError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TEXT_FILES = ["*.json", "*.jinja"]
@@ -15,8 +15,10 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     """A folder as it is; a Hugging Face id ("Qwen/Qwen3-0.6B") downloaded or from the cache.
 
     with_weights: False fetches only what templating and tokenising need.
-    Raises ModelNotFoundError that says which of the two was tried and why it failed.
+    Raises ModelNotFoundError that says which of the two was tried and why it failed, InvalidConfigError for neither.
     """
+    if not isinstance(model, str | Path) or not str(model).strip():  # "" would be the current folder
+        raise InvalidConfigError(f"model must be a model folder or a hub id, got {model!r}")
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

@@ -75,6 +75,8 @@ class Intake:
 
     def prepare(self, prompt_ids: Sequence[int], params: SamplingParams) -> Prepared:
         """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError or InvalidGrammarError."""
+        if not isinstance(params, SamplingParams):
+            raise InvalidSamplingParamsError(f"params must be SamplingParams, got a {type(params).__name__}")
         self._check_prompt(prompt_ids)
         self._check_bias(params)
         left = self._max_model_len - len(prompt_ids)

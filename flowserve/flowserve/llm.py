@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +12,29 @@ from typing import TYPE_CHECKING, Any
 from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .engine import Engine
-from .errors import FlowServeError, InvalidRequestError, UnknownSequenceError
+from .errors import FlowServeError, InvalidConfigError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
+from .llm_input import (
+    Message,
+    Prompt,
+    conversations_of,
+    is_conversation,
+    listed_prompts,
+    params_for_each,
+    single_prompt,
+)
 from .outputs import CompletionOutput, RequestOutput, SequenceOutput
 from .sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from .embedding_model import EmbeddingModel
 
-Prompt = str | Sequence[int]
-Message = dict[str, Any]
-
 
 class LLM:
     """A model in this process.
 
     model: folder in Hugging Face layout, or a hub id. Further options are those of EngineConfig. One thread at a time.
+    Raises InvalidConfigError naming the option, and what `Engine.from_folder` raises.
     """
 
     def __init__(
@@ -38,6 +46,7 @@ class LLM:
         max_model_len: int | None = None,
         **options: Any,
     ) -> None:
+        _check_options(options)
         config = EngineConfig(dtype, quantization, tensor_parallel_size, max_model_len, **options)
         self._folder = resolve_model(model)
         self.engine = Engine.from_folder(self._folder, config)
@@ -55,8 +64,8 @@ class LLM:
 
         Raises InvalidRequestError kinds before anything runs.
         """
-        listed: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
-        params = _one_for_each(sampling_params, len(listed))
+        listed = listed_prompts(prompts)
+        params = params_for_each(sampling_params, len(listed))
         encoded = [(self.engine.tokenizer.encode(p), p) if isinstance(p, str) else (list(p), None) for p in listed]
         return self._run([(ids, text, each) for (ids, text), each in zip(encoded, params, strict=True)])
 
@@ -66,9 +75,12 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         tools: Sequence[dict[str, Any]] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation (a list of messages) or several (a list of those)."""
-        conversations: list[Any] = [messages] if not messages or isinstance(messages[0], dict) else list(messages)
-        params = _one_for_each(sampling_params, len(conversations))
+        """Answer one conversation (a list of messages) or several (a list of those).
+
+        Raises InvalidRequestError that names a message without a role or content, before anything runs.
+        """
+        conversations = conversations_of(messages)
+        params = params_for_each(sampling_params, len(conversations))
         texts = [self._render(conversation, tools) for conversation in conversations]
         encoded = [self.engine.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return self._run(list(zip(encoded, texts, params, strict=True)))
@@ -84,9 +96,10 @@ class LLM:
         Leaving the loop early stops the generation. Other requests may be made inside the loop.
         """
         request_id = str(next(self._ids))
-        if sampling_params is not None and sampling_params.n > 1:
-            raise InvalidRequestError(f"a stream is one text: n must be 1, got {sampling_params.n}")
-        self._add(request_id, self._prompt_ids(prompt, tools), sampling_params)
+        (params,) = params_for_each(sampling_params, 1)
+        if params.n > 1:
+            raise InvalidRequestError(f"a stream is one text: n must be 1, got {params.n}")
+        self._add(request_id, self._prompt_ids(prompt, tools), params)
         try:
             finished = False
             while not finished:
@@ -95,7 +108,7 @@ class LLM:
                     if output.text:
                         yield output.text
                     if output.error is not None:
-                        raise FlowServeError(output.error)
+                        raise (InvalidRequestError if output.is_request_fault else FlowServeError)(output.error)
         finally:
             self._end(request_id)
 
@@ -131,11 +144,11 @@ class LLM:
         return self.engine.is_sleeping
 
     def _prompt_ids(self, prompt: Any, tools: Sequence[dict[str, Any]] | None) -> list[int]:
-        if isinstance(prompt, str):
-            return self.engine.tokenizer.encode(prompt)
-        if prompt and isinstance(prompt[0], dict):
-            return self.engine.tokenizer.encode(self._render(prompt, tools), add_special_tokens=False)
-        return list(prompt)
+        if is_conversation(prompt):
+            (messages,) = conversations_of(prompt)
+            return self.engine.tokenizer.encode(self._render(messages, tools), add_special_tokens=False)
+        single = single_prompt(prompt)
+        return self.engine.tokenizer.encode(single) if isinstance(single, str) else list(single)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
         if self._template is None:
@@ -200,9 +213,8 @@ def _extend(request: RequestOutput, step: SequenceOutput) -> None:
     request.finished = all(each.finish_reason is not None for each in request.outputs)
 
 
-def _one_for_each(params: SamplingParams | Sequence[SamplingParams] | None, num: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num
-    if len(params) != num:
-        raise InvalidRequestError(f"{num} prompts but {len(params)} SamplingParams")
-    return list(params)
+def _check_options(options: dict[str, Any]) -> None:
+    known = [field.name for field in fields(EngineConfig)]
+    for name in options:
+        if name not in known:
+            raise InvalidConfigError(f"there is no option {name!r}; the options are: {', '.join(known)}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping
 
-from ..errors import PromptTooLongError, UnknownSequenceError
+from ..errors import PromptTooLongError, SequenceExistsError, UnknownSequenceError
 from ..rtc.cache import Match, RelationalTensorCache
 from ..rtc.populates import PopulateState
 from ..sequence import Sequence, SequenceStatus
@@ -85,7 +85,7 @@ class Scheduler:
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
-            raise UnknownSequenceError(f"sequence {sequence_id!r} is in the engine already")
+            raise SequenceExistsError(f"the id {sequence_id!r} is in use: its sequence is in the engine already")
         capacity = self.cache.num_blocks * self.cache.block_size
         if len(prompt_ids) + max_tokens - 1 > capacity:
             raise PromptTooLongError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..messages import problem_of_message, template_role
 from .api_error import invalid
 
 MAX_TOOLS = 512
@@ -25,16 +26,13 @@ def functions_of(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise invalid(f"{place}.role must be a string", f"{place}.role")
+    if (problem := problem_of_message(message)) is not None:
+        where = f"{place}.{problem.field}" if problem.field else place
+        raise invalid(f"{where} {problem.words}", where)
     plain = dict(message)
-    if role == "developer":  # OpenAI's newer word; templates know the older one
-        plain["role"] = "system"
+    plain["role"] = template_role(message["role"])
     content = _content(message.get("content"), f"{place}.content")
     calls = _calls(message.get("tool_calls"), f"{place}.tool_calls")
-    if content is None and not (calls or role == "assistant"):
-        raise invalid(f"{place}.content is missing", f"{place}.content")
     plain["content"] = content or ""
     if calls:
         plain["tool_calls"] = calls

@@ -18,6 +18,7 @@ from flowserve.errors import (
     InvalidRequestError,
     InvalidSamplingParamsError,
     PromptTooLongError,
+    SequenceExistsError,
     UnknownSequenceError,
 )
 from tests.unit.flowserve.running import run_to_end
@@ -168,6 +169,64 @@ def test_chat_renders_and_completes(llm: Build) -> None:
     assert "".join(each.stream(messages, greedy(max_tokens=5))) == one.outputs[0].text
 
 
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ("hi", "messages must be a list of dicts.*got a str"), ({"role": "user", "content": "hi"}, "got a dict"),
+        (None, "got None"), ([], "no messages"), ([[]], "conversation 0: there are no messages"),
+        (["hi"], r"messages\[0\]"),
+        ([{"content": "hi"}], r"messages\[0\].role must be one of system, developer, user"),
+        ([{"role": "user", "content": "a"}, {"role": "user"}], r"messages\[1\].content is missing"),
+        ([{"role": "robot", "content": "hi"}], "got 'robot'"), ([{"role": "user", "content": 5}], "got a int"),
+        ([[{"role": "user", "content": "hi"}], [{"role": "robot", "content": "x"}]], r"conversation 1: messages\[0\]"),
+    ],
+)  # fmt: skip
+def test_messages_that_no_template_should_see(llm: Build, messages: Any, words: str) -> None:
+    each = llm()
+    with pytest.raises(InvalidRequestError, match=words):
+        each.chat(messages, greedy(max_tokens=1))
+    assert not each.engine.has_work
+
+
+def test_a_developer_speaks_as_the_system_does(llm: Build) -> None:
+    (output,) = llm().chat([{"role": "developer", "content": "hi"}], greedy(max_tokens=1))
+    assert output.prompt.startswith("<|im_start|>system\nhi")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [([1, 2, 3], "another pair of brackets"), (b"x", "got a bytes"), (None, "got None"), (5, "got a int"),
+     ({"prompt": "a"}, "got a dict"), (["a", 1.5], "prompt 1 .*got a float"),
+     ([{"prompt": "a"}], "prompt 0 .*got a dict")],
+)  # fmt: skip
+def test_prompts_that_are_none(llm: Build, prompts: Any, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        llm().generate(prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [(["a", "b"], "one prompt, got a list of 2"), ([[1], [2]], "one prompt"), (b"x", "got a bytes"), (None, "got None"),
+     ([{"role": "robot", "content": "a"}], "robot")],
+)  # fmt: skip
+def test_a_stream_is_of_one_prompt(llm: Build, prompt: Any, words: str) -> None:
+    each = llm()
+    with pytest.raises(InvalidRequestError, match=words):
+        list(each.stream(prompt))
+    assert not each.engine.has_work
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 2}, 5, [{"max_tokens": 2}], "greedy"])
+def test_params_of_another_type_are_refused(llm: Build, params: Any) -> None:
+    each = llm()
+    for ask in (each.generate, each.stream):
+        with pytest.raises(InvalidRequestError, match="must be SamplingParams"):
+            list(ask("a", params))
+    with pytest.raises(InvalidRequestError, match="must be SamplingParams"):
+        each.engine.add("a", PROMPT, params)
+    assert not each.engine.has_work
+
+
 def test_prompts_and_params_pair_up(llm: Build) -> None:
     each = llm()
     outputs = each.generate(["Once upon", PROMPT], [greedy(max_tokens=2), greedy(max_tokens=4, logprobs=1)])
@@ -213,7 +272,7 @@ def test_bad_sequences_leave_the_others_alone(engine: Build) -> None:
         with pytest.raises(error, match=words):
             each.add("bad", prompt, greedy(structured_outputs=structured))
         each.check_invariants()
-    with pytest.raises(UnknownSequenceError, match="already"):
+    with pytest.raises(SequenceExistsError, match="the id 'good' is in use.*already"):
         each.add("good", PROMPT, greedy())
     assert [*first.token_ids, *run_to_end_from_now(each, "good")] == expected and len(expected) == 20
 

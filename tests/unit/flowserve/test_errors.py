@@ -54,6 +54,18 @@ def test_no_such_folder(tmp_path: Path) -> None:
     refuses(tmp_path, ModelNotFoundError, "has no config.json")
 
 
+@pytest.mark.parametrize("model", [None, "", " ", 5])
+def test_no_model(model: Any) -> None:
+    with pytest.raises(InvalidConfigError, match="model must be a model folder or a hub id, got"):
+        LLM(model)
+
+
+@pytest.mark.parametrize("option", ["gpu_memory_utilization", "max_modle_len"])
+def test_an_option_that_does_not_exist(models: Models, option: str) -> None:
+    with pytest.raises(InvalidConfigError, match=f"no option '{option}'.*dtype.*max_model_len"):
+        LLM(models(), **{option: 1})
+
+
 def test_a_hub_id_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -223,11 +235,6 @@ def test_files_that_a_folder_may_lack(folder: Path) -> None:
 def test_engine_options(options: dict[str, Any], words: str, models: Models) -> None:
     with pytest.raises(InvalidConfigError, match=words):
         LLM(models(), **options)
-
-
-def test_an_option_that_does_not_exist(models: Models) -> None:
-    with pytest.raises(TypeError, match="max_modle_len"):
-        LLM(models(), max_modle_len=3)
 
 
 def test_context_follows_the_cache(models: Models) -> None:

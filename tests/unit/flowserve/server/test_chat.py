@@ -195,3 +195,13 @@ def test_bad_requests_are_told_what_is_wrong(client: Client, asked: dict[str, An
     response = client().post(PATH, json={"messages": HELLO, **asked})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [({"role": "robot", "content": "hi"}, "role"), ({"content": "hi"}, "role"), ({"role": "user"}, "content"),
+     ({"role": "user", "content": 5}, "content")],
+)  # fmt: skip
+def test_messages_that_no_template_should_see(client: Any, message: dict[str, Any], param: str) -> None:
+    response = client().post(PATH, json={"messages": [message]})
+    assert response.status_code == 400 and response.json()["error"]["param"] == f"messages[0].{param}"
