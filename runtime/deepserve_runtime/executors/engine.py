@@ -232,7 +232,8 @@ class StreamedCallParser:
                     if arguments is not None and can_travel(self._name, arguments):
                         calls.append(ToolCall(f"call_{secrets.token_hex(8)}", self._name, arguments))
                     else:
-                        malformed.append(f"{self._name} {self._arguments}")
+                        text_of_call = f"{self._name} {self._arguments}"  # halves of characters cannot travel
+                        malformed.append(text_of_call.encode("utf-8", "backslashreplace").decode())
         return Piece(text, tuple(calls), tuple(malformed))
 
 

@@ -123,6 +123,22 @@ def test_a_call_whose_arguments_cannot_travel_is_malformed(value: str) -> None:
     assert '"add"' in text and msgspec.msgpack.encode(text)
 
 
+@pytest.mark.parametrize(
+    ("parser", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "a\\ud800", "arguments": {}}</tool_call>'),
+        ("llama3_json", '{"name": "a\\ud800", "parameters": {}}'),
+        ("pythonic", '[a(b="\\ud800")]'),
+    ],
+)
+def test_a_call_with_half_a_character_is_malformed_and_can_be_reported(parser: str, text: str) -> None:
+    each = call_parser(parser)
+    pieces = [each.feed(text), each.finish()]
+    assert not any(piece.calls for piece in pieces)
+    (malformed,) = (found for piece in pieces for found in piece.malformed)
+    assert "\\ud800" in malformed and msgspec.msgpack.encode(malformed)
+
+
 def test_accelerators_in_order_of_preference(folder: Path) -> None:
     executor = executor_of(folder, "npu:910c:2", "cpu")
     executor.load()

@@ -328,7 +328,7 @@ def test_a_grammar_that_fails_midway_ends_its_sequence_only(engine: Build) -> No
     grammar.accept(300)  # what is no continuation puts the matcher into its error state
     outputs = {output.sequence_id: output for output in each.step()}
     assert (outputs["bad"].finish_reason, outputs["bad"].finished) == ("abort", True)
-    assert outputs["bad"].error
+    assert outputs["bad"].error and outputs["bad"].is_request_fault
     assert len(run_to_end_from_now(each, "good")) == 8
 
 
