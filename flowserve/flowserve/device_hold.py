@@ -47,6 +47,12 @@ class DeviceHold:
         self.level = level
         self._device.trim_memory()
 
+    def close(self) -> None:
+        """End the threads and let go of the memory for good; weights go with their last holder. May be called again."""
+        runner, self._runner, self._loaded = self._runner, None, None
+        if runner is not None:
+            runner.close()
+
     def restore(self) -> Runner:
         """Make a runner again, with empty KV storage. Raises what loading raises; then the sleep goes on."""
         loaded = self._loaded or load_model(self._folder, self._config)

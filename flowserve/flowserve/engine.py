@@ -24,7 +24,7 @@ from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.config import SchedulerConfig
 from .scheduling.scheduler import Scheduler
 from .sequence_stream import SequenceStream
-from .sequence_text import NoText, SequenceText
+from .sequence_text import Text
 from .step_log import StepLog, step_log_of
 from .step_record import StepRecord
 from .tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class Engine:
         self._traffic = BlockTraffic(self._cache, runner.storage, config, loaded.config.num_parameters)
         self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
         self._log: StepLog | None = step_log_of(config, loaded, self._hold.layout, runner)
-        self._closing = weakref.finalize(self, _close, self._steps, self._traffic, self._log)
+        self._closing = weakref.finalize(self, _close, self._steps, self._traffic, self._log, self._worker, self._hold)
         self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
@@ -121,26 +121,21 @@ class Engine:
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
         made = [(prepared.sampler_state(seed, index), prepared.text()) for index in range(params.n)]
-        self._start(sequence_id, 0, prepared, *made[0], **turn)
+        self._start(sequence_id, 0, prepared, made[0], **turn)
         self._num_added += 1
         if params.n > 1:
 
             def start_others(done: ScheduledSequence | None) -> None:
                 for index in range(1, params.n):
-                    self._start(sequence_id, index, prepared, *made[index], fork_of=done, **turn)
+                    self._start(sequence_id, index, prepared, made[index], fork_of=done, **turn)
 
             self._followers[sequence_id] = start_others
 
     def _start(
-        self,
-        request_id: str,
-        index: int,
-        prepared: Prepared,
-        state: SamplerState,
-        text: SequenceText | NoText,
-        **options: Any,
+        self, request_id: str, index: int, prepared: Prepared, made: tuple[SamplerState, Text], **options: Any
     ) -> None:
         """One completion of a request; those after the first find its prompt computed."""
+        state, text = made
         sequence_id = f"{request_id}\0{index}" if index else request_id
         sequence = self._scheduler.add(
             sequence_id,
@@ -254,7 +249,10 @@ class Engine:
         return [] if self._log is None else self._log.records()
 
     def close(self) -> None:
-        """Drop all sequences, wait for the step that runs and end its thread; then `add` and `step` are refused."""
+        """Drop all sequences, wait for the step that runs and give back the device: its threads and the KV memory.
+
+        Then `add` and `step` are refused. May be called again.
+        """
         for sequence_id in list(self._requests):
             self.abort(sequence_id)
         self._closing()
@@ -385,8 +383,12 @@ class Engine:
             del self._requests[stream.request_id]
 
 
-def _close(steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None) -> None:
-    steps.close()
+def _close(steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None, worker: Worker, hold: DeviceHold) -> None:
+    is_idle = steps.close()
     traffic.close()
     if log is not None:
         log.close()
+    if is_idle:  # else the device goes with the step that computes on it
+        traffic.attach(None)
+        worker.take(None)
+        hold.close()

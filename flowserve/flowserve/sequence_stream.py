@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from .outputs import SequenceOutput
 from .scheduling.batch import TokenResult
 from .sequence import Sequence
 from .sequence_text import NoText, SequenceText
 from .worker.sampler import SampledToken
+
+_log = logging.getLogger(__name__)
 
 
 class SequenceStream:
@@ -51,8 +55,13 @@ class SequenceStream:
         """What became of the sequence: the read ones of `tokens`, `token_ids`, or its end without any."""
         sequence = self.sequence
         is_finished = sequence.is_finished
-        if is_finished:
-            self._text.finish()
+        reason = sequence.finish_reason
+        if is_finished and self._error is None:  # a text with an error is not asked for its rest
+            try:
+                self._text.finish()
+            except Exception as error:  # the sequence is out of the books: only its reader is told
+                _log.exception("the text of %r could not be ended", self.request_id)
+                self._error, reason = f"the text could not be ended: {type(error).__name__}: {error}", "abort"
         logprobs = None
         if tokens and tokens[0].logprobs is not None:
             logprobs = tuple(token.logprobs for token in tokens[: len(token_ids)] if token.logprobs is not None)
@@ -61,7 +70,7 @@ class SequenceStream:
             token_ids,
             self._text.take(),
             is_finished,
-            sequence.finish_reason,
+            reason,
             sequence.num_prompt_tokens,
             sequence.num_output_tokens,
             logprobs,

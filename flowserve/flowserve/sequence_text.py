@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from .detokenizer import Detokenizer
 from .stop_strings import ROOT, stop_strings
@@ -82,3 +83,6 @@ class NoText:
 
     def finish(self) -> None:
         pass
+
+
+Text: TypeAlias = SequenceText | NoText

@@ -67,7 +67,7 @@ class Mover:
     def wait_for_reads(self) -> None:
         """Until no move has to read the device any more."""
         with self._changed:
-            while self._num_reads:
+            while self._num_reads > 0:
                 self._changed.wait()
 
     def take_results(self) -> list[MoveResult]:
@@ -90,7 +90,7 @@ class Mover:
             self._num_reads = 0
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None:
+        if thread is not None and thread is not threading.current_thread():  # it may be the one that collects an engine
             thread.join()
         if self._file is not None:
             self._file.close()

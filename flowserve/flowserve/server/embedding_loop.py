@@ -60,6 +60,8 @@ class EmbeddingLoop:
         """A vector for each text, and the tokens of all. Raises ApiError."""
         if self._ending is not None:
             raise ApiError(503, self._ending)
+        if not self._thread.is_alive():
+            raise ApiError(500, "the encoder has ended")
         if self._num_texts + len(texts) > self._max_texts:
             text = f"{self._num_texts} texts wait, of {self._max_texts} that this server takes; try again later"
             raise ApiError(503, text, code="queue_full", headers={"retry-after": "1"})
@@ -91,6 +93,14 @@ class EmbeddingLoop:
     # --- on the thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            traceback.print_exc()
+            with suppress(RuntimeError):
+                self._event_loop.call_soon_threadsafe(self.end_all, "the encoder has ended")
+
+    def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             jobs, ends = self._gather(job)
             if jobs:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..engine import Engine
 from ..errors import FlowServeError, UnknownSequenceError
@@ -60,6 +60,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="flowserve-engine", daemon=True)
         self._known: dict[str, int] = {}
         """Prompts in the engine, as its thread knows them: how many completions of each go on."""
+        self._calls: set[asyncio.Future[Any]] = set()
         self._ending: str | None = None
         self.stats: EngineStats = engine.stats()
         """At most `LOOK_S` old; right whenever a sequence has ended or nothing runs."""
@@ -97,12 +98,19 @@ class EngineLoop:
         if not self.is_alive:
             raise ApiError(503, self._ending or "the engine has ended")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._calls.add(done)
         self._commands.put(lambda: self._call(work, done))
-        return await done
+        try:
+            return await done
+        finally:
+            self._calls.discard(done)
 
     def end_all(self, reason: str) -> None:
-        """Answer every request with an error now, and every later one."""
+        """Answer every request and call with an error now, and every later one."""
         self._ending = reason
+        for done in self._calls:
+            if not done.done():
+                done.set_exception(ApiError(503, reason))
         for live in list(self._live.values()):
             live.generation.fail(ApiError(503, reason))
 
@@ -140,23 +148,33 @@ class EngineLoop:
         with self._news_lock:
             news, self._news = self._news, []
         for tell in news:
-            tell()
+            try:
+                tell()
+            except Exception:  # what follows is for others
+                traceback.print_exc()
 
     def _receive(self, outputs: list[SequenceOutput], now_s: float) -> None:
         for output in outputs:
             live = self._live.get(output.sequence_id)
             if live is None:  # aborted meanwhile
                 continue
-            self._metrics.output(output, live.arrived_s, live.last_s[output.index], now_s)
-            live.last_s[output.index] = now_s
-            if output.finished:
-                live.num_unfinished -= 1
-                if not live.num_unfinished:
-                    del self._live[output.sequence_id]
-            if output.error is not None:
-                live.generation.fail(ApiError(400 if output.is_request_fault else 500, output.error))
-            elif live.generation.put(live.first + output.index, output) > self._limits.max_unsent:
-                live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
+            try:
+                self._give(live, output, now_s)
+            except Exception as error:  # one answer that cannot be given must not take the others with it
+                traceback.print_exc()
+                live.generation.fail(as_api_error(error))
+
+    def _give(self, live: _Live, output: SequenceOutput, now_s: float) -> None:
+        if output.finished:
+            live.num_unfinished -= 1
+            if not live.num_unfinished:
+                del self._live[output.sequence_id]
+        self._metrics.output(output, live.arrived_s, live.last_s[output.index], now_s)
+        live.last_s[output.index] = now_s
+        if output.error is not None:
+            live.generation.fail(ApiError(400 if output.is_request_fault else 500, output.error))
+        elif live.generation.put(live.first + output.index, output) > self._limits.max_unsent:
+            live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
 
     # --- on the engine's thread ------------------------------------------------------------------------
 

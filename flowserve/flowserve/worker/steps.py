@@ -46,8 +46,11 @@ class StepsInFlight(Protocol):
     def collect(self) -> FinishedStep:
         """Wait for the oldest step. There must be one."""
 
-    def close(self) -> None:
-        """Let the step that runs end and forget all. May be called again."""
+    def close(self) -> bool:
+        """Let the step that runs end and forget all. May be called again.
+
+        False where it goes on: called in its own thread, which collects a dropped engine, nobody can wait for it.
+        """
 
 
 def steps_of(worker: Worker, config: EngineConfig, loaded: LoadedModel) -> StepsInFlight:
@@ -88,9 +91,10 @@ class InlineSteps:
             self._failed = FinishedStep(batch, {}, error)
             raise
 
-    def close(self) -> None:
+    def close(self) -> bool:
         self._waiting.clear()
         self._failed = None
+        return True
 
 
 class ThreadedSteps:
@@ -121,15 +125,17 @@ class ThreadedSteps:
         self._num_in_flight -= 1
         return finished
 
-    def close(self) -> None:
+    def close(self) -> bool:
         thread, self._thread = self._thread, None
+        is_own = thread is threading.current_thread()
         if thread is not None:
             _drain(self._submitted)  # what has not begun need not run
             self._submitted.put(None)
-            if thread is not threading.current_thread():  # it may be the one that collects a dropped engine
+            if not is_own:
                 thread.join()
         _drain(self._finished)
         self._num_in_flight = 0
+        return not is_own
 
 
 def _run_step(worker: Worker, batch: Batch) -> FinishedStep:

@@ -60,29 +60,31 @@ class Worker:
         """
         runner = self._runner
         assert runner is not None, "the engine sleeps"
-        for source, target in batch.copies:
-            runner.storage.copy_block(source, target)
         held: dict[str, _Held] = {}
-        states: dict[str, SamplerState] = {}
-        tokens: dict[str, list[int]] = {}
-        for entry in batch.sequences:
-            one = self._held.get(entry.arrival)
-            if one is not None and not one.is_over:
-                state = states[entry.sequence_id] = one.state
-                held[entry.sequence_id] = one
-                known, num_drafts = state.tokens, entry.num_drafts
-                tokens[entry.sequence_id] = known + state.drafts[:num_drafts] if num_drafts else known
-        if len(held) < len(batch.sequences):
-            batch = replace(batch, sequences=tuple(entry for entry in batch.sequences if entry.sequence_id in held))
-        if not batch:
-            return {}
         try:
+            for source, target in batch.copies:
+                runner.storage.copy_block(source, target)
+            states: dict[str, SamplerState] = {}
+            tokens: dict[str, list[int]] = {}
+            for entry in batch.sequences:
+                one = self._held.get(entry.arrival)
+                if one is not None and not one.is_over:
+                    state = states[entry.sequence_id] = one.state
+                    held[entry.sequence_id] = one
+                    known, num_drafts = state.tokens, entry.num_drafts
+                    tokens[entry.sequence_id] = known + state.drafts[:num_drafts] if num_drafts else known
+            going_on = batch
+            if len(held) < len(batch.sequences):
+                going_on = replace(batch, sequences=tuple(one for one in batch.sequences if one.sequence_id in held))
+            if not going_on:
+                return {}
             with torch.inference_mode():
-                step = runner.run(batch, tokens)
-                sampled = sample_batch(batch, step.values, states, step.best)
+                step = runner.run(going_on, tokens)
+                sampled = sample_batch(going_on, step.values, states, step.best)
         except BaseException:
-            for one in held.values():
-                one.is_over = True
+            for entry in batch.sequences:
+                if (one := self._held.get(entry.arrival)) is not None:
+                    one.is_over = True
             raise
         for sequence_id, new_tokens in sampled.items():
             one = held[sequence_id]

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,64 @@ def test_overlap_and_speculation_exclude_each_other() -> None:
 
     with pytest.raises(InvalidConfigError, match="speculative_tokens"):
         EngineConfig(overlap=True, speculative_tokens=3)
+
+
+def test_copies_that_fail_end_their_step_and_the_one_behind_it_leaves_its_sequences_out(
+    overlapped: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = overlapped()
+    execute, run = each._worker.execute, each._worker._runner.run
+    num_steps, computed = 0, []
+
+    def with_bad_copies(batch: Any) -> Any:
+        nonlocal num_steps
+        num_steps += 1
+        return execute(replace(batch, copies=((0, 10**6),)) if num_steps == 3 else batch)
+
+    def noting(batch: Any, tokens: Any) -> Any:
+        computed.append([entry.sequence_id for entry in batch.sequences])
+        return run(batch, tokens)
+
+    monkeypatch.setattr(each._worker, "execute", with_bad_copies)
+    monkeypatch.setattr(each._worker._runner, "run", noting)
+    each.add("bad", PROMPT, greedy(max_tokens=12))
+    outputs = each.step() + each.step()
+    each.add("good", PROMPT, greedy(max_tokens=12))
+    while each.has_work:
+        outputs += each.step()
+        each.check_invariants()
+    (last,) = [output for output in outputs if output.sequence_id == "bad" and output.finished]
+    assert last.finish_reason == "abort" and "ValueError" in str(last.error)
+    assert computed[:2] == [["bad"]] * 2 and computed[2:] == [["good"]] * 12
+
+
+@pytest.mark.parametrize("pushing_fails", [False, True])
+def test_a_text_that_cannot_be_ended_ends_its_sequence_only(
+    engine: Build, monkeypatch: pytest.MonkeyPatch, pushing_fails: bool
+) -> None:
+    from flowserve.sequence_text import SequenceText
+
+    each = engine()
+    for sequence_id, num in (("bad", 3), ("good", 5)):
+        each.add(sequence_id, PROMPT, greedy(max_tokens=num))
+    bad = each._streams["bad"]._text
+
+    def failing(error: str, method: Any) -> Any:
+        def call(self: SequenceText, *token_id: int) -> Any:
+            if self is bad:
+                raise ValueError(error)
+            return method(self, *token_id)
+
+        return call
+
+    monkeypatch.setattr(SequenceText, "finish", failing("no last character", SequenceText.finish))
+    if pushing_fails:
+        monkeypatch.setattr(SequenceText, "push", failing("no such character", SequenceText.push))
+    outputs = []
+    while each.has_work:
+        outputs += each.step()
+        each.check_invariants()
+    (last,) = [output for output in outputs if output.sequence_id == "bad" and output.finished]
+    assert last.finish_reason == "abort"
+    assert ("no such character" if pushing_fails else "no last character") in str(last.error)
+    assert sum(len(output.token_ids) for output in outputs if output.sequence_id == "good") == 5

@@ -254,3 +254,31 @@ def test_llm(llm: Build) -> None:
         break
     each.sleep()
     each.wake_up()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("asleep", [False, True])
+def test_a_closed_engine_holds_nothing_of_the_device(models: Build, backend: str, asleep: bool) -> None:
+    from flowserve import Engine, EngineConfig
+
+    def used() -> Any:
+        each = Engine.from_folder(models(), EngineConfig(num_threads=3, cpu_backend=backend, overlap=True))
+        tokens_of(each)
+        return each
+
+    used().close()  # torch keeps the threads that it once had
+    gc.collect()
+    before = num_threads()
+    each = used()
+    runner, storage = weakref.ref(each._hold.runner), weakref.ref(each._hold.runner.storage)
+    assert num_threads() > before
+    if asleep:
+        each.sleep()
+    each.close()
+    assert runner() is None and storage() is None
+    end_s = time.monotonic() + 10.0
+    while num_threads() > before:  # a thread that was joined is still listed for a moment
+        assert time.monotonic() < end_s, f"{before} threads before, {num_threads()} after"
+        time.sleep(0.01)
+    each.close()
+    assert each.stats().free_blocks == each.stats().total_blocks

@@ -306,3 +306,17 @@ def test_a_block_file_gives_back_what_was_written_or_says_so(tmp_path: Path) -> 
         file.read(2, buffer)
     file.close()
     file.close()
+
+
+def test_a_mover_may_be_closed_by_its_own_thread() -> None:
+    """Which may be the one that collects a dropped engine."""
+
+    class Closing(Blocks):
+        def read_block(self, block: int, buffer: memoryview) -> None:
+            mover.close()
+            super().read_block(block, buffer)
+
+    mover = Mover(Closing(4), HostArena(2, 1), None)
+    mover.submit([Move(0, Tier.DEVICE, 3, Tier.HOST, 1)], after_step=0)
+    assert results(mover, 1) == [None]
+    mover.close()

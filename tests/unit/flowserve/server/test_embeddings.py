@@ -168,3 +168,27 @@ def test_what_waits_together_is_computed_together(
     for text, (vectors, _) in zip(("one", "two", "three"), (one, two, three), strict=True):
         assert vectors[0] == pytest.approx(embed(model.tokenize(text))[0], abs=1e-5)
     assert bad.status == 400 and "1000000000" in str(bad)
+
+
+def test_an_encoder_that_crashes_says_so(folder: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from flowserve.server.api_error import ApiError
+
+    def crash(prompts: Any) -> Any:
+        raise SystemExit("a crash")
+
+    monkeypatch.setattr(model, "embed_tokens", crash)
+    encoder = EmbeddingApi(model, folder, ServerConfig()).encoder
+
+    async def run() -> None:
+        encoder.start()
+        for _ in range(2):
+            with pytest.raises(ApiError, match="has ended"):
+                await asyncio.wait_for(encoder.embed(["one"], False), 20)
+        encoder._thread.join()
+        encoder._ending = None  # the thread has ended, and nobody has been told yet
+        with pytest.raises(ApiError, match="has ended"):
+            await asyncio.wait_for(encoder.embed(["one"], False), 20)
+
+    asyncio.run(run())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowserve.server.api_error import ApiError
 from flowserve.server.generation_api import GenerationApi
 from tests.unit.flowserve.server.asgi import AsgiClient
 from tests.unit.flowserve.server.streams import events, joined_text
@@ -199,5 +200,48 @@ def test_many_at_once_get_their_own_answers(api: Callable[..., GenerationApi], g
             await asyncio.gather(*(client.task for client in clients))
             for prompt, client in zip(prompts * 4, clients, strict=True):
                 assert joined_text(events(client.body.decode())) == expected[prompt]
+
+    asyncio.run(run())
+
+
+def test_calls_behind_a_crash_are_answered(api: Callable[..., GenerationApi]) -> None:
+    def crash(engine: Any) -> None:
+        raise SystemExit("a crash")
+
+    async def run() -> None:
+        async with started(api()) as running:
+            works: list[Callable[[Any], Any]] = [crash, lambda engine: engine.stats(), lambda engine: 1]
+            calls = [asyncio.ensure_future(running.engine.call(work)) for work in works]
+            for error in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(error, ApiError) and error.status == 503 and "has ended" in str(error)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_cannot_be_given_takes_no_other_with_it(
+    api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            note, has_failed = running.engine._metrics.output, False
+
+            def failing(*options: Any) -> None:
+                nonlocal has_failed
+                if not has_failed:
+                    has_failed = True
+                    raise ValueError("no such number")
+                note(*options)
+
+            def fail() -> None:
+                raise ValueError("no such news")
+
+            monkeypatch.setattr(running.engine._metrics, "output", failing)
+            clients = [AsgiClient(running.asgi, PATH, SHORT) for _ in range(3)]
+            running.engine._tell(fail)
+            await asyncio.gather(*(client.task for client in clients))
+            assert sorted(str(client.status) for client in clients) == ["200", "200", "500"]
+            (failed,) = [client for client in clients if client.status == 500]
+            assert b"no such number" in failed.body
+            await idle(running)
 
     asyncio.run(run())
