@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in about fifteen methods.
+"""The device adapter: all that differs between devices, in twenty methods.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
