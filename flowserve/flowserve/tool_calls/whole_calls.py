@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from .events import overlap
+
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
 _TELLING_OVERLAP = len("<tool")  # a text that ends in less of the tag may well mean it
 
@@ -95,9 +97,9 @@ class ToolCallStream:
             self._leave_call(rest)
             events += self.feed("")
         rest, self._text = self._text.lstrip() if self._after_call else self._text, ""
-        overlap = _tag_overlap(rest)
-        if overlap >= _TELLING_OVERLAP:
-            content, tag = rest[:-overlap].rstrip(), rest[-overlap:]
+        length = overlap(rest, OPEN_TAG)
+        if length >= _TELLING_OVERLAP:
+            content, tag = rest[:-length].rstrip(), rest[-length:]
             events += [ContentDelta(content), MalformedToolCall(tag, "the text ends inside the opening tag")]
         else:
             events.append(ContentDelta(rest))
@@ -116,7 +118,7 @@ class ToolCallStream:
             self._text = self._text[start + len(OPEN_TAG) :]
             self._in_call, self._searched = True, 0
             return ContentDelta(content)
-        certain = self._text[: len(self._text) - _tag_overlap(self._text)].rstrip()
+        certain = self._text[: len(self._text) - overlap(self._text, OPEN_TAG)].rstrip()
         if not certain:
             return None
         self._after_call = False
@@ -171,11 +173,6 @@ def _ends_inside_string(body: str) -> bool:
         elif character == '"':
             inside = not inside
     return inside
-
-
-def _tag_overlap(text: str) -> int:
-    """Length of the longest end of `text` that is a proper start of the opening tag."""
-    return next((n for n in range(min(len(OPEN_TAG) - 1, len(text)), 0, -1) if text.endswith(OPEN_TAG[:n])), 0)
 
 
 def _joined(events: list[ToolCallEvent]) -> list[ToolCallEvent]:

@@ -18,6 +18,7 @@ from flowserve.device.base import Runner
 from flowserve.device.cpu_kernels.library import KernelLibrary
 from flowserve.models.loader import load_model
 from flowserve.scheduling.batch import Batch, ScheduledSequence
+from tests.unit.flowserve.moved_blocks import logits_before_and_after
 
 BLOCK = 8
 
@@ -148,18 +149,7 @@ def test_blocks_can_be_moved(models: Callable[..., Path]) -> None:
     """A sequence goes on from blocks that were copied, read out and written elsewhere."""
     for options in ({}, {"kv_cache_dtype": "int8"}):
         runner = _runner(models(), cpu_backend="extension", **options)
-        tokens = {"a": list(range(10, 34))}
-        with torch.inference_mode():
-            runner.run(Batch((ScheduledSequence("a", 0, 23, (0, 1, 2), 0, 0, 0),)), tokens)
-            expected = runner.run(Batch((ScheduledSequence("a", 23, 1, (0, 1, 2), 1, 0, 0),)), tokens).values
-            buffer = memoryview(bytearray(runner.storage.block_bytes))
-            runner.storage.copy_block(0, 40)
-            runner.storage.read_block(1, buffer)
-            runner.storage.write_block(41, buffer)
-            runner.storage.copy_block(2, 42)
-            for block in (0, 1, 2):
-                runner.storage.write_block(block, memoryview(bytes(runner.storage.block_bytes)))
-            moved = runner.run(Batch((ScheduledSequence("a", 23, 1, (40, 41, 42), 1, 0, 0),)), tokens).values
+        expected, moved = logits_before_and_after(runner, list(range(10, 34)))
         assert torch.equal(moved, expected)
 
 

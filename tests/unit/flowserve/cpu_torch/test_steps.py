@@ -14,6 +14,7 @@ from flowserve.device.base import Runner
 from flowserve.errors import CheckpointError
 from flowserve.models.loader import load_model
 from flowserve.scheduling.batch import Batch, ScheduledSequence
+from tests.unit.flowserve.moved_blocks import logits_before_and_after
 
 BLOCK = 8
 PROMPT = [(7 * i) % 190 + 3 for i in range(60)]
@@ -74,18 +75,7 @@ def test_blocks_of_whole_numbers_can_be_moved(models: Callable[..., Path]) -> No
     runner = _runner(models(), kv_cache_dtype="int8")
     exact = _runner(models())
     assert runner.storage.block_bytes * 3 < exact.storage.block_bytes
-    tokens = {"a": PROMPT[:24]}
-    with torch.inference_mode():
-        runner.run(Batch((ScheduledSequence("a", 0, 23, (0, 1, 2), 0, 0, 0),)), tokens)
-        expected = runner.run(Batch((ScheduledSequence("a", 23, 1, (0, 1, 2), 1, 0, 0),)), tokens).values
-        buffer = memoryview(bytearray(runner.storage.block_bytes))
-        runner.storage.copy_block(0, 30)
-        runner.storage.read_block(1, buffer)
-        runner.storage.write_block(29, buffer)
-        runner.storage.copy_block(2, 28)
-        for block in (0, 1, 2):
-            runner.storage.write_block(block, memoryview(bytearray(runner.storage.block_bytes)))
-        moved = runner.run(Batch((ScheduledSequence("a", 23, 1, (30, 29, 28), 1, 0, 0),)), tokens).values
+    expected, moved = logits_before_and_after(runner, PROMPT[:24])
     assert torch.equal(moved, expected)
 
 

@@ -152,12 +152,16 @@ inline void soften(const AttentionTask& t, AttentionRoom& room, int first_token,
         float* score = room.scores.data() + int64_t(row) * room.span;
         const int position = t.first_position + row / t.group;
         const int oldest = t.window > 0 ? std::max(0, position - t.window + 1) : 0;
-        for (int b = 0; b * tokens < columns; b++) {
-            const int token = first_token + b * s.block_size;
-            const int begin = std::clamp(oldest - token, 0, s.block_size), end = std::clamp(position + 1 - token, 0, s.block_size);
-            for (int i = 0; i < begin; i++) score[b * tokens + i] = -INFINITY;
-            for (int i = end; i < tokens; i++) score[b * tokens + i] = -INFINITY;
-        }
+        const auto hide = [&](float value) {  // the tokens that this row may not see
+            for (int b = 0; b * tokens < columns; b++) {
+                const int token = first_token + b * s.block_size;
+                const int begin = std::clamp(oldest - token, 0, s.block_size);
+                const int end = std::clamp(position + 1 - token, 0, s.block_size);
+                std::fill(score + b * tokens, score + b * tokens + begin, value);
+                std::fill(score + b * tokens + end, score + (b + 1) * tokens, value);
+            }
+        };
+        hide(-INFINITY);
         F16 top = F16::all(-INFINITY);
         for (int i = 0; i < columns; i += LANES) top = max(top, F16::load(score + i));
         const float largest = std::max(room.largest[row], max_of(top));
@@ -168,16 +172,10 @@ inline void soften(const AttentionTask& t, AttentionRoom& room, int first_token,
         const float keep = std::exp(room.largest[row] - largest);
         F16 total = F16::zero();
         for (int i = 0; i < columns; i += LANES) {
-            // -inf becomes e^-87, which float32 sums forget: masked tokens are zeroed where they matter, below.
             F16 p = exp(F16::load(score + i) - F16::all(largest));
             p.store(score + i);
         }
-        for (int b = 0; b * tokens < columns; b++) {
-            const int token = first_token + b * s.block_size;
-            const int begin = std::clamp(oldest - token, 0, s.block_size), end = std::clamp(position + 1 - token, 0, s.block_size);
-            for (int i = 0; i < begin; i++) score[b * tokens + i] = 0.0f;
-            for (int i = end; i < tokens; i++) score[b * tokens + i] = 0.0f;
-        }
+        hide(0.0f);  // `exp` made e^-87 of -inf
         for (int i = 0; i < columns; i += LANES) total = total + F16::load(score + i);
         room.total[row] = room.total[row] * keep + sum(total);
         room.largest[row] = largest;

@@ -80,7 +80,6 @@ inline void store_half(uint16_t* p, F16 a) {
 struct I16 {
     __m512i v;
     static I16 zero() { return {_mm512_setzero_si512()}; }
-    static I16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
     F16 to_float() const { return {_mm512_cvtepi32_ps(v)}; }
 };
 inline I16 operator-(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
@@ -154,9 +153,6 @@ inline void store_half(uint16_t* p, F16 x) {
 struct I16 {
     __m256i a, b;
     static I16 zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-    static I16 load(const int32_t* p) {
-        return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
-    }
     F16 to_float() const { return {_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)}; }
 };
 inline I16 operator-(I16 x, I16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
@@ -214,7 +210,6 @@ inline void store_half(uint16_t* p, F16 a) { FS_LANES p[i] = float_to_half(a.v[i
 struct I16 {
     int32_t v[LANES];
     static I16 zero() { return I16{}; }
-    static I16 load(const int32_t* p) { I16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
     F16 to_float() const { F16 r; FS_LANES r.v[i] = float(v[i]); return r; }
 };
 inline I16 operator-(I16 a, I16 b) { FS_LANES a.v[i] -= b.v[i]; return a; }
