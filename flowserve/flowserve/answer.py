@@ -1,8 +1,8 @@
 """AnswerStream: a model's text as reasoning, tool calls and answer, by what its chat template says of each.
 
-    format = AnswerFormat.of_template(template.source)
-    stream = format.stream(prompt_text, has_tools=True)
-    for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, ArgumentsDelta, CallEnd
+format = AnswerFormat.of_template(template.source)
+stream = format.stream(prompt_text, has_tools=True)
+for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, ArgumentsDelta, CallEnd
 """
 
 from __future__ import annotations

@@ -138,9 +138,7 @@ def _decode(
     return output.view(num_kv_heads, group.num_sequences, -1, head_dim).transpose(0, 1).reshape(query.shape)
 
 
-def _prefill(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, chunk: _Chunk, scale: float
-) -> torch.Tensor:
+def _prefill(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, chunk: _Chunk, scale: float) -> torch.Tensor:
     """query [n, H, D] -> [n, H, D], with KV heads as the batch and the query heads that share one as its heads."""
     num_kv_heads, head_dim = key.shape[0], key.shape[-1]
     rows = query.transpose(0, 1).view(num_kv_heads, -1, query.shape[0], head_dim)

@@ -112,9 +112,7 @@ class DeviceAdapter(Protocol):
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         """How so many blocks are stored for a loaded model."""
 
-    def runner(
-        self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig
-    ) -> Runner:
+    def runner(self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig) -> Runner:
         """Allocate the storage and make the model ready to run, in the process that runs it."""
 
     def park(self, weights: Any) -> bool:

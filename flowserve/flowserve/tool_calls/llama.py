@@ -1,8 +1,8 @@
 """Llama 3.1 to 3.3: nothing but a call, or text.
 
-    {"name": "get_weather", "parameters": {"city": "Paris"}}; {"name": ...}
-    <|python_tag|>{"name": ...}
-    <|python_tag|>brave_search.call(query="weather in Paris")
+{"name": "get_weather", "parameters": {"city": "Paris"}}; {"name": ...}
+<|python_tag|>{"name": ...}
+<|python_tag|>brave_search.call(query="weather in Paris")
 """
 
 from __future__ import annotations

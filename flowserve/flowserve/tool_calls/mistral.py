@@ -1,7 +1,7 @@
 """Mistral, as it wrote calls at first and as it writes them since its eleventh tokenizer:
 
-    [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, ...]
-    [TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]...
+[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, ...]
+[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]...
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ class Worker:
         """Compute with another runner from now on; None while the engine sleeps. No step may be running."""
         self._runner = runner
 
-    def add(
-        self, sequence_id: str, arrival: int, state: SamplerState, end_token_ids: Collection[int] = ()
-    ) -> None:
+    def add(self, sequence_id: str, arrival: int, state: SamplerState, end_token_ids: Collection[int] = ()) -> None:
         """Hold a sequence until `remove`, through preemptions too. `end_token_ids` end it."""
         self._held[arrival] = _Held(sequence_id, state, end_token_ids)
 

@@ -42,9 +42,7 @@ BATCHES = {
 @pytest.mark.parametrize("num_heads, num_kv_heads", [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("scattered", [True, False])
 @pytest.mark.parametrize("window", [0, 1, 4, 7, 33, 1000])
-def test_equals_attention_by_hand(
-    name: str, num_heads: int, num_kv_heads: int, scattered: bool, window: int
-) -> None:
+def test_equals_attention_by_hand(name: str, num_heads: int, num_kv_heads: int, scattered: bool, window: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     sequences = BATCHES[name]

@@ -173,9 +173,7 @@ def test_non_negative_fit_is_the_best_there_is(seed: int) -> None:
     found = non_negative_fit(rows, 5)
     assert all(value >= 0.0 for value in found)
     for column in range(5):
-        slope = sum(
-            row[column] * (value - sum(x * c for x, c in zip(row, found, strict=True))) for row, value in rows
-        )
+        slope = sum(row[column] * (value - sum(x * c for x, c in zip(row, found, strict=True))) for row, value in rows)
         assert abs(slope) < 1e-6 if found[column] > 0.0 else slope < 1e-6
 
 

@@ -67,5 +67,3 @@ def normalized_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [T, K] with every row's largest magnitude 1, and those magnitudes [T, 1]. Each row goes by itself alone."""
     largest = x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
     return x / largest, largest
-
-

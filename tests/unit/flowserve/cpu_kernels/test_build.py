@@ -25,9 +25,7 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and a process that has loaded no kernels."""
     monkeypatch.setenv("FLOWSERVE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(library_module, "kernel_library", library_module.kernel_library.__wrapped__)
-    monkeypatch.setattr(
-        "flowserve.device.cpu_kernels.runner.kernel_library", library_module.kernel_library
-    )
+    monkeypatch.setattr("flowserve.device.cpu_kernels.runner.kernel_library", library_module.kernel_library)
     return tmp_path / "cache"
 
 

@@ -64,5 +64,3 @@ def test_zero_rows_and_columns_stay_zero() -> None:
         packed = Packed.of(kernel_library(), kind, np.zeros((20, 40), np.float32))
         assert not packed.multiply(_random(0, 3, 40)).any()
         assert not Packed.of(kernel_library(), kind, _random(0, 20, 40)).multiply(np.zeros((3, 40), np.float32)).any()
-
-
