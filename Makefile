@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 PEERS := pool ray dask
 # llama.cpp is compiled: minutes.
-ENGINE_PEERS := ctranslate2 openvino openvino-convert onnxruntime transformers llamacpp
+ENGINE_PEERS := ctranslate2 openvino openvino-convert onnxruntime transformers vllm llamacpp
 
 .PHONY: run test test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
 
@@ -36,6 +36,9 @@ bench-peers: $(PEERS:%=.bench-peers/%/.installed)
 	.bench-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	if [ -f $(<:.txt=.no-deps.txt) ]; then \
 		.bench-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(<:.txt=.no-deps.txt); \
+	fi
+	if [ -f $(<:.txt=.remove.txt) ]; then \
+		.bench-peers/$*/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes -r $(<:.txt=.remove.txt); \
 	fi
 	touch $@
 
