@@ -107,10 +107,11 @@ def serve(
 @commands.command()
 def bench(
     models: Annotated[str, typer.Option(help="Separated by commas: small,tiny,toy.")] = "small,tiny",
-    only: Annotated[str, typer.Option(help="Works, separated by commas: one,sixteen,shared,prompt,fresh,sleep.")] = "",
+    only: Annotated[str, typer.Option(help="Of one,sixteen,shared,prompt,fresh,sleep,cost; with commas.")] = "",
     who: Annotated[str, typer.Option(help="Parts of names, separated by commas. Default: everybody.")] = "",
     rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
     minutes: Annotated[float, typer.Option(help="Then no further round of what takes long.")] = 15.0,
+    subject_minutes: Annotated[float, typer.Option(help="What one of them may take in a round.")] = 5.0,
     quick: Annotated[bool, typer.Option("--quick", help="One round of few tokens, to see that it works.")] = False,
     complete: Annotated[bool, typer.Option("--complete", help="Also what takes a peer a minute.")] = False,
     peers: Annotated[bool, typer.Option("--peers", help="Also who `make bench-engine-peers` installed.")] = False,
@@ -121,7 +122,7 @@ def bench(
 ) -> None:
     """Measure this machine: its limits, FlowServe and its peers in one run, on models with random weights."""
     from .bench.command import names, run
-    from .bench.measure import Options
+    from .bench.options import Options
     from .bench.subjects import PEER_ENVIRONMENTS, WORKS
 
     try:
@@ -131,6 +132,7 @@ def bench(
             who=names(who),
             rounds=1 if quick else rounds,
             minutes=minutes,
+            subject_minutes=subject_minutes,
             is_quick=quick,
             is_complete=complete,
             peers=(peers_folder or PEER_ENVIRONMENTS) if peers or peers_folder else None,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 from ..errors import InvalidConfigError
 from .markdown import markdown
-from .measure import Options, measure, prepare
+from .measure import Report, measure, prepare
+from .options import Options
 
 
 def run(options: Options, *, only_prepare: bool, output: list[Path], as_json: bool) -> None:
-    """Measure and print; `output` gets JSON, or Markdown where a name ends in .md."""
+    """Measure and print; `output` gets JSON, or Markdown where a name ends in .md, written anew after each subject."""
     for path in output:
         if path.suffix not in (".json", ".md"):
             raise InvalidConfigError(f"output {str(path)!r}: must end in .json or .md")
@@ -20,11 +22,21 @@ def run(options: Options, *, only_prepare: bool, output: list[Path], as_json: bo
         for label, text in prepare(options, _tell).items():
             print(f"{label} failed: {text}")
         return
-    report = measure(options, _tell)
-    text = json.dumps(report, indent=2) + "\n"
-    for path in output:
-        path.write_text(markdown(report) if path.suffix == ".md" else text, encoding="utf-8")
-    print(text if as_json else markdown(report), end="")
+
+    def keep(report: Report) -> None:
+        for path in output:
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(_text(report, path.suffix == ".json"), encoding="utf-8")
+            partial.replace(path)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the subject that runs is to end, too
+    report = measure(options, _tell, keep)
+    keep(report)
+    print(_text(report, as_json), end="")
+
+
+def _text(report: Report, as_json: bool) -> str:
+    return json.dumps(report, indent=2) + "\n" if as_json else markdown(report)
 
 
 def names(text: str) -> tuple[str, ...]:

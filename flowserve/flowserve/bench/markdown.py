@@ -17,7 +17,8 @@ _LIMITS = (
 )
 _LEGEND = (
     "Medians; in brackets the smallest and the largest sample. A star: others used more than {noisy} cores meanwhile "
-    "(the median over the samples). Memory: megabytes, and how many times the weights that is."
+    "(the median over the samples). Memory: megabytes of the process (RSS, mapped pages that it has read among them), "
+    "and how many times the weights that is: all of it / without what a process takes that imports its libraries alone."
 )
 
 
@@ -27,7 +28,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"# `{report['command']}`, {report['taken']}",
         "",
         f"{report['cores']} cores ({report['machine']}), Python {report['python']}, "
-        f"load before {report['load_before']:.1f}; took {report['took_s'] / 60:.0f} minutes; "
+        f"load before {report['load_before']:.1f}; took {report['took_s'] / 60:.0f} minutes"
+        f"{'' if report['finished'] else ', and was not at its end'}; "
         f"rounds: {_rounds(report['rounds'])}.",
     ]
     if report["limits"]:
@@ -74,7 +76,8 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _figure(row: dict[str, Any]) -> str:
-    against = f" ({row['of_weights']:.2f}x)" if "of_weights" in row else ""
+    times = [row[name] for name in ("of_weights", "above_base") if row.get(name) is not None]
+    against = f" ({' / '.join(f'{each:.2f}' for each in times)}x)" if times else ""
     return f"{_number(row['median'])}{'*' if row['foreign'] > NOISY_CORES else ''}{against}"
 
 

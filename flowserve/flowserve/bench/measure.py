@@ -12,83 +12,71 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..cache_folder import cache_folder
-from ..errors import InvalidConfigError
+from .options import Options
 from .processes import SubjectFailedError, run_alone
 from .report import limits_of, rows
-from .rounds import Job, Sample, run_rounds
-from .scripts.measuring import busy_s
+from .rounds import Found, Job, Sample, run_rounds
 from .shapes import SHAPES, Shape, bench_folder, model_folder
-from .subjects import OUR_WORKS, SCRIPTS, WORKS, Conversion, Subject, chosen, missing, python_of
+from .subjects import OUR_WORKS, SCRIPTS, Conversion, Subject, chosen, missing, python_of
+from .turn import Turn
 
 CONVERSION_TIMEOUT_S = 1800.0
 LARGE_PARAMETERS = 100_000_000
 """From here on subjects are spared what takes them very long."""
 
+Report = dict[str, Any]
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Options:
-    """models: of SHAPES.  works: of WORKS.  who: parts of subjects' names; none = all.  Raises InvalidConfigError.
+def measure(
+    options: Options, tell: Tell = lambda text: None, keep: Callable[[Report], None] = lambda report: None
+) -> Report:
+    """All measurements, with what they were taken on.
 
-    rounds: samples of each figure, at most.  minutes: when further rounds leave out what takes long.
-    peers: the folder of their environments, None for no peers.  is_complete: nobody is spared anything.
+    tell: hears what is being measured.  keep: gets the report after each subject, as far as it has come.
     """
-
-    models: tuple[str, ...] = ("small", "tiny")
-    works: tuple[str, ...] = WORKS
-    who: tuple[str, ...] = ()
-    rounds: int = 3
-    minutes: float = 15.0
-    is_quick: bool = False
-    is_complete: bool = False
-    peers: Path | None = None
-
-    def __post_init__(self) -> None:
-        for what, named, known in (("model", self.models, SHAPES), ("work", self.works, WORKS)):
-            for name in named:
-                if name not in known:
-                    raise InvalidConfigError(f"no {what} {name!r}; there are: {', '.join(known)}")
-        if self.rounds < 1:
-            raise InvalidConfigError(f"rounds {self.rounds}: at least one is needed")
-        if not self.minutes > 0:
-            raise InvalidConfigError(f"minutes {self.minutes}: no time to measure in")
-        list(chosen(self.who, self.peers))
-
-
-def measure(options: Options, tell: Tell = lambda text: None) -> dict[str, Any]:
-    """All measurements, with what they were taken on. `tell` hears what is being measured."""
     unable = prepare(options, tell)
-    load_before, start_s = os.getloadavg()[0], time.monotonic()
     jobs = [Job("limits", partial(_limits, options))]
     for model in options.models:
         for subject in chosen(options.who, options.peers):
             label = f"{subject.who}, {model}"
             if label not in unable and _works(subject, SHAPES[model], options):
                 jobs.append(Job(label, partial(_samples, subject, SHAPES[model], options)))
-    found = run_rounds(jobs, options.rounds, options.minutes * 60, tell)
-    limits = limits_of(found.samples)
+    taken_on, start_s = _machine(options), time.monotonic()
+
+    def report(found: Found, is_finished: bool = False) -> Report:
+        limits = limits_of(found.samples)
+        return {
+            **taken_on,
+            "finished": is_finished,
+            "took_s": round(time.monotonic() - start_s, 1),
+            "limits": asdict(limits) if limits else None,
+            "rounds": found.num_rounds,
+            "turns_s": {label: [round(each, 1) for each in turns] for label, turns in found.turns_s.items()},
+            "rows": rows(found.samples, options.is_quick),
+            "failed": {**unable, **found.failed},
+        }
+
+    found = run_rounds(jobs, options.rounds, options.minutes * 60, tell, lambda found: keep(report(found)))
+    return report(found, is_finished=True)
+
+
+def _machine(options: Options) -> Report:
+    """What the figures are of."""
     return {
         "bench": "engine",
-        "command": _command(options),
+        "command": options.command,
         "taken": time.strftime("%Y-%m-%d"),
-        "took_s": round(time.monotonic() - start_s, 1),
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
         "machine": _machine_name(),
-        "load_before": load_before,
-        "limits": asdict(limits) if limits else None,
-        "rounds": found.num_rounds,
-        "rows": rows(found.samples, options.is_quick),
-        "failed": {**unable, **found.failed},
+        "load_before": os.getloadavg()[0],
         "not_measured": missing(options.peers) if options.peers else [],
     }
 
@@ -150,74 +138,20 @@ def _works(subject: Subject, shape: Shape, options: Options) -> list[str]:
     return [work for work in options.works if work in subject.works and work not in spared]
 
 
-def _limits(options: Options, number: int) -> list[Sample]:
+def _limits(options: Options, number: int) -> Iterator[Sample]:
     command = [sys.executable, str(SCRIPTS / "limits.py"), "--model", "", "--precision", "", "--vocab", "0"]
-    said = run_alone([*command, *["--quick"] * options.is_quick])
-    return [{"model": "", "who": "limits", "precision": "", **line} for line in said.lines]
+    said = run_alone([*command, *["--quick"] * options.is_quick], options.subject_minutes * 60)
+    yield from ({"model": "", "who": "limits", "precision": "", **line} for line in said.lines)
 
 
-def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> list[Sample]:
-    works = _works(subject, shape, options)
-    standing = [work for work in works if work not in ("fresh", "sleep")]
+def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> Iterator[Sample]:
     path = _converted(shape, subject.conversion) if subject.conversion else _folder(shape, subject.widened)
-    rest = ["--model", str(path), "--precision", subject.precision, "--vocab", str(shape.vocab)]
-    rest += ["--seed", str(number), *subject.options, *["--quick"] * options.is_quick]
-    command = [subject.python(options.peers or Path()), str(SCRIPTS / subject.script), *rest]
+    words = ["--model", str(path), "--precision", subject.precision, "--vocab", str(shape.vocab)]
+    words += ["--seed", str(number), *subject.options, *["--quick"] * options.is_quick]
+    works, python = _works(subject, shape, options), subject.python(options.peers or Path())
+    turn = Turn(subject, works, python, words, number, options.subject_minutes * 60)
     labels = {"model": shape.name, "who": subject.who, "precision": subject.precision}
-    found: list[Sample] = []
-    if standing:  # first: it also brings what a fresh process reads into the page cache
-        said = run_alone([*command, "--works", ",".join(standing)]).lines[1:]
-        found += [line for line in said if line["work"] != "memory" or "sixteen" in standing]
-    if "fresh" in works:
-        if not standing:
-            run_alone(command)
-        found += _fresh(command)
-        if subject.is_ours:
-            found += run_alone([command[0], str(SCRIPTS / "forked.py"), *rest]).lines
-            if number == 0 and "torch" not in subject.options:
-                found += _packing(command)
-    if "sleep" in works:
-        found += run_alone([command[0], str(SCRIPTS / "sleeping.py"), *rest]).lines
-    return [{**labels, **sample} for sample in found]
-
-
-def _packing(command: list[str]) -> list[Sample]:
-    """Of a process that finds the kernels compiled, and no packed weights."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="bench-", dir=cache_folder()) as folder:
-        Path(folder, "kernels").symlink_to(cache_folder() / "kernels")
-        fresh, loading, _ = _fresh(command, {"FLOWSERVE_CACHE": folder})
-    return [fresh | {"work": "packing"}, loading | {"work": "packing memory"}]
-
-
-def _fresh(command: list[str], variables: Mapping[str, str] = {}) -> list[Sample]:
-    """From the start of the process; and its memory."""
-    before_s = busy_s()
-    said = run_alone(command, variables=variables)
-    [line] = said.lines
-    took_s = line["first_token_s"] - said.start_s
-    foreign = max(0.0, (line["busy_s"] - before_s - line["cpu_s"]) / took_s)
-    return [
-        {"work": "fresh", "unit": "s", "value": took_s, "foreign": foreign},
-        {"work": "loading", "unit": "MB", "value": line["peak_mb"], "foreign": 0.0},
-        {"work": "loaded", "unit": "MB", "value": line["mb"], "foreign": 0.0},
-    ]
-
-
-def _command(options: Options) -> str:
-    """With which the run can be repeated."""
-    default = Options()
-    words = ["flowserve bench"]
-    for option, given, usual in (
-        ("models", options.models, default.models),
-        ("only", options.works, default.works),
-        ("who", options.who, default.who),
-    ):
-        words += [f'--{option} "{",".join(given)}"'] * (given != usual)
-    words += [f"--rounds {options.rounds}"] * (options.rounds != default.rounds and not options.is_quick)
-    words += [f"--minutes {options.minutes:g}"] * (options.minutes != default.minutes)
-    flags = (("--quick", options.is_quick), ("--complete", options.is_complete), ("--peers", options.peers is not None))
-    return " ".join([*words, *(name for name, is_given in flags if is_given)])
+    yield from ({**labels, **sample} for sample in turn.samples())
 
 
 def _machine_name() -> str:

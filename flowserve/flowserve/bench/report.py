@@ -21,6 +21,7 @@ FIGURES = {
     "fresh": ("one", "from the start of the process to the first token"),
     "forked": ("one", "from a fork of a process with torch imported to the first token"),
     "packing": ("one", "from the start of the process to the first token, no weights packed yet"),
+    "base": ("one", "memory of a process that imports its libraries alone"),
     "loading": ("one", "most memory until the first token"),
     "packing memory": ("one", "most memory until the first token, no weights packed yet"),
     "loaded": ("one", "memory at the first token"),
@@ -31,9 +32,11 @@ FIGURES = {
     "sleep 2": ("one", "to sleep, weights dropped"),
     "wake 2": ("one", "to wake, weights to be loaded"),
     "asleep 2": ("one", "memory of the process asleep, weights dropped"),
+    "cost median": ("one", "cost model, steps that were not fitted: error, the median"),
+    "cost p90": ("one", "cost model, steps that were not fitted: error, the 90th percentile"),
 }
 """By figure: the work that it is of, and its title."""
-SMALLER_IS_BETTER = ("ms", "s", "MB")
+SMALLER_IS_BETTER = ("ms", "s", "MB", "%")
 BOUND = "bound"
 
 
@@ -53,6 +56,7 @@ def rows(samples: list[Sample], is_quick: bool = False) -> list[dict[str, Any]]:
 
     median, spread (smallest and largest sample), foreign (cores used by others, median); of_ours, of_bound and, for
     memory, of_weights: the figure divided by FlowServe's of the same precision, the bound's, the size of the weights.
+    above_base: the memory without that of a process which only imports the same libraries, over the weights' size.
     """
     grouped: dict[tuple[str, str, str, str], list[Sample]] = {}
     for sample in samples:
@@ -60,6 +64,13 @@ def rows(samples: list[Sample], is_quick: bool = False) -> list[dict[str, Any]]:
             what = (sample["model"], sample["work"], sample["precision"], sample["who"])
             grouped.setdefault(what, []).append(sample)
     found = [_row(group) for group in grouped.values()]
+    bases = {(row["model"], row["who"]): row["median"] for row in found if row["work"] == "base"}
+    for row in found:
+        if row["unit"] == "MB" and row["work"] != "base":
+            weights_mb = weight_mb(SHAPES[row["model"]], row["precision"])
+            base_mb = bases.get((row["model"], row["who"]))
+            row["of_weights"] = row["median"] / weights_mb
+            row["above_base"] = None if base_mb is None else (row["median"] - base_mb) / weights_mb
     limits, works = limits_of(samples), QUICK_WORKS if is_quick else WORKS
     tables: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in found:
@@ -91,8 +102,6 @@ def _compared(table: list[dict[str, Any]], work: Work, limits: Limits | None) ->
         row["title"] = title
         row["of_ours"] = row["median"] / ours if ours else None
         row["of_bound"] = row["median"] / least if least else None
-        if row["unit"] == "MB":
-            row["of_weights"] = row["median"] / weight_mb(shape, first["precision"])
     if least is None:
         return table
     common = {name: first[name] for name in ("model", "work", "precision", "unit", "title")}

@@ -55,7 +55,7 @@ SHAPES = {
     for shape in (
         Shape("small", "Qwen3-0.6B", "qwen3", 151936, 1024, 3072, 28, 16, 8, 128, "bfloat16"),
         Shape("tiny", "Llama of 14.2M", "llama", 8192, 384, 1024, 7, 6, 2, 64, "float32", rope_theta=1e4),
-        Shape("toy", "Llama of 0.2M, to see that it works", "llama", 1024, 64, 128, 2, 4, 2, 16, "float32"),
+        Shape("toy", "Llama of 0.2M, to see that it works", "llama", 1024, 64, 128, 2, 2, 1, 32, "float32"),
     )
 }
 

@@ -13,8 +13,10 @@ from ..errors import InvalidConfigError
 SCRIPTS = Path(__file__).parent / "scripts"
 OURS = "FlowServe"
 PRECISIONS = ("fp32", "int8", "int4")
-WORKS = ("one", "sixteen", "shared", "prompt", "fresh", "sleep")
-OUR_WORKS = ("sleep",)
+WORKS = ("one", "sixteen", "shared", "prompt", "fresh", "sleep", "cost")
+OWN_PROCESS = ("fresh", "sleep", "cost")
+"""What a process is started for; one more does the other works, one after the other."""
+OUR_WORKS = ("sleep", "cost")
 """What no peer does."""
 PEER_ENVIRONMENTS = Path(".bench-peers")
 """Made by `make bench-engine-peers`."""
@@ -58,6 +60,11 @@ class Subject:
     def is_ours(self) -> bool:
         return not self.environment
 
+    @property
+    def library(self) -> str:
+        """Whose import is the memory that its processes start with."""
+        return LIBRARIES.get(self.environment, "torch")
+
     def python(self, environments: Path) -> str:
         return python_of(self.environment, environments)
 
@@ -67,6 +74,7 @@ def python_of(environment: str, environments: Path) -> str:
     return str(inside) if environment else sys.executable
 
 
+_UNFITTED = tuple(work for work in WORKS if work != "cost")
 _STATIC = ("one", "sixteen", "prompt", "fresh")
 """Without `shared`: of peers that share nothing between sequences."""
 _THREADS = str(len(os.sched_getaffinity(0)))
@@ -87,6 +95,14 @@ _ONNX = Conversion(
 )
 _LLAMACPP, _OPENVINO, _TRANSFORMERS = "engine-llamacpp", "engine-openvino", "engine-transformers"
 _CTRANSLATE2, _ONNXRUNTIME = "engine-ctranslate2", "engine-onnxruntime"
+LIBRARIES = {
+    _LLAMACPP: "llama_cpp",
+    _OPENVINO: "openvino_genai",
+    _CTRANSLATE2: "ctranslate2",
+    _ONNXRUNTIME: "onnxruntime_genai",
+}
+"""Of the environments whose subjects do not compute with torch."""
+_VLLM = "engine-vllm"
 _TORCH, _SPECULATING = ("--backend", "torch"), ("--speculative", "4")
 
 _LONG = ("sixteen", "shared", "prompt")
@@ -98,6 +114,7 @@ SUBJECTS = (
     Subject("ONNX Runtime GenAI int4", "on_onnxruntime.py", "int4", _ONNXRUNTIME, _ONNX, _STATIC, spared=_LONG),
     Subject(f"{OURS} fp32", "on_flowserve.py", "fp32", spared=("shared",), widened=True),
     Subject("OpenVINO GenAI fp32", "on_openvino.py", "fp32", _OPENVINO, _openvino("fp32"), spared=("shared",)),
+    Subject("vLLM fp32", "on_vllm.py", "fp32", _VLLM, widened=True),
     Subject(f"{OURS} bf16 checkpoint", "on_flowserve.py", "fp32", spared=("shared",), models=("small",)),
     Subject("CTranslate2 int8", "on_ctranslate2.py", "int8", _CTRANSLATE2, _CT2, spared=("shared", "prompt")),
     Subject("llama.cpp Q8_0", "on_llamacpp.py", "int8", _LLAMACPP, _llamacpp("q8_0"), spared=("sixteen", "prompt")),
@@ -106,8 +123,10 @@ SUBJECTS = (
     Subject(
         "transformers fp32", "on_transformers.py", "fp32", _TRANSFORMERS, None, _STATIC, ("sixteen",), widened=True
     ),
-    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", spared=("shared",), options=_TORCH),
-    Subject(f"{OURS} torch fp32", "on_flowserve.py", "fp32", spared=_LONG, options=_TORCH, widened=True),
+    Subject(f"{OURS} torch int8", "on_flowserve.py", "int8", works=_UNFITTED, spared=("shared",), options=_TORCH),
+    Subject(
+        f"{OURS} torch fp32", "on_flowserve.py", "fp32", works=_UNFITTED, spared=_LONG, options=_TORCH, widened=True
+    ),
     Subject(f"{OURS} int8, speculating", "on_flowserve.py", "int8", works=("one",), options=_SPECULATING),
     Subject(f"{OURS} int4, speculating", "on_flowserve.py", "int4", works=("one",), options=_SPECULATING),
 )

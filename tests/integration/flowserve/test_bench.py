@@ -35,14 +35,16 @@ def test_a_quick_run_measures_every_work(tmp_path: Path) -> None:
     bounds = {row["work"] for row in report["rows"] if row["who"] == "bound"}
     assert list(ours) == [
         "one", "first", "sixteen", "shared cold", "shared warm", "prompt",
-        "fresh", "forked", "packing", "loading", "packing memory", "loaded", "memory",
+        "fresh", "forked", "packing", "base", "loading", "packing memory", "loaded", "memory",
         "sleep 1", "wake 1", "asleep 1", "sleep 2", "wake 2", "asleep 2",
+        "cost median", "cost p90",
     ]  # fmt: skip
     assert bounds == {"one", "first", "sixteen", "shared cold", "shared warm", "prompt"}
     for row in ours.values():
         assert row["median"] > 0 and row["of_ours"] == 1.0
     assert ours["one"]["num_samples"] > 1, "short works have several samples"
-    assert ours["loading"]["of_weights"] > 1
+    assert ours["loading"]["of_weights"] > ours["loading"]["above_base"]
+    assert report["finished"] and list(report["turns_s"])[:2] == ["limits", "FlowServe int8, toy"]
     table = page.read_text()
     assert "## toy" in table and all(row["title"] in table for row in ours.values())
     assert any(row["who"] == "FlowServe int8, speculating" for row in report["rows"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,12 @@ from typing import Any
 import pytest
 
 from flowserve.bench import measure as measuring_all
+from flowserve.bench import turn as turns
 from flowserve.bench.bounds import Limits, bound, weight_mb
+from flowserve.bench.command import run
 from flowserve.bench.markdown import COLUMNS, markdown
-from flowserve.bench.measure import Options, prepare
+from flowserve.bench.measure import measure, prepare
+from flowserve.bench.options import Options
 from flowserve.bench.processes import SubjectFailedError, run_alone
 from flowserve.bench.report import limits_of, rows
 from flowserve.bench.rounds import Job, run_rounds
@@ -51,6 +57,7 @@ def limit(work: str, value: float) -> dict[str, Any]:
         ({"rounds": 0}, "rounds 0"),
         ({"minutes": 0.0}, "minutes 0"),
         ({"minutes": float("nan")}, "minutes nan"),
+        ({"subject_minutes": -1.0}, "subject_minutes -1"),
     ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any], says: str) -> None:
@@ -93,12 +100,12 @@ class FakeTime:
         self.asked: list[str] = []
 
     def job(self, label: str, takes_s: float, fails: bool = False) -> Job:
-        def work(number: int) -> list[dict[str, Any]]:
+        def work(number: int) -> Iterator[dict[str, Any]]:
             self.now_s += takes_s
             self.asked.append(f"{label}{number}")
+            yield {"work": label}
             if fails:
                 raise SubjectFailedError("it broke")
-            return [{"work": label}]
 
         return Job(label, work)
 
@@ -106,34 +113,124 @@ class FakeTime:
 def test_rounds_alternate_and_who_fails_is_not_asked_again() -> None:
     time = FakeTime()
     jobs = [time.job("a", 1.0), time.job("bad", 1.0, fails=True), time.job("b", 1.0)]
-    found = run_rounds(jobs, 3, 1000.0, lambda text: None, lambda: time.now_s)
+    kept: list[int] = []
+    found = run_rounds(
+        jobs, 3, 1000.0, lambda text: None, lambda found: kept.append(len(found.samples)), clock=lambda: time.now_s
+    )
     assert time.asked == ["a0", "bad0", "b0", "b1", "a1", "a2", "b2"]
-    assert found.failed == {"bad": "it broke"} and len(found.samples) == 6 and found.num_rounds == {"a": 3, "b": 3}
+    assert found.failed == {"bad": "it broke"} and found.num_rounds == {"a": 3, "b": 3}
+    assert kept == [1, 2, 3, 4, 5, 6, 7], "also what it had measured before it broke, each as soon as it is there"
+    assert found.turns_s == {"a": [1.0] * 3, "bad": [1.0], "b": [1.0] * 3}
 
 
 def test_further_rounds_leave_out_the_slowest() -> None:
     time = FakeTime()
     jobs = [time.job("slow", 60.0), time.job("a", 5.0), time.job("b", 5.0)]
-    found = run_rounds(jobs, 3, 100.0, lambda text: None, lambda: time.now_s)
+    found = run_rounds(jobs, 3, 100.0, lambda text: None, clock=lambda: time.now_s)
     assert found.num_rounds == {"slow": 1, "a": 3, "b": 3}
     assert time.now_s <= 100.0
-    late = run_rounds([time.job("slow", 60.0)], 3, 1.0, lambda text: None, lambda: time.now_s)
+    late = run_rounds([time.job("slow", 60.0)], 3, 1.0, lambda text: None, clock=lambda: time.now_s)
     assert late.num_rounds == {"slow": 1}, "everybody is measured once"
 
 
 # --- processes ------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_process_that_fails_says_why_and_what_it_had(tmp_path: Path) -> None:
     script = tmp_path / "subject.py"
-    script.write_text("print('not for us')\nprint('{\"work\": 1}')")
-    assert run_alone([sys.executable, str(script)]).lines == [{"work": 1}]
-    script.write_text("raise SystemExit('no result today')")
-    with pytest.raises(SubjectFailedError, match=r"subject\.py: no result today"):
-        run_alone([sys.executable, str(script)])
-    script.write_text("import time; time.sleep(60)")
-    with pytest.raises(SubjectFailedError, match="not done after 0 s"):
-        run_alone([sys.executable, str(script)], timeout_s=0.2)
+    said = "print('not for us')\nprint('{\"work\": 1}', flush=True)\nprint('{\"wo', end='', flush=True)\n"
+
+    def failure(ending: str, timeout_s: float = 60.0) -> SubjectFailedError:
+        script.write_text(said + ending)
+        with pytest.raises(SubjectFailedError) as raised:
+            run_alone([sys.executable, str(script)], timeout_s)
+        assert raised.value.lines == [{"work": 1}], "not the half of a line"
+        return raised.value
+
+    script.write_text(said)
+    assert run_alone([sys.executable, str(script)], 60.0).lines == [{"work": 1}]
+    assert str(failure("raise SystemExit('no result today')")) == "subject.py: no result today"
+    assert str(failure("import os; os.kill(os.getpid(), 9)")) == "subject.py: killed by SIGKILL"
+    assert str(failure("import os; os._exit(3)")) == "subject.py: exit code 3"
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    assert str(failure(child, timeout_s=2.0)) == "subject.py: not done after 2 s", "its child would keep the pipes open"
+
+
+class Here(Subject):
+    """A subject of this Python that counts as a peer."""
+
+    def python(self, environments: Path) -> str:
+        return sys.executable
+
+    @property
+    def library(self) -> str:
+        return "json"
+
+
+SPEAKS = """
+import os, pathlib, time
+os.chdir(pathlib.Path(__file__).parent)
+from measuring import arguments, run
+given = arguments()
+def generate(prompts, num_out):
+    if given.works and len(prompts) > 1:
+        {ending}
+    return [[time.perf_counter() + i * 1e-3 for i in range(num_out)] for _ in prompts]
+run(given, lambda: (generate, None))
+"""
+
+
+@pytest.fixture
+def subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes scripts the only subjects: {name: what it does at its second work}."""
+    monkeypatch.setenv("FLOWSERVE_CACHE", str(tmp_path / "cache"))
+    scripts = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, scripts)
+    for module in (measuring_all, turns):
+        monkeypatch.setattr(module, "SCRIPTS", scripts)
+
+    def make(**endings: str) -> None:
+        for name, ending in endings.items():
+            (scripts / f"{name}.py").write_text(SPEAKS.format(ending=ending))
+        found = [Here(name, f"{name}.py", "fp32", "engine-x", works=("one", "sixteen", "fresh")) for name in endings]
+        monkeypatch.setattr(measuring_all, "chosen", lambda who, peers: found)
+
+    return make
+
+
+def test_who_is_killed_or_takes_too_long_loses_only_what_was_to_come(subjects: Callable[..., None]) -> None:
+    subjects(killed="os.kill(os.getpid(), 9)", slow="time.sleep(600)", good="pass")
+    reports: list[dict[str, Any]] = []
+    options = Options(models=("toy",), rounds=1, is_quick=True, subject_minutes=0.15)
+    report = measure(options, keep=reports.append)
+    assert report["failed"] == {
+        "killed, toy": "killed.py: killed by SIGKILL",
+        "slow, toy": "slow.py: stopped after 0.15 minutes for all works (--subject-minutes)",
+    }
+    measured = {(row["who"], row["work"]) for row in report["rows"] if row["who"] != "bound"}
+    assert {work for who, work in measured if who == "slow"} == {"one", "first"}
+    assert {work for who, work in measured if who == "killed"} == {"one", "first"}
+    whole = {"one", "first", "sixteen", "memory", "fresh", "base", "loading", "loaded"}
+    assert {work for who, work in measured if who == "good"} == whole
+    assert [len(each["turns_s"]) for each in reports] == [1, 2, 3, 4]
+    assert not reports[-1]["finished"] and report["finished"]
+    assert "- slow, toy failed: slow.py: stopped after" in markdown(report)
+
+
+def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path, subjects: Callable[..., None]) -> None:
+    subjects(good="pass", interrupted="import signal; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)")
+    out, page = tmp_path / "report.json", tmp_path / "report.md"
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            options = Options(models=("toy",), rounds=1, is_quick=True)
+            run(options, only_prepare=False, output=[out, page], as_json=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    report = json.loads(out.read_text())
+    assert not report["finished"] and {row["who"] for row in report["rows"]} == {"bound", "good"}
+    assert page.read_text() == markdown(report) and "not at its end" in page.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.md", "scripts", "cache"}
 
 
 def test_prompts_are_new_each_time_and_alike_for_all() -> None:
@@ -160,6 +257,15 @@ def test_a_noisy_figure_is_taken_again_and_the_quietest_kept(monkeypatch: pytest
     tries = iter(["noisy", "quiet"])
     found, foreign = measuring.quietly(lambda: next(tries))
     assert found == "quiet" and foreign == pytest.approx(0.1)
+
+
+def test_a_long_noisy_figure_is_not_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, now = iter([0.0, 40.0]), iter([0.0, 20.0])
+    monkeypatch.setattr(measuring, "_wait_for_quiet", lambda: None)
+    monkeypatch.setattr(measuring, "busy_s", lambda: next(busy))
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(measuring.time, "process_time", lambda: 0.0)
+    assert measuring.quietly(lambda: "noisy") == ("noisy", 2.0)
 
 
 # --- models ---------------------------------------------------------------------------------------------------
@@ -233,6 +339,8 @@ def test_rows_are_compared_within_one_precision() -> None:
         sample("FlowServe torch int8", 5.0),
         sample("Peer", 7.0, precision="fp32"),
         sample("Peer", 1192.0, work="loading", unit="MB"),
+        sample("Peer", 298.0, work="base", unit="MB"),
+        sample("Better peer", 1192.0, work="memory", unit="MB"),
     ]
     found = rows(samples)
     assert [(row["work"], row["precision"], row["who"]) for row in found] == [
@@ -243,22 +351,30 @@ def test_rows_are_compared_within_one_precision() -> None:
         ("one", "int8", "FlowServe torch int8"),
         ("one", "int8", "Better peer"),
         ("one", "int8", "Peer"),
+        ("base", "int8", "Peer"),
         ("loading", "int8", "Peer"),
+        ("memory", "int8", "Better peer"),
     ]
     ours = found[3]
     assert (ours["median"], ours["spread"], ours["num_samples"], ours["foreign"]) == (25.0, [20.0, 30.0], 2, 0.5)
     assert ours["of_ours"] == 1.0 and ours["of_bound"] == pytest.approx(25 / found[2]["median"])
     assert found[5]["of_ours"] == 2.0 and found[1]["of_ours"] is None
-    assert found[7]["of_weights"] == pytest.approx(2.0, rel=0.01)
+    assert "of_weights" not in found[7]
+    assert found[8]["of_weights"] == pytest.approx(2.0, rel=0.01)
+    assert found[8]["above_base"] == pytest.approx(1.5, rel=0.01)
+    assert found[9]["above_base"] is None, "what its libraries take is not known"
 
 
 def test_markdown_has_a_line_for_each_figure_and_precision(report: Callable[..., dict[str, Any]]) -> None:
     samples = [sample("Peer", 12.34), sample("FlowServe int8", 20.0), sample("FlowServe int8", 31.0, foreign=0.9)]
     samples.append(sample("FlowServe int8, speculating", 60.0))
+    memory = [("FlowServe int8", "loading", 1192.0), ("FlowServe int8", "base", 298.0), ("Peer", "loading", 1192.0)]
+    samples += [sample(who, value, work, unit="MB") for who, work, value in memory]
     text = markdown(report(rows(samples)))
     [line] = [line for line in text.splitlines() if line.startswith("| one stream")]
     assert line.count("|") == len(COLUMNS) + 1
     assert "**25.5*** (20.0-31.0); int8, speculating: 60.0 | Peer 12.3 |" in line
+    assert "| **1,192 (2.00 / 1.50x)** | Peer 1,192 (2.00x) |" in text
     assert "- Slow, small failed: it broke" in text and "not measured: engine-openvino" in text
 
 
@@ -269,6 +385,7 @@ def report() -> Callable[..., dict[str, Any]]:
             "command": "flowserve bench",
             "taken": "2026-01-01",
             "took_s": 60.0,
+            "finished": True,
             "python": "3",
             "cores": 2,
             "machine": "a machine",

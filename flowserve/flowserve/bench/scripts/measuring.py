@@ -17,6 +17,8 @@ NUM_CORES = len(os.sched_getaffinity(0))
 NOISY_CORES = 0.3
 """Of the machine used by others: a figure that was taken so is taken again, NUM_AGAIN times at most."""
 NUM_AGAIN = 2
+AGAIN_MOST_S = 5.0
+"""What takes longer is not taken again: further rounds say more in the same time."""
 QUIET_WAIT_S = 2.0
 TICKS_S = 0.1
 """What takes less cannot be held against the clock of /proc/stat, which ticks every 10 ms."""
@@ -179,7 +181,7 @@ def quietly(measure):
         foreign = max(0.0, ((busy_s() - start[1]) - (time.process_time() - start[2])) / took_s)
         if best is None or foreign < best[1]:
             best = (found, foreign)
-        if foreign <= NOISY_CORES:
+        if foreign <= NOISY_CORES or took_s > AGAIN_MOST_S:
             break
     return best
 

@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `flowserve serve` does
 ids = itertools.count()
 
 
-def load_engine(given):
+def load_engine(given, **more):
+    """more: of EngineConfig."""
     from flowserve import Engine, EngineConfig
 
     return Engine.from_folder(
@@ -22,6 +23,7 @@ def load_engine(given):
             max_model_len=256 if given.quick else 2304,
             kv_cache_bytes=2**26 if given.quick else 2**31,
             seed=0,
+            **more,
         ),
     )
 
