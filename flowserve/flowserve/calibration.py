@@ -22,6 +22,7 @@ def calibration_steps(
     The shapes come in rounds, so that a short run has seen a little of each. The engine must log its steps
     (`EngineConfig.step_log`), have nothing to do and no prefix caching.
     """
+    assert engine.step_log is not None
     rng = random.Random(seed)
     end_s = clock() + seconds
     records: list[StepRecord] = []
@@ -32,7 +33,7 @@ def calibration_steps(
                 break
             last = engine.stats().num_steps
             _run(engine, rng, num_sequences, prompt_tokens)
-            records += [record for record in engine.step_records() if record.number > last]
+            records += [record for record in engine.step_log.records() if record.number > last]
     return [record for record in records if record.number >= first + _WARM_UP_STEPS]
 
 

@@ -33,7 +33,7 @@ class EngineConfig:
     overlap: plan the next step and read the last one's tokens while a thread runs one; None = where it pays. Not with
     speculation, whose guesses need the last step's tokens.
     step_log: a file that gets a line for each step (see `step_log`); True = only the newest, in memory
-    (`Engine.step_records`); None = off.
+    (`Engine.step_log`); None = off.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """

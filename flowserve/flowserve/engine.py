@@ -26,7 +26,7 @@ from .scheduling.scheduler import Scheduler
 from .sequence_stream import SequenceStream
 from .sequence_text import Text
 from .step_log import StepLog, step_log_of
-from .step_record import StepRecord
+from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
 from .worker.sampler_state import SamplerState
 from .worker.steps import FinishedStep, StepsInFlight, steps_of
@@ -65,9 +65,12 @@ class Engine:
         self._steps = steps_of(self._worker, config, loaded)
         self._traffic = BlockTraffic(self._cache, runner.storage, config, loaded.config.num_parameters)
         self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
-        self._log: StepLog | None = step_log_of(config, loaded, self._hold.layout, runner)
-        self._closing = weakref.finalize(self, _close, self._steps, self._traffic, self._log, self._worker, self._hold)
-        self._intake = Intake(tokenizer, loaded.config.vocab_size, self.max_model_len, config)
+        self.step_log: StepLog | None = step_log_of(config, loaded, self._hold.layout, runner)
+        self.grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
+        self._closing = weakref.finalize(
+            self, _close, self._steps, self._traffic, self.step_log, self._worker, self._hold, self.grammars
+        )
+        self._intake = Intake(tokenizer, self.grammars, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
         # Starts the other completions of a sequence's prompt, which may share what a step has computed of it.
@@ -99,13 +102,15 @@ class Engine:
         deadline_s: float | None = None,
         cache_salt: str | None = None,
         context_id: str | None = None,
+        grammar: GrammarMatcher | None = None,
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
         priority: lower comes earlier, equals in order of arrival (`BoundedPriority` has the whole rule).  deadline_s:
         seconds of the engine's clock (time.monotonic) at which it ends with the reason "deadline" if it still goes on.
         cache_salt: the tenant; only what the same tenant computed is used again.  context_id: of a context (`preserve`)
-        of this tenant, whose tokens the prompt continues; they count as part of it.
+        of this tenant, whose tokens the prompt continues; they count as part of it.  grammar: what `grammars.submit`
+        gave for params.structured_outputs; None = it is compiled here, while all others wait.
         Raises what `Intake.prepare` raises, UnknownContextError, InvalidRequestError (priority, deadline, salt) or
         SequenceExistsError (id in use); then nothing is queued and the other sequences are not touched.
         """
@@ -116,7 +121,7 @@ class Engine:
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
-        prepared = self._intake.prepare(prompt_ids, params)
+        prepared = self._intake.prepare(prompt_ids, params, grammar)
         turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
@@ -166,8 +171,8 @@ class Engine:
         step = self._collect()
         waited_s = time.perf_counter() - collecting_s
         outputs += self._receive(step) if step.error is None else self._fail(step.batch, step.error)
-        if self._log is not None and step.error is None:
-            self._note(self._log, step, time.perf_counter() - began_s - waited_s)
+        if self.step_log is not None and step.error is None:
+            self._note(self.step_log, step, time.perf_counter() - began_s - waited_s)
         return outputs
 
     def abort(self, sequence_id: str) -> None:
@@ -238,15 +243,6 @@ class Engine:
     @property
     def is_sleeping(self) -> bool:
         return self._hold.level != AWAKE
-
-    @property
-    def step_log(self) -> StepLog | None:
-        """What steps took, where `EngineConfig.step_log` asks for it."""
-        return self._log
-
-    def step_records(self) -> list[StepRecord]:
-        """The newest steps, oldest first, where they are logged."""
-        return [] if self._log is None else self._log.records()
 
     def close(self) -> None:
         """Drop all sequences, wait for the step that runs and give back the device: its threads and the KV memory.
@@ -383,7 +379,15 @@ class Engine:
             del self._requests[stream.request_id]
 
 
-def _close(steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None, worker: Worker, hold: DeviceHold) -> None:
+def _close(
+    steps: StepsInFlight,
+    traffic: BlockTraffic,
+    log: StepLog | None,
+    worker: Worker,
+    hold: DeviceHold,
+    grammars: GrammarCompiler,
+) -> None:
+    grammars.close()
     is_idle = steps.close()
     traffic.close()
     if log is not None:

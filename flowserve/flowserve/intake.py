@@ -65,20 +65,31 @@ class Prepared:
 class Intake:
     """Knows the model's limits and its tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, max_model_len: int, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        grammars: GrammarCompiler,
+        vocab_size: int,
+        max_model_len: int,
+        config: EngineConfig,
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
-        self._grammars = GrammarCompiler(tokenizer, vocab_size, tokenizer.eos_token_ids)
+        self._grammars = grammars
         self._detokenizers = DetokenizerFactory(tokenizer)
 
-    def prepare(self, prompt_ids: Sequence[int], params: SamplingParams) -> Prepared:
+    def prepare(
+        self, prompt_ids: Sequence[int], params: SamplingParams, grammar: GrammarMatcher | None = None
+    ) -> Prepared:
         """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError or InvalidGrammarError."""
         if not isinstance(params, SamplingParams):
             raise InvalidSamplingParamsError(f"params must be SamplingParams, got a {type(params).__name__}")
         self._check_prompt(prompt_ids)
         self._check_bias(params)
+        if grammar is None and params.structured_outputs is not None:
+            grammar = self._grammars.compile(params.structured_outputs)
         left = self._max_model_len - len(prompt_ids)
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
         return Prepared(
@@ -88,7 +99,7 @@ class Intake:
             end_token_ids=frozenset((*eos, *params.stop_token_ids)),
             bad_words=self._bad_words(params),
             vocab_size=self._vocab_size,
-            grammar=self._grammars.compile(params.structured_outputs) if params.structured_outputs else None,
+            grammar=grammar,
             detokenizers=self._detokenizers,
             config=self._config,
         )

@@ -1,11 +1,15 @@
 """Structured output: a grammar per sequence that says which tokens may come next, by llguidance.
 
 llguidance never raises for a bad grammar or token: it enters an error state. Both are turned into errors here.
+What a grammar may cost is bounded by its limits (size, states of the lexer, work of one step): beyond them, an error.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,31 +19,49 @@ from .errors import InvalidGrammarError, TokenizerError
 from .sampling_params import StructuredOutputsParams
 from .tokenizer import Tokenizer
 
+MAX_KEPT = 32
+"""Compiled grammars that are kept: an agent asks with the same schema again and again."""
+
 
 class GrammarCompiler:
-    """Compiles grammars for one tokenizer; built on the first use, because its token tree takes time to build."""
+    """Compiles grammars for one tokenizer, in any thread.
+
+    A grammar can take a second, and so does the vocabulary, which is read with the first. llguidance lets other threads
+    run meanwhile, but not while it reads the vocabulary.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
+        self._lock = threading.Lock()
         self._built: Any = None
+        self._kept: OrderedDict[str, GrammarMatcher] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, "flowserve-grammar")  # which the first grammar starts
+
+    def submit(self, params: StructuredOutputsParams) -> Future[GrammarMatcher]:
+        """Compile in a thread, behind those that were submitted before and not cancelled, for whoever has others to
+        serve meanwhile. The result is that of `compile`, or its error."""
+        return self._thread.submit(self.compile, params)
 
     def compile(self, params: StructuredOutputsParams) -> GrammarMatcher:
-        """Raises InvalidGrammarError with llguidance's words."""
-        from llguidance import LLMatcher, LLParserLimits
-
-        tokenizer = self._ll_tokenizer()
+        """Raises InvalidGrammarError with llguidance's words; TokenizerError."""
         grammar = _grammar_text(params)
-        problem = LLMatcher.validate_grammar(grammar, tokenizer)
-        if problem and not problem.startswith("WARNING"):
-            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {problem}")
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # tells whether anything at all may begin an output
-        if matcher.is_error():
-            raise InvalidGrammarError(f"structured_outputs cannot be compiled: {_error_of(matcher)}")
-        return GrammarMatcher(matcher)
+        with self._lock:
+            tokenizer = self._ll_tokenizer()
+            if (matcher := self._kept.get(grammar)) is not None:
+                self._kept.move_to_end(grammar)
+                return matcher
+        matcher = _compile(grammar, tokenizer)
+        with self._lock:
+            self._kept[grammar] = matcher
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return matcher
+
+    def close(self) -> None:
+        """Cancel what has not begun. May be called again; nothing may be submitted any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _ll_tokenizer(self) -> Any:
         if self._built is None:
@@ -49,11 +71,14 @@ class GrammarCompiler:
                 raise TokenizerError("structured outputs need an end-of-sequence token; the model folder names none")
             try:
                 # llguidance takes ids in the model's vocabulary, which may be padded beyond the tokenizer's.
-                self._built = LLTokenizer(
+                built = LLTokenizer(
                     self._tokenizer.to_json(),
                     n_vocab=max(self._vocab_size, self._tokenizer.vocab_size),
                     eos_token=list(self._eos_token_ids),
+                    slices=[],
                 )
+                # In two calls, between which other threads get their turn.
+                self._built = built.with_slices(LLTokenizer.general_slices())
             except ValueError as error:
                 raise TokenizerError(f"the tokenizer cannot be used for structured outputs: {error}") from error
         return self._built
@@ -99,6 +124,17 @@ class GrammarMatcher:
 
     def accept(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
+
+
+def _compile(grammar: str, tokenizer: Any) -> GrammarMatcher:
+    from llguidance import LLMatcher, LLParserLimits
+
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # tells whether anything at all may begin an output
+    if matcher.is_error():
+        raise InvalidGrammarError(f"structured_outputs cannot be compiled: {_error_of(matcher)}")
+    return GrammarMatcher(matcher)
 
 
 def _error_of(matcher: Any) -> str:

@@ -11,7 +11,8 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,11 +20,13 @@ from typing import Any, TypeVar
 from ..engine import Engine
 from ..errors import FlowServeError, UnknownSequenceError
 from ..outputs import EngineStats, SequenceOutput
+from ..structured import GrammarMatcher
 from .api_error import ApiError, as_api_error, invalid
 from .generation import Generation, SequenceRequest
 from .metrics import Metrics
 
 T = TypeVar("T")
+Grammars = Sequence[Future[GrammarMatcher] | None]
 
 RETRY_AFTER_S = 1
 LOOK_S = 0.05
@@ -60,6 +63,8 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="flowserve-engine", daemon=True)
         self._known: dict[str, int] = {}
         """Prompts in the engine, as its thread knows them: how many completions of each go on."""
+        self._compiling: dict[str, Grammars] = {}
+        """Grammars of a request that is not in the engine yet, by its first sequence: one or none for each prompt."""
         self._calls: set[asyncio.Future[Any]] = set()
         self._ending: str | None = None
         self.stats: EngineStats = engine.stats()
@@ -90,7 +95,7 @@ class EngineLoop:
             n = request.params.n
             self._live[sequence_id] = _Live(generation, first, now_s, [None] * n, n)
             first += n
-        self._commands.put(lambda: self._add(generation))
+        self._commands.put(lambda: self._compile(generation))
         return generation
 
     async def call(self, work: Callable[[Engine], T]) -> T:
@@ -232,14 +237,34 @@ class EngineLoop:
                     del self._known[sequence_id]
         return bool(finished)
 
+    def _compile(self, generation: Generation) -> None:
+        """Have a request's grammars compiled while the others go on; then it is added, unless it is forgotten first."""
+        asked = [request.params.structured_outputs for request in generation.requests]
+        compiling = [None if each is None else self._engine.grammars.submit(each) for each in asked]
+        self._compiling[generation.sequence_ids[0]] = compiling
+        for grammar in compiling:
+            if grammar is not None:
+                grammar.add_done_callback(lambda _: self._commands.put(lambda: self._add(generation)))
+        self._add(generation)
+
     def _add(self, generation: Generation) -> None:
         """All prompts of a request, or none of them."""
+        grammars = self._compiling.get(generation.sequence_ids[0])
+        if grammars is None or not all(grammar is None or grammar.done() for grammar in grammars):
+            return
+        del self._compiling[generation.sequence_ids[0]]
         added: dict[str, int] = {}
         try:
-            for sequence_id, request in zip(generation.sequence_ids, generation.requests, strict=True):
-                priority, cache_salt = request.priority, request.cache_salt
+            for sequence_id, request, grammar in zip(
+                generation.sequence_ids, generation.requests, grammars, strict=True
+            ):
                 self._engine.add(
-                    sequence_id, request.prompt_ids, request.params, priority=priority, cache_salt=cache_salt
+                    sequence_id,
+                    request.prompt_ids,
+                    request.params,
+                    priority=request.priority,
+                    cache_salt=request.cache_salt,
+                    grammar=None if grammar is None else grammar.result(),
                 )
                 added[sequence_id] = request.params.n
         except Exception as error:
@@ -273,6 +298,9 @@ class EngineLoop:
 
     def _forget(self, sequence_ids: list[str]) -> None:
         for sequence_id in sequence_ids:
+            for grammar in self._compiling.pop(sequence_id, ()):
+                if grammar is not None:
+                    grammar.cancel()
             if self._known.pop(sequence_id, None) is not None:
                 with suppress(UnknownSequenceError):
                     self._engine.abort(sequence_id)

@@ -7,39 +7,58 @@ import queue
 import secrets
 import threading
 import traceback
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.executors.flowserve_parts import (
+    DEVICES,
+    AnswerEvent,
+    AnswerFormat,
+    ArgumentsDelta,
+    CallEnd,
+    CallParser,
+    CallStart,
+    ChatTemplate,
+    ContentDelta,
+    EngineConfig,
+    FlowServeError,
+    InvalidConfigError,
+    MalformedToolCall,
+    PromptTooLongError,
+    SamplingParams,
+    SequenceOutput,
+    StructuredOutputsParams,
+    TextDelta,
+    ToolCallEvent,
+    ToolCallStream,
+    UnknownSequenceError,
+    engine_from_folder,
+    make_parser,
+    read_sampling_defaults,
+    resolve_model,
+)
 from deepserve_runtime.executors.generation import Generation, Parser, Piece
 from deepserve_runtime.executors.tokenizer import convert, encode, loading
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
-from flowserve.answer import AnswerFormat
-from flowserve.config import DEVICES, EngineConfig
-from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
-from flowserve.generation_config import read_sampling_defaults
-from flowserve.hub import resolve_model
-from flowserve.outputs import SequenceOutput
-from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
-from flowserve.tool_calls import (
-    AnswerEvent,
-    ArgumentsDelta,
-    CallEnd,
-    CallParser,
-    CallStart,
-    ContentDelta,
-    MalformedToolCall,
-    TextDelta,
-    ToolCallEvent,
-    ToolCallStream,
-    make_parser,
-)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiling:
+    """A task that waits for its grammar."""
+
+    task: Task
+    prompt: TokenizedPrompt
+    params: SamplingParams
+    grammar: Future[Any]
 
 
 class EngineExecutor:
@@ -53,6 +72,8 @@ class EngineExecutor:
         self._model = spec.model
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._compiling: dict[str, _Compiling] = {}
+        """By sequence id, until the grammar is there: meanwhile the others go on."""
         self._generations: dict[str, Generation] = {}
         """By sequence id, until the outcome is sent: also those whose reader has no room for the last words."""
         self._lock = threading.Lock()
@@ -61,12 +82,9 @@ class EngineExecutor:
 
     def load(self) -> dict[str, float]:
         with loading(self._model) as steps:
-            # Here, so that this module imports where torch is not installed.
-            from flowserve.engine import Engine
-
             self._folder = resolve_model(self._model.source)
             self._defaults = read_sampling_defaults(self._folder)
-            self._engine = Engine.from_folder(self._folder, engine_config(self._spec, self.slots))
+            self._engine = engine_from_folder(self._folder, engine_config(self._spec, self.slots))
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -75,8 +93,6 @@ class EngineExecutor:
     @cached_property
     def _answers(self) -> AnswerFormat:
         """How the model writes calls. Read when a task has tools: few do, and it takes the template's engine."""
-        from flowserve.chat_template import ChatTemplate
-
         return AnswerFormat.of_template(ChatTemplate.from_folder(self._folder).source)
 
     # --- from the reader thread ------------------------------------------------------------------------
@@ -108,6 +124,7 @@ class EngineExecutor:
         while not self._may_rest():
             while not self._arrived.empty():
                 self._add(self._arrived.get())
+            self._start_compiled()
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.cancel_reason]:
                 self._abort(sequence_id)
             for output in self._step():
@@ -117,21 +134,47 @@ class EngineExecutor:
 
     def _add(self, task: Task) -> None:
         sequence_id = f"{task.key[0]}/{task.key[1]}"
-        try:
+        with self._answering(task):
             prompt = convert(task.start(), TokenizedPrompt)
             params = sampling_params(prompt.params, self._defaults)
             if prompt.parse_tools and self._answers.needs_special_tokens:
                 params = replace(params, skip_special_tokens=False)
             task.open_to_interrupts(self._wake)
-            self._engine.add(sequence_id, prompt.token_ids, params)
+            task.watch(self._wake)
+            if params.structured_outputs is None:
+                self._start(sequence_id, task, prompt, params)
+            else:
+                grammar = self._engine.grammars.submit(params.structured_outputs)
+                self._compiling[sequence_id] = _Compiling(task, prompt, params, grammar)
+                grammar.add_done_callback(lambda _: self._wake())
+
+    def _start_compiled(self) -> None:
+        for sequence_id, each in list(self._compiling.items()):
+            if each.task.cancel_reason:
+                each.grammar.cancel()
+                del self._compiling[sequence_id]
+                each.task.finish_cancelled()
+            elif each.grammar.done():
+                del self._compiling[sequence_id]
+                with self._answering(each.task):
+                    self._start(sequence_id, each.task, each.prompt, each.params, each.grammar.result())
+
+    def _start(
+        self, sequence_id: str, task: Task, prompt: TokenizedPrompt, params: SamplingParams, grammar: Any = None
+    ) -> None:
+        self._engine.add(sequence_id, prompt.token_ids, params, grammar=grammar)
+        parser = call_parser(self._answers.calls) if prompt.parse_tools else None
+        self._generations[sequence_id] = Generation(task, parser)
+
+    @contextmanager
+    def _answering(self, task: Task) -> Iterator[None]:
+        """What goes wrong before a task is in the engine is its answer."""
+        try:
+            yield
         except sdk.errors.InputCancelled:
             task.finish_cancelled()
         except Exception as error:
             task.fail(self._as_model_error(error))
-        else:
-            task.watch(self._wake)
-            parser = call_parser(self._answers.calls) if prompt.parse_tools else None
-            self._generations[sequence_id] = Generation(task, parser)
 
     def _abort(self, sequence_id: str) -> None:
         generation = self._generations.pop(sequence_id)

@@ -12,13 +12,10 @@ from deepserve.protocol.messages import Value
 from deepserve.protocol.model_io import ChatInput, CompletionInput, TokenizedPrompt
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.executors.flowserve_parts import ChatTemplate, FlowServeError, Tokenizer, resolve_model
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
-from flowserve.chat_template import ChatTemplate
-from flowserve.errors import FlowServeError
-from flowserve.hub import resolve_model
-from flowserve.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -168,3 +169,32 @@ def test_calls_in_the_formats_of_other_models() -> None:
     (call,) = llama.feed('{"name": "add", "parameters": {"a": 2}}').calls
     assert (call.name, call.arguments) == ("add", {"a": 2}) and call.id.startswith("call_")
     assert isinstance(call_parser("hermes"), ToolCallParser)
+
+
+def test_a_task_waits_for_its_grammar_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowserve import structured
+
+    release, compile_now = threading.Event(), structured._compile
+
+    def compile_later(grammar: str, tokenizer: Any) -> Any:
+        assert release.wait(60)
+        return compile_now(grammar, tokenizer)
+
+    monkeypatch.setattr(structured, "_compile", compile_later)
+    executor = executor_of(folder)
+    executor.load()
+    params = GenerationParams(max_tokens=9, temperature=0.0, json_schema={"enum": ["yes", "no"]})
+    waiting, cancelled = FakePod(), FakePod()
+    executor.assign(waiting.task(msgspec.to_builtins(TokenizedPrompt([1, 2, 3], params)), "t-1"))
+    task = cancelled.task(msgspec.to_builtins(TokenizedPrompt([1, 2, 3], params)), "t-2")
+    executor.assign(task)
+    [other] = assign(executor, "t-3")
+    run_waiting(executor)
+    assert other.finished.outcome.is_ok and not waiting.link.of(TaskFinished)
+    task.cancel("client_cancelled")
+    run_waiting(executor)
+    assert not cancelled.finished.outcome.is_ok and len(executor._compiling) == 1
+    release.set()
+    executor._main.inbox.get(timeout=60)()
+    run_waiting(executor)
+    assert waiting.finished.outcome.is_ok and not executor._compiling

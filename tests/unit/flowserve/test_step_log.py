@@ -185,7 +185,7 @@ def test_an_engine_logs_its_steps(engine: Any, tmp_path: Path) -> None:
     each.add("a", list(range(3, 23)), params)
     each.add("b", [5, 6], params)
     run_to_end(each)
-    records = each.step_records()
+    records = each.step_log.records()
     assert [record.number for record in records] == list(range(1, each.stats().num_steps + 1))
     assert [(record.prefill_tokens, record.decode_sequences) for record in records[:2]] == [(16, 0), (6, 0)]
     assert records[0].prefill_pairs == 16 * 17 // 2 and records[0].num_logits == 0
@@ -208,8 +208,11 @@ def test_logging_changes_no_tokens_and_off_means_off(engine: Any) -> None:
         each = engine(**options)
         each.add("a", [5, 6, 7], params)
         found.append(run_to_end(each)["a"]["tokens"])
-        assert len(each.step_records()) == (each.stats().num_steps if options.get("step_log") else 0)
-        assert all(record.overlapped == ("overlap" in options) for record in each.step_records())
+        assert (each.step_log is not None) == bool(options.get("step_log"))
+        if each.step_log is not None:
+            records = each.step_log.records()
+            assert len(records) == each.stats().num_steps
+            assert all(record.overlapped == ("overlap" in options) for record in records)
     assert found == found[:1] * 4
 
 

@@ -1,0 +1,68 @@
+"""FlowServe as the runtime knows it; the only file of the runtime that imports it. Needs no torch but for an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowserve.answer import AnswerFormat
+from flowserve.chat_template import ChatTemplate
+from flowserve.config import DEVICES, EngineConfig
+from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from flowserve.generation_config import read_sampling_defaults
+from flowserve.hub import resolve_model
+from flowserve.outputs import SequenceOutput
+from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
+from flowserve.tokenizer import Tokenizer
+from flowserve.tool_calls import (
+    AnswerEvent,
+    ArgumentsDelta,
+    CallEnd,
+    CallParser,
+    CallStart,
+    ContentDelta,
+    MalformedToolCall,
+    TextDelta,
+    ToolCallEvent,
+    ToolCallStream,
+    make_parser,
+)
+
+if TYPE_CHECKING:
+    from flowserve.engine import Engine
+
+__all__ = [
+    "DEVICES",
+    "AnswerEvent",
+    "AnswerFormat",
+    "ArgumentsDelta",
+    "CallEnd",
+    "CallParser",
+    "CallStart",
+    "ChatTemplate",
+    "ContentDelta",
+    "EngineConfig",
+    "FlowServeError",
+    "InvalidConfigError",
+    "MalformedToolCall",
+    "PromptTooLongError",
+    "SamplingParams",
+    "SequenceOutput",
+    "StructuredOutputsParams",
+    "TextDelta",
+    "Tokenizer",
+    "ToolCallEvent",
+    "ToolCallStream",
+    "UnknownSequenceError",
+    "engine_from_folder",
+    "make_parser",
+    "read_sampling_defaults",
+    "resolve_model",
+]
+
+
+def engine_from_folder(folder: Path, config: EngineConfig) -> Engine:
+    """See Engine.from_folder."""
+    from flowserve.engine import Engine
+
+    return Engine.from_folder(folder, config)
