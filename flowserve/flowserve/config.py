@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import InvalidConfigError
 
@@ -32,10 +34,8 @@ class EngineConfig:
     speculative_ngram: shortest and longest run of tokens whose earlier continuation is the guess.
     overlap: plan the next step and read the last one's tokens while a thread runs one; None = where it pays. Not with
     speculation, whose guesses need the last step's tokens.
-    step_log: a file that gets a line for each step, beside the last three full ones (see `step_log`); True = only the
-    newest, in memory (`Engine.step_log`); None = off.
-    cost_model: a file that `flowserve calibrate` or `fit-cost` wrote for such an engine, by which it is decided whether
-    KV in lower tiers is fetched or computed again; None = by a guess, and then by what steps take.
+    step_log: a file that gets a line for each step (see `step_log`); True = only the newest, in memory
+    (`Engine.step_log`); None = off.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -63,9 +63,9 @@ class EngineConfig:
     file_cache_folder: str | Path | None = None
     context_cache_share: float = 0.5
     step_log: str | Path | bool | None = None
-    cost_model: str | Path | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.quantization not in QUANTIZATIONS:
             supported = ", ".join(map(str, QUANTIZATIONS))
             raise InvalidConfigError(f"quantization {self.quantization!r} is not supported; supported: {supported}")
@@ -102,6 +102,12 @@ class EngineConfig:
             if value is not None and value < 1:
                 raise InvalidConfigError(f"{name} must be at least 1 or None, got {value}")
 
+    def _check_types(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not _may_be(value, _TYPES[field.name]):
+                raise InvalidConfigError(f"{field.name} must be of type {field.type}, got {value!r}")
+
     def _check_tiers(self) -> None:
         if self.host_cache_bytes is not None and not self.enable_prefix_caching:
             raise InvalidConfigError("host_cache_bytes keeps what enable_prefix_caching finds again, and that is off")
@@ -117,3 +123,16 @@ DEVICES = ("auto", "cpu")
 QUANTIZATIONS = (None, "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float32", "int8")
 CPU_BACKENDS = ("auto", "extension", "torch")
+
+
+_TYPES = get_type_hints(EngineConfig)
+
+
+def _may_be(value: object, kind: Any) -> bool:
+    """Whether a field of this type may have the value: a truth value is no number, a whole number is a float too."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple | list) and all(map(_may_be, value, [int] * len(value)))
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
