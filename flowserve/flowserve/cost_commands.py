@@ -14,9 +14,11 @@ def fit_cost(
     log: Annotated[Path, typer.Argument(help="A step log (EngineConfig.step_log).", metavar="LOG")], out: Output = None
 ) -> None:
     """Fit a cost model to a step log and print how well it predicts steps that it was not fitted to."""
-    from .cost_model import error_table, fit
+    from .cost_model import check_place, error_table, fit
     from .step_log import read_step_log
 
+    if out is not None:
+        check_place(out)
     setting, records = read_step_log(log)
     model = fit(records, setting)
     if out is not None:
@@ -37,9 +39,11 @@ def calibrate(
     """Run a model through batches of all shapes and fit a cost model to their steps."""
     from .calibration import calibration_steps
     from .config import EngineConfig
-    from .cost_model import error_table, fit
+    from .cost_model import check_place, error_table, fit
     from .engine import Engine
 
+    if out is not None:
+        check_place(out)
     config = EngineConfig(
         quantization=quantization,
         max_model_len=max_model_len,

@@ -15,6 +15,7 @@ k, the knee, is tried out. Relative errors count, so a decode step of 5 ms weigh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,8 +81,11 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
             raise StepLogError(f"{path} is no cost model: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """As JSON. Raises OSError."""
-        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+        """As JSON. Raises StepLogError."""
+        try:
+            Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+        except OSError as error:
+            raise StepLogError(f"{path}: {error.strerror or error}") from error
 
     def estimate(self, work: StepWork) -> float:
         """Milliseconds of one step."""
@@ -135,6 +139,14 @@ def fit(records: Sequence[StepRecord], setting: StepSetting | None = None) -> Co
         error=_errors(model, held_out),
         most={name: max(getattr(record, name) for record in usable) for name in StepWork.__struct_fields__},
     )
+
+
+def check_place(path: Path) -> None:
+    """Before minutes are spent on a model for this file: raises StepLogError where `save` could not write it."""
+    if not path.parent.is_dir():
+        raise StepLogError(f"{path}: there is no folder {str(path.parent)!r}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise StepLogError(f"{path}: no file can be written there")
 
 
 def kind_of(work: StepWork) -> str:

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from flowserve import SamplingParams
 from flowserve.cli import commands
-from flowserve.cost_model import CostModel
+from flowserve.cost_model import TERMS, CostModel, check_place
 from flowserve.errors import StepLogError
 from flowserve.scheduling.batch import Batch, ScheduledSequence
-from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log, renames_before
+from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log
 from flowserve.step_record import StepRecord, StepSetting, StepWork, num_pairs, shared_window
 from tests.unit.flowserve.running import run_to_end
 
@@ -129,43 +129,6 @@ def test_a_full_disk_ends_the_writing_with_one_warning(tmp_path: Path, caplog: p
     assert len(log.records()) == 3 * FLUSH_RECORDS
 
 
-def test_a_full_file_makes_way_and_the_oldest_goes(tmp_path: Path) -> None:
-    path = tmp_path / "steps.jsonl"
-    log = StepLog(SETTING, path, max_file_bytes=1000)
-    for number in range(1, 101):
-        log.add(record(number))
-        log.flush()
-        assert all(each.stat().st_size <= 1000 for each in tmp_path.iterdir())
-    log.close()
-    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name] + [f"{path.name}.{n}" for n in (1, 2, 3)]
-    setting, records = read_step_log(path)
-    assert setting == SETTING
-    numbers = [each.number for each in records]
-    assert numbers == list(range(numbers[0], 101)) and 20 < len(numbers) < 60
-    StepLog(SETTING, path, max_file_bytes=10).close()  # of an engine that finds a full one
-    assert read_step_log(path)[1][-1].number == 100 and len(list(tmp_path.iterdir())) == 4
-
-
-@pytest.mark.parametrize("size_bytes, num_new, makes_way", [(0, 99, False), (4, 6, False), (4, 7, True), (10, 1, True)])
-def test_when_a_file_makes_way(size_bytes: int, num_new: int, makes_way: bool) -> None:
-    renames = [(old.name, new.name) for old, new in renames_before(Path("a/b"), size_bytes, b"x" * num_new, 10)]
-    assert renames == ([("b.2", "b.3"), ("b.1", "b.2"), ("b", "b.1")] if makes_way else [])
-
-
-def test_a_file_that_cannot_make_way_ends_the_writing_with_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "steps.jsonl"
-    (tmp_path / "steps.jsonl.1" / "in the way").mkdir(parents=True)
-    log = StepLog(SETTING, path, max_file_bytes=300)
-    for number in range(1, 9):
-        log.add(record(number))
-        log.flush()
-    log.close()
-    assert len(log.records()) == 8 and path.stat().st_size <= 300
-    assert len([each for each in caplog.records if "ends here" in each.message]) == 1
-
-
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear reader")
     for path in (tmp_path, tmp_path / "no" / "folder", tmp_path / "letter.txt"):
@@ -273,3 +236,22 @@ def test_calibrated_and_fitted_from_the_command_line(models: Any, tmp_path: Path
     assert ran.exit_code == 0 and CostModel.load(again).setting == model.setting
     with pytest.raises(StepLogError, match="nothing.jsonl"):
         CliRunner().invoke(commands, ["fit-cost", str(tmp_path / "nothing.jsonl")], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("place", ["nowhere/cost.json", "log.jsonl/cost.json"])
+@pytest.mark.parametrize("command", ["calibrate", "fit-cost"])
+def test_a_cost_model_without_a_place_is_refused_before_the_work(command: str, place: str, tmp_path: Path) -> None:
+    """Neither looks at what it is to work on: the log is none, and no model is there."""
+    (tmp_path / "log.jsonl").write_text("no log")
+    given = tmp_path / ("log.jsonl" if command == "fit-cost" else "no-model")
+    with pytest.raises(StepLogError, match=f"{place}: there is no folder"):
+        CliRunner().invoke(commands, [command, str(given), "--out", str(tmp_path / place)], catch_exceptions=False)
+
+
+def test_a_cost_model_that_cannot_be_saved(tmp_path: Path) -> None:
+    model = CostModel(coefficients=dict.fromkeys(TERMS, 1.0), knee=1)
+    for place in (tmp_path / "nowhere" / "cost.json", tmp_path):
+        with pytest.raises(StepLogError, match=str(place)):
+            model.save(place)
+    with pytest.raises(StepLogError, match="no file can be written there"):
+        check_place(tmp_path)
