@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -58,11 +59,12 @@ def serve(
     seed: Annotated[int | None, typer.Option(help="For requests without one.")] = None,
     max_queue: Annotated[int, typer.Option(help="Completions that may wait; more get status 503.", min=0)] = 1024,
     max_body_bytes: Annotated[int, typer.Option(help="Larger requests get status 413.", min=1)] = 32 << 20,
-    cost_model: Annotated[
-        Path | None, typer.Option(help="Of this engine, from calibrate or fit-cost: for fetching KV or computing it.")
-    ] = None,
     grace_s: Annotated[float, typer.Option(help="How long answers may go on after SIGTERM.", min=0)] = 10.0,
     access_log: Annotated[bool, typer.Option(help="A line for each response, on stderr.")] = False,
+    step_log: Annotated[Path | None, typer.Option(help="A file that gets a line for each step.")] = None,
+    allow_sleep: Annotated[
+        bool, typer.Option("--allow-sleep", help="Clients may send the engine to sleep: /sleep, /wake_up.")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP, with the API of OpenAI."""
     # Before torch is imported: waiting OpenMP threads would otherwise spin beside the thread that writes answers.
@@ -86,8 +88,8 @@ def serve(
         enable_prefix_caching=prefix_caching,
         speculative_tokens=speculative_tokens,
         num_threads=num_threads,
-        cost_model=cost_model,
         seed=seed,
+        step_log=step_log,
     )
     from .server.app import ServerConfig  # with torch: after the options are known to be right
     from .server.process import Listening
@@ -102,6 +104,7 @@ def serve(
         api_key=api_key,
         max_queue=max_queue,
         max_body_bytes=max_body_bytes,
+        allow_sleep=allow_sleep,
         call_format=None if tool_call_parser == "auto" else tool_call_parser,
         reasoning=None if reasoning_parser == "auto" else reasoning_parser == "think",
     )
@@ -152,6 +155,7 @@ commands.command()(calibrate)
 
 def main() -> None:
     """Entry point of the console script: 0 fine, 1 the model or the address is at fault, 2 wrong usage."""
+    _show_log()
     try:
         commands(prog_name="flowserve")
     except (FlowServeError, OSError) as error:
@@ -159,3 +163,13 @@ def main() -> None:
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _show_log() -> None:
+    """On stderr. As a library the engine leaves that to the program around it, which here is this one; unseen, a first
+    use that compiles or measures for some seconds would look like one that hangs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("flowserve: %(message)s"))
+    log = logging.getLogger("flowserve")
+    log.setLevel(logging.INFO)
+    log.handlers = [handler]

@@ -10,8 +10,9 @@
     ├── KernelsUnavailableError     the CPU kernels cannot be compiled or loaded, and no other back end was allowed
     ├── EngineAsleepError           the engine sleeps: it takes no requests and makes no steps
     ├── EngineBusyError             sequences still go on, and what was asked for would end them
-    ├── StepLogError                a step log or cost model that cannot be opened, read or fitted
-    ├── InvalidConfigError          EngineConfig or LLM options that contradict each other or the model
+    ├── StepLogError                a step log or cost model that cannot be opened, read, fitted or saved
+    ├── AddressError                the server cannot listen there: the port is taken, no such host, no right to it
+    ├── InvalidConfigError          options of a wrong type, or that contradict each other or the model
     ├── InvalidRequestError         the request is at fault: the engine goes on with all others
     │   ├── InvalidSamplingParamsError
     │   ├── InvalidGrammarError     a schema, regex, choice or grammar that cannot be compiled
@@ -70,11 +71,15 @@ class EngineBusyError(FlowServeError):
 
 
 class StepLogError(FlowServeError):
-    """A step log or cost model that cannot be opened or read, or that tells too little."""
+    """A step log or cost model that cannot be opened, read or saved, or that tells too little."""
+
+
+class AddressError(FlowServeError):
+    """The server cannot listen at an address, which the message names."""
 
 
 class InvalidConfigError(FlowServeError):
-    """Engine options that contradict each other, the model or the device."""
+    """Engine options of a wrong type, or that contradict each other, the model or the device."""
 
 
 class InvalidRequestError(FlowServeError):

@@ -32,6 +32,7 @@ class ServerConfig:
     max_queue: completions that may wait beside those that run; more are refused with 503.
     max_body_bytes: of a request.  max_unsent: characters that a slow reader may leave behind before it is cut off.
     patience_s: how long a reader may take nothing at all.
+    allow_sleep: whether clients may send the engine to sleep and wake it.
     call_format: a name of `tool_calls.FORMATS`.  reasoning: whether the model thinks between tags.  None of both: as
     the chat template shows.
     """
@@ -42,6 +43,7 @@ class ServerConfig:
     max_body_bytes: int = 32 << 20
     max_unsent: int = 1 << 20
     patience_s: float = 60.0
+    allow_sleep: bool = False
     call_format: str | None = None
     reasoning: bool | None = None
 
@@ -61,13 +63,14 @@ def build_asgi(
     routes: Sequence[Route],
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
     metrics: Metrics,
-    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
     api_key: str | None,
 ) -> ASGIApp:
-    """The application of these routes and those that every server has."""
+    """The application of these routes and those that every server has. is_ready: whether a request could be answered,
+    which /health tells."""
 
     async def health(request: Request) -> Response:
-        return Response(status_code=200 if is_alive() else 503)
+        return Response(status_code=200 if is_ready() else 503)
 
     async def show_version(request: Request) -> Response:
         return JSONResponse({"version": _version()})

@@ -82,6 +82,11 @@ class EngineLoop:
         return self._thread.is_alive() and self._ending is None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the engine would take a request: it lives and is awake."""
+        return self.is_alive and not self.stats.sleep_level
+
+    @property
     def num_unfinished(self) -> int:
         """Completions that run or wait."""
         return sum(live.num_unfinished for live in self._live.values())

@@ -48,11 +48,11 @@ class GenerationApi:
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/embeddings", no_such_task("embeddings"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
-            *sleep_routes(self.engine),
             Route("/detokenize", self._detokenize, methods=["POST"]),
+            *(sleep_routes(self.engine) if self.config.allow_sleep else []),
         ]
         self.asgi: ASGIApp = build_asgi(
-            routes, self._lifespan, metrics, lambda: self.engine.is_alive, self.config.api_key
+            routes, self._lifespan, metrics, lambda: self.engine.is_ready, self.config.api_key
         )
 
     def end_all(self, reason: str) -> None:

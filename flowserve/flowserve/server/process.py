@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import uvicorn
 
 from ..config import EngineConfig
-from ..embedding_model import EmbeddingModel
+from ..embedding_model import EmbeddingModel, is_embedding_model
 from ..engine import Engine
+from ..errors import AddressError, InvalidConfigError
 from ..hub import resolve_model
-from ..models.encoder_config import ENCODERS
-from ..models.json_fields import read_json
 from .app import Api, ServerConfig
 from .connection import Connection
 from .embedding_api import EmbeddingApi
 from .generation_api import GenerationApi
+
+_EMBEDDING_OPTIONS = ("dtype", "max_model_len", "num_threads", "device", "seed")
+"""Of EngineConfig, what means something where nothing is generated: the seed means nothing, and takes nothing away."""
 
 _AFTER_GRACE_S = 2
 """For the last words to those whose answers the grace did not suffice for."""
@@ -38,10 +41,14 @@ class Listening:
 
 
 def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, listening: Listening) -> None:
-    """Returns after SIGTERM or SIGINT. Raises FlowServeError for the model, OSError for the address."""
+    """Returns after SIGTERM or SIGINT. Raises FlowServeError, for the address AddressError."""
     listener = bind(listening.host, listening.port)  # before the model, which may take long to load
     try:
         api = load_api(model, engine_config, server_config)
+        # What is loaded by now (torch, the vocabulary, the routes) stays until the end. Left to the collector, each of
+        # its full runs would walk through all of it: tens of milliseconds in which no token leaves.
+        gc.collect()
+        gc.freeze()
         config = uvicorn.Config(
             api.asgi,
             http=Connection,
@@ -57,33 +64,29 @@ def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, 
 
 
 def load_api(model: str, engine_config: EngineConfig, server_config: ServerConfig) -> Api:
-    """What its config.json says: a model that generates, or an encoder. Raises FlowServeError."""
+    """What the folder says: a model that generates, or one that embeds. Raises FlowServeError."""
     folder = resolve_model(model)
     # Of a hub id, clients know its own name, not that of a snapshot with a hash for a name.
     names = server_config.names or ((folder.resolve().name if Path(model).expanduser().is_dir() else model),)
     server_config = replace(server_config, names=names)
-    if not _is_encoder(folder):
-        return GenerationApi(Engine.from_folder(folder, engine_config), folder, server_config)
-    encoder = EmbeddingModel(
-        folder,
-        dtype=engine_config.dtype,
-        max_length=engine_config.max_model_len,
-        num_threads=engine_config.num_threads,
-        device=engine_config.device,
-    )
-    return EmbeddingApi(encoder, folder, server_config)
+    if is_embedding_model(folder):
+        return EmbeddingApi(_embedding_model(folder, engine_config), folder, server_config)
+    return GenerationApi(Engine.from_folder(folder, engine_config), folder, server_config)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet. Raises OSError."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+    """A bound socket that does not listen yet. Raises AddressError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no name can have
+        raise _address_error(host, port, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise _address_error(host, port, error) from error
     return listener
 
 
@@ -103,11 +106,15 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            place = f"[{host}]" if ":" in host else host
-            print(f"FlowServe: {self._api.name} at http://{place}:{port}", flush=True)
+        places = [listener.getsockname()[:2] for listener in sockets or []]
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two servers may bind an address while none listens; the other was faster
+            await self.lifespan.shutdown()
+            host, port = places[0]
+            raise _address_error(host, port, error) from error
+        for host, port in places:
+            print(f"FlowServe: {self._api.name} at http://{_place(host, port)}", flush=True)
 
     def _end(self) -> None:
         """The first signal starts the grace, the second ends it."""
@@ -121,7 +128,24 @@ class _Server(uvicorn.Server):
         self._api.end_all("the server is shutting down")
 
 
-def _is_encoder(folder: Path) -> bool:
-    path = folder / "config.json"
-    architectures = read_json(path).get("architectures") if path.is_file() else None
-    return isinstance(architectures, list) and any(name in ENCODERS for name in architectures)
+def _embedding_model(folder: Path, config: EngineConfig) -> EmbeddingModel:
+    """Raises InvalidConfigError for an option that means something to an engine only."""
+    for field in fields(config):
+        if field.name not in _EMBEDDING_OPTIONS and getattr(config, field.name) != field.default:
+            raise InvalidConfigError(f"{field.name} is for models that generate, and {str(folder)!r} embeds")
+    return EmbeddingModel(
+        folder,
+        dtype=config.dtype,
+        max_length=config.max_model_len,
+        num_threads=config.num_threads,
+        device=config.device,
+    )
+
+
+def _address_error(host: str, port: int, error: Exception) -> AddressError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return AddressError(f"cannot listen at {_place(host, port)}: {reason}")
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import httpx2
 import pytest
+
+from flowserve.step_log import read_step_log
 
 WAIT_S = 300.0
 LONG = {"prompt": "Hello", "max_tokens": 4000, "ignore_eos": True}
@@ -126,7 +129,7 @@ def refused(*arguments: str) -> tuple[int, str]:
 
 def test_what_cannot_be_served_is_said_in_a_line(server: Any, folder: Path, tmp_path: Path) -> None:
     code, said = refused(str(folder), "--port", str(server.port))
-    assert code == 1 and said.startswith("flowserve: ") and said.count("\n") == 1
+    assert code == 1 and said == f"flowserve: cannot listen at 127.0.0.1:{server.port}: Address already in use\n"
     for arguments, word in (
         ([str(tmp_path)], "config.json"),
         ([str(tmp_path / "nothing")], "nothing"),
@@ -136,3 +139,26 @@ def test_what_cannot_be_served_is_said_in_a_line(server: Any, folder: Path, tmp_
         code, said = refused(*arguments)
         assert code == 1 and word in said and "Traceback" not in said
     assert refused(str(folder), "--port", "many")[0] == 2
+
+
+def test_the_engine_s_log_is_shown(folder: Path, tmp_path: Path) -> None:
+    """Where nothing was compiled yet and no compiler is, its warning comes before the error of the folder."""
+    environment = {**os.environ, "FLOWSERVE_CACHE": str(tmp_path), "PATH": str(tmp_path), "CXX": ""}
+    command = [sys.executable, "-m", "flowserve", "serve", str(folder), "--port", "0", "--kv-cache-bytes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env=environment)
+    assert done.returncode == 1
+    first, last = done.stderr.splitlines()
+    assert first.startswith("flowserve: computing in torch, several times slower: ") and "hold no sequence" in last
+
+
+def test_sleep_and_a_step_log_by_option(serve: Any, tmp_path: Path) -> None:
+    log = tmp_path / "steps.jsonl"
+    running = serve("--allow-sleep", "--step-log", str(log))
+    asked = {"prompt": "Hello", "max_tokens": 5, "ignore_eos": True}
+    assert httpx2.post(f"{running.url}/v1/completions", json=asked).status_code == 200
+    assert httpx2.post(f"{running.url}/sleep").status_code == 200
+    assert httpx2.get(f"{running.url}/health").status_code == 503
+    assert running.end() == (0, "")
+    setting, records = read_step_log(log)
+    assert setting.model == "tiny" and sum(record.prefill_tokens for record in records) > 0
+    assert sum(record.decode_sequences for record in records) == 4
