@@ -2,7 +2,7 @@
 
 format = AnswerFormat.of_template(template.source)
 stream = format.stream(prompt_text, has_tools=True)
-for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, ArgumentsDelta, CallEnd
+for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, ArgumentsDelta, CallEnd, MalformedCall
 """
 
 from __future__ import annotations

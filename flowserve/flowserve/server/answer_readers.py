@@ -5,11 +5,11 @@ A reader is fed the text as it comes and returns the events that became certain,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallEvent, CallStart, TextDelta
+from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallEvent, CallStart
+from ..tool_calls.json_call import JsonCall
 
 
 class AnswerReader(Protocol):
@@ -52,36 +52,28 @@ class NamedCallReader:
 
 
 class RequiredCallsReader:
-    """The text is a JSON list of calls, held to `required_schema` by a grammar; each leaves when it is complete."""
+    """The text is a JSON list of calls, held to `required_schema` by a grammar; their arguments stream as they come.
+
+    Where the text ends inside a call, its arguments are what has come; before its name is known it is nothing.
+    """
 
     def __init__(self) -> None:
-        self._text = ""
-        self._read = 0
+        self._call: JsonCall | None = None
         self._num_calls = 0
 
     def feed(self, text: str) -> list[AnswerEvent]:
-        self._text += text
         events: list[AnswerEvent] = []
-        while "}" in text and (call := self._next_call()):
-            events += call
+        while self._call is not None or (text := text.lstrip("[], \n\r\t")):
+            call = self._call = self._call or JsonCall(self._num_calls)
+            events += call.feed(text)
+            if not call.is_over:
+                return events
+            self._call, text = None, call.rest
+            self._num_calls += 1
         return events
 
     def finish(self) -> list[AnswerEvent]:
-        """A call that was cut off is text: its arguments would be no JSON."""
-        rest = self._text[self._read :].strip("[], \n")
-        return [TextDelta(rest)] if rest else []
-
-    def _next_call(self) -> list[AnswerEvent]:
-        start = self._text.find("{", self._read)
-        if start < 0:
-            return []
-        try:
-            value, self._read = json.JSONDecoder().raw_decode(self._text, start)
-        except (ValueError, RecursionError):
-            return []
-        index, self._num_calls = self._num_calls, self._num_calls + 1
-        arguments = json.dumps(value["parameters"], ensure_ascii=False)
-        return [CallStart(index, value["name"]), ArgumentsDelta(index, arguments), CallEnd(index)]
+        return list(self._call.break_off()) if self._call is not None else []
 
 
 def required_schema(functions: Sequence[dict[str, Any]], max_calls: int | None) -> dict[str, Any]:
@@ -92,7 +84,9 @@ def required_schema(functions: Sequence[dict[str, Any]], max_calls: int | None) 
 
 
 def parameters_schema(function: dict[str, Any]) -> dict[str, Any]:
-    return function.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
+    """Arguments are an object also where the schema forgets to say so."""
+    given = function.get("parameters")
+    return {"type": "object", **(given or {"properties": {}, "additionalProperties": False})}
 
 
 def _call_schema(function: dict[str, Any]) -> dict[str, Any]:

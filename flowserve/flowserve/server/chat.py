@@ -12,7 +12,7 @@ import msgspec
 
 from ..answer import AnswerStream
 from ..sampling_params import StructuredOutputsParams
-from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, ReasoningDelta
+from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall, ReasoningDelta
 from .answer_readers import AnswerReader
 from .api_error import invalid
 from .chat_choice import ChatChoice, call_id, utf8
@@ -176,7 +176,7 @@ def _delta(event: AnswerEvent) -> bytes:
     if isinstance(event, ArgumentsDelta):
         call = {"index": event.index, "function": {"arguments": utf8(event.text)}}
         return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
-    assert not isinstance(event, CallEnd)
+    assert not isinstance(event, CallEnd | MalformedCall)
     field = b'"reasoning_content":' if isinstance(event, ReasoningDelta) else b'"content":'
     return b'"delta":{' + field + encode(event.text) + b"}"
 

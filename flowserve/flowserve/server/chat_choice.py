@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..outputs import TokenLogprobs
-from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallStart, ReasoningDelta, TextDelta
+from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallStart, MalformedCall, ReasoningDelta, TextDelta
 from .answer_readers import AnswerReader
 from .outbox import Piece
 
@@ -42,12 +42,16 @@ class ChatChoice:
         return "".join(self._reasoning)
 
     def read(self, piece: Piece) -> list[AnswerEvent]:
-        """What became certain of the answer."""
+        """What became certain of the answer. A malformed call is text, unless the answer was cut off inside it: then it
+        might have become a call, and a piece of its markup is of no use to anybody."""
         self.num_prompt_tokens, self.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
-        events = self._reader.feed(piece.text)
+        events = _shown(self._reader.feed(piece.text))
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason
-            events = [*events, *self._reader.finish()]
+            last = self._reader.finish()
+            if piece.finish_reason != "stop":
+                last = [event for event in last if not isinstance(event, MalformedCall)]
+            events += _shown(last)
         self.has_calls = self.has_calls or any(isinstance(event, CallStart) for event in events)
         return events
 
@@ -62,6 +66,10 @@ class ChatChoice:
                 self.calls.append(Call(call_id(), utf8(event.name)))
             elif isinstance(event, ArgumentsDelta):
                 self.calls[event.index].arguments += utf8(event.text)
+
+
+def _shown(events: list[AnswerEvent]) -> list[AnswerEvent]:
+    return [TextDelta(event.text) if isinstance(event, MalformedCall) else event for event in events]
 
 
 def call_id() -> str:

@@ -91,4 +91,7 @@ def _function(tool: dict[str, Any], place: str) -> dict[str, Any]:
         raise invalid(f"{place}.function.name must be a string", f"{place}.function.name")
     if not isinstance(function.get("parameters"), dict | None):
         raise invalid(f"{place}.function.parameters must be a JSON schema", f"{place}.function.parameters")
+    if (kind := (function.get("parameters") or {}).get("type", "object")) != "object":
+        text = f"{place}.function.parameters.type must be 'object', got {kind!r}"
+        raise invalid(text, f"{place}.function.parameters.type")
     return function

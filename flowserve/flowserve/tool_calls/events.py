@@ -44,8 +44,20 @@ class CallEnd:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MalformedCall:
+    """What was to be a call and is none, or not even the start of one. text: as the model wrote it, with the marks.
+
+    error: why; CUT_OFF where the text ends before that is known. A reader of text may show it, an agent reports it.
+    """
+
+    text: str
+    error: str
+
+
+CUT_OFF = "the text ends inside the call"
 CallEvent = CallStart | ArgumentsDelta | CallEnd
-AnswerEvent = ReasoningDelta | TextDelta | CallStart | ArgumentsDelta | CallEnd
+AnswerEvent = ReasoningDelta | TextDelta | CallStart | ArgumentsDelta | CallEnd | MalformedCall
 
 
 def joined(events: list[AnswerEvent]) -> list[AnswerEvent]:

@@ -15,7 +15,7 @@ from .pythonic import PythonicCalls
 
 class CallParser(Protocol):
     """Reads one answer. The events do not depend on where the text was cut; nothing of it is lost but white space
-    around calls."""
+    around calls: what begins like a call and is none is a MalformedCall."""
 
     def feed(self, text: str) -> list[AnswerEvent]:
         """The events that became certain."""

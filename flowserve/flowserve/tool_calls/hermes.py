@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from .events import AnswerEvent, TextDelta, overlap
+from .events import CUT_OFF, AnswerEvent, MalformedCall, TextDelta, overlap
 from .json_call import JsonCall
 from .marked import MarkedCalls
 
 
 class HermesCalls(MarkedCalls):
-    """A closing tag inside a string of the arguments belongs to the string. What is no call is text, with its tags."""
+    """A closing tag inside a string of the arguments belongs to the string."""
 
     mark = "<tool_call>"
     _CLOSE = "</tool_call>"
@@ -46,9 +46,7 @@ class HermesCalls(MarkedCalls):
         call = self._call or JsonCall(self._num_calls)
         self._call = call
         events: list[AnswerEvent] = []
-        if call.is_over:
-            call.rest += rest
-        else:
+        if not call.is_over:  # else it is a start of the closing tag, and no text
             events += call.feed(rest)
         return events + self._close("", "")
 
@@ -57,7 +55,8 @@ class HermesCalls(MarkedCalls):
         assert call is not None
         self._leave(behind, call.is_call)
         if not call.is_call:
-            return [TextDelta(self.mark + call.text + call.rest + tag)]
+            problem = call.problem if tag or call.is_over else CUT_OFF
+            return [MalformedCall(self.mark + call.text + call.rest + tag, problem)]
         if not call.is_over:
             return list(call.break_off())
         return [TextDelta(call.rest.strip())]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
-from .events import ArgumentsDelta, CallEnd, CallEvent, CallStart
+from .events import CUT_OFF, ArgumentsDelta, CallEnd, CallEvent, CallStart
 
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _FIRST_KEY = re.compile(r'\s*\{\s*"((?:[^"\\]|\\.)*)"')
 _CALL_KEYS = ("name", "arguments", "parameters", "type", "function", "id")
-CUT_OFF = "the text ends inside the call"
 
 
 class JsonScanner:
@@ -47,7 +45,8 @@ class JsonScanner:
 class JsonCall:
     """Feed its text; the arguments leave as they come where the name stands before them.
 
-    is_over: the object is complete, `rest` is what follows it.  is_call: a CallStart is out.
+    is_over: the object is complete, `rest` is what follows it.  is_call: a CallStart is out.  problem: why a complete
+    object is no call.
     """
 
     def __init__(self, index: int) -> None:
@@ -55,6 +54,7 @@ class JsonCall:
         self.rest = ""
         self.is_over = False
         self.is_call = False
+        self.problem = "not a JSON object"
         self._index = index
         self._object = JsonScanner()
         self._arguments = JsonScanner()
@@ -110,10 +110,9 @@ class JsonCall:
             arguments = self.text[self._begin : self._begin + self._num_sent]
             return [CallEnd(self._index, problem_of(arguments))]
         try:
-            call = read_call(json.loads(self.text))
-        except (ValueError, RecursionError):
-            return []
-        if call is None:
+            call = read_call(self.text)
+        except ValueError as error:
+            self.problem = str(error)
             return []
         self.is_call = True
         return whole_call(self._index, *call)
@@ -127,17 +126,25 @@ def _text_of(literal: str) -> str | None:
         return None
 
 
-def read_call(value: Any) -> tuple[str, str] | None:
-    """Name and arguments (JSON text of an object) of a call in JSON; None for what is no call."""
+def read_call(text: str) -> tuple[str, str]:
+    """Name and arguments (JSON text of an object) of a call in JSON. Raises ValueError that says why it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        return None
+        raise ValueError("not a JSON object")
     name = value.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError("no 'name'")
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):  # some models write the arguments as JSON text, as the OpenAI API has them
-        return (name, arguments) if isinstance(name, str) and name and problem_of(arguments) is None else None
+        if (problem := problem_of(arguments)) is not None:
+            raise ValueError(f"'arguments' is {problem}")
+        return name, arguments
     arguments = {} if arguments is None else arguments
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        return None
+    if not isinstance(arguments, dict):
+        raise ValueError("'arguments' is not a JSON object")
     return name, json.dumps(arguments, ensure_ascii=False)
 
 

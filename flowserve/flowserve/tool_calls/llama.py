@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from .events import AnswerEvent, TextDelta, joined, overlap
+from .events import CUT_OFF, AnswerEvent, MalformedCall, TextDelta, joined, overlap
 from .json_call import JsonCall, whole_call
 from .pythonic import read_python_calls
 
@@ -39,12 +39,14 @@ class LlamaCalls:
             if calls and len(calls) == 1:
                 name, arguments = calls[0]
                 return list(whole_call(self._num_calls, name.removesuffix(".call"), arguments))
-            return joined([TextDelta(_TAG + rest)])
+            return [MalformedCall(_TAG + rest, "no call with named arguments")]
+        if self._call is None and self._before:
+            return [MalformedCall(self._before + rest, CUT_OFF)]
         if self._call is None:
-            return joined([TextDelta(self._before + rest if not self._num_calls else rest.strip("; \n"))])
+            return joined([TextDelta(rest if not self._num_calls else rest.strip("; \n"))])
         if self._call.is_call:
             return list(self._call.break_off())
-        return joined([TextDelta(self._before + self._call.text)])
+        return [MalformedCall(self._before + self._call.text, CUT_OFF)]
 
     def _read(self) -> list[AnswerEvent] | None:
         if self._is_code:

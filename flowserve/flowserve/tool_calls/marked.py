@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .events import AnswerEvent, TextDelta, joined, overlap
+from .events import CUT_OFF, AnswerEvent, MalformedCall, TextDelta, joined, overlap
+
+_TELLING = 5
+"""Characters: a text that ends in so many of the mark was about to call; fewer may mean anything."""
 
 
 class MarkedCalls:
@@ -34,6 +37,8 @@ class MarkedCalls:
             events += self._end_inside()
             events += self.feed("")
         rest, self._text = self._text.lstrip() if self._after_call else self._text, ""
+        if (length := overlap(rest, self.mark)) >= _TELLING:
+            return joined([*events, TextDelta(rest[:-length].rstrip()), MalformedCall(rest[-length:], CUT_OFF)])
         return joined([*events, TextDelta(rest)])
 
     def _read_outside(self) -> list[AnswerEvent] | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, TextDelta
-from .json_call import CUT_OFF, JsonCall, JsonScanner, problem_of
+from .events import CUT_OFF, AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall
+from .json_call import JsonCall, JsonScanner, problem_of
 from .marked import MarkedCalls
 
 _NAMED = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
@@ -18,7 +18,7 @@ _MAX_NAME = 200
 
 
 class MistralCalls(MarkedCalls):
-    """What is no call is text, with the mark."""
+    """Behind something that is no call, the rest is text."""
 
     mark = "[TOOL_CALLS]"
 
@@ -43,7 +43,8 @@ class MistralCalls(MarkedCalls):
             self._text = self._text[named.end() :]
             return [CallStart(self._num_calls, named[1])]
         if len(begin) > _MAX_NAME:
-            return self._give_up()
+            self._leave(self._text, was_call=False)
+            return [MalformedCall(self.mark, "no name and arguments follow")]
         return None
 
     def _read_arguments(self) -> list[AnswerEvent] | None:
@@ -77,21 +78,20 @@ class MistralCalls(MarkedCalls):
         call = self._call
         events: list[AnswerEvent] = list(call.feed(self._text))
         self._text = ""
-        if call.is_over:
-            events += self._end_call(call, call.rest)
-        elif call.is_no_call:
-            events += self._end_call(call, "")
+        if call.is_over or call.is_no_call:
+            events += self._end_call(call)
         return events
 
-    def _end_call(self, call: JsonCall, rest: str) -> list[AnswerEvent]:
+    def _end_call(self, call: JsonCall) -> list[AnswerEvent]:
         """The next in the list, or, behind something that is no call, text."""
-        self._call, self._text = None, rest
+        self._call, self._text = None, call.rest
         if call.is_call:
             self._num_calls += 1
             return []
         self._is_in_list = False
+        malformed, rest = (call.text, call.rest) if call.is_over else ("", call.text)
         self._leave(rest, was_call=False)
-        return [TextDelta(f"{self.mark}[{call.text}")]
+        return [MalformedCall(f"{self.mark}[{malformed}", call.problem)]
 
     def _end_inside(self) -> list[AnswerEvent]:
         if self._scanner is not None:
@@ -99,16 +99,11 @@ class MistralCalls(MarkedCalls):
             self._leave("", was_call=True)
             return [CallEnd(self._num_calls - 1, CUT_OFF)]
         call, self._call = self._call, None
-        if not self._is_in_list:
-            return self._give_up()
+        rest = "[" + (call.text if call is not None else "") if self._is_in_list else self._text
+        lacks_only_bracket = self._is_in_list and call is None and self._num_calls > 0
         self._is_in_list = False
         if call is not None and call.is_call:
             self._leave("", was_call=True)
             return list(call.break_off())
         self._leave("", was_call=False)
-        return [TextDelta(f"{self.mark}[{call.text}")] if call is not None else []
-
-    def _give_up(self) -> list[AnswerEvent]:
-        text = self.mark + self._text
-        self._leave("", was_call=False)
-        return [TextDelta(text)]
+        return [] if lacks_only_bracket else [MalformedCall(self.mark + rest, CUT_OFF)]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from typing import Any
 
-from .events import AnswerEvent, TextDelta, joined
+from .events import AnswerEvent, MalformedCall, TextDelta, joined
 from .json_call import whole_call
 
+_BEGIN = re.compile(r"\s*(\[\s*([A-Za-z_][\w.]*\s*(\(|$)|$)|$)")
+"""What the start of a list of calls looks like, however little of it has come."""
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -21,9 +24,7 @@ class PythonicCalls:
 
     def feed(self, text: str) -> list[AnswerEvent]:
         self._text += text
-        begin = self._text.lstrip()
-        if not self._is_text and begin and not begin.startswith("["):
-            self._is_text = True
+        self._is_text = self._is_text or not _BEGIN.match(self._text)
         if self._is_text:
             shown, self._text = self._text, ""
             return joined([TextDelta(shown)])
@@ -31,9 +32,11 @@ class PythonicCalls:
 
     def finish(self) -> list[AnswerEvent]:
         text, self._text = self._text, ""
+        if not text.strip():
+            return joined([TextDelta(text)])
         calls = read_python_calls(text.strip())
         if not calls:
-            return joined([TextDelta(text)])
+            return [MalformedCall(text, "no list of calls with named arguments")]
         return [event for index, call in enumerate(calls) for event in whole_call(index, *call)]
 
 

@@ -26,25 +26,22 @@ from deepserve_runtime.executors.flowserve_parts import (
     CallParser,
     CallStart,
     ChatTemplate,
-    ContentDelta,
     EngineConfig,
     FlowServeError,
     InvalidConfigError,
-    MalformedToolCall,
+    MalformedCall,
     PromptTooLongError,
     SamplingParams,
     SequenceOutput,
     StructuredOutputsParams,
     TextDelta,
-    ToolCallEvent,
-    ToolCallStream,
     UnknownSequenceError,
     engine_from_folder,
     make_parser,
     read_sampling_defaults,
     resolve_model,
 )
-from deepserve_runtime.executors.generation import Generation, Parser, Piece
+from deepserve_runtime.executors.generation import Generation, Piece
 from deepserve_runtime.executors.tokenizer import convert, encode, loading
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.task import Task, describe
@@ -163,7 +160,7 @@ class EngineExecutor:
         self, sequence_id: str, task: Task, prompt: TokenizedPrompt, params: SamplingParams, grammar: Any = None
     ) -> None:
         self._engine.add(sequence_id, prompt.token_ids, params, grammar=grammar)
-        parser = call_parser(self._answers.calls) if prompt.parse_tools else None
+        parser = WholeCalls(make_parser(self._answers.calls)) if prompt.parse_tools else None
         self._generations[sequence_id] = Generation(task, parser)
 
     @contextmanager
@@ -241,13 +238,8 @@ class EngineExecutor:
         return error
 
 
-def call_parser(name: str) -> Parser:
-    """For a format of flowserve's, by its name."""
-    return ToolCallParser() if name == "hermes" else StreamedCallParser(make_parser(name))
-
-
-class StreamedCallParser:
-    """Whole calls from flowserve's streams of fragments, for all formats."""
+class WholeCalls:
+    """Whole calls from flowserve's streams of fragments. Malformed ones go to the agent, which tells the model."""
 
     def __init__(self, parser: CallParser) -> None:
         self._parser = parser
@@ -275,35 +267,11 @@ class StreamedCallParser:
                     if arguments is not None and can_travel(self._name, arguments):
                         calls.append(ToolCall(f"call_{secrets.token_hex(8)}", self._name, arguments))
                     else:
-                        text_of_call = f"{self._name} {self._arguments}"  # halves of characters cannot travel
-                        malformed.append(text_of_call.encode("utf-8", "backslashreplace").decode())
-        return Piece(text, tuple(calls), tuple(malformed))
-
-
-class ToolCallParser:
-    """flowserve's parser of whole calls, which says of each malformed one why, for Hermes and Qwen."""
-
-    def __init__(self) -> None:
-        self._stream = ToolCallStream()
-
-    def feed(self, text: str) -> Piece:
-        return self._piece(self._stream.feed(text))
-
-    def finish(self) -> Piece:
-        return self._piece(self._stream.finish())
-
-    def _piece(self, events: list[ToolCallEvent]) -> Piece:
-        text, calls, malformed = "", [], []
-        for event in events:
-            if isinstance(event, ContentDelta):
-                text += event.text
-            elif isinstance(event, MalformedToolCall):
-                malformed.append(event.text)
-            elif can_travel(event.name, event.arguments):
-                calls.append(ToolCall(f"call_{secrets.token_hex(8)}", event.name, event.arguments))
-            else:
-                malformed.append(json.dumps({"name": event.name, "arguments": event.arguments}))
-        return Piece(text, tuple(calls), tuple(malformed))
+                        malformed.append(f'{{"name": {json.dumps(self._name)}, "arguments": {self._arguments}}}')
+                case MalformedCall():
+                    malformed.append(event.text)
+        # Halves of characters cannot travel.
+        return Piece(text, tuple(calls), tuple(part.encode("utf-8", "backslashreplace").decode() for part in malformed))
 
 
 def can_travel(name: str, arguments: dict[str, Any]) -> bool:

@@ -19,9 +19,10 @@ from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
-from deepserve_runtime.executors.engine import EngineExecutor, ToolCallParser, call_parser  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor, WholeCalls  # noqa: E402
 from deepserve_runtime.executors.generation import Piece  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from flowserve.tool_calls import make_parser  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
 
@@ -100,7 +101,7 @@ class BrokenParser:
 def test_an_answer_that_cannot_be_read_fails_its_task_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: str
 ) -> None:
-    monkeypatch.setattr(engine, "call_parser", lambda name: BrokenParser(breaks_at))
+    monkeypatch.setattr(engine, "WholeCalls", lambda parser: BrokenParser(breaks_at))
     executor = executor_of(folder)
     executor.load()
     bad = FakePod()
@@ -118,7 +119,8 @@ def test_an_answer_that_cannot_be_read_fails_its_task_alone(
 
 @pytest.mark.parametrize("value", ["123456789012345678901234567890", '"\\ud83d"', '{"a": ["\\udc00"]}'])
 def test_a_call_whose_arguments_cannot_travel_is_malformed(value: str) -> None:
-    piece = ToolCallParser().feed(f'<tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>')
+    parser = WholeCalls(make_parser("hermes"))
+    piece = parser.feed(f'<tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>')
     assert piece.calls == ()
     [text] = piece.malformed
     assert '"add"' in text and msgspec.msgpack.encode(text)
@@ -133,7 +135,7 @@ def test_a_call_whose_arguments_cannot_travel_is_malformed(value: str) -> None:
     ],
 )
 def test_a_call_with_half_a_character_is_malformed_and_can_be_reported(parser: str, text: str) -> None:
-    each = call_parser(parser)
+    each = WholeCalls(make_parser(parser))
     pieces = [each.feed(text), each.finish()]
     assert not any(piece.calls for piece in pieces)
     (malformed,) = (found for piece in pieces for found in piece.malformed)
@@ -159,16 +161,18 @@ def test_a_malformed_folder_is_a_load_error(folder: Path, tmp_path: Path) -> Non
 
 def test_calls_in_the_formats_of_other_models() -> None:
     """A call arrives whole when its last fragment has; what is no JSON is reported, text stays text."""
-    parser = call_parser("mistral")
+    parser = WholeCalls(make_parser("mistral"))
     assert parser.feed("Well. [TOOL_CALLS]add[ARGS]") == Piece("Well.")
     assert parser.feed('{"a": 1') == Piece()
     piece = parser.feed('}[TOOL_CALLS]add[ARGS]{"a": ')
     assert piece.text == "" and [(call.name, call.arguments) for call in piece.calls] == [("add", {"a": 1})]
-    assert parser.finish() == Piece(malformed=('add {"a": ',))
-    llama = call_parser("llama3_json")
+    assert parser.finish() == Piece(malformed=('{"name": "add", "arguments": {"a": }',))
+    llama = WholeCalls(make_parser("llama3_json"))
     (call,) = llama.feed('{"name": "add", "parameters": {"a": 2}}').calls
     assert (call.name, call.arguments) == ("add", {"a": 2}) and call.id.startswith("call_")
-    assert isinstance(call_parser("hermes"), ToolCallParser)
+    hermes = WholeCalls(make_parser("hermes"))
+    assert hermes.feed("a <tool_call>{oops}</tool_call>") == Piece("a", malformed=("<tool_call>{oops}</tool_call>",))
+    assert [call.arguments for call in hermes.feed('<tool_call>{"name": "add"}</tool_call>').calls] == [{}]
 
 
 def test_a_task_waits_for_its_grammar_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

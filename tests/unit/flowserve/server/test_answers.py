@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 
 from flowserve.server.answer_readers import RequiredCallsReader
 from flowserve.server.generation_api import GenerationApi
-from flowserve.tool_calls.events import ArgumentsDelta, CallStart, TextDelta
+from flowserve.tool_calls.events import CUT_OFF, ArgumentsDelta, CallStart
 from tests.unit.flowserve.server.streams import events, finish_reasons, joined_calls, joined_content
+from tests.unit.flowserve.tool_calls.events import run, told
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "get_weather")]
@@ -24,9 +25,12 @@ Say = Callable[..., Any]
 
 @pytest.fixture
 def say(api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch) -> Say:
-    """`say(text, size, stream=..., **asked)`: the answer of a model that says `text`, `size` characters per token."""
+    """`say(text, size, stream=..., **asked)`: the answer of a model that says `text`, `size` characters per token, and
+    ends for that reason."""
 
-    def run(text: str, size: int, *, config: dict[str, Any] | None = None, **asked: Any) -> Any:
+    def say_it(
+        text: str, size: int, *, config: dict[str, Any] | None = None, reason: str = "stop", **asked: Any
+    ) -> Any:
         pieces = [text[i : i + size] for i in range(0, len(text), size)]
         running = api(**(config or {}))
         engine: Any = running.engine._engine
@@ -34,7 +38,7 @@ def say(api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch) -> S
 
         def scripted() -> Any:
             outputs = step()
-            ends = [output._replace(finish_reason="stop") if output.finished else output for output in outputs]
+            ends = [output._replace(finish_reason=reason) if output.finished else output for output in outputs]
             return [output._replace(text=pieces[output.num_output_tokens - 1]) for output in ends]
 
         monkeypatch.setattr(engine, "step", scripted)
@@ -44,7 +48,7 @@ def say(api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch) -> S
             assert response.status_code == 200, response.text
             return events(response.text) if asked.get("stream") else response.json()["choices"][0]
 
-    return run
+    return say_it
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
@@ -106,14 +110,58 @@ def test_a_name_with_half_a_character_does_not_break_the_answer(say: Say) -> Non
     assert len(joined_calls(say(text, 6, tools=TOOLS, stream=True))) == 1
 
 
-def test_required_calls_leave_one_by_one() -> None:
-    text = '[{"name": "add", "parameters": {"a": {"b": "}]"}}}, {"name": "other", "parameters": {}}, {"name": "cut'
-    expected = [
-        (CallStart(0, "add"), ArgumentsDelta(0, '{"a": {"b": "}]"}}')),
-        (CallStart(1, "other"), ArgumentsDelta(1, "{}")),
-    ]
-    for size in (1, 2, 5, 1000):
-        reader = RequiredCallsReader()
-        found = [e for i in range(0, len(text), size) for e in reader.feed(text[i : i + size])]
-        assert [tuple(found[i : i + 2]) for i in (0, 3)] == expected and len(found) == 6
-        assert reader.finish() == [TextDelta('{"name": "cut')]
+REQUIRED = '[{"name": "add", "parameters": {"a": {"b": "}]"}}}, {"name": "it", "parameters": {}}, {"name": "cut", "para'
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_required_calls_leave_as_they_come(size: int) -> None:
+    expected = [("add", '{"a": {"b": "}]"}}', None), ("it", "{}", None)]
+    pieces = [REQUIRED[i : i + size] for i in range(0, len(REQUIRED), size)]
+    assert told(run(RequiredCallsReader(), pieces)) == expected, "the last one was cut off before it was one"
+    pieces.append('meters": {"a": "')
+    assert told(run(RequiredCallsReader(), pieces)) == [*expected, ("cut", '{"a": "', CUT_OFF)]
+    reader = RequiredCallsReader()
+    assert reader.feed('[{"name": "add", "parameters": {"a"') == [CallStart(0, "add"), ArgumentsDelta(0, '{"a"')]
+
+
+CUT_CALLS = {
+    "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": 12}}\n</tool_call>',
+    "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {"a": 12}}]',
+    "llama3_json": '{"name": "add", "parameters": {"a": 12}}',
+    "pythonic": "[add(a=12)]",
+}
+
+
+@pytest.mark.parametrize("form", CUT_CALLS)
+def test_an_answer_that_is_cut_off_inside_a_call_shows_no_markup(say: Say, form: str) -> None:
+    """Wherever it is cut behind what could still be text: a call whose name was told has the arguments so far."""
+    call = CUT_CALLS[form]
+    for end in range(max(5, len(call) // 3), len(call), 7):
+        asked: dict[str, Any] = {"tools": TOOLS, "config": {"call_format": form}, "reason": "length"}
+        choice = say(call[:end], 6, **asked)
+        calls = choice["message"].get("tool_calls") or []
+        assert not choice["message"]["content"], call[:end]
+        assert choice["finish_reason"] == "length" and len(calls) <= 1
+        assert all(each["function"]["name"] == "add" for each in calls)
+        chunks = say(call[:end], 6, stream=True, **asked)
+        assert joined_content(chunks) == "" and finish_reasons(chunks) == ["length"]
+        assert [each["arguments"] for each in joined_calls(chunks)] == [each["function"]["arguments"] for each in calls]
+
+
+def test_what_the_model_itself_ended_is_shown_though_it_is_no_call(say: Say) -> None:
+    for text in ('<tool_call>{"name": "add"', "<tool_call>oops</tool_call> and"):
+        assert say(text, 6, tools=TOOLS)["message"]["content"] == text
+        assert joined_content(say(text, 6, tools=TOOLS, stream=True)) == text
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 30, 7))
+def test_a_required_call_that_is_cut_off(client: Callable[..., TestClient], max_tokens: int) -> None:
+    """Of the real engine, whose grammar makes the random model call."""
+    running = client()
+    asked = {"messages": HELLO, "tools": TOOLS[:1], "tool_choice": "required", "seed": 1, "max_tokens": max_tokens}
+    choice = running.post("/v1/chat/completions", json=asked).json()["choices"][0]
+    assert choice["finish_reason"] in ("length", "tool_calls") and not choice["message"]["content"]
+    calls = choice["message"].get("tool_calls") or []
+    chunks = events(running.post("/v1/chat/completions", json={**asked, "stream": True}).text)
+    assert joined_content(chunks) == "" and finish_reasons(chunks) == [choice["finish_reason"]]
+    assert [each["arguments"] for each in joined_calls(chunks)] == [each["function"]["arguments"] for each in calls]

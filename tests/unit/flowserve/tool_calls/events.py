@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowserve.tool_calls import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
+from flowserve.tool_calls import (
+    AnswerEvent,
+    ArgumentsDelta,
+    CallEnd,
+    CallStart,
+    MalformedCall,
+    ReasoningDelta,
+    TextDelta,
+)
 
 
 def run(parser: Any, pieces: list[str]) -> list[AnswerEvent]:
@@ -14,7 +22,8 @@ def run(parser: Any, pieces: list[str]) -> list[AnswerEvent]:
 
 
 def told(events: list[AnswerEvent]) -> list[Any]:
-    """Text as text, reasoning as ("think", text), calls as (name, arguments, error) in the place of their start."""
+    """Text as text, reasoning as ("think", text), calls as (name, arguments, error) in the place of their start,
+    malformed ones as ("malformed", text, error)."""
     result: list[Any] = []
     calls: dict[int, int] = {}
     for event in events:
@@ -29,6 +38,8 @@ def told(events: list[AnswerEvent]) -> list[Any]:
                     result[-1] = ("think", result[-1][1] + text)
                 else:
                     result.append(("think", text))
+            case MalformedCall(text, error):
+                result.append(("malformed", text, error))
             case CallStart(index, name):
                 assert index == len(calls), "calls are counted from 0"
                 calls[index] = len(result)

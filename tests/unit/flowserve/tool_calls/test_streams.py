@@ -18,12 +18,19 @@ from flowserve.tool_calls import (
     format_of_template,
     make_parser,
 )
-from flowserve.tool_calls.json_call import CUT_OFF, JsonScanner
+from flowserve.tool_calls.events import CUT_OFF
+from flowserve.tool_calls.json_call import JsonScanner
 from tests.unit.flowserve.tool_calls.events import run, told
 
 A = '{"city": "Paris"}'
 F = '{"name": "f", "arguments": {"city": "Paris"}}'
 P = '{"name": "f", "parameters": {"city": "Paris"}}'
+
+
+def bad(text: str, error: str) -> Any:
+    return ("malformed", text, error)
+
+
 CASES: dict[str, list[tuple[str, list[Any]]]] = {
     "hermes": [
         ("", []),
@@ -40,17 +47,26 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         ('<tool_call>{"name": "\\u0066", "arguments": {"a": "\\"}\\\\"}, "id": 3}</tool_call>',
          [("f", '{"a": "\\"}\\\\"}', None)]),
         (f"<tool_call>{F}", [("f", A, None)]),
+        (f"<tool_call>{F}\n</tool_c", [("f", A, None)]),
         (f"<tool_call>{F} and more</tool_call>", [("f", A, None), "and more"]),
         ('<tool_call>{"name": "f", "arguments": {"a": ', [("f", '{"a": ', CUT_OFF)]),
-        ("<tool_call>oops</tool_call> and", ["<tool_call>oops</tool_call> and"]),
-        ('<tool_call>["f"]</tool_call>', ['<tool_call>["f"]</tool_call>']),
+        ("<tool_call>oops</tool_call> and", [bad("<tool_call>oops</tool_call>", "not a JSON object"), " and"]),
+        ('<tool_call>["f"]</tool_call>', [bad('<tool_call>["f"]</tool_call>', "not a JSON object")]),
         ('<tool_call>{"name": 3, "arguments": {}}</tool_call>',
-         ['<tool_call>{"name": 3, "arguments": {}}</tool_call>']),
+         [bad('<tool_call>{"name": 3, "arguments": {}}</tool_call>', "no 'name'")]),
+        ('<tool_call>{"arguments": {}}</tool_call>', [bad('<tool_call>{"arguments": {}}</tool_call>', "no 'name'")]),
         ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
-         ['<tool_call>{"name": "f", "arguments": [1]}</tool_call>']),
-        ('<tool_call>{"name": "f", "argu', ['<tool_call>{"name": "f", "argu']),
-        ("a <tool_ca", ["a <tool_ca"]),
-        (f"<tool_call>{{x}}</tool_call><tool_call>{F}</tool_call>", ["<tool_call>{x}</tool_call>", ("f", A, None)]),
+         [bad('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "'arguments' is not a JSON object")]),
+        ('<tool_call>{"name": "f", "arguments": "[1]"}</tool_call>',
+         [bad('<tool_call>{"name": "f", "arguments": "[1]"}</tool_call>', "'arguments' is not a JSON object")]),
+        ("<tool_call></tool_call>", [bad("<tool_call></tool_call>", "not a JSON object")]),
+        ("<tool_call>", [bad("<tool_call>", CUT_OFF)]),
+        ('<tool_call>{"name": "f", "argu', [bad('<tool_call>{"name": "f", "argu', CUT_OFF)]),
+        ("a <tool_ca", ["a", bad("<tool_ca", CUT_OFF)]),
+        ("a <t", ["a <t"]),
+        ("Just text. 1 < 2, <b>, </tool_call>\n", ["Just text. 1 < 2, <b>, </tool_call>\n"]),
+        (f"<tool_call>{{x}}</tool_call><tool_call>{F}</tool_call>",
+         [bad("<tool_call>{x}</tool_call>", "not JSON"), ("f", A, None)]),
     ],
     "mistral": [
         ("just [text]", ["just [text]"]),
@@ -60,11 +76,15 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         (f"[TOOL_CALLS]f{A}[TOOL_CALLS]g.h-1[CALL_ID]a1[ARGS]{{}}", [("f", A, None), ("g.h-1", "{}", None)]),
         ('[TOOL_CALLS]f[ARGS]{"a": [1, "]}"], "b": {', [("f", '{"a": [1, "]}"], "b": {', CUT_OFF)]),
         ("[TOOL_CALLS]f[ARGS]{a}", [("f", "{a}", "not JSON")]),
-        (f"[TOOL_CALLS][{F}, {{", [("f", A, None), "[TOOL_CALLS][{"]),
+        (f"[TOOL_CALLS][{F}, {{", [("f", A, None), bad("[TOOL_CALLS][{", CUT_OFF)]),
         ('[TOOL_CALLS][{"name": "f", "arguments": {"a"', [("f", '{"a"', CUT_OFF)]),
-        ("[TOOL_CALLS] nonsense", ["[TOOL_CALLS] nonsense"]),
-        ("[TOOL_CALLS][1, 2]", ["[TOOL_CALLS][1, 2]"]),
-        ("a [TOOL_", ["a [TOOL_"]),
+        ("[TOOL_CALLS] nonsense", [bad("[TOOL_CALLS] nonsense", CUT_OFF)]),
+        ("[TOOL_CALLS]" + "so " * 80, [bad("[TOOL_CALLS]", "no name and arguments follow"), "so " * 80]),
+        ("[TOOL_CALLS][{}, 2]", [bad("[TOOL_CALLS][{}", "no 'name'"), ", 2]"]),
+        (f"[TOOL_CALLS][{F}, ", [("f", A, None)]),
+        ("[TOOL_CALLS][", [bad("[TOOL_CALLS][", CUT_OFF)]),
+        ("[TOOL_CALLS][1, 2]", [bad("[TOOL_CALLS][", "not a JSON object"), "1, 2]"]),
+        ("a [TOOL_", ["a", bad("[TOOL_", CUT_OFF)]),
     ],
     "llama3_json": [
         ("Hello { there", ["Hello { there"]),
@@ -74,9 +94,10 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         (f"I look: <|python_tag|>{P}", ["I look: ", ("f", A, None)]),
         ('{"type": "function", "name": "f", "parameters": {"a": 1}}', [("f", '{"a": 1}', None)]),
         ('<|python_tag|>brave_search.call(query="who?", n=2)', [("brave_search", '{"query": "who?", "n": 2}', None)]),
-        ("<|python_tag|>print(3)", ["<|python_tag|>print(3)"]),
+        ("<|python_tag|>print(3)", [bad("<|python_tag|>print(3)", "no call with named arguments")]),
         ('{"answer": 42} is it', ['{"answer": 42} is it']),
-        ('{"name": "f"', ['{"name": "f"']),
+        ('{"name": "f"', [bad('{"name": "f"', CUT_OFF)]),
+        ("<|python_tag|>", [bad("<|python_tag|>", CUT_OFF)]),
         ('{"name": 3} text', ['{"name": 3} text']),
         ('{"name": "f", "parameters": {"a"', [("f", '{"a"', CUT_OFF)]),
         ("a <|pyth", ["a <|pyth"]),
@@ -86,13 +107,11 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         ('[f(city="Paris")]', [("f", A, None)]),
         ("[f(a=1, b=[True, null], c={'d': -2.5}), m.g()]",
          [("f", '{"a": 1, "b": [true, null], "c": {"d": -2.5}}', None), ("m.g", "{}", None)]),
-        ("[f(1)]", ["[f(1)]"]),
-        ("[f(a=x)]", ["[f(a=x)]"]),
-        ("[f(**{})]", ["[f(**{})]"]),
+        *((text, [bad(text, "no list of calls with named arguments")])
+          for text in ("[f(1)]", "[f(a=x)]", "[f(**{})]", '[f(a="', "[f(a={[1]: 2})]", "[f(a={{}: 2})]")),
         ("[]", ["[]"]),
-        ('[f(a="', ['[f(a="']),
-        ("[f(a={[1]: 2})]", ["[f(a={[1]: 2})]"]),
-        ("[f(a={{}: 2})]", ["[f(a={{}: 2})]"]),
+        ("[Note] this", ["[Note] this"]),
+        ("  ", ["  "]),
     ],
 }  # fmt: skip
 ALL = [(name, text, expected) for name, cases in CASES.items() for text, expected in cases]
