@@ -59,6 +59,9 @@ def serve(
     seed: Annotated[int | None, typer.Option(help="For requests without one.")] = None,
     max_queue: Annotated[int, typer.Option(help="Completions that may wait; more get status 503.", min=0)] = 1024,
     max_body_bytes: Annotated[int, typer.Option(help="Larger requests get status 413.", min=1)] = 32 << 20,
+    cost_model: Annotated[
+        Path | None, typer.Option(help="Of this engine, from calibrate or fit-cost: for fetching KV or computing it.")
+    ] = None,
     grace_s: Annotated[float, typer.Option(help="How long answers may go on after SIGTERM.", min=0)] = 10.0,
     access_log: Annotated[bool, typer.Option(help="A line for each response, on stderr.")] = False,
     step_log: Annotated[Path | None, typer.Option(help="A file that gets a line for each step.")] = None,
@@ -88,6 +91,7 @@ def serve(
         enable_prefix_caching=prefix_caching,
         speculative_tokens=speculative_tokens,
         num_threads=num_threads,
+        cost_model=cost_model,
         seed=seed,
         step_log=step_log,
     )

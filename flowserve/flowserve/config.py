@@ -34,8 +34,10 @@ class EngineConfig:
     speculative_ngram: shortest and longest run of tokens whose earlier continuation is the guess.
     overlap: plan the next step and read the last one's tokens while a thread runs one; None = where it pays. Not with
     speculation, whose guesses need the last step's tokens.
-    step_log: a file that gets a line for each step (see `step_log`); True = only the newest, in memory
-    (`Engine.step_log`); None = off.
+    step_log: a file that gets a line for each step, beside the last three full ones (see `step_log`); True = only the
+    newest, in memory (`Engine.step_log`); None = off.
+    cost_model: a file that `flowserve calibrate` or `fit-cost` wrote for such an engine, by which it is decided whether
+    KV in lower tiers is fetched or computed again; None = by a guess, and then by what steps take.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -63,6 +65,7 @@ class EngineConfig:
     file_cache_folder: str | Path | None = None
     context_cache_share: float = 0.5
     step_log: str | Path | bool | None = None
+    cost_model: str | Path | None = None
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -18,14 +18,14 @@ from .intake import Intake, Prepared, check_turn
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
 from .rtc.contexts import check_context
-from .rtc.traffic import BlockTraffic, engine_cache
+from .rtc.traffic import BlockTraffic, engine_cache, engine_costs
 from .sampling_params import SamplingParams
 from .scheduling.batch import Batch, ScheduledSequence, TokenResult
 from .scheduling.config import SchedulerConfig
 from .scheduling.scheduler import Scheduler
 from .sequence_stream import SequenceStream
 from .sequence_text import Text
-from .step_log import StepLog, step_log_of
+from .step_log import StepLog, setting_of, step_log_of
 from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
 from .worker.sampler_state import SamplerState
@@ -63,9 +63,11 @@ class Engine:
         )
         self._worker = Worker(runner)
         self._steps = steps_of(self._worker, config, loaded)
-        self._traffic = BlockTraffic(self._cache, runner.storage, config, loaded.config.num_parameters)
+        setting = setting_of(config, loaded, self._hold.layout, runner)
+        costs = engine_costs(config, setting, loaded.config.num_parameters)
+        self._traffic = BlockTraffic(self._cache, runner.storage, config, costs)
         self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
-        self.step_log: StepLog | None = step_log_of(config, loaded, self._hold.layout, runner)
+        self.step_log: StepLog | None = step_log_of(config, setting)
         self.grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
         self._closing = weakref.finalize(
             self, _close, self._steps, self._traffic, self.step_log, self._worker, self._hold, self.grammars

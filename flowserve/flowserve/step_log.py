@@ -1,12 +1,14 @@
 """StepLog: what an engine's steps computed and took, the newest in memory, all of them in a file if there is one.
 
 The file has lines of JSON: first the setting ({"setting": {...}}), then one object for each step with the fields of
-StepRecord that are not zero. An engine appends to what is there, beginning with its setting.
+StepRecord that are not zero. An engine appends to what is there, beginning with its setting. A file that is full
+becomes `FILE.1`, the one of that name before `FILE.2`, and so on; the oldest goes.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +30,8 @@ RING_SIZE = 4096
 """Steps kept in memory."""
 FLUSH_RECORDS, FLUSH_S = 256, 1.0
 """A step that finds so many unwritten, or the oldest of them so old, has them written."""
+MAX_FILE_BYTES, MAX_OLD_FILES = 64 << 20, 3
+"""A file takes so many bytes, about half a million steps; so many full ones are kept beside it."""
 
 _log = logging.getLogger("flowserve")
 
@@ -44,17 +48,19 @@ class StepLog:
         setting: StepSetting,
         path: str | Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        max_file_bytes: int = MAX_FILE_BYTES,
     ) -> None:
         self.setting = setting
         self.path = None if path is None else Path(path)
         self._clock = clock
+        self._max_file_bytes = max_file_bytes
         self._ring: deque[StepRecord] = deque(maxlen=RING_SIZE)
         self._unwritten: list[StepRecord] = []
         self._unwritten_since_s = 0.0
         self._file: BinaryIO | None = None
         if self.path is not None:
             self._file = _open(self.path)
-            self._write(_encoder.encode(_SettingLine(setting)) + b"\n")
+            self._write(self._head)
 
     def add(self, record: StepRecord) -> None:
         """Never raises for the file's sake."""
@@ -121,24 +127,53 @@ class StepLog:
         if file is not None:
             file.close()
 
+    @property
+    def _head(self) -> bytes:
+        return _encoder.encode(_SettingLine(self.setting)) + b"\n"
+
     def _write(self, lines: bytes) -> None:
-        if self._file is None:
+        if self._file is None or self.path is None:
             return
         try:
+            if renames := renames_before(self.path, os.fstat(self._file.fileno()).st_size, lines, self._max_file_bytes):
+                self._file.close()
+                for old, new in renames:
+                    if old.exists():
+                        old.replace(new)
+                self._file = _open(self.path)
+                lines = lines if lines == self._head else self._head + lines
             while lines:
                 lines = lines[self._file.write(lines) :]
-        except OSError as error:
+        except (OSError, StepLogError) as error:
             _log.warning("the step log %s ends here: %s", self.path, error)
             file, self._file = self._file, None
             self._unwritten.clear()
             file.close()
 
 
-def step_log_of(config: EngineConfig, loaded: LoadedModel, layout: StorageLayout, runner: Runner) -> StepLog | None:
+def renames_before(path: Path, size_bytes: int, lines: bytes, max_file_bytes: int) -> list[tuple[Path, Path]]:
+    """How files make way for these lines, the oldest first; none where the file still takes them, or is empty. Pure."""
+    if not size_bytes or size_bytes + len(lines) <= max_file_bytes:
+        return []
+    names = [path, *_old_files(path)]
+    return list(zip(names[-2::-1], names[:0:-1], strict=True))
+
+
+def _old_files(path: Path) -> list[Path]:
+    """Names of the full ones, the newest first."""
+    return [path.with_name(f"{path.name}.{number}") for number in range(1, MAX_OLD_FILES + 1)]
+
+
+def step_log_of(config: EngineConfig, setting: StepSetting) -> StepLog | None:
     """The log that an engine's config asks for. Raises StepLogError."""
     if config.step_log is None or config.step_log is False:
         return None
-    setting = StepSetting(
+    return StepLog(setting, None if config.step_log is True else config.step_log)
+
+
+def setting_of(config: EngineConfig, loaded: LoadedModel, layout: StorageLayout, runner: Runner) -> StepSetting:
+    """Under which conditions an engine takes its steps."""
+    return StepSetting(
         model=loaded.folder.resolve().name,
         device=loaded.device.name,
         backend=type(runner).__name__,
@@ -150,17 +185,17 @@ def step_log_of(config: EngineConfig, loaded: LoadedModel, layout: StorageLayout
         block_size=layout.block_size,
         block_bytes=layout.block_bytes,
     )
-    return StepLog(setting, None if config.step_log is True else config.step_log)
 
 
 def read_step_log(path: str | Path) -> tuple[StepSetting, list[StepRecord]]:
-    """All steps of a file. A last line of an engine that was killed is left out.
+    """All steps of a log, those of its full files first. A last line of an engine that was killed is left out.
 
     Raises StepLogError naming the file, and the line where one is at fault: no steps, not a step log, steps of engines
     with different settings.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        older = [old.read_bytes() for old in _old_files(Path(path))[::-1] if old.exists()]
+        lines = b"\n".join([*older, Path(path).read_bytes()]).split(b"\n")
     except OSError as error:
         raise StepLogError(f"{path}: {error.strerror or error}") from error
     setting: StepSetting | None = None

@@ -69,22 +69,25 @@ def fetch_or_recompute(tiers: Sequence[Tier], block_size: int, costs: CostView) 
 class MeasuredCosts:
     """A CostView from what steps and moves took, as moving averages; before the first of a kind, from the estimate.
 
-    The times are given: no clock is read here.
+    is_fitted: the estimate of computing is of a cost model, and stays.  The times are given: no clock is read here.
     """
 
     _WEIGHT = 0.2  # of the newest measurement
 
-    def __init__(self, estimate: CostView) -> None:
+    def __init__(self, estimate: CostView, is_fitted: bool = False) -> None:
         self._recompute_s = estimate.recompute_s_per_token
         self._transfer_s = dict(estimate.transfer_s_per_block)
         self._measured: set[Tier] = set()
         self._has_steps = False
+        self._is_fitted = is_fitted
 
     def view(self) -> CostView:
         return CostView(self._recompute_s, dict(self._transfer_s))
 
     def observe_step(self, num_tokens: int, seconds: float) -> None:
         """A step that computed `num_tokens` prompt tokens (and little else) took `seconds`."""
+        if self._is_fitted:
+            return
         per_token = seconds / num_tokens
         self._recompute_s = self._mixed(self._recompute_s, per_token) if self._has_steps else per_token
         self._has_steps = True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..config import EngineConfig
+from ..cost_model import CostModel
 from ..device.base import BlockStorage, StorageLayout
 from ..errors import InvalidConfigError
 from ..scheduling.batch import Batch
+from ..step_record import StepSetting
 from .cache import RelationalTensorCache
 from .mover import Mover
 from .rules import MeasuredCosts, estimated_costs
@@ -27,6 +29,21 @@ def engine_cache(layout: StorageLayout, config: EngineConfig) -> RelationalTenso
     )
 
 
+def engine_costs(config: EngineConfig, setting: StepSetting, num_parameters: int) -> MeasuredCosts:
+    """What an engine's cache weighs fetching by. Raises StepLogError; InvalidConfigError for another engine's model."""
+    estimate = estimated_costs(num_parameters, setting.block_bytes)
+    if config.cost_model is None:
+        return MeasuredCosts(estimate)
+    model = CostModel.load(config.cost_model)
+    for name in ("device", "backend", "quantization", "window"):
+        fitted, own = getattr(model.setting, name), getattr(setting, name)
+        if fitted != own:
+            raise InvalidConfigError(
+                f"cost_model {str(config.cost_model)!r} is of another engine: its {name} is {fitted!r}, here {own!r}"
+            )
+    return MeasuredCosts(model.cost_view(estimate.transfer_s_per_block), is_fitted=True)
+
+
 def _num_slots(name: str, num_bytes: int | None, block_bytes: int) -> int:
     if num_bytes is not None and num_bytes < block_bytes:
         raise InvalidConfigError(f"{name} {num_bytes} holds no KV block of {block_bytes} bytes")
@@ -40,11 +57,11 @@ class BlockTraffic:
     """
 
     def __init__(
-        self, cache: RelationalTensorCache, storage: BlockStorage, config: EngineConfig, num_parameters: int
+        self, cache: RelationalTensorCache, storage: BlockStorage, config: EngineConfig, costs: MeasuredCosts
     ) -> None:
         self._cache = cache
         self._mover: Mover | None = None
-        self._costs = MeasuredCosts(estimated_costs(num_parameters, storage.block_bytes))
+        self._costs = costs
         self._num_started = 0
         self._num_done = 0
         if cache.num_host_blocks:

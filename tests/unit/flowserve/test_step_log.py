@@ -18,7 +18,7 @@ from flowserve.cli import commands
 from flowserve.cost_model import TERMS, CostModel, check_place
 from flowserve.errors import StepLogError
 from flowserve.scheduling.batch import Batch, ScheduledSequence
-from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log
+from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log, renames_before
 from flowserve.step_record import StepRecord, StepSetting, StepWork, num_pairs, shared_window
 from tests.unit.flowserve.running import run_to_end
 
@@ -127,6 +127,43 @@ def test_a_full_disk_ends_the_writing_with_one_warning(tmp_path: Path, caplog: p
     assert [message for message in caplog.messages if "steps.jsonl" in message] == caplog.messages
     assert len(caplog.messages) == 1 and "No space left" in caplog.messages[0]
     assert len(log.records()) == 3 * FLUSH_RECORDS
+
+
+def test_a_full_file_makes_way_and_the_oldest_goes(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    log = StepLog(SETTING, path, max_file_bytes=1000)
+    for number in range(1, 101):
+        log.add(record(number))
+        log.flush()
+        assert all(each.stat().st_size <= 1000 for each in tmp_path.iterdir())
+    log.close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name] + [f"{path.name}.{n}" for n in (1, 2, 3)]
+    setting, records = read_step_log(path)
+    assert setting == SETTING
+    numbers = [each.number for each in records]
+    assert numbers == list(range(numbers[0], 101)) and 20 < len(numbers) < 60
+    StepLog(SETTING, path, max_file_bytes=10).close()  # of an engine that finds a full one
+    assert read_step_log(path)[1][-1].number == 100 and len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("size_bytes, num_new, makes_way", [(0, 99, False), (4, 6, False), (4, 7, True), (10, 1, True)])
+def test_when_a_file_makes_way(size_bytes: int, num_new: int, makes_way: bool) -> None:
+    renames = [(old.name, new.name) for old, new in renames_before(Path("a/b"), size_bytes, b"x" * num_new, 10)]
+    assert renames == ([("b.2", "b.3"), ("b.1", "b.2"), ("b", "b.1")] if makes_way else [])
+
+
+def test_a_file_that_cannot_make_way_ends_the_writing_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "steps.jsonl"
+    (tmp_path / "steps.jsonl.1" / "in the way").mkdir(parents=True)
+    log = StepLog(SETTING, path, max_file_bytes=300)
+    for number in range(1, 9):
+        log.add(record(number))
+        log.flush()
+    log.close()
+    assert len(log.records()) == 8 and path.stat().st_size <= 300
+    assert len([each for each in caplog.records if "ends here" in each.message]) == 1
 
 
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from flowserve import SamplingParams
-from flowserve.errors import InvalidConfigError
+from flowserve.cost_model import TERMS, CostModel
+from flowserve.errors import InvalidConfigError, StepLogError
 from flowserve.rtc.mover import Mover
 from flowserve.rtc.moves import Move, Tier
 from flowserve.rtc.rules import ALWAYS_FETCH, CostView, MeasuredCosts
 from flowserve.rtc.tier_storage import BlockFile, BlockLostError, HostArena
+from flowserve.step_record import StepSetting
 from tests.unit.flowserve.running import run_to_end
 
 Build = Callable[..., Any]
@@ -136,6 +138,28 @@ def test_costs_are_measured(engine: Build) -> None:
     estimate = tight._traffic._costs.view()
     tokens_of(tight, PROMPTS)
     assert tight._traffic._costs.view().recompute_s_per_token != estimate.recompute_s_per_token
+
+
+@pytest.mark.parametrize("token_ms, fetches", [(50.0, True), (0.0, False)])
+def test_a_cost_model_decides(engine: Build, tmp_path: Path, token_ms: float, fetches: bool) -> None:
+    plain = engine(block_size=4, step_log=True)
+    coefficients = {**dict.fromkeys(TERMS, 0.0), "further_token": token_ms}
+    model = CostModel(coefficients=coefficients, knee=1, setting=plain.step_log.setting)
+    model.save(tmp_path / "cost.json")
+    expected = tokens_of(plain, PROMPTS)
+    tight = engine(**SMALL, host_cache_bytes=2**20, cost_model=tmp_path / "cost.json")
+    assert tokens_of(tight, PROMPTS) == expected
+    assert tight._traffic._costs.view().recompute_s_per_token == pytest.approx(token_ms / 1000, rel=0.01)
+    assert (tight.stats().cache.populates > 0) == fetches
+
+
+def test_cost_models_that_are_refused(engine: Build, tmp_path: Path) -> None:
+    with pytest.raises(StepLogError, match="cost.json"):
+        engine(cost_model=tmp_path / "cost.json")
+    coefficients = dict.fromkeys(TERMS, 0.0)
+    CostModel(coefficients=coefficients, knee=1, setting=StepSetting(device="npu")).save(tmp_path / "cost.json")
+    with pytest.raises(InvalidConfigError, match="device is 'npu', here 'cpu'"):
+        engine(cost_model=tmp_path / "cost.json")
 
 
 def with_fetches_held(engine: Build, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int], Callable[[], None]]:
