@@ -57,13 +57,13 @@ class Engine:
         tokenizer.check_fits(loaded.config.vocab_size)
         self._hold = DeviceHold(loaded, config)
         runner, self.max_model_len = self._hold.runner, self._hold.max_model_len
-        self._cache = engine_cache(self._hold.layout, config)
+        setting = setting_of(config, loaded, self._hold.layout, runner)
+        self._cache = engine_cache(self._hold.layout, config, setting.window)
         self._scheduler = Scheduler(
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )
         self._worker = Worker(runner)
         self._steps = steps_of(self._worker, config, loaded)
-        setting = setting_of(config, loaded, self._hold.layout, runner)
         costs = engine_costs(config, setting, loaded.config.num_parameters)
         self._traffic = BlockTraffic(self._cache, runner.storage, config, costs)
         self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences

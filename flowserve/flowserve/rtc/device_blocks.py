@@ -29,9 +29,11 @@ class DeviceBlocks:
     forgotten.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, num_host_blocks: int, num_file_blocks: int) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, num_host_blocks: int, num_file_blocks: int, is_windowed: bool = False
+    ) -> None:
         self.pool = BlockPool(num_blocks)
-        self.index = PrefixIndex(block_size)
+        self.index = PrefixIndex(block_size, is_windowed)
         self.tiers = LowerTiers(num_host_blocks, num_file_blocks, self.forget)
         self.stats = CacheStats()
         self.evictions: deque[Eviction] = deque(maxlen=MAX_EVICTIONS_NOTED)
@@ -40,6 +42,9 @@ class DeviceBlocks:
     def num_free(self) -> int:
         """Blocks that can be handed out now: free ones and preserved ones that nobody holds."""
         return self.pool.num_free + self.index.num_unused
+
+    def num_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.index.block_size)
 
     def take(self) -> int:
         """A block with one holder. The caller has checked `num_free`."""
@@ -75,8 +80,9 @@ class DeviceBlocks:
 
     def leave(self, num_blocks: int) -> None:
         """Give up so many preserved blocks that nobody holds, as if their room were needed."""
-        for _ in range(min(num_blocks, self.index.num_unused)):
-            self._evict()
+        for _ in range(num_blocks):
+            if self.index.num_unused:
+                self._evict()
 
     def check_invariants(self, holders: list[int]) -> None:
         """holders: per block, how many hold it beside the index."""
@@ -90,6 +96,9 @@ class DeviceBlocks:
 
     def _evict(self) -> None:
         node = self.index.least_recently_used()
+        if any(child.block is not None for child in node.children.values()):
+            self.forget(node)  # the start of what lies behind a window: without it the rest is found no more
+            return
         is_kept = self.tiers.exist and self.tiers.keep(node)
         self.pool.release(self.index.displace(node))
         if is_kept:

@@ -51,11 +51,13 @@ class Node:
 class PrefixIndex:
     """Nodes by tokens and by device block. Whoever uses a node's block uses those of all its ancestors too.
 
-    From that follows what eviction relies on: among unused nodes, children come before their parents.
+    From that follows what eviction relies on: among unused nodes, children come before their parents.  is_windowed:
+    that is not so, because a sequence that has outgrown its model's window lets go of its first blocks first.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, is_windowed: bool = False) -> None:
         self.block_size = block_size
+        self._is_windowed = is_windowed
         self._roots: dict[str | None, Node] = {}
         self._by_block: dict[int, Node] = {}
         self._unused: OrderedDict[int, Node] = OrderedDict()  # least recently used first
@@ -149,9 +151,7 @@ class PrefixIndex:
 
     def least_recently_used(self) -> Node:
         """The unused node that leaves the device next. There must be one (`num_unused`)."""
-        node = next(iter(self._unused.values()))
-        assert all(child.block is None for child in node.children.values())
-        return node
+        return next(iter(self._unused.values()))
 
     def is_unused(self, block: int) -> bool:
         return block in self._unused
@@ -161,7 +161,7 @@ class PrefixIndex:
         for block, node in self._unused.items():
             assert self._by_block[block] is node
             for child in node.children.values():
-                assert child.block is None or child.block in seen, "a parent would leave before its child"
+                assert self._is_windowed or child.block is None or child.block in seen, "a parent would leave first"
             seen.add(block)
         nodes = self.nodes()
         assert {id(node) for node in nodes if node.block is not None} == {id(n) for n in self._by_block.values()}

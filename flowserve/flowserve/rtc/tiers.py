@@ -113,7 +113,8 @@ class LowerTiers:
             return False
         if node.host is not None:
             self.host.touch(node.host)
-        self._spill()
+        with self.kept_where_they_are([node]):  # it counts as on the device yet, so that its copy could make way
+            self._spill()
         return True
 
     def copy_to_host(self, node: Node) -> bool:

@@ -17,7 +17,7 @@ PREFILL_TOKENS = 16
 """Steps of fewer tokens say nothing about what a prompt's tokens cost."""
 
 
-def engine_cache(layout: StorageLayout, config: EngineConfig) -> RelationalTensorCache:
+def engine_cache(layout: StorageLayout, config: EngineConfig, window: int) -> RelationalTensorCache:
     """The master of an engine's KV cache. Raises InvalidConfigError for a lower tier that holds no block."""
     return RelationalTensorCache(
         layout.num_blocks,
@@ -26,6 +26,7 @@ def engine_cache(layout: StorageLayout, config: EngineConfig) -> RelationalTenso
         num_host_blocks=_num_slots("host_cache_bytes", config.host_cache_bytes, layout.block_bytes),
         num_file_blocks=_num_slots("file_cache_bytes", config.file_cache_bytes, layout.block_bytes),
         context_share=config.context_cache_share,
+        window=window,
     )
 
 
@@ -64,9 +65,9 @@ class BlockTraffic:
         self._costs = costs
         self._num_started = 0
         self._num_done = 0
-        if cache.num_host_blocks:
-            host = HostArena(cache.num_host_blocks, storage.block_bytes)
-            num_file = cache.num_file_blocks
+        if cache.tiers.exist:
+            host = HostArena(cache.tiers.host.num_slots, storage.block_bytes)
+            num_file = cache.tiers.file.num_slots
             file = BlockFile(config.file_cache_folder, num_file, storage.block_bytes) if num_file else None
             self._mover = Mover(storage, host, file)
 
@@ -86,7 +87,7 @@ class BlockTraffic:
         if self._mover is None:
             return
         after_step = self._num_started + bool(batch.copies)  # a copy may read what a move was given to fill
-        if moves := self._cache.take_moves():
+        if moves := self._cache.tiers.take_moves():
             self._mover.submit(moves, after_step)
             self._mover.wait_for_reads()
         if batch:
@@ -103,7 +104,7 @@ class BlockTraffic:
 
     def wait(self, timeout_s: float = 0.1) -> None:
         """Nothing can run: wait until a move is done, if one is under way."""
-        if self._mover is not None and self._cache.num_moves:
+        if self._mover is not None and self._cache.tiers.num_in_flight:
             self._mover.wait_for_result(timeout_s)
 
     def leave_device(self) -> int:
@@ -128,7 +129,7 @@ class BlockTraffic:
         if self._mover is None:
             return
         self.dispatch(Batch(()))
-        while self._cache.num_moves:
+        while self._cache.tiers.num_in_flight:
             self._mover.wait_for_result(0.1)
             self.receive()
             self.dispatch(Batch(()))

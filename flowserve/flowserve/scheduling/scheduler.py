@@ -143,7 +143,7 @@ class Scheduler:
                 self._continue(sequence, num_tokens, drafts, step)
         while self._waiting and step.admits:
             self._admit(step)
-        return Batch(tuple(step.entries), tuple(step.preempted), tuple(self.cache.take_copies()))
+        return Batch(tuple(step.entries), tuple(step.preempted), tuple(self.cache.tables.take_copies()))
 
     def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
         """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
@@ -166,7 +166,7 @@ class Scheduler:
             if entry.num_preemptions == sequence.num_preemptions:
                 block_size = self.cache.block_size
                 if num_computed // block_size > entry.start // block_size:
-                    self.cache.publish(sequence.sequence_id, sequence.token_ids, num_computed)
+                    self.cache.tables.computed(sequence.sequence_id, sequence.token_ids, num_computed)
             if reason is not None:
                 self._finish(sequence, reason)
                 finished.append(sequence)
@@ -185,14 +185,14 @@ class Scheduler:
             assert group == sorted(group, key=BY_RANK)
         assert all(sequence.status is SequenceStatus.POPULATING for sequence in self._populating)
         for sequence in self._sequences.values():
-            table = self.cache.block_table(sequence.sequence_id)
+            table = self.cache.tables.of(sequence.sequence_id)
             assert 0 <= sequence.num_scheduled <= sequence.num_tokens + sequence.num_drafts
             assert sequence.num_drafts == 0 or sequence.num_pending == 1
             assert sequence.num_scheduled <= len(table) * self.cache.block_size
             assert sequence.num_tokens <= sequence.num_tokens_limit
             assert sequence.status is SequenceStatus.RUNNING or sequence.num_scheduled == 0
             assert sequence.status is not SequenceStatus.WAITING or not table
-        tables = {sequence_id for sequence_id in self.cache.sequence_ids}
+        tables = set(self.cache.tables.sequence_ids)
         assert tables <= {sequence.sequence_id for sequence in self._running + self._populating}
 
     def _fork(self, done: ScheduledSequence, child: Sequence) -> None:
@@ -202,9 +202,10 @@ class Scheduler:
             return
         num_shared = min(done.end - done.num_drafts, child.num_prompt_tokens - 1)  # its last is computed, to sample
         has_room = self._num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
-        if parent.status is SequenceStatus.RUNNING and num_shared and self._waiting == [child] and has_room:
+        if not (parent.status is SequenceStatus.RUNNING and num_shared and self._waiting == [child] and has_room):
+            return
+        if self.cache.tables.fork(parent.sequence_id, child.sequence_id, num_shared):
             self._waiting.pop()
-            self.cache.fork(parent.sequence_id, child.sequence_id, num_shared)
             self.prefix_hit_tokens += num_shared
             self._run(child, num_shared)
 
@@ -268,7 +269,7 @@ class Scheduler:
         if sequence.num_pending or sequence.num_unscheduled != 1:
             return 0
         num_drafts = min(wanted, sequence.num_tokens_limit - sequence.num_tokens - 1)
-        table = self.cache.block_table(sequence.sequence_id)
+        table = self.cache.tables.of(sequence.sequence_id)
         if self.cache.num_free_blocks <= len(self._running) + num_drafts // self.cache.block_size:
             num_drafts = min(num_drafts, len(table) * self.cache.block_size - sequence.num_tokens)
         return max(num_drafts, 0)
@@ -366,7 +367,7 @@ class Scheduler:
             sequence.sequence_id,
             start,
             num_tokens + num_drafts,
-            self.cache.block_table(sequence.sequence_id),
+            self.cache.tables.of(sequence.sequence_id),
             num_prompt_logits + (1 + num_drafts if samples else 0),
             sequence.arrival,
             sequence.num_preemptions,

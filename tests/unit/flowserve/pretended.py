@@ -28,10 +28,12 @@ def next_token(tokens: list[int]) -> int:
 
 
 class PretendedWorker:
-    """Holds tokens and a KV memory in which each slot remembers the tokens it was computed from."""
+    """Holds tokens and a KV memory in which each slot remembers the tokens it was computed from. window: keys that a
+    query reads at most; 0 = all."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, window: int = 0) -> None:
         self.block_size = block_size
+        self.window = window
         self.tokens: dict[str, list[int]] = {}
         self.kv: dict[tuple[int, int], int] = {}
         self.drafts: dict[str, list[int]] = {}
@@ -59,7 +61,8 @@ class PretendedWorker:
         for entry in batch.sequences:
             tokens = self.tokens[entry.sequence_id]
             drafts = self.drafts[entry.sequence_id][: entry.num_drafts] if entry.num_drafts else []
-            for position in range(entry.end - len(drafts)):
+            first_read = max(0, entry.start + 1 - self.window) if self.window else 0
+            for position in range(first_read, entry.end - len(drafts)):
                 found = self.kv.get(self._slot(entry.block_table, position))
                 assert found == hash(tuple(tokens[: position + 1])), f"wrong KV at {position} of {entry.sequence_id}"
             if entry.samples:

@@ -19,9 +19,9 @@ def holding(cache: RelationalTensorCache, sequence_id: str, tokens: list[int]) -
     """A sequence with these tokens computed and published; returns its blocks."""
     cache.adopt(sequence_id, cache.match_by_prefix_token(tokens))
     assert cache.alloc_blocks(sequence_id, len(tokens))
-    cache.publish(sequence_id, tokens, len(tokens))
+    cache.tables.computed(sequence_id, tokens, len(tokens))
     cache.check_invariants()
-    return list(cache.block_table(sequence_id))
+    return list(cache.tables.of(sequence_id))
 
 
 def test_pool_counts_references() -> None:
@@ -42,9 +42,9 @@ def test_alloc_is_all_or_nothing() -> None:
     cache = RelationalTensorCache(3, 4)
     assert cache.alloc_blocks("a", 5)
     assert not cache.alloc_blocks("b", 8)
-    assert (list(cache.sequence_ids), cache.num_free_blocks) == (["a"], 1)
+    assert (list(cache.tables.sequence_ids), cache.num_free_blocks) == (["a"], 1)
     assert cache.append_block("a") and not cache.append_block("a")
-    assert cache.block_table("a") == [0, 1, 2]
+    assert cache.tables.of("a") == [0, 1, 2]
     cache.free("a")
     assert cache.num_free_blocks == 3
     cache.check_invariants()
@@ -66,9 +66,9 @@ def test_the_same_tokens_computed_twice_are_kept_once() -> None:
     for sequence_id in "ab":  # both before either is published
         assert cache.alloc_blocks(sequence_id, 12)
     for sequence_id in "ab":
-        cache.publish(sequence_id, A, 12)
+        cache.tables.computed(sequence_id, A, 12)
         cache.check_invariants()
-    assert cache.block_table("a") == cache.block_table("b")
+    assert cache.tables.of("a") == cache.tables.of("b")
     assert cache.num_free_blocks == 5
 
 
@@ -120,26 +120,26 @@ def test_fits_counts_revived_blocks_once() -> None:
 def test_a_fork_shares_until_somebody_writes() -> None:
     cache = RelationalTensorCache(8, 4)
     assert cache.alloc_blocks("a", 6)
-    cache.publish("a", A[:6], 6)
+    cache.tables.computed("a", A[:6], 6)
     for child in "bc":
-        cache.fork("a", child, 6)
-    assert cache.block_table("b") == cache.block_table("a") == [0, 1] and cache.num_free_blocks == 6
+        cache.tables.fork("a", child, 6)
+    assert cache.tables.of("b") == cache.tables.of("a") == [0, 1] and cache.num_free_blocks == 6
     assert cache.alloc_blocks("b", 7, write_from=6) and cache.alloc_blocks("c", 7, write_from=6)
-    assert cache.take_copies() == [(1, 2), (1, 3)] and cache.take_copies() == []
+    assert cache.tables.take_copies() == [(1, 2), (1, 3)] and cache.tables.take_copies() == []
     assert cache.alloc_blocks("a", 7, write_from=6), "the last one keeps the block"
-    assert cache.take_copies() == []
-    assert [cache.block_table(each) for each in "abc"] == [[0, 1], [0, 2], [0, 3]]
+    assert cache.tables.take_copies() == []
+    assert [cache.tables.of(each) for each in "abc"] == [[0, 1], [0, 2], [0, 3]]
     cache.check_invariants()
 
 
 def test_a_fork_that_writes_needs_a_free_block() -> None:
     cache = RelationalTensorCache(2, 4)
     assert cache.alloc_blocks("a", 6)
-    cache.fork("a", "b", 6)
+    cache.tables.fork("a", "b", 6)
     assert not cache.alloc_blocks("b", 7, write_from=6)
-    assert cache.block_table("b") == [0, 1] and cache.take_copies() == []
+    assert cache.tables.of("b") == [0, 1] and cache.tables.take_copies() == []
     cache.free("a")
-    assert cache.alloc_blocks("b", 7, write_from=6) and cache.take_copies() == []
+    assert cache.alloc_blocks("b", 7, write_from=6) and cache.tables.take_copies() == []
 
 
 def test_tenants_do_not_see_each_others_hits() -> None:
@@ -147,10 +147,10 @@ def test_tenants_do_not_see_each_others_hits() -> None:
     for sequence_id, salt in (("a", "one"), ("b", "two"), ("c", None)):
         cache.adopt(sequence_id, cache.match_by_prefix_token(A, salt), salt)
         assert cache.alloc_blocks(sequence_id, 12)
-        cache.publish(sequence_id, A, 12)
+        cache.tables.computed(sequence_id, A, 12)
         for other in {"one", "two", None} - {salt}:
-            assert set(cache.match_by_prefix_token([*A, 1], other).blocks).isdisjoint(cache.block_table(sequence_id))
-        assert cache.match_by_prefix_token([*A, 1], salt).blocks == tuple(cache.block_table(sequence_id))
+            assert set(cache.match_by_prefix_token([*A, 1], other).blocks).isdisjoint(cache.tables.of(sequence_id))
+        assert cache.match_by_prefix_token([*A, 1], salt).blocks == tuple(cache.tables.of(sequence_id))
         cache.check_invariants()
 
 
@@ -201,7 +201,7 @@ def test_a_context_lives_from_its_last_use_and_belongs_to_its_tenant() -> None:
 
 def carry_out(cache: RelationalTensorCache, error: str | None = None) -> list[tuple[str, str]]:
     """All planned moves, by way of an executor that does nothing."""
-    moves = cache.take_moves()
+    moves = cache.tiers.take_moves()
     cache.finish_moves([MoveResult(move, error, 0.0) for move in moves])
     cache.check_invariants()
     return [(move.source.name, move.target.name) for move in moves]
@@ -217,10 +217,10 @@ def test_what_leaves_the_device_comes_back_from_the_host() -> None:
     match = cache.match_by_prefix_token([*A, 1])
     assert (match.num_tokens, len(match.below)) == (0, 3)
     assert match.decision and "fetch 3 of 3" in match.decision.reason
-    assert cache.populate("c", match) and len(cache.block_table("c")) == 3
+    assert cache.populate("c", match) and len(cache.tables.of("c")) == 3
     assert cache.query_populate("c").state is PopulateState.PENDING
     again = cache.match_by_prefix_token([*A, 1])
-    assert again.arriving and again.blocks == tuple(cache.block_table("c"))
+    assert again.arriving and again.blocks == tuple(cache.tables.of("c"))
     assert ("HOST", "DEVICE") in carry_out(cache)
     assert cache.query_populate("c") == PopulateStatus(PopulateState.DONE, 12)
     assert cache.stats().hit_tokens[Tier.HOST] == 12 and cache.stats().moved_blocks[Tier.HOST, Tier.DEVICE] == 3
@@ -236,12 +236,12 @@ def test_a_fetch_that_fails_shortens_the_populate() -> None:
     cache.free("b")
     carry_out(cache)
     assert cache.populate("c", cache.match_by_prefix_token([*A, 1]))
-    first, second, third = [move for move in cache.take_moves() if move.fills_device]
+    first, second, third = [move for move in cache.tiers.take_moves() if move.fills_device]
     errors = [(first, None), (second, "checksum"), (third, None)]
     cache.finish_moves([MoveResult(move, error, 0.0) for move, error in errors])
     cache.check_invariants()
     assert cache.query_populate("c") == PopulateStatus(PopulateState.FAILED, 4)
-    assert len(cache.block_table("c")) == 1
+    assert len(cache.tables.of("c")) == 1
     stats = cache.stats()
     assert (stats.failed_moves, stats.failed_populates) == ({"checksum": 1}, 1)
     assert cache.match_by_prefix_token([*A, 1]).num_tokens == 4

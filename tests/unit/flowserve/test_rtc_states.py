@@ -65,14 +65,18 @@ class Memories:
 class World:
     """A cache, the model beside it, and everything that may happen to them. Choices come in as integers."""
 
-    def __init__(self, num_blocks: int, num_host: int, num_file: int, share: float, file_cost: float) -> None:
+    def __init__(
+        self, num_blocks: int, num_host: int, num_file: int, share: float, file_cost: float, window: int
+    ) -> None:
         self.cache = RelationalTensorCache(
             num_blocks,
             BLOCK_SIZE,
             num_host_blocks=num_host,
             num_file_blocks=num_file if num_host else 0,
             context_share=share,
+            window=window,
         )
+        self.window = window
         self.cache.costs = CostView(1.0, {Tier.HOST: 0.1, Tier.FILE: file_cost})
         self.memories = Memories()
         self.sequences: dict[str, Running] = {}
@@ -124,27 +128,29 @@ class World:
         if running.num_computed == len(running.tokens):
             running.tokens.append(token)
         end = min(running.num_computed + num_tokens, len(running.tokens))
-        before = list(self.cache.block_table(sequence_id))
+        before = list(self.cache.tables.of(sequence_id))
         if not self.cache.alloc_blocks(sequence_id, end, running.num_computed):
-            assert self.cache.block_table(sequence_id) == before
+            assert self.cache.tables.of(sequence_id) == before
             return
         self._moves()
         while any(move.leaves_device for move in self.pending):  # as an engine waits for them
             self._run_one(False, 1)
-        for source, target in self.cache.take_copies():
+        for source, target in self.cache.tables.take_copies():
             self.memories.kv[Tier.DEVICE, target] = list(self.memories.block(Tier.DEVICE, source))
-        table = self.cache.block_table(sequence_id)
+        table = self.cache.tables.of(sequence_id)
         for position in range(running.num_computed, end):
             block = self.memories.block(Tier.DEVICE, table[position // BLOCK_SIZE])
             block[position % BLOCK_SIZE] = (running.salt, tuple(running.tokens[: position + 1]))
         running.num_computed = end
-        self.cache.publish(sequence_id, running.tokens, end)
+        self.cache.tables.computed(sequence_id, running.tokens, end)
 
     def fork(self, pick: int, num_left_out: int) -> None:
         sequence_id, parent = self._ready(pick)
         num_tokens = max(0, parent.num_computed - num_left_out)
         self.num_started += 1
-        self.cache.fork(sequence_id, f"s{self.num_started}", num_tokens)
+        if not self.cache.tables.fork(sequence_id, f"s{self.num_started}", num_tokens):
+            assert self.window and num_left_out
+            return
         self.sequences[f"s{self.num_started}"] = Running(parent.tokens[: max(num_tokens, 1)], parent.salt, num_tokens)
 
     def end(self, pick: int) -> None:
@@ -158,7 +164,7 @@ class World:
     # --- moves: in order, except that those to the device may be overtaken by others
 
     def _moves(self) -> None:
-        self.pending += self.cache.take_moves()
+        self.pending += self.cache.tiers.take_moves()
 
     def _run_one(self, fails: bool, overtakes: int) -> None:
         first_other = next((i for i, move in enumerate(self.pending) if not move.fills_device), 0)
@@ -222,9 +228,10 @@ class World:
         self.cache.check_invariants()
         self._moves()
         for sequence_id, running in self.sequences.items():
-            table = self.cache.block_table(sequence_id)
+            table = self.cache.tables.of(sequence_id)
             assert running.waits or len(table) * BLOCK_SIZE >= running.num_computed
-            for position in range(running.num_computed):
+            first_seen = max(0, running.num_computed + 1 - self.window) if self.window else 0
+            for position in range(first_seen, running.num_computed):
                 found = self.memories.block(Tier.DEVICE, table[position // BLOCK_SIZE])[position % BLOCK_SIZE]
                 assert found == (running.salt, tuple(running.tokens[: position + 1])), "it reads another's KV"
         to_come = {(move.target, move.target_slot) for move in self.pending}
@@ -248,7 +255,7 @@ class World:
             pass
         self.cache.check_invariants()
         assert self.cache.num_free_blocks == self.cache.num_blocks, "blocks leaked"
-        assert self.cache.num_moves == 0
+        assert self.cache.tiers.num_in_flight == 0
 
 
 def _prefix(node: Any) -> tuple[int, ...]:
@@ -259,7 +266,7 @@ def _prefix(node: Any) -> tuple[int, ...]:
 
 
 SIZES = {"num_blocks": (3, 9), "num_host": (0, 8), "num_file": (0, 9)}
-SHARES, FILE_COSTS, NAMES = [0.0, 0.4, 1.0], [0.5, 3.0], "xy"
+SHARES, FILE_COSTS, NAMES, WINDOWS = [0.0, 0.4, 1.0], [0.5, 3.0], "xy", [0, 0, 1, 3, 6]
 PICK = st.integers(0, 5)
 
 
@@ -273,6 +280,7 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(
         share=st.sampled_from(SHARES),
         file_cost=st.sampled_from(FILE_COSTS),
+        window=st.sampled_from(WINDOWS),
         **{name: st.integers(*bounds) for name, bounds in SIZES.items()},
     )
     def build(self, **sizes: Any) -> None:
@@ -386,7 +394,8 @@ def _act(world: World, random: Random) -> None:
 def test_a_long_walk(seed: int) -> None:
     random = Random(seed)
     sizes = {name: random.randint(*bounds) for name, bounds in SIZES.items()}
-    world = World(**sizes, share=random.choice(SHARES), file_cost=random.choice(FILE_COSTS))
+    share, file_cost, window = random.choice(SHARES), random.choice(FILE_COSTS), random.choice(WINDOWS)
+    world = World(**sizes, share=share, file_cost=file_cost, window=window)
     for _ in range(200):
         _act(world, random)
         world.check()

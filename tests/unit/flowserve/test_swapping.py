@@ -7,7 +7,9 @@ from collections import Counter, deque
 from random import Random
 
 from flowserve.rtc.cache import RelationalTensorCache
+from flowserve.rtc.index import PrefixIndex
 from flowserve.rtc.moves import Move, MoveResult, Tier
+from flowserve.rtc.tiers import LowerTiers
 from flowserve.scheduling import Batch, BoundedPriority, ScheduledSequence, Scheduler, SchedulerConfig
 from tests.unit.flowserve.pretended import Run
 
@@ -38,7 +40,7 @@ class SwappingRun(Run):
         batch = self.scheduler.schedule()
         self.scheduler.check_invariants()
         after_step = self.num_launched + bool(batch.copies)
-        for move in self.scheduler.cache.take_moves():
+        for move in self.scheduler.cache.tiers.take_moves():
             if move.leaves_device:
                 self.carry_out(move)
             elif move.fills_device:
@@ -99,12 +101,12 @@ class SwappingRun(Run):
                 break
         else:
             raise AssertionError("no end in sight: a sequence starves")
-        while self.held or self.slow or self.scheduler.cache.num_moves:
+        while self.held or self.slow or self.scheduler.cache.tiers.num_in_flight:
             self.step()
 
 
-def swapping(num_blocks: int, num_host: int, num_file: int, **config: int) -> Scheduler:
-    cache = RelationalTensorCache(num_blocks, 4, num_host_blocks=num_host, num_file_blocks=num_file)
+def swapping(num_blocks: int, num_host: int, num_file: int, window: int, **config: int) -> Scheduler:
+    cache = RelationalTensorCache(num_blocks, 4, num_host_blocks=num_host, num_file_blocks=num_file, window=window)
     return Scheduler(SchedulerConfig(**config), cache, BoundedPriority(1000))
 
 
@@ -118,15 +120,22 @@ def test_a_crowd_swaps() -> None:
     assert num_preemptions > 100 and all(num_hits[tier] > 10 for tier in Tier), "this test shows little"
 
 
-def crowd(random: Random) -> Scheduler:
+def test_a_crowd_behind_a_window_swaps_less() -> None:
+    preempted = [[crowd(Random(seed), window).num_preemptions for seed in range(40)] for window in (0, 6)]
+    assert 0 < sum(preempted[1]) < sum(preempted[0])
+
+
+def crowd(random: Random, window: int = 0) -> Scheduler:
     scheduler = swapping(
         num_blocks=random.randint(10, 13),
         num_host=random.randint(1, 16),
         num_file=random.choice([0, 3, 20]),
+        window=window,
         max_num_sequences=random.randint(3, 5),
         max_num_batched_tokens=random.randint(5, 12),
     )
     run = SwappingRun(scheduler, random.randint(1, 3), random)
+    run.worker.window = window
     run.add("f", [*PREFIXES[1], 9, 9], random.randint(4, 20))
     for _ in range(4):
         run.step()
@@ -145,3 +154,14 @@ def crowd(random: Random) -> Scheduler:
     run.drain()
     run.check_results()
     return scheduler
+
+
+def test_what_only_the_file_keeps_does_not_make_way_for_a_spill() -> None:
+    index = PrefixIndex(2)
+    tiers = LowerTiers(1, 1, lambda node: None)
+    leaving, spilled = (index.insert(None, (token, token), None) for token in (1, 2))
+    index.place(leaving, 0)
+    leaving.file = tiers.file.put(leaving)
+    spilled.host = tiers.host.put(spilled)
+    assert tiers.keep(leaving) and leaving.file is not None
+    tiers.check_invariants()
