@@ -9,7 +9,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .api_error import JSON_TYPE, ApiError, as_api_error
+from ..errors import InvalidRequestError
+from .api_error import JSON_TYPE, ApiError, RequestFields, as_api_error
 from .chunks import DONE, error_event
 from .connected import CLOSED, EventStream, while_connected
 from .engine_loop import EngineLoop
@@ -21,6 +22,7 @@ class Answer(Protocol):
 
     id: str
     is_stream: bool
+    fields: RequestFields
 
     async def sequences(self) -> list[SequenceRequest]:
         """What to ask the engine for. Raises ApiError or a FlowServeError of the request's fault."""
@@ -37,7 +39,10 @@ class Answer(Protocol):
 
 async def respond(answer: Answer, request: Request, engine: EngineLoop, patience_s: float) -> Response:
     """Raises ApiError or FlowServeError while nothing is sent. Whatever runs ends when the client leaves."""
-    generation = engine.submit(answer.id, await answer.sequences())
+    try:
+        generation = engine.submit(answer.id, await answer.sequences(), answer.fields)
+    except InvalidRequestError as error:
+        raise as_api_error(error, answer.fields) from error
     if not answer.is_stream:
         try:
             body = await while_connected(request.receive, answer.body(generation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 from starlette.responses import Response
@@ -12,6 +13,8 @@ from ..errors import (
     EngineAsleepError,
     EngineBusyError,
     FlowServeError,
+    InvalidGrammarError,
+    InvalidPromptError,
     InvalidRequestError,
     InvalidSamplingParamsError,
     PromptTooLongError,
@@ -65,15 +68,29 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param=param, code=code)
 
 
-def as_api_error(error: Exception) -> ApiError:
+@dataclass(frozen=True, slots=True)
+class RequestFields:
+    """Where in a request its prompt and its grammar stand: `param` of errors about them."""
+
+    prompt: str = "prompt"
+    grammar: str | None = None
+
+
+def as_api_error(error: Exception, fields: RequestFields = RequestFields()) -> ApiError:
     """What the engine refused, or where it failed."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLongError):
-        return invalid(str(error), code="context_length_exceeded")
+        return invalid(str(error), fields.prompt, "context_length_exceeded")
+    if isinstance(error, InvalidPromptError):
+        return invalid(str(error), fields.prompt)
+    if isinstance(error, InvalidGrammarError):
+        return invalid(str(error), fields.grammar)
+    if isinstance(error, ChatTemplateError):
+        return invalid(str(error), "messages")
     if isinstance(error, InvalidSamplingParamsError):  # its text begins with the field
         return invalid(str(error), str(error).split(maxsplit=1)[0])
-    if isinstance(error, InvalidRequestError | ChatTemplateError):
+    if isinstance(error, InvalidRequestError):
         return invalid(str(error))
     if isinstance(error, TokenizerError):  # a model without an end token cannot do structured outputs
         return invalid(str(error))

@@ -14,7 +14,7 @@ from ..answer import AnswerStream
 from ..sampling_params import StructuredOutputsParams
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall, ReasoningDelta
 from .answer_readers import AnswerReader
-from .api_error import invalid
+from .api_error import RequestFields, invalid
 from .chat_choice import ChatChoice, call_id, utf8
 from .chat_messages import template_messages
 from .chunks import ChunkWriter, Usage, encode
@@ -78,7 +78,8 @@ class Chat:
         self.is_stream = bool(request.stream)
         self._created = int(time.time())
         self._tools = ToolChoice(request.tools or [], request.tool_choice, request.parallel_tool_calls is not False)
-        self._structured = self._constraint()
+        self._structured, grammar = self._constraint()
+        self.fields = RequestFields("messages", grammar)
         self._top_logprobs = _top_logprobs(request)
         self._messages = template_messages(request.messages)
 
@@ -154,8 +155,8 @@ class Chat:
         prompt_tokens = self._choices[0].num_prompt_tokens
         return Usage.of(prompt_tokens, sum(choice.num_output_tokens for choice in self._choices))
 
-    def _constraint(self) -> StructuredOutputsParams | None:
-        """From the three fields that may ask for one. Raises ApiError when two do."""
+    def _constraint(self) -> tuple[StructuredOutputsParams | None, str | None]:
+        """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""
         request = self._request
         found = {
             "tool_choice": self._tools.constraint,
@@ -165,7 +166,8 @@ class Chat:
         given = {name: params for name, params in found.items() if params is not None}
         if len(given) > 1:
             raise invalid(f"{' and '.join(given)} contradict each other: one output cannot follow both", list(given)[1])
-        return next(iter(given.values()), None)
+        asked = next(iter(given), None)
+        return next(iter(given.values()), None), "tools" if asked == "tool_choice" else asked
 
 
 def _delta(event: AnswerEvent) -> bytes:

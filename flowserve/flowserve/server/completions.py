@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..outputs import TokenLogprobs
-from .api_error import invalid
+from .api_error import RequestFields, invalid
 from .chunks import ChunkWriter, Usage, encode
 from .generation import Generation, SequenceRequest
 from .logprobs import CompletionLogprobs, completion_logprobs, prompt_logprobs
@@ -63,6 +63,7 @@ class Completion:
         self._prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.is_stream = bool(request.stream)
+        self.fields = RequestFields("prompt", "structured_outputs")
         self._created = int(time.time())
         if request.suffix:
             raise invalid("suffix is not supported: the model completes at the end of a text only", "suffix")

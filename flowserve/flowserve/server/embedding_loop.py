@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from ..embedding_model import BATCH_TOKENS, EmbeddingModel
 from ..errors import FlowServeError
-from .api_error import ApiError, as_api_error
+from .api_error import ApiError, RequestFields, as_api_error
 from .metrics import Metrics
 
 Vectors = list[list[float]]
+
+_FIELDS = RequestFields("input")
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class EmbeddingLoop:
         if not isinstance(error, FlowServeError):
             traceback.print_exc()
         for job in jobs:
-            self._tell(job, as_api_error(error))
+            self._tell(job, as_api_error(error, _FIELDS))
 
     def _tell(self, job: _Job, outcome: tuple[Vectors, int] | ApiError) -> None:
         def settle() -> None:

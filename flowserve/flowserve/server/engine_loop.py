@@ -21,7 +21,7 @@ from ..engine import Engine
 from ..errors import FlowServeError, UnknownSequenceError
 from ..outputs import EngineStats, SequenceOutput
 from ..structured import GrammarMatcher
-from .api_error import ApiError, as_api_error, invalid
+from .api_error import ApiError, RequestFields, as_api_error, invalid
 from .generation import Generation, SequenceRequest
 from .metrics import Metrics
 
@@ -91,10 +91,10 @@ class EngineLoop:
         """Completions that run or wait."""
         return sum(live.num_unfinished for live in self._live.values())
 
-    def submit(self, request_id: str, requests: list[SequenceRequest]) -> Generation:
+    def submit(self, request_id: str, requests: list[SequenceRequest], fields: RequestFields) -> Generation:
         """Queue the prompts of one request. Raises ApiError when they are too many, now (503) or ever (400)."""
-        generation = Generation(request_id, requests, self._abort)
-        self._check_room(generation.num_completions)
+        generation = Generation(request_id, requests, fields, self._abort)
+        self._check_room(generation.num_completions, "n" if len(requests) == 1 else fields.prompt)
         first, now_s = 0, time.monotonic()
         for sequence_id, request in zip(generation.sequence_ids, requests, strict=True):
             n = request.params.n
@@ -130,10 +130,11 @@ class EngineLoop:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _check_room(self, num_completions: int) -> None:
+    def _check_room(self, num_completions: int, param: str) -> None:
         limit = self._limits.max_completions
         if num_completions > limit:
-            raise invalid(f"{num_completions} completions are more than the {limit} that this server takes at a time")
+            text = f"{num_completions} completions are more than the {limit} that this server takes at a time"
+            raise invalid(text, param)
         if self._ending is not None:
             raise ApiError(503, self._ending)
         if not self._thread.is_alive():
@@ -182,7 +183,8 @@ class EngineLoop:
         self._metrics.output(output, live.arrived_s, live.last_s[output.index], now_s)
         live.last_s[output.index] = now_s
         if output.error is not None:
-            live.generation.fail(ApiError(400 if output.is_request_fault else 500, output.error))
+            fault = invalid(output.error, live.generation.fields.grammar)
+            live.generation.fail(fault if output.is_request_fault else ApiError(500, output.error))
         elif live.generation.put(live.first + output.index, output) > self._limits.max_unsent:
             live.generation.fail(ApiError(500, "the client reads too slowly", code="slow_reader"))
 
@@ -277,7 +279,7 @@ class EngineLoop:
                 traceback.print_exc()
             for sequence_id in added:
                 self._engine.abort(sequence_id)
-            refusal = as_api_error(error)
+            refusal = as_api_error(error, generation.fields)
             self._tell(lambda: generation.fail(refusal))
         else:
             self._known.update(added)

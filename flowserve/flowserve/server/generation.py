@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..outputs import SequenceOutput
 from ..sampling_params import SamplingParams
-from .api_error import ApiError
+from .api_error import ApiError, RequestFields
 from .outbox import Outbox, Piece
 
 
@@ -25,8 +25,15 @@ class SequenceRequest:
 class Generation:
     """Lives on the event loop. Its handler must `close` it, however it ends."""
 
-    def __init__(self, request_id: str, requests: list[SequenceRequest], abort: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        requests: list[SequenceRequest],
+        fields: RequestFields,
+        abort: Callable[[list[str]], None],
+    ) -> None:
         self.requests = requests
+        self.fields = fields
         self.sequence_ids = [f"{request_id}-{index}" for index in range(len(requests))]
         self.num_completions = sum(request.params.n for request in requests)
         self._abort = abort

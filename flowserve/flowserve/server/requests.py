@@ -5,7 +5,7 @@ Fields that are not listed are ignored, as by vLLM: clients send `user`, `store`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -57,7 +57,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     priority: int = 0
-    cache_salt: str | None = None
+    cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
     @property
     def wants_usage_chunk(self) -> bool:

@@ -185,7 +185,16 @@ BAD = [
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
     ({"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
-    ({"messages": [*HELLO, {"role": "system", "content": "late"}]}, None),
+    ({"messages": [*HELLO, {"role": "system", "content": "late"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": "x " * 600}]}, "messages"),
+    ({"tools": [tool("f", a={"type": "none"})], "tool_choice": "required"}, "tools"),
+    (
+        {"tools": [tool("f", a={"type": "none"})], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        "tools",
+    ),
+    ({"tools": [{"function": {"name": "f", "parameters": {"type": "array"}}}]}, "tools[0].function.parameters.type"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "none"}}}}, "response_format"),
+    ({"structured_outputs": {"regex": "("}}, "structured_outputs"),
     ({"max_tokens": -1}, "max_tokens"),
 ]
 

@@ -201,11 +201,11 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
     [
         ({}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ""}, None),
-        ({"prompt": [[]]}, None),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
         ({"prompt": ["a", 3]}, "prompt"),
-        ({"prompt": [3, -1]}, None),
-        ({"prompt": [10**9]}, None),
+        ({"prompt": [3, -1]}, "prompt"),
+        ({"prompt": [10**9]}, "prompt"),
         ({"prompt": [2**70], "echo": True}, "prompt"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": "a", "n": 0}, "n"),
@@ -222,16 +222,16 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
         ({"prompt": "a", "logprobs": -1}, "logprobs"),
         ({"prompt": "a", "priority": 1.5}, "priority"),
         ({"prompt": "a", "cache_salt": 3}, "cache_salt"),
-        ({"prompt": "a", "cache_salt": ""}, None),
+        ({"prompt": "a", "cache_salt": ""}, "cache_salt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "stop": [""]}, "stop"),
         ({"prompt": "a", "stop": [1]}, "stop[0]"),
         ({"prompt": "a", "stream_options": 3}, "stream_options"),
         ({"prompt": "a", "structured_outputs": {}}, "structured_outputs"),
-        ({"prompt": "a", "structured_outputs": {"regex": "("}}, None),
-        ({"prompt": "a", "structured_outputs": {"json": {"type": "nonsense"}}}, None),
-        ({"prompt": "a", "structured_outputs": {"grammar": "start: nowhere"}}, None),
+        ({"prompt": "a", "structured_outputs": {"regex": "("}}, "structured_outputs"),
+        ({"prompt": "a", "structured_outputs": {"json": {"type": "nonsense"}}}, "structured_outputs"),
+        ({"prompt": "a", "structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -246,7 +246,8 @@ def test_bad_requests_are_told_what_is_wrong(
 
 def test_a_prompt_over_the_limit_has_openai_s_code(client: Client) -> None:
     response = client(engine={"max_model_len": 32}).post(PATH, json={"prompt": list(range(40))})
-    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    error = response.json()["error"]
+    assert response.status_code == 400 and (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
 def test_one_bad_prompt_refuses_all_and_the_others_of_the_server_go_on(client: Client) -> None:
@@ -265,3 +266,4 @@ def test_constraints_that_forbid_every_token_are_the_request_s_fault(client: Cli
     )
     assert stream or response.status_code == 400, response.text
     assert error["type"] == "invalid_request_error" and "no token may come next" in error["message"]
+    assert error["param"] == "structured_outputs"

@@ -102,7 +102,9 @@ def test_unknown_paths_and_methods_have_openai_s_shape(client: Client) -> None:
 def test_more_than_could_ever_wait_is_the_request_s_fault(client: Client) -> None:
     running = client(engine={"max_num_sequences": 2}, max_queue=1)
     response = running.post(COMPLETIONS, json={"prompt": ["a"] * 4, "max_tokens": 1})
-    assert response.status_code == 400 and "4 completions" in response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert response.status_code == 400 and "4 completions" in error["message"] and error["param"] == "prompt"
+    assert running.post(COMPLETIONS, json={"prompt": "a", "n": 4}).json()["error"]["param"] == "n"
     assert running.post(COMPLETIONS, json={"prompt": ["a"] * 3, "max_tokens": 1}).status_code == 200
 
 
