@@ -13,15 +13,19 @@ BYTES_PER_PARAMETER = {"fp32": 4.0, "int8": 1.0, "int4": 0.5625}
 
 @dataclass(frozen=True)
 class Limits:
-    """read_gbs: GB/s that all cores together read.  fp32_gflops, int8_gflops: of matrix products of 512 rows.
+    """read_gbs: GB/s that all cores together read, by MB that they read again and again.
 
-    cache_mb: of the last level; weights that fit in it are not read from memory.
+    fp32_gflops, int8_gflops: of matrix products of 512 rows.
     """
 
-    read_gbs: float
+    read_gbs: dict[int, float]
     fp32_gflops: float
     int8_gflops: float
-    cache_mb: float
+
+    def reading_s(self, megabytes: float) -> float:
+        """Of weights, at the rate of the largest size that is not larger: caches serve it no worse."""
+        size = max((size for size in self.read_gbs if size <= megabytes), default=min(self.read_gbs))
+        return megabytes / 1e3 / self.read_gbs[size]
 
 
 def weight_mb(shape: Shape, precision: str) -> float:
@@ -35,8 +39,7 @@ def bound(shape: Shape, figure: str, work: Work, precision: str, limits: Limits)
     alone, and attend to those before them in float32. Nothing else counts.
     """
     rate = limits.fp32_gflops if precision == "fp32" else max(limits.fp32_gflops, limits.int8_gflops)
-    megabytes = weight_mb(shape, precision)
-    read_s = megabytes / 1e3 / limits.read_gbs if megabytes > limits.cache_mb else 0.0
+    read_s = limits.reading_s(weight_mb(shape, precision))
 
     def step_s(rows: int) -> float:
         return max(read_s, 2e-9 * shape.parameters * rows / rate)

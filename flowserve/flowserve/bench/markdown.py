@@ -12,8 +12,8 @@ from .subjects import OURS
 
 COLUMNS = ("figure", "weights", "bound", OURS, "others, best first")
 _LIMITS = (
-    "Limits of the run: {read_gbs:.1f} GB/s read by all cores; products of 512 rows {fp32_gflops:.0f} GFLOP/s in "
-    "float32, {int8_gflops:.0f} in int8; last-level cache {cache_mb:.0f} MB."
+    "Limits of the run: {reads} GB/s read by all cores; products of 512 rows {fp32_gflops:.0f} GFLOP/s in "
+    "float32, {int8_gflops:.0f} in int8."
 )
 _LEGEND = (
     "Medians; in brackets the smallest and the largest sample. A star: others used more than {noisy} cores meanwhile "
@@ -33,7 +33,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"rounds: {_rounds(report['rounds'])}.",
     ]
     if report["limits"]:
-        lines.append(_LIMITS.format(**report["limits"]))
+        reads = ", ".join(f"{_number(gbs)} (of {size} MB)" for size, gbs in report["limits"]["read_gbs"].items())
+        lines.append(_LIMITS.format(reads=reads, **report["limits"]))
     for model, rows in groupby(report["rows"], lambda row: row["model"]):
         lines += ["", f"## {model}: {SHAPES[model].title}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
         figure = ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from .bounds import Limits, bound, weight_mb
 from .rounds import Sample
-from .scripts.measuring import QUICK_WORKS, WORKS, Work
+from .scripts.measuring import QUICK_WORKS, READ_MB, WORKS, Work
 from .shapes import SHAPES
 from .subjects import OURS, PRECISIONS
 
@@ -46,9 +46,10 @@ def limits_of(samples: list[Sample]) -> Limits | None:
     for sample in samples:
         if not sample["model"]:
             best[sample["work"]] = max(sample["value"], best.get(sample["work"], 0.0))
-    if not best.keys() >= {"read", "fp32", "int8"}:
+    read = {size: best[f"read {size}"] for size in READ_MB if f"read {size}" in best}
+    if not read or not best.keys() >= {"fp32", "int8"}:
         return None
-    return Limits(best["read"], best["fp32"], best["int8"], best.get("cache", 0.0))
+    return Limits(read, best["fp32"], best["int8"])
 
 
 def rows(samples: list[Sample], is_quick: bool = False) -> list[dict[str, Any]]:

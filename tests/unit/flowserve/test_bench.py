@@ -16,7 +16,7 @@ import pytest
 
 from flowserve.bench import measure as measuring_all
 from flowserve.bench import turn as turns
-from flowserve.bench.bounds import Limits, bound, weight_mb
+from flowserve.bench.bounds import Limits, bound
 from flowserve.bench.command import run
 from flowserve.bench.markdown import COLUMNS, markdown
 from flowserve.bench.measure import measure, prepare
@@ -33,7 +33,7 @@ from flowserve.models.checkpoint import Checkpoint
 from flowserve.models.config import read_model_config
 from flowserve.models.registry import plan_builder
 
-LIMITS = Limits(read_gbs=20.0, fp32_gflops=100.0, int8_gflops=400.0, cache_mb=32.0)
+LIMITS = Limits(read_gbs={16: 80.0, 64: 40.0, 256: 20.0}, fp32_gflops=100.0, int8_gflops=400.0)
 
 
 def sample(who: str, value: float, work: str = "one", precision: str = "int8", **more: Any) -> dict[str, Any]:
@@ -317,20 +317,21 @@ def test_bounds_of_a_large_and_of_a_cached_model() -> None:
     assert of(small, "first", "one", "int8") == pytest.approx(1e3 * (2 * small.layer_parameters * 128 / 400e9), rel=0.1)
     assert of(small, "shared warm", "shared", "int8") < of(small, "shared cold", "shared", "int8")
     assert of(small, "sixteen", "sixteen", "fp32") < 16 * of(small, "one", "one", "fp32")
-    assert weight_mb(tiny, "int8") < LIMITS.cache_mb < weight_mb(tiny, "fp32")
-    assert of(tiny, "one", "one", "int8") == pytest.approx(400e9 / (2 * tiny.parameters))
+    assert of(tiny, "one", "one", "int8") == pytest.approx(80e9 / tiny.parameters), "14 MB come out of a cache"
+    assert of(tiny, "one", "one", "fp32") == pytest.approx(80e9 / (4 * tiny.parameters)), "57 MB are not 64"
     assert bound(small, "fresh", WORKS["one"], "int8", LIMITS) is None
 
 
 def test_rows_are_compared_within_one_precision() -> None:
     samples = [
-        limit("read", 19.0),
-        limit("read", 20.0),
+        limit("read 16", 80.0),
+        limit("read 64", 40.0),
+        limit("read 256", 19.0),
+        limit("read 256", 20.0),
         limit("fp32", 100.0),
         limit("int8", 400.0),
-        limit("cache", 32.0),
     ]
-    assert limits_of(samples) == LIMITS and limits_of(samples[:3]) is None
+    assert limits_of(samples) == LIMITS and limits_of(samples[:5]) is None and limits_of(samples[4:]) is None
     samples += [
         sample("Peer", 10.0),
         sample("FlowServe int8", 20.0),

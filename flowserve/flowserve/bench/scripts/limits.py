@@ -1,9 +1,8 @@
 """What the machine can do: bytes read a second and multiplications, by torch on all cores."""
 
 import time
-from pathlib import Path
 
-from measuring import NUM_CORES, arguments, quiet_stdout, quietly, say
+from measuring import NUM_CORES, READ_MB, arguments, quiet_stdout, quietly, say
 
 quiet_stdout()
 given = arguments()
@@ -29,9 +28,9 @@ def measured(work, unit, do, amount):
     say(work=work, unit=unit, value=value, foreign=foreign)
 
 
-rows = 1 << (10 if given.quick else 16)
-matrix, vector = torch.ones(rows, 4096), torch.ones(4096)
-measured("read", "GB/s", lambda: torch.mv(matrix, vector), matrix.nbytes / 1e9)
+for megabytes in READ_MB:
+    matrix, vector = torch.ones((megabytes << 20) // 4 // 4096, 4096), torch.ones(4096)
+    measured(f"read {megabytes}", "GB/s", lambda: torch.mv(matrix, vector), matrix.nbytes / 1e9)  # noqa: B023
 
 m, k, n = (64, 64, 64) if given.quick else (512, 1024, 3072)
 operations = 2 * m * k * n / 1e9
@@ -41,10 +40,6 @@ measured("fp32", "GFLOP/s", lambda: torch.nn.functional.linear(x, weight), opera
 if packed is not None:
     pointwise = torch.ops.mkldnn._linear_pointwise
     measured("fp32", "GFLOP/s", lambda: pointwise(x, packed, None, "none", [], ""), operations)
-
-cache = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
-size_kib = int(cache.read_text().strip().removesuffix("K")) if cache.exists() else 0
-say(work="cache", unit="MB", value=size_kib * 1024 / 1e6, foreign=0.0)
 
 x8, weight8 = torch.ones(m, k, dtype=torch.int8), torch.ones(n, k, dtype=torch.int8)
 measured("int8", "GFLOP/s", lambda: torch._int_mm(x8, weight8.t()), operations)

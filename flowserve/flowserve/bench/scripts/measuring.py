@@ -22,6 +22,8 @@ AGAIN_MOST_S = 5.0
 QUIET_WAIT_S = 2.0
 TICKS_S = 0.1
 """What takes less cannot be held against the clock of /proc/stat, which ticks every 10 ms."""
+READ_MB = (1, 4, 16, 64, 256, 1024)
+"""Sizes of which the machine's reading is measured: from a cache or from memory, whatever it says of its caches."""
 NUM_SAMPLES, SAMPLES_CPU_S = 3, 5.0
 """A figure has one sample a round, or up to so many where they take little processor time together."""
 
