@@ -122,12 +122,12 @@ class Completion:
             self._prompt_logprobs[choice.prompt] = piece.prompt_logprobs
         if is_first and choice.prompt in self._prompt_logprobs:
             first = self._prompts[choice.prompt][0][0]
-            self._tell(choice, prompt_logprobs(first, self._prompt_logprobs[choice.prompt], self._model.token_text))
+            self._tell(choice, *prompt_logprobs(first, self._prompt_logprobs[choice.prompt], self._model.token_text))
         if piece.logprobs:
-            self._tell(choice, completion_logprobs(piece.logprobs, self._model.token_text, choice.offset))
+            self._tell(choice, *completion_logprobs(piece.logprobs, self._model.token_text, choice.offset))
 
-    def _tell(self, choice: _Choice, logprobs: CompletionLogprobs) -> None:
-        choice.offset += sum(map(len, logprobs.tokens))
+    def _tell(self, choice: _Choice, logprobs: CompletionLogprobs, offset: int) -> None:
+        choice.offset = offset
         if choice.logprobs is None:
             choice.logprobs = logprobs
         else:

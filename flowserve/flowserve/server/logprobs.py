@@ -11,7 +11,11 @@ from .token_text import TokenText
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """Of /v1/completions: lists with one entry per token. text_offset: where each token begins, in characters."""
+    """Of /v1/completions: lists with one entry per token. text_offset: where each token begins, in characters.
+
+    A token that is no text alone, such as half a character, is spelled by its bytes, as OpenAI does ("bytes:\\xe4"):
+    U+FFFD would be the name of many.
+    """
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -43,27 +47,34 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
-def completion_logprobs(entries: Sequence[TokenLogprobs], tokens: TokenText, offset: int) -> CompletionLogprobs:
-    """`offset`: characters of the choice's text before the first of these tokens."""
+def completion_logprobs(
+    entries: Sequence[TokenLogprobs], tokens: TokenText, offset: int
+) -> tuple[CompletionLogprobs, int]:
+    """And where the text behind them begins. `offset`: characters of the choice's text before the first of them."""
     logprobs = CompletionLogprobs([], [], [], [])
     for entry in entries:
-        text, _ = tokens.token(entry.token_id)
+        token = _named(entry.token_id, tokens)
         logprobs.text_offset.append(offset)
         logprobs.token_logprobs.append(entry.logprob)
-        logprobs.tokens.append(text)
-        top = {tokens.token(token_id)[0]: logprob for token_id, logprob in entry.top}
+        logprobs.tokens.append(token)
+        top = {_named(token_id, tokens): logprob for token_id, logprob in entry.top}
         # The chosen token is always among them, as with OpenAI: one more than asked for where it was unlikely.
-        logprobs.top_logprobs.append({**top, text: entry.logprob})
-        offset += len(text)
-    return logprobs
+        logprobs.top_logprobs.append({**top, token: entry.logprob})
+        offset += len(tokens.token(entry.token_id)[0])
+    return logprobs, offset
 
 
-def prompt_logprobs(first: int, entries: Sequence[TokenLogprobs], tokens: TokenText) -> CompletionLogprobs:
-    """Of an echoed prompt: its first token, which nothing predicts, and the others."""
-    text, _ = tokens.token(first)
-    logprobs = CompletionLogprobs([0], [None], [text], [None])
-    logprobs.extend(completion_logprobs(entries, tokens, len(text)))
-    return logprobs
+def prompt_logprobs(first: int, entries: Sequence[TokenLogprobs], tokens: TokenText) -> tuple[CompletionLogprobs, int]:
+    """The same of an echoed prompt: of its first token, which nothing predicts, and of the others."""
+    logprobs = CompletionLogprobs([0], [None], [_named(first, tokens)], [None])
+    others, offset = completion_logprobs(entries, tokens, len(tokens.token(first)[0]))
+    logprobs.extend(others)
+    return logprobs, offset
+
+
+def _named(token_id: int, tokens: TokenText) -> str:
+    text, raw = tokens.token(token_id)
+    return text if text.encode() == raw else "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], tokens: TokenText) -> ChatLogprobs:

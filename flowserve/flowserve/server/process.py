@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import signal
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import uvicorn
+import uvicorn.config
 
 from ..config import EngineConfig
 from ..embedding_model import EmbeddingModel, is_embedding_model
@@ -25,6 +27,10 @@ from .generation_api import GenerationApi
 
 _EMBEDDING_OPTIONS = ("dtype", "max_model_len", "num_threads", "device", "seed")
 """Of EngineConfig, what means something where nothing is generated: the seed means nothing, and takes nothing away."""
+
+_LOG_CONFIG = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+# Like all that is logged: whoever reads stdout waits for the address, and may read no further.
+_LOG_CONFIG["handlers"]["access"]["stream"] = "ext://sys.stderr"
 
 _AFTER_GRACE_S = 2
 """For the last words to those whose answers the grace did not suffice for."""
@@ -53,6 +59,7 @@ def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, 
             api.asgi,
             http=Connection,
             lifespan="on",
+            log_config=_LOG_CONFIG,
             log_level="info" if listening.access_log else "warning",
             access_log=listening.access_log,
             timeout_graceful_shutdown=int(listening.grace_s) + _AFTER_GRACE_S,

@@ -162,3 +162,11 @@ def test_sleep_and_a_step_log_by_option(serve: Any, tmp_path: Path) -> None:
     setting, records = read_step_log(log)
     assert setting.model == "tiny" and sum(record.prefill_tokens for record in records) > 0
     assert sum(record.decode_sequences for record in records) == 4
+
+
+def test_the_access_log_is_on_stderr(serve: Any) -> None:
+    running = serve("--access-log")
+    assert httpx2.post(f"{running.url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+    running.process.send_signal(signal.SIGTERM)
+    told, errors = running.process.communicate(timeout=WAIT_S)
+    assert told == "" and '"POST /v1/completions HTTP/1.1" 200' in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,10 +119,19 @@ def test_logprobs_have_an_entry_per_token(client: Client) -> None:
     assert {len(values) for values in logprobs.values()} == {6}
     assert logprobs["text_offset"][0] == 0 and logprobs["text_offset"] == sorted(logprobs["text_offset"])
     for token, logprob, top in zip(*(logprobs[n] for n in ("tokens", "token_logprobs", "top_logprobs")), strict=True):
-        assert logprob <= 0 and top[token] == pytest.approx(logprob) and 1 <= len(top) <= 4
+        assert logprob <= 0 and top[token] == pytest.approx(logprob) and len(top) in (3, 4)
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
     if "\ufffd" not in text:
         assert "".join(logprobs["tokens"]) == text
+
+
+def test_tokens_that_are_no_text_alone_are_told_apart_by_their_bytes(client: Client) -> None:
+    """All would be U+FFFD, and of one key only one probability is left."""
+    asked = {"prompt": "a", "max_tokens": 4, "seed": 3, "logprobs": 100, "ignore_eos": True}
+    logprobs = client().post(PATH, json=asked).json()["choices"][0]["logprobs"]
+    for top in logprobs["top_logprobs"]:
+        assert len(top) in (100, 101) and "\ufffd" not in top
+        assert any(re.fullmatch(r"bytes:(\\x[89a-f][0-9a-f])+", name) for name in top)
 
 
 @pytest.mark.parametrize("stream", [False, True])
