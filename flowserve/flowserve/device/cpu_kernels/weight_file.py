@@ -30,7 +30,7 @@ from ...models.plan import DecoderPlan
 from .library import KernelLibrary
 from .packing import PackedTensor, packed_tensors
 
-_MAGIC = b"FLOWSRV2"
+_MAGIC = b"FLOWSRV3"
 _SOURCE = "source"  # names the model folder of a place in the cache
 _MADV_POPULATE_READ = 22
 _ROWS_BYTES = 16 * 2**20  # of float32 rows that are packed at a time

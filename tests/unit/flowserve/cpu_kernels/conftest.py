@@ -11,7 +11,9 @@ from flowserve.device.cpu_kernels.library import KernelLibrary
 
 _EMULATED = Path(__file__).parent / "emulated"
 _AVX512 = (f"-I{_EMULATED}", "-D__AVX512F__", "-D__AVX512BW__", "-D__AVX512VL__")
-OTHERS = {"generic": (), "avx512": _AVX512, "avx512-vnni": (*_AVX512, "-D__AVX512VNNI__")}
+_VNNI = (*_AVX512, "-D__AVX512VNNI__")
+_AMX = (*_VNNI, "-D__AMX_INT8__", "-D__AMX_BF16__", "-DFS_EMULATED")
+OTHERS = {"generic": (), "avx512": _AVX512, "avx512-vnni": _VNNI, "amx": _AMX}
 """Kernels for other processors than this one: without vector instructions of their own, and for those that the tests
 emulate in plain C++."""
 

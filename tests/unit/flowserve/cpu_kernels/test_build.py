@@ -106,7 +106,7 @@ def test_options_that_do_not_exist(option: str, value: str) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these processors are of another kind")
-@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "cascadelake"])
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "cascadelake", "sapphirerapids"])
 def test_the_compiler_takes_the_code_for_processors_that_are_not_here(processor: str, tmp_path: Path) -> None:
     changed = (f for f in FLAGS if f not in ("-O3", "-march=native"))
     compile_library(find_compiler(), tmp_path / "kernels.so", (*changed, "-O0", f"-march={processor}"))

@@ -145,6 +145,27 @@ def test_other_processors(
     assert float((there - here).norm() / here.norm()) < limit
 
 
+WHOLE_TILES = {"head_dim": 64, "hidden_size": 128, "intermediate_size": 192}
+"""Sizes that the tiles of AMX take whole."""
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"kv_cache_dtype": "int8"}], ids=str
+)
+def test_rows_are_the_same_by_tiles_and_by_vectors(
+    models: Callable[..., Path], other_library: KernelLibrary, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token goes by vectors where many go by tiles; a row's logits do not show it."""
+    folder, prompts = models("qwen3", **WHOLE_TILES), _prompts([41, 20, 3])
+    here = _logits(_runner(folder, cpu_backend="extension", **options), prompts, [])
+    assert torch.equal(_logits(_runner(folder, cpu_backend="extension", **options), prompts, [1, 17, 1, 2]), here)
+    monkeypatch.setattr("flowserve.device.cpu_kernels.runner.kernel_library", lambda: other_library)
+    runner = _runner(folder, cpu_backend="extension", **options)
+    there = _logits(runner, prompts, [])
+    assert torch.equal(_logits(runner, prompts, [1, 17, 1, 2]), there)
+    assert float((there - here).norm() / here.norm()) < 0.06  # probabilities have 8 bits with VNNI and 12 without
+
+
 def test_blocks_can_be_moved(models: Callable[..., Path]) -> None:
     """A sequence goes on from blocks that were copied, read out and written elsewhere."""
     for options in ({}, {"kv_cache_dtype": "int8"}):

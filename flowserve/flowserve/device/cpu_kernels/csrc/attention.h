@@ -8,9 +8,7 @@
 // of a value is folded into its probability.
 #pragma once
 
-#include <vector>
-
-#include "matrix.h"
+#include "product.h"
 
 namespace fs {
 
@@ -43,15 +41,18 @@ inline HeadBlock head_block(const CacheShape& s, uint8_t* cache, int block, int 
     return {base, base + s.keys_bytes(), scales, scales + s.tokens()};
 }
 
-// n floats as whole numbers of -127 .. 127; returns their scale.
-inline float quantize_to_bytes(const float* x, int n, int8_t* out) {
+// n floats as whole numbers of -127 .. 127, sixteen at a time: take(index, bytes). Returns their scale.
+template <class Take>
+inline float quantize_to_bytes(const float* x, int n, Take take) {
     float amax = 0.0f;
     for (int i = 0; i < n; i++) amax = std::max(amax, std::fabs(x[i]));
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
     for (int i = 0; i < n; i += LANES) {
         alignas(64) float rest[LANES] = {};
+        alignas(16) int8_t bytes[LANES];
         std::memcpy(rest, x + i, sizeof(float) * std::min(LANES, n - i));
-        store_int8(out + i, F16::load(rest) * F16::all(inverse));
+        store_int8(bytes, F16::load(rest) * F16::all(inverse));
+        take(i, bytes);
     }
     return amax / 127.0f;
 }
@@ -68,32 +69,37 @@ inline void store_token(const CacheShape& s, const HeadBlock& block, int slot, c
             std::memcpy(values + int64_t(i) * tokens, value + i, sizeof(float) * std::min(LANES, d - i));
         return;
     }
-    std::vector<int8_t> bytes(round_up(d, LANES));
-    block.key_scales[slot] = quantize_to_bytes(key, d, bytes.data());
     int8_t* keys = (int8_t*)block.keys + key_panel + lane * UNIT;
-    for (int i = 0; i < d; i++) keys[int64_t(i / UNIT) * LANES * UNIT + i % UNIT] = bytes[i];
-    block.value_scales[slot] = quantize_to_bytes(value, d, bytes.data());
+    block.key_scales[slot] = quantize_to_bytes(key, d, [=](int i, const int8_t* bytes) {
+        const int units = (std::min(LANES, d - i) + UNIT - 1) / UNIT;  // zeros follow the last value
+        for (int u = 0; u < units; u++) std::memcpy(keys + int64_t(i / UNIT + u) * LANES * UNIT, bytes + u * UNIT, UNIT);
+    });
     int8_t* values = (int8_t*)block.values + int64_t(slot / UNIT) * LANES * UNIT + slot % UNIT;
-    for (int i = 0; i < d; i++) values[int64_t(i / LANES) * tokens * LANES + i % LANES * UNIT] = bytes[i];
+    block.value_scales[slot] = quantize_to_bytes(value, d, [=](int i, const int8_t* bytes) {
+        for (int j = 0; j < std::min(LANES, d - i); j++) values[int64_t(i / LANES) * tokens * LANES + j * UNIT] = bytes[j];
+    });
 }
 
 constexpr int SPAN_TOKENS = 128;  // keys per pass of the running softmax, about
 
 // Room for one task of `rows` queries; sizes depend on the shape only, so a thread allocates it once.
 struct AttentionRoom {
-    std::vector<float> query, scores, output, largest, total, row_scales, probability_scales;
-    std::vector<int32_t> query_units, probability_units;
+    Lines<float> query, scores, output;
+    std::vector<float> largest, total, row_scales, probability_scales;
+    Lines<int32_t> query_units, probability_units;
     int span_blocks, span;
+    Lines<I16> offsets;  // of the panels of keys in a span
 
     AttentionRoom(const CacheShape& s, int rows) {
         span_blocks = std::max(1, SPAN_TOKENS / s.tokens());
         span = span_blocks * s.tokens();
+        offsets.resize(span / LANES);
         query.resize(size_t(rows) * s.head_dim);
         scores.resize(size_t(rows) * span);
         output.resize(size_t(rows) * s.value_columns());
         largest.resize(rows), total.resize(rows), row_scales.resize(rows), probability_scales.resize(rows);
-        query_units.resize(size_t(rows) * round_up(s.head_dim, GROUP) / UNIT);
-        probability_units.resize(size_t(rows) * span / UNIT + 16);
+        query_units.resize(round_up(rows, MOST_TILE_ROWS) * prepared_words(INT8, s.head_dim));
+        probability_units.resize(size_t(round_up(rows, MOST_TILE_ROWS)) * span / UNIT);
     }
 };
 
@@ -119,7 +125,8 @@ inline void row_tiles(int rows, F f) {
 // scores[row, column of the span] for one block.
 inline void score_block(const AttentionTask& t, AttentionRoom& room, const HeadBlock& block, int column) {
     const CacheShape& s = t.shape;
-    const int d = s.head_dim, unit_stride = round_up(d, GROUP) / UNIT;
+    const int d = s.head_dim;
+    const int64_t unit_stride = prepared_words(INT8, d);
     row_tiles(t.rows, [&](auto constant, int row) {
         constexpr int R = decltype(constant)::value;
         for (int p = 0; p < s.tokens() / LANES; p++) {
@@ -143,102 +150,157 @@ inline void score_block(const AttentionTask& t, AttentionRoom& room, const HeadB
     });
 }
 
+// Scores of tokens that a position may not see: later ones, those behind its window, places behind a block's last.
+inline void hide_unseen(const AttentionTask& t, int position, int first_token, int count, float* scores) {
+    const int size = t.shape.block_size, tokens = t.shape.tokens();
+    const int oldest = t.window > 0 ? std::max(0, position - t.window + 1) : 0;
+    if (oldest <= first_token && position + 1 >= first_token + count * size && size == tokens) return;
+    for (int b = 0; b < count; b++, scores += tokens) {
+        const int token = first_token + b * size;
+        std::fill(scores, scores + std::clamp(oldest - token, 0, size), -INFINITY);
+        std::fill(scores + std::clamp(position + 1 - token, 0, size), scores + tokens, -INFINITY);
+    }
+}
+
 // Softmax over the columns of a span whose tokens each row may see, keeping the largest score and the total so far.
-// Turns scores into probabilities relative to the new largest and scales down what the row has accumulated.
-inline void soften(const AttentionTask& t, AttentionRoom& room, int first_token, int columns) {
+// Turns scores into probabilities relative to the new largest and scales down what the row has accumulated. With an
+// int8 cache the probabilities become whole numbers, the scales of the values folded in.
+template <bool INT8_CACHE>
+inline void soften(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count, int first_token) {
     const CacheShape& s = t.shape;
-    const int tokens = s.tokens();
+    const int tokens = s.tokens(), columns = count * tokens;
     for (int row = 0; row < t.rows; row++) {
         float* score = room.scores.data() + int64_t(row) * room.span;
-        const int position = t.first_position + row / t.group;
-        const int oldest = t.window > 0 ? std::max(0, position - t.window + 1) : 0;
-        const auto hide = [&](float value) {  // the tokens that this row may not see
-            for (int b = 0; b * tokens < columns; b++) {
-                const int token = first_token + b * s.block_size;
-                const int begin = std::clamp(oldest - token, 0, s.block_size);
-                const int end = std::clamp(position + 1 - token, 0, s.block_size);
-                std::fill(score + b * tokens, score + b * tokens + begin, value);
-                std::fill(score + b * tokens + end, score + (b + 1) * tokens, value);
-            }
-        };
-        hide(-INFINITY);
+        hide_unseen(t, t.first_position + row / t.group, first_token, count, score);
         F16 top = F16::all(-INFINITY);
         for (int i = 0; i < columns; i += LANES) top = max(top, F16::load(score + i));
         const float largest = std::max(room.largest[row], max_of(top));
-        if (largest == -INFINITY) {  // nothing of this span is visible yet
-            std::memset(score, 0, sizeof(float) * columns);
-            continue;
-        }
-        const float keep = std::exp(room.largest[row] - largest);
-        F16 total = F16::zero();
-        for (int i = 0; i < columns; i += LANES) {
-            F16 p = exp(F16::load(score + i) - F16::all(largest));
-            p.store(score + i);
-        }
-        hide(0.0f);  // `exp` made e^-87 of -inf
-        for (int i = 0; i < columns; i += LANES) total = total + F16::load(score + i);
+        const bool any = largest != -INFINITY;  // else nothing of this span is visible yet
+        const float keep = any ? std::exp(room.largest[row] - largest) : 1.0f;
+        // A hidden score becomes e^-87, which is nothing beside the largest's 1.
+        F16 total = F16::zero(), heaviest = F16::zero();
+        for (int b = 0; b < count; b++)
+            for (int i = b * tokens; i < (b + 1) * tokens; i += LANES) {
+                F16 p = any ? exp(F16::load(score + i) - F16::all(largest)) : F16::zero();
+                total = total + p;
+                if constexpr (INT8_CACHE) {
+                    p = p * F16::load(blocks[b].value_scales + i - b * tokens);
+                    heaviest = max(heaviest, p);
+                }
+                p.store(score + i);
+            }
         room.total[row] = room.total[row] * keep + sum(total);
         room.largest[row] = largest;
         if (keep != 1.0f) {
             float* out = room.output.data() + int64_t(row) * s.value_columns();
             for (int i = 0; i < s.value_columns(); i += LANES) (F16::load(out + i) * F16::all(keep)).store(out + i);
         }
-    }
-}
-
-// Probabilities of a span as whole numbers, the scales of the values folded in.
-inline void quantize_probabilities(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count) {
-    const int tokens = t.shape.tokens(), columns = count * tokens;
-    for (int row = 0; row < t.rows; row++) {
-        float* p = room.scores.data() + int64_t(row) * room.span;
-        F16 top = F16::zero();
-        for (int b = 0; b < count; b++)
-            for (int i = 0; i < tokens; i += LANES) {
-                F16 v = F16::load(p + b * tokens + i) * F16::load(blocks[b].value_scales + i);
-                v.store(p + b * tokens + i);
-                top = max(top, v);
-            }
-        const float largest = max_of(top);
-        const float inverse = largest > 0 ? float(PROBABILITY_MAX) / largest : 0.0f;
-        room.probability_scales[row] = largest / float(PROBABILITY_MAX);
-        Activation* out = (Activation*)(room.probability_units.data() + int64_t(row) * room.span / UNIT);
-        for (int i = 0; i < columns; i += LANES) {
-            F16 v = F16::load(p + i) * F16::all(inverse);
-            if constexpr (ACTIVATION_OFFSET != 0) {
-                int16_t words[LANES];
-                store_int16(words, v);
-                for (int j = 0; j < LANES; j++) out[i + j] = Activation(words[j]);
-            } else {
-                store_int16((int16_t*)(out + i), v);
-            }
+        if constexpr (INT8_CACHE) {
+            const float most = max_of(heaviest), inverse = most > 0 ? float(PROBABILITY_MAX) / most : 0.0f;
+            room.probability_scales[row] = most / float(PROBABILITY_MAX);
+            Activation* out = (Activation*)(room.probability_units.data() + int64_t(row) * room.span / UNIT);
+            for (int i = 0; i < columns; i += LANES) store_probabilities(out + i, F16::load(score + i) * F16::all(inverse));
         }
     }
 }
 
-// output += probabilities of one block (columns from `column` on) x its values.
-inline void weigh_block(const AttentionTask& t, AttentionRoom& room, const HeadBlock& block, int column) {
+// out += the sums of a row's probabilities x values, scaled.
+inline void add_weighed(const AttentionRoom& room, int row, float* out, I16 sum) {
+    fma(sum.to_float(), F16::all(room.probability_scales[row]), F16::load(out)).store(out);
+}
+
+// output += probabilities of a span x its values.
+inline void weigh_span(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count) {
     const CacheShape& s = t.shape;
     const int tokens = s.tokens();
     row_tiles(t.rows, [&](auto constant, int row) {
         constexpr int R = decltype(constant)::value;
         for (int p = 0; p < s.value_columns() / LANES; p++) {
+            const int64_t panel = int64_t(p) * tokens * LANES;
             float* out = room.output.data() + int64_t(row) * s.value_columns() + p * LANES;
-            F16 acc[R];
             if (s.int8) {
-                I16 sums[R];
-                tile_int8<R, false>((const int8_t*)block.values + int64_t(p) * tokens * LANES, tokens / UNIT,
-                                    room.probability_units.data() + (int64_t(row) * room.span + column) / UNIT,
-                                    room.span / UNIT, sums);
-                for (int r = 0; r < R; r++) acc[r] = sums[r].to_float() * F16::all(room.probability_scales[row + r]);
+                I16 sums[R], part[R];
+                for (int r = 0; r < R; r++) sums[r] = I16::zero();
+                for (int b = 0; b < count; b++) {
+                    tile_int8<R, false>((const int8_t*)blocks[b].values + panel, tokens / UNIT,
+                                        room.probability_units.data() + (int64_t(row) * room.span + b * tokens) / UNIT,
+                                        room.span / UNIT, part);
+                    for (int r = 0; r < R; r++) sums[r] = sums[r] + part[r];
+                }
+                for (int r = 0; r < R; r++) add_weighed(room, row + r, out + int64_t(r) * s.value_columns(), sums[r]);
             } else {
-                const float* values = (const float*)block.values + int64_t(p) * tokens * LANES;
-                tile_float<R>([values](int i) { return F16::load(values + int64_t(i) * LANES); }, tokens,
-                              room.scores.data() + int64_t(row) * room.span + column, room.span, acc);
+                F16 acc[R];
+                for (int b = 0; b < count; b++) {
+                    const float* values = (const float*)blocks[b].values + panel;
+                    tile_float<R>([values](int i) { return F16::load(values + int64_t(i) * LANES); }, tokens,
+                                  room.scores.data() + int64_t(row) * room.span + b * tokens, room.span, acc);
+                    for (int r = 0; r < R; r++)
+                        (F16::load(out + int64_t(r) * s.value_columns()) + acc[r]).store(out + int64_t(r) * s.value_columns());
+                }
             }
-            for (int r = 0; r < R; r++)
-                (F16::load(out + int64_t(r) * s.value_columns()) + acc[r]).store(out + int64_t(r) * s.value_columns());
         }
     });
+}
+
+#if defined(FS_AMX)
+
+// Whether the tiles of AMX have the shape for it; their sums are those of the vectors.
+inline bool fits_tiles(const AttentionTask& t) {
+    const int tokens = t.shape.tokens();
+    return amx::ENABLED && t.shape.int8 && t.rows >= amx::LEAST_ROWS && t.shape.head_dim % amx::TILE_BYTES == 0 &&
+           (tokens <= amx::TILE_BYTES || (tokens % amx::TILE_BYTES == 0 && tokens <= 4 * SPAN_TOKENS));
+}
+
+inline void score_span_by_tiles(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count) {
+    const CacheShape& s = t.shape;
+    const amx::Tiles tiles;
+    const int d = s.head_dim, panels = s.tokens() / LANES;
+    const int64_t panel_size = int64_t(LANES) * d;
+    for (int b = 0; b < count; b++) {
+        const int8_t* keys = (const int8_t*)blocks[b].keys;
+        for (int p = 0; p < panels; p++) room.offsets[b * panels + p] = offset_of(keys + p * panel_size, d / UNIT);
+        amx::whole_product(
+            (const uint8_t*)room.query_units.data(), prepared_words(INT8, d) * 4, t.rows, 0, panels, amx::TILE_BYTES,
+            d / amx::TILE_BYTES, [=](int step, int p) { return keys + p * panel_size + step * (LANES * amx::TILE_BYTES); },
+            [&](int row, int p, I16 sum) {
+                const F16 scale = F16::load(blocks[b].key_scales + p * LANES) * F16::all(room.row_scales[row]);
+                float* out = room.scores.data() + int64_t(row) * room.span + b * s.tokens() + p * LANES;
+                ((sum - room.offsets[b * panels + p]).to_float() * scale).store(out);
+            });
+    }
+}
+
+inline void weigh_span_by_tiles(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count) {
+    const CacheShape& s = t.shape;
+    const int tokens = s.tokens(), inputs = std::min(tokens, amx::TILE_BYTES), parts = tokens / inputs;
+    const amx::Tiles tiles(inputs);
+    const int8_t* values[SPAN_TOKENS / LANES];
+    for (int b = 0; b < count; b++)
+        for (int part = 0; part < parts; part++) values[b * parts + part] = (const int8_t*)blocks[b].values + part * inputs * LANES;
+    amx::whole_product((const uint8_t*)room.probability_units.data(), room.span, t.rows, 0, s.value_columns() / LANES, inputs,
+                       count * parts, [&](int step, int panel) { return values[step] + int64_t(panel) * tokens * LANES; },
+                       [&](int row, int panel, I16 sum) {
+                           add_weighed(room, row, room.output.data() + int64_t(row) * s.value_columns() + panel * LANES, sum);
+                       });
+}
+
+#endif
+
+inline void attend_span(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count, int first_token) {
+    const CacheShape& s = t.shape;
+#if defined(FS_AMX)
+    const bool tiles = fits_tiles(t);
+    if (tiles) score_span_by_tiles(t, room, blocks, count);
+#else
+    constexpr bool tiles = false;
+#endif
+    if (!tiles)
+        for (int b = 0; b < count; b++) score_block(t, room, blocks[b], b * s.tokens());
+    s.int8 ? soften<true>(t, room, blocks, count, first_token) : soften<false>(t, room, blocks, count, first_token);
+#if defined(FS_AMX)
+    if (tiles) return weigh_span_by_tiles(t, room, blocks, count);
+#endif
+    weigh_span(t, room, blocks, count);
 }
 
 // room.query holds the scaled queries [rows, D]; afterwards room.output [rows, value_columns] holds the answers.
@@ -248,7 +310,7 @@ inline void attend(const AttentionTask& t, AttentionRoom& room) {
     std::fill_n(room.largest.begin(), t.rows, -INFINITY);
     std::fill_n(room.total.begin(), t.rows, 0.0f);
     if (s.int8) {
-        const int stride = round_up(s.head_dim, GROUP) / UNIT;
+        const int64_t stride = prepared_words(INT8, s.head_dim);
         for (int r = 0; r < t.rows; r++)
             room.row_scales[r] = quantize_row(room.query.data() + int64_t(r) * s.head_dim, s.head_dim,
                                               (Activation*)(room.query_units.data() + int64_t(r) * stride));
@@ -257,15 +319,11 @@ inline void attend(const AttentionTask& t, AttentionRoom& room) {
     const int first = t.window > 0 ? std::max(0, t.first_position - t.window + 1) / s.block_size : 0;
     const int end = last / s.block_size + 1;
     HeadBlock blocks[SPAN_TOKENS / LANES];
-    for (int start = first; start < end; start += room.span_blocks) {
-        const int count = std::min(room.span_blocks, end - start);
-        for (int b = 0; b < count; b++) {
-            blocks[b] = head_block(s, t.cache, t.table[start + b], t.layer, t.head);
-            score_block(t, room, blocks[b], b * s.tokens());
-        }
-        soften(t, room, start * s.block_size, count * s.tokens());
-        if (s.int8) quantize_probabilities(t, room, blocks, count);
-        for (int b = 0; b < count; b++) weigh_block(t, room, blocks[b], b * s.tokens());
+    // Spans begin at fixed places, so that a row's sums do not depend on the rows beside it.
+    for (int start = first, next; start < end; start = next) {
+        next = std::min(end, (start / room.span_blocks + 1) * room.span_blocks);
+        for (int b = 0; b < next - start; b++) blocks[b] = head_block(s, t.cache, t.table[start + b], t.layer, t.head);
+        attend_span(t, room, blocks, next - start, start * s.block_size);
     }
     for (int r = 0; r < t.rows; r++) {
         float* out = room.output.data() + int64_t(r) * s.value_columns();

@@ -13,7 +13,9 @@ void fs_describe(int32_t* out) {
 }
 
 const char* fs_instructions() {
-#if defined(FS_VNNI)
+#if defined(FS_AMX)
+    return amx::ENABLED ? "amx" : "avx512-vnni";
+#elif defined(FS_VNNI)
     return "avx512-vnni";
 #elif defined(FS_AVX512)
     return "avx512";
@@ -42,12 +44,12 @@ void fs_unpack_row(const Matrix* m, int32_t index, float* out) { unpack_row(*m, 
 
 // y [rows, n] = x [rows, k] times m, on this thread; for tests and measurements.
 void fs_multiply(const Matrix* m, const float* x, int32_t rows, float* y) {
-    const int64_t stride = round_up(m->k, GROUP) / UNIT;
-    std::vector<int32_t> units(stride * rows);
+    const int64_t stride = prepared_words(m->kind, m->k);
+    Lines<int32_t> units(stride * round_up(rows, MOST_TILE_ROWS));
     std::vector<float> scales(rows);
-    if (is_integer(m->kind))
+    if (is_prepared(m->kind))
         for (int r = 0; r < rows; r++)
-            scales[r] = quantize_row(x + int64_t(r) * m->k, m->k, (Activation*)(units.data() + r * stride));
+            scales[r] = prepare_row(m->kind, x + int64_t(r) * m->k, m->k, units.data() + r * stride);
     multiply(*m, {x, m->k, units.data(), stride, scales.data()}, rows, 0, m->panels(), [&](int row, int panel, F16 v) {
         alignas(64) float lanes[LANES];
         v.store(lanes);

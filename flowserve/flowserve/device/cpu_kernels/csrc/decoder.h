@@ -1,7 +1,7 @@
 // Decoder: a whole step of a decoder-only model in one call, walked through by all threads of a team.
 //
 // The order of a layer's phases: norm, qkv product, rotation and store, attention, output product, norm, gate and up
-// product with the activation, down product. Quantising the rows of a product's input is part of the phase before it.
+// product with the activation, down product. Preparing the rows of a product's input is part of the phase before it.
 #pragma once
 
 #include <cstdio>
@@ -56,14 +56,16 @@ class Decoder {
           query_block_(std::clamp(128 / group_, 4, 64)) {
         const size_t tokens = std::max(spec.max_tokens, spec.max_logits);
         const int q_width = spec.num_heads * spec.head_dim;
-        qkv_width_ = round_up(q_width + 2 * spec.kv_heads * spec.head_dim, LANES);
-        const int widest = std::max({spec.hidden, q_width, spec.intermediate});
-        unit_stride_ = round_up(widest, GROUP) / UNIT;
+        qkv_width_ = stride_of(q_width + 2 * spec.kv_heads * spec.head_dim);
+        unit_stride_ = prepared_words(spec.head.kind, spec.hidden);
+        for (const LayerWeights& layer : layers_)
+            for (const Matrix& m : {layer.qkv, layer.output, layer.gate_up, layer.down})
+                unit_stride_ = std::max(unit_stride_, prepared_words(m.kind, m.k));
         hidden_.resize(tokens * hidden_stride());
-        normed_.resize(tokens * std::max(hidden_stride(), round_up(q_width, LANES)));
+        normed_.resize(tokens * std::max(hidden_stride(), stride_of(q_width)));
         qkv_.resize(tokens * qkv_width_);
-        inner_.resize(tokens * round_up(spec.intermediate, LANES));
-        units_.resize(tokens * unit_stride_);
+        inner_.resize(tokens * stride_of(spec.intermediate));
+        units_.resize(round_up(int(tokens), MOST_TILE_ROWS) * unit_stride_);
         scales_.resize(tokens);
         for (int t = 0; t < spec.num_threads; t++) rooms_.emplace_back(spec.cache, query_block_ * group_);
         team_ = std::make_unique<Team>(spec.num_threads, spec.num_layers * 8 + 8, [this](Walk& walk) { this->walk(walk); });
@@ -85,14 +87,20 @@ class Decoder {
         int32_t index;
     };
 
-    int hidden_stride() const { return round_up(s_.hidden, LANES); }
+    // Floats from row to row of `width`: whole vectors, and no multiple of 4 KiB, at which rows would meet in the same
+    // sets of the first-level cache.
+    static int stride_of(int width) {
+        const int stride = round_up(width, LANES);
+        return stride % 1024 == 0 ? stride + LANES : stride;
+    }
+    int hidden_stride() const { return stride_of(s_.hidden); }
 
     // How many panels one chunk of a product takes: enough chunks to share, little enough to stay in the cache.
     int panels_per_chunk(const Matrix& m, int rows) const {
         const int64_t most = rows >= 32 ? 192 << 10 : 64 << 10;
         const int64_t fitting = std::max<int64_t>(1, most / panel_bytes(m.kind, m.k));
         const int64_t sharing = std::max<int64_t>(1, m.panels() / (4 * s_.num_threads));
-        return round_up(int(std::min(fitting, sharing)), 2);  // gate and up stay together
+        return round_up(int(std::min(fitting, sharing)), panels_together(m.kind));
     }
     int chunks_of(const Matrix& m, int rows) const {
         const int per = panels_per_chunk(m, rows);
@@ -119,9 +127,8 @@ class Decoder {
     Rows rows_of(const float* floats, int64_t stride) const {
         return {floats, stride, units_.data(), unit_stride_, scales_.data()};
     }
-    void quantize(const float* row, int width, int index, const Matrix& for_matrix) {
-        if (is_integer(for_matrix.kind))
-            scales_[index] = quantize_row(row, width, (Activation*)(units_.data() + index * unit_stride_));
+    void prepare(const float* row, int index, const Matrix& m) {
+        if (is_prepared(m.kind)) scales_[index] = prepare_row(m.kind, row, m.k, units_.data() + index * unit_stride_);
     }
 
     void plan_attention() {
@@ -156,13 +163,13 @@ class Decoder {
         return by_rows(walk, rows, [&](int r) {
             float* out = normed_.data() + int64_t(r) * hidden_stride();
             rms_norm_row(hidden_.data() + int64_t(r) * hidden_stride(), weight, s_.hidden, s_.eps, out);
-            quantize(out, s_.hidden, r, next);
+            prepare(out, r, next);
         });
     }
 
     bool attention_part(Walk& walk, int index, int rows) {
         const LayerWeights& layer = layers_[index];
-        const int q_width = s_.num_heads * s_.head_dim, attended_stride = round_up(q_width, LANES);
+        const int q_width = s_.num_heads * s_.head_dim, attended_stride = stride_of(q_width);
         if (!norm(walk, rows, layer.attention_norm, layer.qkv)) return false;
         if (!product(walk, layer.qkv, rows_of(normed_.data(), hidden_stride()), rows, [&](int, int row, int panel, F16 v) {
                 v.store(qkv_.data() + int64_t(row) * qkv_width_ + panel * LANES);
@@ -171,14 +178,14 @@ class Decoder {
         if (!by_rows(walk, rows, [&](int r) { rotate_and_store(layer, index, r); })) return false;
         if (!walk.phase(int(tasks_.size()), [&](int t) { attend_task(tasks_[t], layer, index, rooms_[walk.thread]); }))
             return false;
-        if (is_integer(layer.output.kind) &&
-            !by_rows(walk, rows, [&](int r) { quantize(normed_.data() + int64_t(r) * attended_stride, q_width, r, layer.output); }))
+        if (is_prepared(layer.output.kind) &&
+            !by_rows(walk, rows, [&](int r) { prepare(normed_.data() + int64_t(r) * attended_stride, r, layer.output); }))
             return false;
         return add_product(walk, layer.output, rows_of(normed_.data(), attended_stride), rows);
     }
 
     bool mlp_part(Walk& walk, const LayerWeights& layer, int rows) {
-        const int inner_stride = round_up(s_.intermediate, LANES);
+        const int inner_stride = stride_of(s_.intermediate);
         if (!norm(walk, rows, layer.mlp_norm, layer.gate_up)) return false;
         const int per = panels_per_chunk(layer.gate_up, rows);
         if (!walk.phase(chunks_of(layer.gate_up, rows), [&](int chunk) {
@@ -194,8 +201,8 @@ class Decoder {
                 });
             }))
             return false;
-        if (is_integer(layer.down.kind) &&
-            !by_rows(walk, rows, [&](int r) { quantize(inner_.data() + int64_t(r) * inner_stride, s_.intermediate, r, layer.down); }))
+        if (is_prepared(layer.down.kind) &&
+            !by_rows(walk, rows, [&](int r) { prepare(inner_.data() + int64_t(r) * inner_stride, r, layer.down); }))
             return false;
         return add_product(walk, layer.down, rows_of(inner_.data(), inner_stride), rows);
     }
@@ -241,7 +248,7 @@ class Decoder {
 
     void attend_task(const Task& task, const LayerWeights& layer, int index, AttentionRoom& room) {
         const int d = s_.head_dim, start = a_.query_starts[task.sequence] + task.first;
-        const int stride = round_up(s_.num_heads * d, LANES);
+        const int stride = stride_of(s_.num_heads * d);
         for (int r = 0; r < task.rows * group_; r++) {
             const float* query = qkv_.data() + int64_t(start + r / group_) * qkv_width_ + (task.head * group_ + r % group_) * d;
             for (int i = 0; i < d; i++) room.query[int64_t(r) * d + i] = query[i] * s_.scale;
@@ -260,7 +267,7 @@ class Decoder {
         if (!by_rows(walk, n, [&](int i) {
                 float* out = normed_.data() + int64_t(i) * hidden_stride();
                 rms_norm_row(hidden_.data() + int64_t(a_.logit_rows[i]) * hidden_stride(), s_.final_norm, s_.hidden, s_.eps, out);
-                quantize(out, s_.hidden, i, s_.head);
+                prepare(out, i, s_.head);
             }))
             return;
         const int chunks = chunks_of(s_.head, n);
@@ -292,8 +299,9 @@ class Decoder {
     const int query_block_;  // positions of one attention task
     int qkv_width_ = 0;
     int64_t unit_stride_ = 0;
-    std::vector<float> hidden_, normed_, qkv_, inner_, scales_;
-    std::vector<int32_t> units_;
+    std::vector<float> scales_;
+    Lines<float> hidden_, normed_, qkv_, inner_;
+    Lines<int32_t> units_;
     std::vector<AttentionRoom> rooms_;
     std::vector<Task> tasks_;
     std::vector<Best> best_;

@@ -1,14 +1,16 @@
 // Packed matrices: a weight [n outputs, k inputs] as panels of sixteen outputs, and the tiles that multiply them.
 //
-// Panel of each kind, k' = k rounded up to 32:
+// Panel of each kind, k' = padded_inputs:
 //   float32   k x 16 floats
-//   bfloat16  k x 16 halves of floats
-//   int8      k'/UNIT units x 16 outputs x UNIT values, then 16 float scales (one per output)
+//   bfloat16  k'/2 pairs x 16 outputs x 2 halves of floats
+//   int8      k'/UNIT units x 16 outputs x UNIT values, then 16 float scales (one per output); where activations carry
+//             an offset also 16 whole numbers, what it adds to the sum of each output
 //   int4      k'/32 groups of: 16 half-precision scales, then 16 x 32 values of 4 bits (see Weights4)
 #pragma once
 
 #include <algorithm>
 
+#include "aligned.h"
 #include "simd.h"
 
 namespace fs {
@@ -26,16 +28,22 @@ constexpr int TILE_ROWS_INT4 = 8;
 constexpr int TILE_ROWS = 6;
 constexpr int TILE_ROWS_INT4 = 3;
 #endif
+constexpr int MOST_TILE_ROWS = 32;  // memory of prepared rows ends at a multiple: tiles read beyond the last row
 
 inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 inline bool is_integer(int kind) { return kind == INT8 || kind == INT4; }
 
+// The inputs of a panel with those behind the last, which are zero: a multiple of what one instruction takes.
+inline int padded_inputs(int kind, int k) { return kind == FLOAT32 ? k : round_up(k, kind == INT8 ? 64 : GROUP); }
+
+constexpr int INT8_TAIL_BYTES = LANES * 4 * (ACTIVATION_OFFSET != 0 ? 2 : 1);
+
 inline int64_t panel_bytes(int kind, int k) {
-    int64_t padded = round_up(k, GROUP);
+    const int64_t padded = padded_inputs(kind, k);
     switch (kind) {
-        case FLOAT32: return int64_t(k) * LANES * 4;
-        case BFLOAT16: return int64_t(k) * LANES * 2;
-        case INT8: return padded * LANES + LANES * 4;
+        case FLOAT32: return padded * LANES * 4;
+        case BFLOAT16: return padded * LANES * 2;
+        case INT8: return padded * LANES + INT8_TAIL_BYTES;
         default: return padded / GROUP * GROUP_BYTES;
     }
 }
@@ -49,13 +57,35 @@ struct Matrix {
     const uint8_t* panel(int index) const { return data + panel_bytes(kind, k) * index; }
 };
 
-// Rows of activations as a kind of matrix wants them: floats, or quantised with one scale per row.
+// Rows of activations as a kind of matrix wants them: floats, quantised with one scale per row, or in pieces (amx.h).
 struct Rows {
     const float* floats;
     int64_t stride;  // floats from row to row
     const int32_t* units;
     int64_t unit_stride;
     const float* scales;
+};
+
+inline F16 bias_of(const Matrix& m, int panel) {
+    if (!m.bias) return F16::zero();
+    alignas(64) float bias[LANES] = {};
+    std::memcpy(bias, m.bias + panel * LANES, sizeof(float) * std::min(LANES, m.n - panel * LANES));
+    return F16::load(bias);
+}
+
+// What makes values of the sums of an int8 panel.
+struct Int8Tail {
+    F16 scale;
+    I16 offset = I16::zero();
+
+    Int8Tail(const Matrix& m, const uint8_t* panel) {
+        const uint8_t* tail = panel + int64_t(padded_inputs(INT8, m.k)) * LANES;
+        scale = F16::load((const float*)tail);
+        if constexpr (ACTIVATION_OFFSET != 0) offset = I16::load((const int32_t*)tail + LANES);
+    }
+    F16 value(I16 sum, float row_scale, F16 bias) const {
+        return fma((sum - offset).to_float(), scale * F16::all(row_scale), bias);
+    }
 };
 
 // --- tiles: R rows times one panel ------------------------------------------------------------------------------------
@@ -90,7 +120,26 @@ template <int R, class Load>
     sums.each([&](F16& sum, int r) __attribute__((always_inline)) { out[r] = sum; });
 }
 
-// Sums of products with activations that carry ACTIVATION_OFFSET (or none: OFFSET false).
+// Pairs of inputs at a time; k' is even and k may be odd, so the last input may stand alone.
+template <int R>
+[[gnu::always_inline]] inline void tile_bf16(const uint16_t* panel, int k, const float* x, int64_t stride, F16 (&out)[R]) {
+    Sums<F16, R> sums;
+    for (int i = 0; i + 1 < k; i += 2) {
+        const WeightsBf16 w = WeightsBf16::load(panel + int64_t(i) * LANES);
+        sums.each([&](F16& sum, int r) __attribute__((always_inline)) {
+            sum = fma(F16::all(x[r * stride + i]), w.first, sum);
+            sum = fma(F16::all(x[r * stride + i + 1]), w.second, sum);
+            pin(sum);
+        });
+    }
+    if (k % 2 != 0) {
+        const WeightsBf16 w = WeightsBf16::load(panel + int64_t(k - 1) * LANES);
+        sums.each([&](F16& sum, int r) __attribute__((always_inline)) { sum = fma(F16::all(x[r * stride + k - 1]), w.first, sum); });
+    }
+    sums.each([&](F16& sum, int r) __attribute__((always_inline)) { out[r] = sum; });
+}
+
+// Sums of products with activations; OFFSET: they carry ACTIVATION_OFFSET, and what it adds is taken off.
 template <int R, bool OFFSET>
 [[gnu::always_inline]] inline void tile_int8(const int8_t* panel, int units, const int32_t* x, int64_t stride, I16 (&out)[R]) {
     Sums<I16, R> sums;
@@ -101,6 +150,13 @@ template <int R, bool OFFSET>
         if constexpr (OFFSET && ACTIVATION_OFFSET != 0) excess = dot(excess, w, int32_t(0x80808080));
     }
     sums.each([&](I16& sum, int r) __attribute__((always_inline)) { out[r] = sum - excess; });
+}
+
+// What ACTIVATION_OFFSET adds to the sums of a panel of whole numbers.
+inline I16 offset_of(const int8_t* panel, int units) {
+    I16 offset = I16::zero();
+    for (int u = 0; u < units; u++) offset = dot(offset, Weights8::load(panel + int64_t(u) * LANES * UNIT), int32_t(0x80808080));
+    return offset;
 }
 
 template <int R>
@@ -128,28 +184,28 @@ template <int R>
     totals.each([&](F16& total, int r) __attribute__((always_inline)) { out[r] = total; });
 }
 
-// R rows from `row` on times one panel, scaled: the values of sixteen outputs each.
+// R rows from `row` on times one panel, scaled, plus the bias: the values of sixteen outputs each.
 template <int R>
-inline void tile(const Matrix& m, const uint8_t* panel, const Rows& x, int64_t row, F16 (&out)[R]) {
+inline void tile(const Matrix& m, const uint8_t* panel, const Rows& x, int64_t row, F16 bias, F16 (&out)[R]) {
     if (m.kind == FLOAT32) {
         const float* w = (const float*)panel;
         tile_float<R>([w](int i) { return F16::load(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride, out);
     } else if (m.kind == BFLOAT16) {
-        const uint16_t* w = (const uint16_t*)panel;
-        tile_float<R>([w](int i) { return F16::load_bf16(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride,
-                      out);
+        tile_bf16<R>((const uint16_t*)panel, m.k, x.floats + row * x.stride, x.stride, out);
     } else if (m.kind == INT8) {
-        int units = round_up(m.k, GROUP) / UNIT;
+        const int units = padded_inputs(INT8, m.k) / UNIT;
         I16 sums[R];
-        tile_int8<R, true>((const int8_t*)panel, units, x.units + row * x.unit_stride, x.unit_stride, sums);
-        F16 scale = F16::load((const float*)(panel + int64_t(units) * UNIT * LANES));
-        for (int r = 0; r < R; r++) out[r] = sums[r].to_float() * (scale * F16::all(x.scales[row + r]));
+        tile_int8<R, false>((const int8_t*)panel, units, x.units + row * x.unit_stride, x.unit_stride, sums);
+        const Int8Tail tail(m, panel);
+        for (int r = 0; r < R; r++) out[r] = tail.value(sums[r], x.scales[row + r], bias);
+        return;
     } else if constexpr (R <= TILE_ROWS_INT4) {
         tile_int4<R>(panel, round_up(m.k, GROUP) / GROUP, x.units + row * x.unit_stride, x.unit_stride, out);
         for (int r = 0; r < R; r++) out[r] = out[r] * F16::all(x.scales[row + r]);
     } else {
         for (int r = 0; r < R; r++) out[r] = F16::zero();  // not reached: 4-bit tiles are lower
     }
+    for (int r = 0; r < R; r++) out[r] = out[r] + bias;
 }
 
 // Calls f with the number of rows as a compile-time constant.
@@ -165,15 +221,14 @@ template <class Take>
 inline void multiply_panel(const Matrix& m, const Rows& x, int first, int num_rows, int panel, Take take) {
     const int most = m.kind == INT4 ? TILE_ROWS_INT4 : TILE_ROWS;
     const int tiles = (num_rows + most - 1) / most;
-    alignas(64) float bias[LANES] = {};
-    if (m.bias) std::memcpy(bias, m.bias + panel * LANES, sizeof(float) * std::min(LANES, m.n - panel * LANES));
+    const F16 bias = bias_of(m, panel);
     for (int t = 0, row = first; t < tiles; t++) {
         int rows = (first + num_rows - row + tiles - t - 1) / (tiles - t);
         with_rows<TILE_ROWS>(rows, [&](auto constant) {
             constexpr int R = decltype(constant)::value;
             F16 out[R];
-            tile<R>(m, m.panel(panel), x, row, out);
-            for (int r = 0; r < R; r++) take(row + r, panel, out[r] + F16::load(bias));
+            tile<R>(m, m.panel(panel), x, row, bias, out);
+            for (int r = 0; r < R; r++) take(row + r, panel, out[r]);
         });
         row += rows;
     }
@@ -184,7 +239,7 @@ inline void multiply_panel(const Matrix& m, const Rows& x, int first, int num_ro
 constexpr int MOST_ROWS = 96;
 
 template <class Take>
-inline void multiply(const Matrix& m, const Rows& x, int num_rows, int begin, int end, Take take) {
+inline void multiply_by_vectors(const Matrix& m, const Rows& x, int num_rows, int begin, int end, Take take) {
     const int row_bytes = is_integer(m.kind) ? round_up(m.k, GROUP) * int(sizeof(Activation)) : m.k * 4;
     const int block = std::clamp((256 << 10) / row_bytes / TILE_ROWS * TILE_ROWS, 4 * TILE_ROWS, MOST_ROWS);
     for (int first = 0; first < num_rows; first += block)
@@ -194,7 +249,7 @@ inline void multiply(const Matrix& m, const Rows& x, int num_rows, int begin, in
 
 // --- activations ------------------------------------------------------------------------------------------------------
 
-// k floats as whole numbers of -127 .. 127 and their scale, in round_up(k, 32) activations (those beyond k are zero).
+// k floats as whole numbers of -127 .. 127 and their scale, in padded_inputs(INT8, k) activations (zero beyond k).
 inline float quantize_row(const float* x, int k, Activation* out) {
     F16 largest = F16::zero();
     int i = 0;
@@ -202,7 +257,7 @@ inline float quantize_row(const float* x, int k, Activation* out) {
     float amax = max_of(largest);
     for (; i < k; i++) amax = std::max(amax, std::fabs(x[i]));
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-    const int padded = round_up(k, GROUP);
+    const int padded = padded_inputs(INT8, k);
     for (i = 0; i < padded; i += LANES) {
         F16 value;
         if (i + LANES <= k) {
@@ -212,14 +267,7 @@ inline float quantize_row(const float* x, int k, Activation* out) {
             if (i < k) std::memcpy(rest, x + i, sizeof(float) * (k - i));
             value = F16::load(rest);
         }
-        value = value * F16::all(inverse);
-        if constexpr (ACTIVATION_OFFSET != 0) {
-            int8_t bytes[LANES];
-            store_int8(bytes, value);
-            for (int j = 0; j < LANES; j++) out[i + j] = Activation(uint8_t(bytes[j]) ^ 0x80);
-        } else {
-            store_int16((int16_t*)(out + i), value);
-        }
+        store_activations(out + i, value * F16::all(inverse));
     }
     return amax / 127.0f;
 }

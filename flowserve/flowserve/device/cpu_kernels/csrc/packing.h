@@ -8,6 +8,9 @@ namespace fs {
 // Where value i (of k) of output lane `lane` lies in a panel of units of `bytes` bytes each.
 inline int64_t unit_place(int lane, int i) { return (int64_t(i / UNIT) * LANES + lane) * UNIT + i % UNIT; }
 
+// Where value i of output lane `lane` lies in a bfloat16 panel.
+inline int64_t pair_place(int lane, int i) { return (int64_t(i / 2) * LANES + lane) * 2 + i % 2; }
+
 // The byte and shift of a 4-bit value in its group.
 inline void nibble_place(int lane, int i, int64_t* byte, int* shift) {
     int unit = i / UNIT;
@@ -18,8 +21,11 @@ inline void nibble_place(int lane, int i, int64_t* byte, int* shift) {
 inline void pack_int8_lane(uint8_t* panel, int lane, const float* row, int k, float amax) {
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
     int8_t* values = (int8_t*)panel;
-    for (int i = 0; i < k; i++) values[unit_place(lane, i)] = int8_t(std::nearbyint(row[i] * inverse));
-    ((float*)(panel + int64_t(round_up(k, GROUP)) * LANES))[lane] = amax / 127.0f;
+    int32_t sum = 0;
+    for (int i = 0; i < k; i++) sum += values[unit_place(lane, i)] = int8_t(std::nearbyint(row[i] * inverse));
+    uint8_t* tail = panel + int64_t(padded_inputs(INT8, k)) * LANES;
+    ((float*)tail)[lane] = amax / 127.0f;
+    if constexpr (ACTIVATION_OFFSET != 0) ((int32_t*)tail)[LANES + lane] = ACTIVATION_OFFSET * sum;
 }
 
 // The value of largest magnitude becomes exactly -8 (llama.cpp's Q4_0 chooses its scale like this).
@@ -71,7 +77,7 @@ inline int pack_panel(int kind, const float* rows, int count, int k, uint8_t* pa
         if (kind == FLOAT32)
             for (int i = 0; i < k; i++) ((float*)panel)[int64_t(i) * LANES + lane] = row[i];
         else if (kind == BFLOAT16)
-            for (int i = 0; i < k; i++) ((uint16_t*)panel)[int64_t(i) * LANES + lane] = float_to_bf16(row[i]);
+            for (int i = 0; i < k; i++) ((uint16_t*)panel)[pair_place(lane, i)] = float_to_bf16(row[i]);
         else if (kind == INT8)
             pack_int8_lane(panel, lane, row, k, amax);
         else
@@ -87,9 +93,9 @@ inline void unpack_row(const Matrix& m, int index, float* out) {
     if (m.kind == FLOAT32) {
         for (int i = 0; i < m.k; i++) out[i] = ((const float*)panel)[int64_t(i) * LANES + lane];
     } else if (m.kind == BFLOAT16) {
-        for (int i = 0; i < m.k; i++) out[i] = bf16_to_float(((const uint16_t*)panel)[int64_t(i) * LANES + lane]);
+        for (int i = 0; i < m.k; i++) out[i] = bf16_to_float(((const uint16_t*)panel)[pair_place(lane, i)]);
     } else if (m.kind == INT8) {
-        const float scale = ((const float*)(panel + int64_t(round_up(m.k, GROUP)) * LANES))[lane];
+        const float scale = ((const float*)(panel + int64_t(padded_inputs(INT8, m.k)) * LANES))[lane];
         for (int i = 0; i < m.k; i++) out[i] = scale * float(((const int8_t*)panel)[unit_place(lane, i)]);
     } else {
         for (int start = 0; start < m.k; start += GROUP, panel += GROUP_BYTES) {

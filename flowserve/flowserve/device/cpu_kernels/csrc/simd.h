@@ -19,6 +19,10 @@
 #define FS_VNNI 1
 #endif
 
+#if defined(FS_VNNI) && defined(__AMX_INT8__) && defined(__AMX_BF16__)
+#define FS_AMX 1
+#endif
+
 namespace fs {
 
 constexpr int LANES = 16;
@@ -44,11 +48,15 @@ struct F16 {
     static F16 zero() { return {_mm512_setzero_ps()}; }
     static F16 all(float x) { return {_mm512_set1_ps(x)}; }
     static F16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-    static F16 load_bf16(const uint16_t* p) {
-        __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
-    }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
+    // Rounded to bfloat16; returns what was stored.
+    F16 store_bf16(uint16_t* p) const {
+        __m512i bits = _mm512_castps_si512(v);
+        __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7FFF));
+        _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+        return {_mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(int32_t(0xFFFF0000))))};
+    }
 };
 inline F16 operator+(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F16 operator-(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -72,6 +80,14 @@ inline void store_int16(int16_t* p, F16 a) {
 inline void store_int8(int8_t* p, F16 a) {
     _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
+// Values of -128 .. 127 as bytes that carry an offset of 128; values of 0 .. 255 as they are.
+inline void store_offset_int8(uint8_t* p, F16 a) {
+    __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(128));
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(whole));
+}
+inline void store_uint8(uint8_t* p, F16 a) {
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
 inline F16 load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 inline void store_half(uint16_t* p, F16 a) {
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -80,8 +96,10 @@ inline void store_half(uint16_t* p, F16 a) {
 struct I16 {
     __m512i v;
     static I16 zero() { return {_mm512_setzero_si512()}; }
+    static I16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
     F16 to_float() const { return {_mm512_cvtepi32_ps(v)}; }
 };
+inline I16 operator+(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I16 operator-(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline void pin(I16& x) { asm("" : "+v"(x.v)); }
 inline void pin(F16& x) { asm("" : "+v"(x.v)); }
@@ -93,11 +111,6 @@ struct F16 {
     static F16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F16 all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
     static F16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-    static F16 load_bf16(const uint16_t* p) {
-        __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
-        __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)));
-        return {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
-    }
     void store(float* p) const { _mm256_storeu_ps(p, a), _mm256_storeu_ps(p + 8, b); }
 };
 inline F16 operator+(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -153,8 +166,12 @@ inline void store_half(uint16_t* p, F16 x) {
 struct I16 {
     __m256i a, b;
     static I16 zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I16 load(const int32_t* p) {
+        return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
+    }
     F16 to_float() const { return {_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)}; }
 };
+inline I16 operator+(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline I16 operator-(I16 x, I16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 // Holds a sum in its registers at this place of the program. Without it, GCC brings forward the loads of all rows of a
 // tile, and half of the sums live in memory: a third of the speed is left.
@@ -170,7 +187,6 @@ struct F16 {
     static F16 all(float x) { F16 r; FS_LANES r.v[i] = x; return r; }
     static F16 zero() { return all(0.0f); }
     static F16 load(const float* p) { F16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
-    static F16 load_bf16(const uint16_t* p) { F16 r; FS_LANES r.v[i] = bf16_to_float(p[i]); return r; }
     void store(float* p) const { std::memcpy(p, v, sizeof v); }
 };
 inline F16 operator+(F16 a, F16 b) { FS_LANES a.v[i] += b.v[i]; return a; }
@@ -210,13 +226,36 @@ inline void store_half(uint16_t* p, F16 a) { FS_LANES p[i] = float_to_half(a.v[i
 struct I16 {
     int32_t v[LANES];
     static I16 zero() { return I16{}; }
+    static I16 load(const int32_t* p) { I16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
     F16 to_float() const { F16 r; FS_LANES r.v[i] = float(v[i]); return r; }
 };
+inline I16 operator+(I16 a, I16 b) { FS_LANES a.v[i] += b.v[i]; return a; }
 inline I16 operator-(I16 a, I16 b) { FS_LANES a.v[i] -= b.v[i]; return a; }
 inline void pin(I16&) {}
 inline void pin(F16&) {}
 
 #endif
+
+// The values of two inputs, for sixteen outputs each, of a bfloat16 panel: pairs of inputs lie together.
+struct WeightsBf16 {
+    F16 first, second;
+    static WeightsBf16 load(const uint16_t* p) {
+#if defined(FS_AVX512)
+        __m512i pairs = _mm512_loadu_si512(p);
+        const __m512i high = _mm512_set1_epi32(int32_t(0xFFFF0000));
+        return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))}, {_mm512_castsi512_ps(_mm512_and_si512(pairs, high))}};
+#elif defined(FS_AVX2)
+        __m256i a = _mm256_loadu_si256((const __m256i*)p), b = _mm256_loadu_si256((const __m256i*)(p + 16));
+        const __m256i high = _mm256_set1_epi32(int32_t(0xFFFF0000));
+        return {{_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))},
+                {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))}};
+#else
+        WeightsBf16 w;
+        FS_LANES w.first.v[i] = bf16_to_float(p[2 * i]), w.second.v[i] = bf16_to_float(p[2 * i + 1]);
+        return w;
+#endif
+    }
+};
 
 // e^x to about two units in the last place; below -87 it is 0.
 inline F16 exp(F16 x) {
@@ -245,11 +284,15 @@ constexpr int UNIT = 4;
 using Activation = uint8_t;
 constexpr int ACTIVATION_OFFSET = 128;
 constexpr int PROBABILITY_MAX = 255;  // probabilities are not negative and carry no offset
+inline void store_activations(Activation* p, F16 a) { store_offset_int8(p, a); }
+inline void store_probabilities(Activation* p, F16 a) { store_uint8(p, a); }
 #else
 constexpr int UNIT = 2;
 using Activation = int16_t;
 constexpr int ACTIVATION_OFFSET = 0;
 constexpr int PROBABILITY_MAX = 4095;  // 12 bits: sums over 4,096 tokens stay within 31
+inline void store_activations(Activation* p, F16 a) { store_int16(p, a); }
+inline void store_probabilities(Activation* p, F16 a) { store_int16(p, a); }
 #endif
 
 #if defined(FS_VNNI)

@@ -67,12 +67,17 @@ inline __m512i _mm512_sub_epi8(__m512i a, __m512i b) {
 inline __m512i _mm512_srli_epi16(__m512i a, int n) {
     return by_elements<uint16_t, 32>(a, a, [n](uint16_t x, uint16_t) { return uint16_t(x >> n); });
 }
-inline __m512i _mm512_cvtepu16_epi32(__m256i a) {
-    uint16_t x[16];
-    std::memcpy(x, &a, sizeof x);
-    __m512i r;
-    EACH r.v[i] = x[i];
-    return r;
+inline __m512i _mm512_srli_epi32(__m512i a, int n) { EACH a.v[i] = int32_t(uint32_t(a.v[i]) >> n); return a; }
+inline __m512i _mm512_castps_si512(__m512 a) { return loaded<__m512i>(&a); }
+inline __m256i _mm512_cvtepi32_epi16(__m512i a) {
+    int16_t r[16];
+    EACH r[i] = int16_t(a.v[i]);
+    return loaded<__m256i>(r);
+}
+inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
+    int8_t r[16];
+    EACH r[i] = int8_t(a.v[i]);
+    return loaded<__m128i>(r);
 }
 inline __m512i _mm512_cvtepi8_epi16(__m256i a) {
     int16_t r[32];
@@ -133,6 +138,60 @@ inline __m256i _mm512_cvtps_ph(__m512 a, int) {
     return loaded<__m256i>(r);
 }
 #undef EACH
+
+// --- AMX: eight tiles for each thread ---------------------------------------------------------------------------------
+
+struct EmulatedTile {
+    int rows, row_bytes;
+    uint8_t bytes[16][64];
+};
+inline EmulatedTile* emulated_tiles() {
+    static thread_local EmulatedTile tiles[8];
+    return tiles;
+}
+inline void _tile_loadconfig(const void* config) {
+    const uint8_t* c = (const uint8_t*)config;
+    for (int t = 0; t < 8; t++) {
+        EmulatedTile& tile = emulated_tiles()[t];
+        tile = EmulatedTile{};
+        tile.rows = c[48 + t], tile.row_bytes = loaded<uint16_t>(c + 16 + 2 * t);
+    }
+}
+inline void _tile_release() {}
+inline void _tile_zero(int t) { std::memset(emulated_tiles()[t].bytes, 0, sizeof(EmulatedTile::bytes)); }
+inline void _tile_loadd(int t, const void* from, int64_t stride) {
+    EmulatedTile& tile = emulated_tiles()[t];
+    for (int r = 0; r < tile.rows; r++) std::memcpy(tile.bytes[r], (const uint8_t*)from + r * stride, tile.row_bytes);
+}
+inline void _tile_stored(int t, void* to, int64_t stride) {
+    const EmulatedTile& tile = emulated_tiles()[t];
+    for (int r = 0; r < tile.rows; r++) std::memcpy((uint8_t*)to + r * stride, tile.bytes[r], tile.row_bytes);
+}
+// f(sum, bytes of a, bytes of b) for each sum of 4 bytes and each group of 4 bytes of a's row.
+template <class T, class F>
+void emulated_products(int sums, int a, int b, F f) {
+    EmulatedTile *c = emulated_tiles() + sums, *x = emulated_tiles() + a, *w = emulated_tiles() + b;
+    for (int r = 0; r < c->rows; r++)
+        for (int group = 0; group < x->row_bytes / 4; group++)
+            for (int column = 0; column < c->row_bytes / 4; column++) {
+                T sum = loaded<T>(c->bytes[r] + 4 * column);
+                f(sum, x->bytes[r] + 4 * group, w->bytes[group] + 4 * column);
+                std::memcpy(c->bytes[r] + 4 * column, &sum, 4);
+            }
+}
+inline void _tile_dpbusd(int sums, int a, int b) {
+    emulated_products<int32_t>(sums, a, b, [](int32_t& sum, const uint8_t* x, const uint8_t* w) {
+        for (int i = 0; i < 4; i++) sum += int32_t(x[i]) * int8_t(w[i]);
+    });
+}
+inline void _tile_dpbf16ps(int sums, int a, int b) {
+    emulated_products<float>(sums, a, b, [](float& sum, const uint8_t* x, const uint8_t* w) {
+        for (int i = 0; i < 2; i++) {
+            const uint32_t left = uint32_t(loaded<uint16_t>(x + 2 * i)) << 16, right = uint32_t(loaded<uint16_t>(w + 2 * i)) << 16;
+            sum = std::fma(loaded<float>(&left), loaded<float>(&right), sum);
+        }
+    });
+}
 
 inline void _mm_pause() {}
 
