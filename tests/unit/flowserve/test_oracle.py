@@ -114,8 +114,9 @@ def test_after_preemption(architecture: str, backend: str, fixed: dict[str, tupl
     folder, oracle = fixed[architecture]
     options = {"num_kv_blocks": 20, "block_size": 8, "max_model_len": 160, "max_num_batched_tokens": 48}
     engine = RecordedEngine(folder, **options, **BACKENDS[backend])
-    for length in (70, 30, 41, 5):
-        engine.add(str(length), prompt_of(length), 40)
+    for index, length in enumerate((70, 30, 41, 5) * 3):
+        engine.add(str(index), prompt_of(length, seed=index), 40)
     engine.run()
-    assert engine.engine.stats().num_preemptions > 0
+    if architecture != "mistral":  # whose small window bounds what a sequence holds: nobody has to give way
+        assert engine.engine.stats().num_preemptions > 0
     engine.check(oracle)
