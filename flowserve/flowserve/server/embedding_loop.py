@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from ..embedding_model import BATCH_TOKENS, EmbeddingModel
 from ..errors import FlowServeError
 from .api_error import ApiError, RequestFields, as_api_error
 from .metrics import Metrics
+from .model_thread import ModelThread
 
 Vectors = list[list[float]]
 
@@ -45,29 +44,24 @@ class EmbeddingLoop:
         self._num_texts = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open: set[asyncio.Future[tuple[Vectors, int]]] = set()
-        self._ending: str | None = None
-        self._thread = threading.Thread(target=self._run, name="flowserve-encoder", daemon=True)
+        self._thread = ModelThread("encoder", self._run, self.end_all)
 
     # --- on the event loop -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._event_loop = asyncio.get_running_loop()
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and self._ending is None
+        return self._thread.is_alive
 
     async def embed(self, texts: Sequence[str | Sequence[int]], truncate: bool) -> tuple[Vectors, int]:
         """A vector for each text, and the tokens of all. Raises ApiError."""
-        if self._ending is not None:
-            raise ApiError(503, self._ending)
-        if not self._thread.is_alive():
-            raise ApiError(500, "the encoder has ended")
+        self._thread.check()
         if self._num_texts + len(texts) > self._max_texts:
             text = f"{self._num_texts} texts wait, of {self._max_texts} that this server takes; try again later"
             raise ApiError(503, text, code="queue_full", headers={"retry-after": "1"})
-        job = _Job(texts, truncate, self._event_loop.create_future(), time.monotonic(), [])
+        job = _Job(texts, truncate, asyncio.get_running_loop().create_future(), time.monotonic(), [])
         self._num_texts += len(texts)
         self._open.add(job.answer)
         self._jobs.put(job)
@@ -81,7 +75,7 @@ class EmbeddingLoop:
 
     def end_all(self, reason: str) -> None:
         """Answer every request with an error now, and every later one."""
-        self._ending = reason
+        self._thread.end(reason)
         for answer in list(self._open):
             if not answer.done():
                 answer.set_exception(ApiError(503, reason))
@@ -90,19 +84,11 @@ class EmbeddingLoop:
         """Waits for the thread: what it computes now at most."""
         self.end_all("the server is shutting down")
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._thread.join()
 
     # --- on the thread ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._serve()
-        except BaseException:
-            traceback.print_exc()
-            with suppress(RuntimeError):
-                self._event_loop.call_soon_threadsafe(self.end_all, "the encoder has ended")
-
-    def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             jobs, ends = self._gather(job)
             if jobs:
@@ -163,5 +149,4 @@ class EmbeddingLoop:
             else:
                 job.answer.set_result(outcome)
 
-        with suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
-            self._event_loop.call_soon_threadsafe(settle)
+        self._thread.tell(settle)

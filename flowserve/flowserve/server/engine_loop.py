@@ -24,6 +24,7 @@ from ..structured import GrammarMatcher
 from .api_error import ApiError, RequestFields, as_api_error, invalid
 from .generation import Generation, SequenceRequest
 from .metrics import Metrics
+from .model_thread import ModelThread
 
 T = TypeVar("T")
 Grammars = Sequence[Future[GrammarMatcher] | None]
@@ -60,13 +61,12 @@ class EngineLoop:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._news: list[Callable[[], None]] = []
         self._news_lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="flowserve-engine", daemon=True)
+        self._thread = ModelThread("engine", self._run, self.end_all)
         self._known: dict[str, int] = {}
         """Prompts in the engine, as its thread knows them: how many completions of each go on."""
         self._compiling: dict[str, Grammars] = {}
         """Grammars of a request that is not in the engine yet, by its first sequence: one or none for each prompt."""
         self._calls: set[asyncio.Future[Any]] = set()
-        self._ending: str | None = None
         self.stats: EngineStats = engine.stats()
         """At most `LOOK_S` old; right whenever a sequence has ended or nothing runs."""
         self._looked_s = 0.0
@@ -74,12 +74,11 @@ class EngineLoop:
     # --- on the event loop -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._event_loop = asyncio.get_running_loop()
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and self._ending is None
+        return self._thread.is_alive
 
     @property
     def is_ready(self) -> bool:
@@ -104,9 +103,8 @@ class EngineLoop:
         return generation
 
     async def call(self, work: Callable[[Engine], T]) -> T:
-        """What `work` returns or raises, on the engine's thread, between two steps. Raises ApiError 503 at the end."""
-        if not self.is_alive:
-            raise ApiError(503, self._ending or "the engine has ended")
+        """What `work` returns or raises, on the engine's thread, between two steps. Raises ApiError at the end."""
+        self._thread.check()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.add(done)
         self._commands.put(lambda: self._call(work, done))
@@ -117,7 +115,7 @@ class EngineLoop:
 
     def end_all(self, reason: str) -> None:
         """Answer every request and call with an error now, and every later one."""
-        self._ending = reason
+        self._thread.end(reason)
         for done in self._calls:
             if not done.done():
                 done.set_exception(ApiError(503, reason))
@@ -128,17 +126,14 @@ class EngineLoop:
         """Ends what still runs and waits for the thread, one step at most."""
         self.end_all("the server is shutting down")
         self._commands.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._thread.join()
 
     def _check_room(self, num_completions: int, param: str) -> None:
         limit = self._limits.max_completions
         if num_completions > limit:
             text = f"{num_completions} completions are more than the {limit} that this server takes at a time"
             raise invalid(text, param)
-        if self._ending is not None:
-            raise ApiError(503, self._ending)
-        if not self._thread.is_alive():
-            raise ApiError(500, "the engine has ended")
+        self._thread.check()
         if self.num_unfinished + num_completions > limit:
             raise ApiError(
                 503,
@@ -195,9 +190,6 @@ class EngineLoop:
             while self._take_commands():
                 if self._engine.has_work:
                     self._step()
-        except BaseException:
-            traceback.print_exc()
-            self._tell(lambda: self.end_all("the engine has ended"))
         finally:
             self._engine.close()
 
@@ -317,8 +309,7 @@ class EngineLoop:
             self._news.append(tell)
             if len(self._news) > 1:
                 return  # the event loop is on its way
-        with suppress(RuntimeError):  # the event loop is closed: nobody is left to tell
-            self._event_loop.call_soon_threadsafe(self._deliver)
+        self._thread.tell(self._deliver)
 
     def _fail(self, sequence_ids: list[str], text: str) -> None:
         """On the event loop."""

@@ -186,8 +186,8 @@ def test_an_encoder_that_crashes_says_so(folder: Path, model: EmbeddingModel, mo
         for _ in range(2):
             with pytest.raises(ApiError, match="has ended"):
                 await asyncio.wait_for(encoder.embed(["one"], False), 20)
-        encoder._thread.join()
-        encoder._ending = None  # the thread has ended, and nobody has been told yet
+        await encoder._thread.join()
+        encoder._thread._ending = None  # the thread has ended, and nobody has been told yet
         with pytest.raises(ApiError, match="has ended"):
             await asyncio.wait_for(encoder.embed(["one"], False), 20)
 

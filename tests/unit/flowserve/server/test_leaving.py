@@ -187,6 +187,28 @@ def test_a_step_that_fails_ends_its_requests_and_the_next_go_on(
     asyncio.run(run())
 
 
+def test_an_engine_whose_thread_ends_answers_everybody_with_that(
+    api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        running = api()
+        engine: Any = running.engine._engine
+
+        def crash() -> Any:
+            raise SystemExit("a crash")
+
+        monkeypatch.setattr(engine, "step", crash)
+        async with started(running):
+            for _ in range(2):
+                client = AsgiClient(running.asgi, PATH, SHORT)
+                await asyncio.wait_for(client.task, 20)
+                assert client.status == 503 and b"the engine has ended" in client.body
+            assert not running.engine.is_ready
+
+    asyncio.run(run())
+    assert "SystemExit: a crash" in capsys.readouterr().err
+
+
 def test_many_at_once_get_their_own_answers(api: Callable[..., GenerationApi], generate: Callable[..., str]) -> None:
     prompts = ["Hello", "What is", "Grüße", "def square", "0123", "{"]
     expected = {prompt: generate(prompt, max_tokens=20) for prompt in prompts}
