@@ -72,7 +72,7 @@ class EmbeddingModel:
         with one_thread(), torch.inference_mode():
             self._model: EncoderModel | DecoderStates
             if isinstance(config, EncoderConfig):
-                self._model = EncoderModel(encoder_plan(checkpoint, config), self._device, computed)
+                self._model = EncoderModel(encoder_plan(checkpoint, config), self._device.operators, computed)
             else:
                 plan = plan_builder(config.architecture)(checkpoint, config)
                 self._model = DecoderStates(plan, self._device, computed, self.max_length)
@@ -100,7 +100,7 @@ class EmbeddingModel:
             for batch in batches_by_length([len(prompt) for prompt in prompts]):
                 lengths = [len(prompts[index]) for index in batch]
                 rows = [[*prompts[index], *[0] * (max(lengths) - len(prompts[index]))] for index in batch]
-                hidden = self._model.forward(torch.tensor(rows, device=self._device.torch_device), lengths)
+                hidden = self._model.forward(torch.tensor(rows, device=self._device.operators.torch_device), lengths)
                 for index, vector in zip(batch, pool(hidden, lengths, self._pooling).tolist(), strict=True):
                     vectors[index] = vector
         return vectors

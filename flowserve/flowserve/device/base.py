@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in twenty methods.
+"""The device adapter: all that differs between devices, in ten methods, and eight operators for models in torch.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
@@ -82,12 +82,41 @@ class Runner(Protocol):
         """Give back threads and memory. No step may follow."""
 
 
+class Operators(Protocol):
+    """What models in torch compute with on a device. Shapes: T packed tokens, H query heads, D head size."""
+
+    torch_device: torch.device
+
+    def prepare_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """A loaded matrix [out, in] as the device multiplies it best (packing, layout casts)."""
+
+    def to_device(self, values: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Host integers as a 1-d tensor on the device."""
+
+    def allocate_kv(self, layout: KVLayout) -> torch.Tensor:
+        """Zeroed KV storage of all layers, in the shape the attention back end wants."""
+
+    def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
+        """The back end of the attention contract on this device, for a cache of this layout."""
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm over the last axis, computed in float32."""
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of x [T, H, D] with cos, sin [T, 1, R], halves convention; dimensions from R on stay."""
+
+    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up of x = [gate, up] over the last axis."""
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [T, in] times a prepared weight, plus bias."""
+
+
 class DeviceAdapter(Protocol):
-    """Shapes: T packed tokens, H query heads, D head size, d hidden size, V vocabulary."""
+    """A device as the engine has it. operators: of models that run in torch."""
 
     name: str
-    torch_device: torch.device
-    distributed_backend: str
+    operators: Operators
     default_block_size: int
 
     def start(self, loaded: LoadedModel, config: EngineConfig) -> None:
@@ -129,33 +158,3 @@ class DeviceAdapter(Protocol):
 
     def trim_memory(self) -> None:
         """Give memory that this process has freed back to the system."""
-
-    def free_memory_bytes(self) -> int:
-        """Memory that tensors could take now."""
-
-    def synchronize(self) -> None:
-        """Wait until everything queued on the device is done."""
-
-    def prepare_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """A loaded matrix [out, in] as the device multiplies it best (packing, layout casts)."""
-
-    def to_device(self, values: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Host integers as a 1-d tensor on the device."""
-
-    def allocate_kv(self, layout: KVLayout) -> torch.Tensor:
-        """Zeroed KV storage of all layers, in the shape the attention back end wants."""
-
-    def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
-        """The back end of the attention contract on this device, for a cache of this layout."""
-
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root-mean-square norm over the last axis, computed in float32."""
-
-    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Rotary embedding of x [T, H, D] with cos, sin [T, 1, R], halves convention; dimensions from R on stay."""
-
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
-        """silu(gate) * up of x = [gate, up] over the last axis."""
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [T, in] times a prepared weight, plus bias."""

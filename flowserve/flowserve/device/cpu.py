@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 import os
-from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
-from ..attention.base import AttentionBackend, KVLayout
+from ..attention.base import KVLayout
 from ..attention.cache_rows import Int8Rows
-from ..attention.torch_paged import TorchPagedAttention
 from ..config import EngineConfig
 from ..errors import InvalidConfigError, KernelsUnavailableError
 from ..models.config import ModelConfig
 from ..models.decoder import DecoderModel
 from ..models.plan import DecoderPlan
-from .base import Runner, StorageLayout
+from .base import Operators, Runner, StorageLayout
 from .cpu_kernels.runner import PackedLayout, PackedRunner, PackedWeights
 from .cpu_torch.linears import LinearFactory
+from .cpu_torch.operators import CpuOperators
 
 if TYPE_CHECKING:
     from ..models.loader import LoadedModel
@@ -45,11 +41,10 @@ class CpuDevice:
     """See DeviceAdapter. Building it runs no tensor operation, so it may be built before a fork."""
 
     name = "cpu"
-    distributed_backend = "gloo"
     default_block_size = 32
 
     def __init__(self) -> None:
-        self.torch_device = torch.device("cpu")
+        self.operators: Operators = CpuOperators()
 
     def start(self, loaded: LoadedModel, config: EngineConfig) -> None:
         packed = isinstance(loaded.weights, PackedWeights)  # then torch only samples
@@ -75,9 +70,9 @@ class CpuDevice:
                     raise
                 _logger.warning("computing in torch, several times slower: %s", error)
         if dtype is not torch.float32 and config.quantization is None:
-            return DecoderModel(plan, self, dtype)
+            return DecoderModel(plan, self.operators, dtype)
         threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
-        return DecoderModel(plan, self, dtype, LinearFactory(plan, config.quantization, dtype, threads))
+        return DecoderModel(plan, self.operators, dtype, LinearFactory(plan, config.quantization, dtype, threads))
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):
@@ -114,52 +109,6 @@ class CpuDevice:
     def trim_memory(self) -> None:
         with suppress(OSError, AttributeError):  # a C library without it has no such habit
             ctypes.CDLL(None).malloc_trim(0)
-
-    def free_memory_bytes(self) -> int:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-    def synchronize(self) -> None:
-        pass
-
-    def prepare_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight
-
-    def to_device(self, values: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype)
-
-    def allocate_kv(self, layout: KVLayout) -> torch.Tensor:
-        # An anonymous mapping reads as zeros and takes memory only where it is written, unlike torch.zeros.
-        pages = mmap.mmap(-1, layout.size_bytes)
-        return torch.frombuffer(pages, dtype=layout.dtype).view(layout.shape)
-
-    def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
-        return TorchPagedAttention(Int8Rows(head_dim) if layout.dtype is torch.int8 else None)
-
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        # For small models the number of operations is the cost: in place, and no casts where there is nothing to cast.
-        wide = x if x.dtype is torch.float32 else x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = torch.addcmul(_scalar(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return (wide * scale).to(x.dtype).mul_(weight)
-
-    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        if cos.shape[-1] < x.shape[-1]:
-            turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-            return torch.cat((self.rotate(turning, cos, sin), rest), dim=-1)
-        first, second = x.chunk(2, dim=-1)
-        return (x * cos).addcmul_(torch.cat((-second, first), dim=-1), sin)
-
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, weight, bias)
-
-
-@cache
-def _scalar(value: float) -> torch.Tensor:
-    return torch.tensor(value)
 
 
 def _num_threads(model: ModelConfig, config: EngineConfig, parallel_from: int) -> int:

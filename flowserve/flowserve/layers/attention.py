@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..attention.base import AttentionBackend
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 from ..rtc.storage import KVStorage
 from .norm import RMSNorm
 
@@ -40,7 +40,7 @@ class SelfAttention:
     qkv: Callable[[torch.Tensor], torch.Tensor]
     output: Callable[[torch.Tensor], torch.Tensor]
     qk_norm: RMSNorm | None
-    device: DeviceAdapter
+    operators: Operators
 
     def __call__(self, x: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """[T, d] -> [T, d]."""
@@ -49,7 +49,7 @@ class SelfAttention:
         query_key, value = heads[:, :num_rotated], heads[:, num_rotated:]
         if self.qk_norm is not None:
             query_key = self.qk_norm(query_key)
-        query_key = self.device.rotate(query_key, context.cos, context.sin)
+        query_key = self.operators.rotate(query_key, context.cos, context.sin)
         attended = context.attention.attend(
             query_key[:, : self.num_heads],
             query_key[:, self.num_heads :],

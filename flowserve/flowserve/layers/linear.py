@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Linear:
 
     weight: torch.Tensor
     bias: torch.Tensor | None
-    device: DeviceAdapter
+    operators: Operators
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.device.linear(x, self.weight, self.bias)
+        return self.operators.linear(x, self.weight, self.bias)

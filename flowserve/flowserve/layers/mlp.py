@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 
 
 @dataclass(frozen=True, slots=True)
 class GatedMLP:
     gate_up: Callable[[torch.Tensor], torch.Tensor]
     down: Callable[[torch.Tensor], torch.Tensor]
-    device: DeviceAdapter
+    operators: Operators
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.device.silu_and_mul(self.gate_up(x)))
+        return self.down(self.operators.silu_and_mul(self.gate_up(x)))

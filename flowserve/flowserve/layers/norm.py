@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm:
     weight: torch.Tensor
     eps: float
-    device: DeviceAdapter
+    operators: Operators
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.device.rms_norm(x, self.weight, self.eps)
+        return self.operators.rms_norm(x, self.weight, self.eps)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 from ..layers.attention import ForwardContext, SelfAttention
 from ..layers.linear import Linear
 from ..layers.mlp import GatedMLP
@@ -33,11 +33,11 @@ class DecoderLayer:
             qkv=load.linear(plan.qkv, plan.qkv_bias),
             output=load.linear(plan.output, plan.output_bias),
             qk_norm=load.joined_norm(plan.query_norm, plan.key_norm),
-            device=load.device,
+            operators=load.operators,
         )
         self.mlp_norm = load.norm(plan.mlp_norm)
         self.mlp = GatedMLP(
-            load.linear(plan.gate_up, plan.gate_up_bias), load.linear(plan.down, plan.down_bias), load.device
+            load.linear(plan.gate_up, plan.gate_up_bias), load.linear(plan.down, plan.down_bias), load.operators
         )
 
     def __call__(self, hidden: torch.Tensor, context: ForwardContext) -> torch.Tensor:
@@ -54,9 +54,9 @@ class DecoderModel:
     """
 
     def __init__(
-        self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, make_linear: MakeLinear | None = None
+        self, plan: DecoderPlan, operators: Operators, dtype: torch.dtype, make_linear: MakeLinear | None = None
     ) -> None:
-        load = TensorLoader(plan, device, dtype, make_linear)
+        load = TensorLoader(plan, operators, dtype, make_linear)
         # The largest matrix first: what packing it takes beside it is taken while little else is there.
         self.output = load.linear(plan.head or plan.embedding, None)
         self._embedding, self._dtype = load.table(plan.embedding), dtype
@@ -79,30 +79,30 @@ class TensorLoader:
     """Parameters of a plan as layers hold them: in the engine's dtype, prepared for the device."""
 
     def __init__(
-        self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, make_linear: MakeLinear | None
+        self, plan: DecoderPlan, operators: Operators, dtype: torch.dtype, make_linear: MakeLinear | None
     ) -> None:
         self.config = plan.config
-        self.device = device
+        self.operators = operators
         self._dtype = dtype
         self._make_linear = make_linear
 
     def tensor(self, parameter: Parameter) -> torch.Tensor:
-        return parameter.load_finite(self._dtype).to(self.device.torch_device)
+        return parameter.load_finite(self._dtype).to(self.operators.torch_device)
 
     def table(self, parameter: Parameter) -> torch.Tensor:
         """A matrix of which a step reads few rows: as in the checkpoint, where possible a view of its file."""
         for _ in parameter.finite_pieces(parameter.stored_dtype):
             pass
-        return parameter.load(parameter.stored_dtype).to(self.device.torch_device)
+        return parameter.load(parameter.stored_dtype).to(self.operators.torch_device)
 
     def linear(self, weight: Parameter, bias: Parameter | None) -> Callable[[torch.Tensor], torch.Tensor]:
         loaded_bias = None if bias is None else self.tensor(bias)
         if self._make_linear is not None:
             return self._make_linear(weight, loaded_bias)
-        return Linear(self.device.prepare_weight(self.tensor(weight)), loaded_bias, self.device)
+        return Linear(self.operators.prepare_weight(self.tensor(weight)), loaded_bias, self.operators)
 
     def norm(self, weight: Parameter) -> RMSNorm:
-        return RMSNorm(self.tensor(weight), self.config.rms_norm_eps, self.device)
+        return RMSNorm(self.tensor(weight), self.config.rms_norm_eps, self.operators)
 
     def joined_norm(self, query: Parameter | None, key: Parameter | None) -> RMSNorm | None:
         """The norms of queries and keys as one over all their heads, weight [H + K, D]."""
@@ -110,4 +110,4 @@ class TensorLoader:
             return None
         query_weights = self.tensor(query).expand(self.config.num_heads, -1)
         key_weights = self.tensor(key).expand(self.config.num_kv_heads, -1)
-        return RMSNorm(torch.cat((query_weights, key_weights)), self.config.rms_norm_eps, self.device)
+        return RMSNorm(torch.cat((query_weights, key_weights)), self.config.rms_norm_eps, self.operators)

@@ -20,11 +20,13 @@ class DecoderStates:
 
     def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, max_length: int) -> None:
         self._config = plan.config
-        self._device, self._dtype = device, dtype
-        self._model = DecoderModel(plan, device, dtype)
+        self._operators, self._dtype = device.operators, dtype
+        self._block_size = device.default_block_size
+        self._model = DecoderModel(plan, device.operators, dtype)
         table = RotaryTable(plan.config.rope, max_length)
         self._cos, self._sin = (
-            torch.cat((half, half), dim=-1)[:, None].to(device.torch_device, dtype) for half in (table.cos, table.sin)
+            torch.cat((half, half), dim=-1)[:, None].to(device.operators.torch_device, dtype)
+            for half in (table.cos, table.sin)
         )
 
     def forward(self, token_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -32,15 +34,15 @@ class DecoderStates:
         inside = torch.arange(token_ids.shape[1]) < torch.tensor(list(lengths))[:, None]
         tables, slots, size = self._blocks(lengths)
         layout = KVLayout(1, sum(map(len, tables)), size, self._config.num_kv_heads, self._config.head_dim, self._dtype)
-        attention = self._device.attention_backend(layout, self._config.head_dim)
+        attention = self._operators.attention_backend(layout, self._config.head_dim)
         plan = AttentionLengths(lengths, lengths, tables, slots, size)
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(self._device.torch_device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(self._operators.torch_device)
         context = ForwardContext(
             self._cos[positions],
             self._sin[positions],
             attention,
             {window: attention.plan(plan, window) for window in set(self._config.windows)},
-            _OneLayer(layout, self._device),
+            _OneLayer(layout, self._operators),
         )
         packed = self._model.forward(token_ids[inside.to(token_ids.device)], context)
         hidden = packed.new_zeros(*token_ids.shape, packed.shape[-1])
@@ -49,7 +51,7 @@ class DecoderStates:
 
     def _blocks(self, lengths: Sequence[int]) -> tuple[list[range], list[int], int]:
         """Blocks of each text, all neighbours; the slots of all tokens; the block size."""
-        size, free = self._device.default_block_size, 0
+        size, free = self._block_size, 0
         tables: list[range] = []
         slots: list[int] = []
         for length in lengths:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 from ..layers.linear import Linear
 from .bert import Affine, EncoderLayerPlan, EncoderPlan
 from .parameter import Parameter
@@ -29,8 +29,8 @@ class EncoderModel:
     Raises CheckpointError for a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, plan: EncoderPlan, device: DeviceAdapter, dtype: torch.dtype) -> None:
-        load = _Loader(device, dtype, plan.config.layer_norm_eps)
+    def __init__(self, plan: EncoderPlan, operators: Operators, dtype: torch.dtype) -> None:
+        load = _Loader(operators, dtype, plan.config.layer_norm_eps)
         self.config = plan.config
         self._words = load.tensor(plan.words)
         # Every token here is of the first type, so types and positions are one table.
@@ -80,14 +80,16 @@ class _EncoderLayer:
 class _Loader:
     """Parameters as layers hold them."""
 
-    def __init__(self, device: DeviceAdapter, dtype: torch.dtype, eps: float) -> None:
-        self._device, self._dtype, self._eps = device, dtype, eps
+    def __init__(self, operators: Operators, dtype: torch.dtype, eps: float) -> None:
+        self._operators, self._dtype, self._eps = operators, dtype, eps
 
     def tensor(self, parameter: Parameter) -> torch.Tensor:
-        return parameter.load_finite(self._dtype).to(self._device.torch_device)
+        return parameter.load_finite(self._dtype).to(self._operators.torch_device)
 
     def linear(self, affine: Affine) -> Linear:
-        return Linear(self._device.prepare_weight(self.tensor(affine.weight)), self.tensor(affine.bias), self._device)
+        return Linear(
+            self._operators.prepare_weight(self.tensor(affine.weight)), self.tensor(affine.bias), self._operators
+        )
 
     def norm(self, affine: Affine) -> Callable[[torch.Tensor], torch.Tensor]:
         weight, bias = self.tensor(affine.weight), self.tensor(affine.bias)

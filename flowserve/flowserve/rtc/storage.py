@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from ..attention.base import KVLayout
-from ..device.base import DeviceAdapter
+from ..device.base import Operators
 
 
 class KVStorage:
     """Keys and values of all layers; block b of any layer belongs to block b of the master's tables."""
 
-    def __init__(self, layout: KVLayout, device: DeviceAdapter) -> None:
+    def __init__(self, layout: KVLayout, operators: Operators) -> None:
         self.layout = layout
-        self._tensor = device.allocate_kv(layout)
+        self._tensor = operators.allocate_kv(layout)
         self._layers = list(self._tensor.unbind(0))
         # Blocks are moved beside running steps; numpy copies on the one thread that asks, torch would start others.
         self._bytes = self._tensor.view(torch.uint8).numpy()

@@ -23,19 +23,19 @@ class ModelRunner:
 
     def __init__(self, loaded: LoadedModel, layout: KVLayout, max_model_len: int) -> None:
         self._model: DecoderModel = loaded.weights
-        self._device = loaded.device
-        self.storage = KVStorage(layout, loaded.device)
-        self._attention = loaded.device.attention_backend(layout, loaded.config.head_dim)
+        operators = self._operators = loaded.device.operators
+        self.storage = KVStorage(layout, operators)
+        self._attention = operators.attention_backend(layout, loaded.config.head_dim)
         self._windows = set(loaded.config.windows)
         table = RotaryTable(loaded.config.rope, max_model_len)
         self._cos, self._sin = (
-            torch.cat((half, half), dim=-1)[:, None].to(loaded.device.torch_device, loaded.dtype)
+            torch.cat((half, half), dim=-1)[:, None].to(operators.torch_device, loaded.dtype)
             for half in (table.cos, table.sin)
         )
 
     def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
         inputs = build_inputs(batch, tokens, self.storage.layout.block_size)
-        positions = self._device.to_device(inputs.positions, torch.int64)
+        positions = self._operators.to_device(inputs.positions, torch.int64)
         context = ForwardContext(
             self._cos[positions],
             self._sin[positions],
@@ -43,8 +43,8 @@ class ModelRunner:
             self._attention_plans(inputs.lengths),
             self.storage,
         )
-        hidden = self._model.forward(self._device.to_device(inputs.token_ids, torch.int64), context)
-        return StepLogits(self._model.logits(hidden[self._device.to_device(inputs.logit_rows, torch.int64)]))
+        hidden = self._model.forward(self._operators.to_device(inputs.token_ids, torch.int64), context)
+        return StepLogits(self._model.logits(hidden[self._operators.to_device(inputs.logit_rows, torch.int64)]))
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ import torch
 
 from flowserve.attention.base import AttentionLengths, KVLayout
 from flowserve.attention.torch_paged import TorchPagedAttention
-from flowserve.device.cpu import CpuDevice
+from flowserve.device.cpu_torch.operators import CpuOperators
 
 BLOCK_SIZE, HEAD_DIM = 4, 16
 
@@ -47,7 +47,7 @@ def test_equals_attention_by_hand(name: str, num_heads: int, num_kv_heads: int, 
     torch.manual_seed(1)
     sequences = BATCHES[name]
     layout = KVLayout(1, 64, BLOCK_SIZE, num_kv_heads, HEAD_DIM, torch.float32)
-    kv = CpuDevice().allocate_kv(layout)[0]
+    kv = CpuOperators().allocate_kv(layout)[0]
     blocks = list(range(64))
     if scattered:
         random.Random(3).shuffle(blocks)
@@ -97,7 +97,7 @@ def test_kv_storage_takes_memory_only_where_written() -> None:
     layout = KVLayout(2, 4096, 32, 8, 64, torch.float32)
     assert layout.size_bytes == 2 * 2 * 8 * 4096 * 32 * 64 * 4
     before = _resident_bytes()
-    storage = CpuDevice().allocate_kv(layout)
+    storage = CpuOperators().allocate_kv(layout)
     assert storage.shape == layout.shape and storage.numel() * 4 == layout.size_bytes
     assert float(storage[1, 1, 7, 4095, 31, 63]) == 0.0
     assert _resident_bytes() - before < layout.size_bytes // 8

@@ -87,7 +87,8 @@ def test_after_preemption(caching: bool, architecture: str, models: Models, engi
         enable_prefix_caching=caching,
     )  # fmt: skip
     assert_greedy(tight, folder)
-    assert tight.stats().num_preemptions > 0
+    is_windowed = architecture == "mistral"  # in every layer: what lies behind is given back (see test_windows)
+    assert (tight.stats().num_preemptions == 0) == is_windowed
 
 
 def test_arriving_while_others_decode(models: Models, engine: Callable[..., Any]) -> None:

@@ -67,6 +67,16 @@ def test_more_sequences_fit_than_their_lengths_say(engine: Callable[..., Any], m
     assert tight.stats().num_preemptions == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"overlap": True}, {"host_cache_bytes": 2**17}])
+def test_after_preemption(engine: Callable[..., Any], models: Callable[..., Path], options: dict[str, Any]) -> None:
+    prompts = [prompt[:60] for prompt in PROMPTS]
+    expected = run(engine(models("mistral"), block_size=BLOCK), prompts)[0]
+    shape = {"num_kv_blocks": 25, "max_model_len": 100, "max_num_batched_tokens": 16}
+    tight = engine(models("mistral"), block_size=BLOCK, **shape, **options)
+    assert run(tight, prompts)[0] == expected
+    assert tight.stats().num_preemptions > 0
+
+
 def test_forks_share_what_is_within_the_window(engine: Callable[..., Any], models: Callable[..., Path]) -> None:
     each = engine(models("mistral"), block_size=BLOCK, max_num_batched_tokens=16)
     params = SamplingParams(temperature=0.01, n=3, seed=1, max_tokens=12, ignore_eos=True)
