@@ -14,6 +14,7 @@ from flowserve.scheduling import Scheduler, SchedulerConfig
 from tests.unit.flowserve.pretended import Run
 from tests.unit.flowserve.running import run_to_end
 
+INT8 = {"quantization": "int8", "kv_cache_dtype": "int8"}
 WINDOW, BLOCK = 21, 4  # of the tiny Mistral; and far smaller than its prompts
 PROMPTS = [[3 + (7 * i + j) % 150 for j in range(70 + 9 * i)] for i in range(4)]
 
@@ -39,7 +40,7 @@ def run(engine: Any, prompts: list[list[int]], max_tokens: int = 40) -> tuple[li
 
 @pytest.mark.parametrize("backend", ["extension", "torch"])
 @pytest.mark.parametrize(
-    "options", [{}, {"enable_prefix_caching": False}, {"overlap": True}, {"speculative_tokens": 3}]
+    "options", [{}, {"enable_prefix_caching": False}, {"overlap": True}, {"speculative_tokens": 3}, INT8]
 )
 def test_the_pool_holds_windows_and_the_tokens_are_the_same(
     engine: Callable[..., Any], models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, backend: str, options: Any
