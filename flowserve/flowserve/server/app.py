@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import FlowServeError
+from ..answer import AnswerFormat
+from ..errors import FlowServeError, InvalidConfigError
 from .api_error import ApiError, as_api_error
 from .metrics import Metrics
 
@@ -27,7 +29,9 @@ OPEN_PATHS = ("/health", "/version", "/metrics")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """names: what clients may call the model; none = the folder's name.  api_key: None = everybody may ask.
+    """Raises InvalidConfigError naming the field.
+
+    names: what clients may call the model; none = the folder's name.  api_key: None = everybody may ask.
 
     max_queue: completions that may wait beside those that run; more are refused with 503.
     max_body_bytes: of a request.  max_unsent: characters that a slow reader may leave behind before it is cut off.
@@ -46,6 +50,15 @@ class ServerConfig:
     allow_sleep: bool = False
     call_format: str | None = None
     reasoning: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not all(self.names):
+            raise InvalidConfigError("names must not hold an empty one: clients could not ask for it")
+        # What a header can carry; an empty one would look like a key, and nobody could bring it.
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise InvalidConfigError("api_key must be ASCII letters, digits and signs, without blanks, and not empty")
+        if self.call_format is not None:
+            AnswerFormat(self.call_format)
 
 
 class Api(Protocol):

@@ -32,18 +32,26 @@ _LOG_CONFIG = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
 # Like all that is logged: whoever reads stdout waits for the address, and may read no further.
 _LOG_CONFIG["handlers"]["access"]["stream"] = "ext://sys.stderr"
 
+MAX_GRACE_S = 86_400.0
 _AFTER_GRACE_S = 2
 """For the last words to those whose answers the grace did not suffice for."""
 
 
 @dataclass(frozen=True)
 class Listening:
-    """port: 0 picks a free one.  grace_s: what runs when a signal comes has so long to end by itself."""
+    """port: 0 picks a free one.  grace_s: what runs when a signal comes has so long to end by itself.
+
+    Raises InvalidConfigError.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     grace_s: float = 10.0
     access_log: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.grace_s <= MAX_GRACE_S:
+            raise InvalidConfigError(f"grace_s must be 0 to {MAX_GRACE_S:.0f} seconds, got {self.grace_s}")
 
 
 def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, listening: Listening) -> None:
@@ -77,6 +85,8 @@ def load_api(model: str, engine_config: EngineConfig, server_config: ServerConfi
     names = server_config.names or ((folder.resolve().name if Path(model).expanduser().is_dir() else model),)
     server_config = replace(server_config, names=names)
     if is_embedding_model(folder):
+        if server_config.allow_sleep:
+            raise InvalidConfigError(f"allow_sleep is for models that generate, and {str(folder)!r} embeds")
         return EmbeddingApi(_embedding_model(folder, engine_config), folder, server_config)
     return GenerationApi(Engine.from_folder(folder, engine_config), folder, server_config)
 

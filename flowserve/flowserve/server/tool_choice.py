@@ -16,7 +16,7 @@ from .answer_readers import (
 )
 from .api_error import invalid
 from .chat_messages import functions_of
-from .requests import NamedTool
+from .requests import AllowedTools, NamedTool
 
 
 class ToolChoice:
@@ -25,9 +25,18 @@ class ToolChoice:
     named: the one function that must be called.
     """
 
-    def __init__(self, tools: list[dict[str, Any]], choice: str | NamedTool | None, parallel: bool) -> None:
+    def __init__(
+        self, tools: list[dict[str, Any]], choice: str | NamedTool | AllowedTools | None, parallel: bool
+    ) -> None:
         """Raises ApiError for tools that are none and choices among tools that are not there."""
         functions = functions_of(tools)
+        if isinstance(choice, AllowedTools):
+            names = [tool.function.name for tool in choice.allowed_tools.tools]
+            for name in names:
+                _check_is_there(name, functions)
+            tools = [tool for tool in tools if tool["function"]["name"] in names]
+            functions = functions_of(tools)
+            choice = choice.allowed_tools.mode
         self._choice = choice if choice is not None else "auto" if tools else "none"
         self._max_calls = None if parallel else 1
         self.named = choice.function.name if isinstance(choice, NamedTool) else None
@@ -53,10 +62,15 @@ class ToolChoice:
 
     def _constraint(self, functions: list[dict[str, Any]]) -> StructuredOutputsParams | None:
         if self.named is not None:
-            named = [function for function in functions if function["name"] == self.named]
-            if not named:
-                raise invalid(f"tool_choice names {self.named!r}, which is not among the tools", "tool_choice")
-            return StructuredOutputsParams(json=parameters_schema(named[0]))
+            return StructuredOutputsParams(json=parameters_schema(_check_is_there(self.named, functions)))
         if self._choice == "required":
             return StructuredOutputsParams(json=required_schema(functions, self._max_calls))
         return None
+
+
+def _check_is_there(name: str, functions: list[dict[str, Any]]) -> dict[str, Any]:
+    """The function of this name. Raises ApiError."""
+    found = next((function for function in functions if function["name"] == name), None)
+    if found is None:
+        raise invalid(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
+    return found

@@ -163,6 +163,23 @@ def test_response_formats_constrain_the_answer(client: Client) -> None:
     assert body["choices"][0]["message"]["content"]
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_the_allowed_tools_are_shown_and_called(client: Client, answer: Callable[..., str]) -> None:
+    running = client()
+    asked = {"messages": HELLO, "tools": TOOLS, "max_tokens": 80, "seed": 2, "parallel_tool_calls": False}
+    for tool in TOOLS:
+        name = tool["function"]["name"]
+        body = running.post(PATH, json={**asked, "tool_choice": allowed("required", name)}).json()
+        assert [call["function"]["name"] for call in body["choices"][0]["message"]["tool_calls"]] == [name]
+        asked_freely = {**asked, "tool_choice": allowed("auto", name), "temperature": 0, "max_tokens": 8}
+        content = running.post(PATH, json=asked_freely).json()["choices"][0]["message"]["content"]
+        assert content == answer(HELLO, tools=[tool], max_tokens=8)
+
+
 BAD = [
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),
@@ -180,6 +197,9 @@ BAD = [
     ({"tools": TOOLS, "tool_choice": "always"}, "tool_choice"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice.type"),
+    ({"tools": TOOLS, "tool_choice": allowed("auto", "other")}, "tool_choice"),
+    ({"tools": TOOLS, "tool_choice": allowed("always")}, "tool_choice.allowed_tools.mode"),
     ({"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),

@@ -119,6 +119,34 @@ def test_what_a_folder_is_for(decoder: Path, tmp_path: Path) -> None:
         kind(decoder)
 
 
+def test_a_model_that_embeds_does_not_sleep(decoder: Path) -> None:
+    with pytest.raises(InvalidConfigError, match="allow_sleep is for models that generate"):
+        process.load_api(str(decoder), ONE_THREAD, ServerConfig(allow_sleep=True))
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, float("inf"), float("nan"), 1e6])
+def test_a_grace_that_never_ends(grace_s: float) -> None:
+    with pytest.raises(InvalidConfigError, match="grace_s must be 0 to 86400 seconds, got"):
+        process.Listening(grace_s=grace_s)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"names": ("a", "")}, "names must not hold an empty one"),
+        ({"api_key": ""}, "api_key must be ASCII"),
+        ({"api_key": "a b"}, "api_key must be ASCII"),
+        ({"api_key": "clé"}, "api_key must be ASCII"),
+        ({"api_key": "key\n"}, "api_key must be ASCII"),
+        ({"call_format": "x"}, "no tool call format 'x'; there are hermes"),
+    ],
+)
+def test_options_of_the_server_that_cannot_work(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidConfigError, match=words) as refused:
+        ServerConfig(**options)
+    assert "clé" not in str(refused.value), "a key is not for logs"
+
+
 @pytest.mark.parametrize("options", [{"quantization": "int8"}, {"step_log": "steps.jsonl"}, {"speculative_tokens": 2}])
 def test_options_of_an_engine_mean_nothing_to_a_model_that_embeds(decoder: Path, options: dict[str, Any]) -> None:
     [name] = options
