@@ -23,9 +23,9 @@ class Limits:
     int8_gflops: float
 
     def reading_s(self, megabytes: float) -> float:
-        """Of weights, at the rate of the largest size that is not larger: caches serve it no worse."""
+        """Of weights, at the rate of the largest size that is not larger, or of one beyond if that was faster."""
         size = max((size for size in self.read_gbs if size <= megabytes), default=min(self.read_gbs))
-        return megabytes / 1e3 / self.read_gbs[size]
+        return megabytes / 1e3 / max(gbs for each, gbs in self.read_gbs.items() if each >= size)
 
 
 def weight_mb(shape: Shape, precision: str) -> float:

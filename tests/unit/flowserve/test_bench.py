@@ -319,6 +319,8 @@ def test_bounds_of_a_large_and_of_a_cached_model() -> None:
     assert of(small, "sixteen", "sixteen", "fp32") < 16 * of(small, "one", "one", "fp32")
     assert of(tiny, "one", "one", "int8") == pytest.approx(80e9 / tiny.parameters), "14 MB come out of a cache"
     assert of(tiny, "one", "one", "fp32") == pytest.approx(80e9 / (4 * tiny.parameters)), "57 MB are not 64"
+    interrupted = replace(LIMITS, read_gbs=LIMITS.read_gbs | {4: 1.0, 16: 5.0})
+    assert interrupted.reading_s(14.0) == pytest.approx(14e-3 / 40.0), "less is not read more slowly"
     assert bound(small, "fresh", WORKS["one"], "int8", LIMITS) is None
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 NUM_CORES = len(os.sched_getaffinity(0))
 NOISY_CORES = 0.3
 """Of the machine used by others: a figure that was taken so is taken again, NUM_AGAIN times at most."""
-NUM_AGAIN = 2
+NUM_AGAIN = 1
 AGAIN_MOST_S = 5.0
 """What takes longer is not taken again: further rounds say more in the same time."""
 QUIET_WAIT_S = 2.0
