@@ -1,7 +1,8 @@
 """Weights as torch's operators multiply them: one class for each operator, all with the same face.
 
 The operators of 8-bit weights see the same whole numbers and add exactly, so a row's product does not depend on the
-rows beside it. An operator may be missing in a build of torch or compute wrongly on a processor: see `self_test`.
+rows beside it. An operator may be missing in a build of torch, or compute wrongly or otherwise on a processor: see
+`self_test`.
 """
 
 from __future__ import annotations
