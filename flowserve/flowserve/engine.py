@@ -66,11 +66,10 @@ class Engine:
         self._steps = steps_of(self._worker, config, loaded)
         costs = engine_costs(config, setting, loaded.config.num_parameters)
         self._traffic = BlockTraffic(self._cache, runner.storage, config, costs)
-        self._preserving: dict[str, tuple[str, float, bool]] = {}  # what `preserve` was told of running sequences
         self.step_log: StepLog | None = step_log_of(config, setting)
         self.grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
         self._closing = weakref.finalize(
-            self, _close, self._steps, self._traffic, self.step_log, self._worker, self._hold, self.grammars
+            self, _close, self.grammars, self._steps, self._traffic, self.step_log, self._worker, self._hold
         )
         self._intake = Intake(tokenizer, self.grammars, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
@@ -197,7 +196,7 @@ class Engine:
         if sequence_id not in self._streams:
             raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
         check_context(context_id, ttl_s)
-        self._preserving[sequence_id] = (context_id, ttl_s, with_output)
+        self._streams[sequence_id].preserve_as = (context_id, ttl_s, with_output)
 
     def delete_context(self, context_id: str, cache_salt: str | None = None) -> None:
         """Forget a context of a tenant. Raises UnknownContextError."""
@@ -369,9 +368,8 @@ class Engine:
 
     def _forget(self, sequence_id: str) -> None:
         stream = self._streams.pop(sequence_id)
-        if (preserving := self._preserving.pop(sequence_id, None)) is not None:
-            context_id, ttl_s, with_output = preserving
-            sequence = stream.sequence
+        if stream.preserve_as is not None:
+            sequence, (context_id, ttl_s, with_output) = stream.sequence, stream.preserve_as
             tokens = sequence.token_ids[: None if with_output else sequence.num_prompt_tokens]
             self._cache.contexts.preserve(context_id, tokens, ttl_s, self._clock(), sequence.cache_salt)
         self._worker.remove(stream.sequence.arrival)
@@ -382,13 +380,9 @@ class Engine:
 
 
 def _close(
-    steps: StepsInFlight,
-    traffic: BlockTraffic,
-    log: StepLog | None,
-    worker: Worker,
-    hold: DeviceHold,
-    grammars: GrammarCompiler,
-) -> None:
+    grammars: GrammarCompiler, steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None,
+    worker: Worker, hold: DeviceHold,
+) -> None:  # fmt: skip
     grammars.close()
     is_idle = steps.close()
     traffic.close()

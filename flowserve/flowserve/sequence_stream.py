@@ -16,11 +16,21 @@ _log = logging.getLogger(__name__)
 class SequenceStream:
     """What the engine keeps of a sequence beside the scheduler's counts: its text, and what ends it.
 
-    request_id, index: which completion of which prompt its reader takes it for.
+    request_id, index: which completion of which prompt its reader takes it for.  preserve_as: the context that its
+    tokens become when it ends, as `Engine.preserve` was told: id, time to live in seconds, with the output or without.
     For each step that gave tokens: `read` them, let the scheduler count them, take the `output`.
     """
 
-    __slots__ = ("_end_token_ids", "_error", "_is_request_fault", "_text", "index", "request_id", "sequence")
+    __slots__ = (
+        "_end_token_ids",
+        "_error",
+        "_is_request_fault",
+        "_text",
+        "index",
+        "preserve_as",
+        "request_id",
+        "sequence",
+    )
 
     def __init__(
         self,
@@ -33,6 +43,7 @@ class SequenceStream:
         self.sequence = sequence
         self.request_id = request_id
         self.index = index
+        self.preserve_as: tuple[str, float, bool] | None = None
         self._text = text
         self._end_token_ids = end_token_ids
         self._error: str | None = None
