@@ -70,10 +70,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True)
 class RequestFields:
-    """Where in a request its prompt and its grammar stand: `param` of errors about them."""
+    """Where in a request its prompt, its grammar and its limit stand: `param` of errors about them."""
 
     prompt: str = "prompt"
     grammar: str | None = None
+    max_tokens: str = "max_tokens"
 
 
 def as_api_error(error: Exception, fields: RequestFields = RequestFields()) -> ApiError:
@@ -89,7 +90,8 @@ def as_api_error(error: Exception, fields: RequestFields = RequestFields()) -> A
     if isinstance(error, ChatTemplateError):
         return invalid(str(error), "messages")
     if isinstance(error, InvalidSamplingParamsError):  # its text begins with the field
-        return invalid(str(error), str(error).split(maxsplit=1)[0])
+        name = str(error).split(maxsplit=1)[0]
+        return invalid(str(error), fields.max_tokens if name == "max_tokens" else name)
     if isinstance(error, InvalidRequestError):
         return invalid(str(error))
     if isinstance(error, TokenizerError):  # a model without an end token cannot do structured outputs

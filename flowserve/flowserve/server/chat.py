@@ -79,7 +79,8 @@ class Chat:
         self._created = int(time.time())
         self._tools = ToolChoice(request.tools or [], request.tool_choice, request.parallel_tool_calls is not False)
         self._structured, grammar = self._constraint()
-        self.fields = RequestFields("messages", grammar)
+        limit = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        self.fields = RequestFields("messages", grammar, limit)
         self._top_logprobs = _top_logprobs(request)
         self._messages = template_messages(request.messages)
 

@@ -216,6 +216,7 @@ BAD = [
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "none"}}}}, "response_format"),
     ({"structured_outputs": {"regex": "("}}, "structured_outputs"),
     ({"max_tokens": -1}, "max_tokens"),
+    ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens"),
 ]
 
 
