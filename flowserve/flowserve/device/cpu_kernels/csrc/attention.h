@@ -112,13 +112,22 @@ struct AttentionTask {
     int first_position, rows, group, window;  // window 0: all earlier tokens
 };
 
-template <class F>
-inline void row_tiles(int rows, F f) {
-    const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (int t = 0, row = 0; t < tiles; t++) {
-        int count = (rows - row + tiles - t - 1) / (tiles - t);
-        with_rows<TILE_ROWS>(count, [&](auto constant) { f(constant, row); });
-        row += count;
+// R rows of x times panels of floats that lie `panel_size` floats apart; take(panel, r, value).
+template <int R, class Take>
+[[gnu::always_inline]] inline void float_panels(const float* panels, int count, int64_t panel_size, int k, const float* x, int64_t stride,
+                                               Take take) {
+    int p = 0;
+    for (; FLOAT_PAIRS && p + 1 < count; p += 2) {
+        F16 out[2][R];
+        tile_float_pair<R>(panels + p * panel_size, panels + (p + 1) * panel_size, k, x, stride, out);
+        for (int second = 0; second < 2; second++)
+            for (int r = 0; r < R; r++) take(p + second, r, out[second][r]);
+    }
+    for (; p < count; p++) {
+        const float* panel = panels + p * panel_size;
+        F16 out[R];
+        tile_float<R>([panel](int i) { return F16::load(panel + int64_t(i) * LANES); }, k, x, stride, out);
+        for (int r = 0; r < R; r++) take(p, r, out[r]);
     }
 }
 
@@ -127,25 +136,21 @@ inline void score_block(const AttentionTask& t, AttentionRoom& room, const HeadB
     const CacheShape& s = t.shape;
     const int d = s.head_dim;
     const int64_t unit_stride = prepared_words(INT8, d);
-    row_tiles(t.rows, [&](auto constant, int row) {
+    by_tiles(0, t.rows, TILE_ROWS, [&](auto constant, int row) {
         constexpr int R = decltype(constant)::value;
+        float* const scores = room.scores.data() + int64_t(row) * room.span + column;
+        if (!s.int8) {
+            float_panels<R>((const float*)block.keys, s.tokens() / LANES, int64_t(LANES) * d, d, room.query.data() + int64_t(row) * d, d,
+                            [&](int p, int r, F16 v) { v.store(scores + int64_t(r) * room.span + p * LANES); });
+            return;
+        }
         for (int p = 0; p < s.tokens() / LANES; p++) {
-            float* out = room.scores.data() + int64_t(row) * room.span + column + p * LANES;
-            if (s.int8) {
-                I16 sums[R];
-                tile_int8<R, true>((const int8_t*)block.keys + int64_t(p) * LANES * s.key_inputs(),
-                                   s.key_inputs() / UNIT, room.query_units.data() + int64_t(row) * unit_stride,
-                                   unit_stride, sums);
-                F16 scale = F16::load(block.key_scales + p * LANES);
-                for (int r = 0; r < R; r++)
-                    (sums[r].to_float() * (scale * F16::all(room.row_scales[row + r]))).store(out + int64_t(r) * room.span);
-            } else {
-                const float* keys = (const float*)block.keys + int64_t(p) * LANES * d;
-                F16 acc[R];
-                tile_float<R>([keys](int i) { return F16::load(keys + int64_t(i) * LANES); }, d,
-                              room.query.data() + int64_t(row) * d, d, acc);
-                for (int r = 0; r < R; r++) acc[r].store(out + int64_t(r) * room.span);
-            }
+            I16 sums[R];
+            tile_int8<R, true>((const int8_t*)block.keys + int64_t(p) * LANES * s.key_inputs(), s.key_inputs() / UNIT,
+                               room.query_units.data() + int64_t(row) * unit_stride, unit_stride, sums);
+            F16 scale = F16::load(block.key_scales + p * LANES);
+            for (int r = 0; r < R; r++)
+                (sums[r].to_float() * (scale * F16::all(room.row_scales[row + r]))).store(scores + int64_t(r) * room.span + p * LANES);
         }
     });
 }
@@ -213,31 +218,29 @@ inline void add_weighed(const AttentionRoom& room, int row, float* out, I16 sum)
 inline void weigh_span(const AttentionTask& t, AttentionRoom& room, const HeadBlock* blocks, int count) {
     const CacheShape& s = t.shape;
     const int tokens = s.tokens();
-    row_tiles(t.rows, [&](auto constant, int row) {
+    const int columns = s.value_columns(), panels = columns / LANES;
+    by_tiles(0, t.rows, TILE_ROWS, [&](auto constant, int row) {
         constexpr int R = decltype(constant)::value;
-        for (int p = 0; p < s.value_columns() / LANES; p++) {
-            const int64_t panel = int64_t(p) * tokens * LANES;
-            float* out = room.output.data() + int64_t(row) * s.value_columns() + p * LANES;
-            if (s.int8) {
-                I16 sums[R], part[R];
-                for (int r = 0; r < R; r++) sums[r] = I16::zero();
-                for (int b = 0; b < count; b++) {
-                    tile_int8<R, false>((const int8_t*)blocks[b].values + panel, tokens / UNIT,
-                                        room.probability_units.data() + (int64_t(row) * room.span + b * tokens) / UNIT,
-                                        room.span / UNIT, part);
-                    for (int r = 0; r < R; r++) sums[r] = sums[r] + part[r];
-                }
-                for (int r = 0; r < R; r++) add_weighed(room, row + r, out + int64_t(r) * s.value_columns(), sums[r]);
-            } else {
-                F16 acc[R];
-                for (int b = 0; b < count; b++) {
-                    const float* values = (const float*)blocks[b].values + panel;
-                    tile_float<R>([values](int i) { return F16::load(values + int64_t(i) * LANES); }, tokens,
-                                  room.scores.data() + int64_t(row) * room.span + b * tokens, room.span, acc);
-                    for (int r = 0; r < R; r++)
-                        (F16::load(out + int64_t(r) * s.value_columns()) + acc[r]).store(out + int64_t(r) * s.value_columns());
-                }
+        float* const out = room.output.data() + int64_t(row) * columns;
+        if (!s.int8) {
+            for (int b = 0; b < count; b++)
+                float_panels<R>((const float*)blocks[b].values, panels, int64_t(tokens) * LANES, tokens,
+                                room.scores.data() + int64_t(row) * room.span + b * tokens, room.span, [&](int p, int r, F16 v) {
+                                    float* const place = out + int64_t(r) * columns + p * LANES;
+                                    (F16::load(place) + v).store(place);
+                                });
+            return;
+        }
+        for (int p = 0; p < panels; p++) {
+            I16 sums[R], part[R];
+            for (int r = 0; r < R; r++) sums[r] = I16::zero();
+            for (int b = 0; b < count; b++) {
+                tile_int8<R, false>((const int8_t*)blocks[b].values + int64_t(p) * tokens * LANES, tokens / UNIT,
+                                    room.probability_units.data() + (int64_t(row) * room.span + b * tokens) / UNIT,
+                                    room.span / UNIT, part);
+                for (int r = 0; r < R; r++) sums[r] = sums[r] + part[r];
             }
+            for (int r = 0; r < R; r++) add_weighed(room, row + r, out + int64_t(r) * columns + p * LANES, sums[r]);
         }
     });
 }

@@ -97,7 +97,7 @@ class Decoder {
 
     // How many panels one chunk of a product takes: enough chunks to share, little enough to stay in the cache.
     int panels_per_chunk(const Matrix& m, int rows) const {
-        const int64_t most = rows >= 32 ? 192 << 10 : 64 << 10;
+        const int64_t most = rows < 32 ? 64 << 10 : in_pieces(m.kind) ? 640 << 10 : 192 << 10;
         const int64_t fitting = std::max<int64_t>(1, most / panel_bytes(m.kind, m.k));
         const int64_t sharing = std::max<int64_t>(1, m.panels() / (4 * s_.num_threads));
         return round_up(int(std::min(fitting, sharing)), panels_together(m.kind));

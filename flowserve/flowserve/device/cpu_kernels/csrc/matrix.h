@@ -120,6 +120,32 @@ template <int R, class Load>
     sums.each([&](F16& sum, int r) __attribute__((always_inline)) { out[r] = sum; });
 }
 
+#if defined(FS_AVX512)
+constexpr bool FLOAT_PAIRS = true;
+#else
+constexpr bool FLOAT_PAIRS = false;  // too few registers
+#endif
+
+// R rows times two panels of floats: a broadcast input meets both, so that fewer loads stand beside each product.
+template <int R>
+[[gnu::always_inline]] inline void tile_float_pair(const float* first, const float* second, int k, const float* x, int64_t stride,
+                                                  F16 (&out)[2][R]) {
+    struct Pair {
+        F16 first, second;
+        static Pair zero() { return {F16::zero(), F16::zero()}; }
+    };
+    Sums<Pair, R> sums;
+    for (int i = 0; i < k; i++) {
+        const F16 v = F16::load(first + int64_t(i) * LANES), w = F16::load(second + int64_t(i) * LANES);
+        sums.each([&](Pair& sum, int r) __attribute__((always_inline)) {
+            const F16 input = F16::all(x[r * stride + i]);
+            sum.first = fma(input, v, sum.first), sum.second = fma(input, w, sum.second);
+            pin(sum.first), pin(sum.second);
+        });
+    }
+    sums.each([&](Pair& sum, int r) __attribute__((always_inline)) { out[0][r] = sum.first, out[1][r] = sum.second; });
+}
+
 // Pairs of inputs at a time; k' is even and k may be odd, so the last input may stand alone.
 template <int R>
 [[gnu::always_inline]] inline void tile_bf16(const uint16_t* panel, int k, const float* x, int64_t stride, F16 (&out)[R]) {
@@ -215,27 +241,45 @@ inline void with_rows(int rows, F f) {
     if constexpr (MAX > 1) with_rows<MAX - 1>(rows, f);
 }
 
-// Rows [first, first + num_rows) of x times one panel; `take(row, panel, value)` gets sixteen outputs each. The tiles
-// are about equally high, since a low one costs nearly as much.
-template <class Take>
-inline void multiply_panel(const Matrix& m, const Rows& x, int first, int num_rows, int panel, Take take) {
-    const int most = m.kind == INT4 ? TILE_ROWS_INT4 : TILE_ROWS;
+// f(R, row) for tiles of at most `most` rows, about equally high, since a low one costs nearly as much.
+template <class F>
+inline void by_tiles(int first, int num_rows, int most, F f) {
     const int tiles = (num_rows + most - 1) / most;
-    const F16 bias = bias_of(m, panel);
     for (int t = 0, row = first; t < tiles; t++) {
-        int rows = (first + num_rows - row + tiles - t - 1) / (tiles - t);
-        with_rows<TILE_ROWS>(rows, [&](auto constant) {
-            constexpr int R = decltype(constant)::value;
-            F16 out[R];
-            tile<R>(m, m.panel(panel), x, row, bias, out);
-            for (int r = 0; r < R; r++) take(row + r, panel, out[r]);
-        });
+        const int rows = (first + num_rows - row + tiles - t - 1) / (tiles - t);
+        with_rows<TILE_ROWS>(rows, [&](auto constant) { f(constant, row); });
         row += rows;
     }
 }
 
+// Rows [first, first + num_rows) of x times one panel; `take(row, panel, value)` gets sixteen outputs each.
+template <class Take>
+inline void multiply_panel(const Matrix& m, const Rows& x, int first, int num_rows, int panel, Take take) {
+    const F16 bias = bias_of(m, panel);
+    by_tiles(first, num_rows, m.kind == INT4 ? TILE_ROWS_INT4 : TILE_ROWS, [&](auto constant, int row) {
+        constexpr int R = decltype(constant)::value;
+        F16 out[R];
+        tile<R>(m, m.panel(panel), x, row, bias, out);
+        for (int r = 0; r < R; r++) take(row + r, panel, out[r]);
+    });
+}
+
+template <class Take>
+inline void multiply_float_pair(const Matrix& m, const Rows& x, int first, int num_rows, int panel, Take take) {
+    by_tiles(first, num_rows, TILE_ROWS, [&](auto constant, int row) {
+        constexpr int R = decltype(constant)::value;
+        F16 out[2][R];
+        tile_float_pair<R>((const float*)m.panel(panel), (const float*)m.panel(panel + 1), m.k, x.floats + row * x.stride, x.stride, out);
+        for (int p = 0; p < 2; p++) {
+            const F16 bias = bias_of(m, panel + p);
+            for (int r = 0; r < R; r++) take(row + r, panel + p, out[p][r] + bias);
+        }
+    });
+}
+
 // All rows of x times panels [begin, end). Blocks of rows that stay in the second-level cache meet all panels in turn.
-// Of one block `take` gets all rows of a panel, then all of the next; a block has at most MOST_ROWS neighbours.
+// Of a row and an even panel, `take` gets the value before that of the next panel, and none of rows that are MOST_ROWS
+// away in between.
 constexpr int MOST_ROWS = 96;
 
 template <class Take>
@@ -243,8 +287,15 @@ inline void multiply_by_vectors(const Matrix& m, const Rows& x, int num_rows, in
     const int row_bytes = is_integer(m.kind) ? round_up(m.k, GROUP) * int(sizeof(Activation)) : m.k * 4;
     const int block = std::clamp((256 << 10) / row_bytes / TILE_ROWS * TILE_ROWS, 4 * TILE_ROWS, MOST_ROWS);
     for (int first = 0; first < num_rows; first += block)
-        for (int panel = begin; panel < end; panel++)
-            multiply_panel(m, x, first, std::min(block, num_rows - first), panel, take);
+        for (int panel = begin; panel < end;) {
+            const int rows = std::min(block, num_rows - first);
+            if (FLOAT_PAIRS && m.kind == FLOAT32 && panel + 1 < end) {
+                multiply_float_pair(m, x, first, rows, panel, take);
+                panel += 2;
+            } else {
+                multiply_panel(m, x, first, rows, panel++, take);
+            }
+        }
 }
 
 // --- activations ------------------------------------------------------------------------------------------------------
