@@ -100,7 +100,7 @@ class Chat:
             **({"skip_special_tokens": False} if self._tools.needs_special_tokens(self._model.answer_format) else {}),
         )
         self._choices = [ChatChoice(self._reader(text)) for _ in range(params.n)]
-        return [SequenceRequest(prompt_ids, params, self._request.priority, self._request.cache_salt)]
+        return [SequenceRequest(prompt_ids, params, self._request.priority or 0, self._request.cache_salt)]
 
     async def body(self, generation: Generation) -> bytes:
         async for pieces in generation.pieces():

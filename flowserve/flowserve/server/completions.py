@@ -82,7 +82,7 @@ class Completion:
         )
         self._prompts = [await self._prompt(prompt) for prompt in listed_prompts(request.prompt, "prompt")]
         self._choices = [_Choice(index, echo) for index, (_, echo) in enumerate(self._prompts) for _ in range(params.n)]
-        return [SequenceRequest(ids, params, request.priority, request.cache_salt) for ids, _ in self._prompts]
+        return [SequenceRequest(ids, params, request.priority or 0, request.cache_salt) for ids, _ in self._prompts]
 
     async def body(self, generation: Generation) -> bytes:
         async for pieces in generation.pieces():

@@ -11,12 +11,11 @@ from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -29,7 +28,8 @@ from .connected import CLOSED, while_connected
 from .embedding_loop import EmbeddingLoop
 from .metrics import Metrics
 from .model_routes import check_name, model_routes, no_such_task
-from .requests import EmbeddingRequest, TokenizeRequest, listed_prompts
+from .requests import DetokenizeRequest, EmbeddingRequest, TokenizeRequest, listed_prompts
+from .token_answers import detokenized, tokenized
 
 MAX_INPUTS = 2048
 
@@ -69,6 +69,7 @@ class EmbeddingApi:
             Route("/v1/completions", no_such_task("completions"), methods=["POST"]),
             Route("/v1/chat/completions", no_such_task("chats"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
         ]
         self.asgi: ASGIApp = build_asgi(
             routes, self._lifespan, metrics, lambda: self.encoder.is_alive, self.config.api_key
@@ -102,7 +103,7 @@ class EmbeddingApi:
             return Response(status_code=CLOSED)
         vectors, num_tokens = answer
         data = [
-            Embedding("embedding", index, _spelled(_cut(vector, dimensions), asked.encoding_format))
+            Embedding("embedding", index, _spelled(_cut(vector, dimensions), asked.encoding_format or "float"))
             for index, vector in enumerate(vectors)
         ]
         body = EmbeddingBody("list", data, name, EmbeddingUsage(num_tokens, num_tokens))
@@ -114,8 +115,14 @@ class EmbeddingApi:
         if asked.prompt is None:
             raise invalid("prompt is missing", "prompt")
         token_ids = self._model.tokenizer.encode(asked.prompt, asked.add_special_tokens is not False)
-        answer: dict[str, Any] = {"count": len(token_ids), "max_model_len": self._model.max_length}
-        return JSONResponse({**answer, "tokens": token_ids, "token_strs": None})
+        return tokenized(
+            self._model.tokenizer, token_ids, self._model.max_length, with_texts=bool(asked.return_token_strs)
+        )
+
+    async def _detokenize(self, request: Request) -> Response:
+        asked = decode_body(await read_body(request, self.config.max_body_bytes), DetokenizeRequest)
+        check_name(asked.model, self._names)
+        return detokenized(self._model.tokenizer, asked.tokens)
 
     def _dimensions(self, asked: int | None) -> int:
         """Raises ApiError where a shorter vector would mean nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -26,6 +26,7 @@ from .model_routes import model_routes, no_such_task
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .served_model import ServedModel
 from .sleep_routes import sleep_routes
+from .token_answers import detokenized, tokenized
 
 
 class GenerationApi:
@@ -88,26 +89,20 @@ class GenerationApi:
             raise invalid("give either prompt or messages", "prompt")
         if asked.messages is not None:
             functions_of(asked.tools or [])
-            variables = {**(asked.chat_template_kwargs or {}), "add_generation_prompt": asked.add_generation_prompt}
+            variables = {
+                **(asked.chat_template_kwargs or {}),
+                "add_generation_prompt": asked.add_generation_prompt is not False,
+            }
             text = self.model.render(template_messages(asked.messages), asked.tools, variables)
             token_ids = await self.model.encode(text, bool(asked.add_special_tokens))
         else:
             token_ids = await self.model.encode(asked.prompt or "", asked.add_special_tokens is not False)
-        spelled = [self.model.tokenizer.token(token_id) for token_id in token_ids]
-        return JSONResponse(
-            {
-                "count": len(token_ids),
-                "max_model_len": self.model.max_model_len,
-                "tokens": token_ids,
-                "token_strs": spelled if asked.return_token_strs else None,
-            }
+        return tokenized(
+            self.model.tokenizer, token_ids, self.model.max_model_len, with_texts=bool(asked.return_token_strs)
         )
 
     async def _detokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, DetokenizeRequest)
         self.model.check_name(asked.model)
-        unknown = [token_id for token_id in asked.tokens if self.model.tokenizer.token(token_id) is None]
-        if unknown:
-            raise invalid(f"{unknown[0]} is no token id of this model", "tokens")
-        return JSONResponse({"prompt": self.model.tokenizer.decode(asked.tokens, skip_special_tokens=False)})
+        return detokenized(self.model.tokenizer, asked.tokens)

@@ -1,6 +1,7 @@
 """What clients may send, as OpenAI and vLLM spell it. Types are checked here, ranges by SamplingParams.
 
-Fields that are not listed are ignored, as by vLLM: clients send `user`, `store` or `metadata` to any server.
+Fields that are not listed are ignored, as by vLLM: clients send `user`, `store` or `metadata` to any server. Whatever
+need not be given may be null, as some clients send it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Prompts = str | list[str | int | list[int]]
 
 
 class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class StructuredOutputs(msgspec.Struct):
@@ -56,12 +57,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
-    priority: int = 0
+    priority: int | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
     @property
     def wants_usage_chunk(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and self.stream_options.include_usage is True
 
     def constraint(self) -> StructuredOutputsParams | None:
         """Raises InvalidSamplingParamsError."""
@@ -147,7 +148,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
@@ -160,7 +161,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
     input: Prompts
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
 

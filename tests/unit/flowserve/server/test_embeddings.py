@@ -61,6 +61,9 @@ def test_inputs_come_in_four_forms(client: TestClient, model: EmbeddingModel) ->
 
 def test_base64_is_float32(client: TestClient, model: EmbeddingModel) -> None:
     [item] = client.post(PATH, json={"input": "The fox", "encoding_format": "base64"}).json()["data"]
+    assert isinstance(
+        client.post(PATH, json={"input": "a", "encoding_format": None}).json()["data"][0]["embedding"], list
+    )
     found = np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4")
     assert found == pytest.approx(model.embed("The fox")[0], abs=1e-6)
 
@@ -192,3 +195,11 @@ def test_an_encoder_that_crashes_says_so(folder: Path, model: EmbeddingModel, mo
             await asyncio.wait_for(encoder.embed(["one"], False), 20)
 
     asyncio.run(run())
+
+
+def test_tokens_there_and_back(client: TestClient, model: EmbeddingModel) -> None:
+    answer = client.post("/tokenize", json={"prompt": "The fox", "return_token_strs": True}).json()
+    assert answer["tokens"] == model.tokenizer.encode("The fox") and answer["count"] == len(answer["token_strs"])
+    assert "The fox" in client.post("/detokenize", json={"tokens": answer["tokens"]}).json()["prompt"]
+    assert client.post("/detokenize", json={"tokens": [10**9]}).json()["error"]["param"] == "tokens"
+    assert client.post("/detokenize", json={"tokens": [1], "model": "other"}).status_code == 404

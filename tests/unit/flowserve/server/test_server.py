@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+
+from flowserve.server.requests import ChatRequest, CompletionRequest, TokenizeRequest
 
 Client = Callable[..., TestClient]
 COMPLETIONS = "/v1/completions"
@@ -90,6 +94,22 @@ def test_large_bodies_are_refused_with_and_without_an_announced_length(client: C
 def test_unknown_fields_are_ignored(client: Client) -> None:
     asked = {"prompt": "a", "max_tokens": 1, "user": "u", "store": True, "whatever": {"a": [1]}}
     assert client().post(COMPLETIONS, json=asked).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path, kind, needed",
+    [
+        (COMPLETIONS, CompletionRequest, {"prompt": "a"}),
+        ("/v1/chat/completions", ChatRequest, {"messages": [{"role": "user", "content": "a"}]}),
+        ("/tokenize", TokenizeRequest, {"prompt": "a"}),
+    ],
+)
+def test_null_means_not_given(client: Client, path: str, kind: type[msgspec.Struct], needed: dict[str, Any]) -> None:
+    asked = {**dict.fromkeys(kind.__struct_fields__), **needed}
+    if path != "/tokenize":
+        asked |= {"max_tokens": 1, "stream": True, "stream_options": {"include_usage": None}}
+    response = client().post(path, json=asked)
+    assert response.status_code == 200 and "error" not in response.text, response.text
 
 
 def test_unknown_paths_and_methods_have_openai_s_shape(client: Client) -> None:
