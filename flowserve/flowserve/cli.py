@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -151,6 +152,23 @@ def bench(
         run(options, only_prepare=prepare, output=output or [], as_json=json)
     except InvalidConfigError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+@commands.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="A hub id; a folder is only looked at.", metavar="ID")],
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of the folder.")] = False,
+) -> None:
+    """Fetch a model from the hub and print its folder. A connection that breaks goes on where it was; files that are
+    there are not fetched again."""
+    from .hub import resolve_model
+    from .models.encoder_config import is_embedding_model
+
+    folder = resolve_model(model)
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    size_bytes = sum(file.stat().st_size for file in files)
+    about = {"folder": str(folder), "size_bytes": size_bytes, "embeds": is_embedding_model(folder)}
+    print(dumps(about) if json else folder)
 
 
 commands.command("fit-cost")(fit_cost)

@@ -133,13 +133,6 @@ class EmbeddingModel:
         return list(token_ids)
 
 
-def is_embedding_model(folder: Path) -> bool:
-    """Whether a folder is meant for embeddings: an encoder, a decoder without its output projection (LlamaModel, ...),
-    or what sentence-transformers saved. Raises ModelNotFoundError or CheckpointError."""
-    _, _, architecture = read_config_json(folder)
-    return architecture in ENCODERS or architecture.endswith("Model") or (folder / "modules.json").is_file()
-
-
 def _decoder_config(folder: Path) -> ModelConfig:
     """Without the output projection, which folders of embedding models leave out."""
     return replace(read_model_config(folder), tie_word_embeddings=True)

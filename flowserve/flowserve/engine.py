@@ -198,6 +198,16 @@ class Engine:
         check_context(context_id, ttl_s)
         self._streams[sequence_id].preserve_as = (context_id, ttl_s, with_output)
 
+    def add_context(self, context_id: str, token_ids: list[int], ttl_s: float, cache_salt: str | None = None) -> None:
+        """Make a context of tokens that another engine may have computed: the sequences that use it compute it here.
+
+        One of these tokens that is there already is left as it is. Raises InvalidContextError.
+        """
+        contexts, now_s = self._cache.contexts, self._clock()
+        contexts.expire(now_s)
+        if not contexts.holds(context_id, token_ids, cache_salt):
+            contexts.preserve(context_id, token_ids, ttl_s, now_s, cache_salt)
+
     def delete_context(self, context_id: str, cache_salt: str | None = None) -> None:
         """Forget a context of a tenant. Raises UnknownContextError."""
         self._cache.contexts.expire(self._clock())

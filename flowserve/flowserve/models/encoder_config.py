@@ -96,3 +96,10 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     if config.hidden_size % config.num_heads:
         raise CheckpointError(f"{path}: {config.num_heads} heads do not share hidden_size {config.hidden_size} evenly")
     return config
+
+
+def is_embedding_model(folder: Path) -> bool:
+    """Whether a folder is meant for embeddings: an encoder, a decoder without its output projection (LlamaModel, ...),
+    or what sentence-transformers saved. Raises ModelNotFoundError or CheckpointError."""
+    _, _, architecture = read_config_json(folder)
+    return architecture in ENCODERS or architecture.endswith("Model") or (folder / "modules.json").is_file()

@@ -60,6 +60,11 @@ class ContextBook:
         self._pin(context)
         return context
 
+    def holds(self, context_id: str, token_ids: list[int], salt: str | None = None) -> bool:
+        """Whether the context is there, with these tokens."""
+        context = self._contexts.get((salt, context_id))
+        return context is not None and context.token_ids == tuple(token_ids)
+
     def use(self, context_id: str, now_s: float, salt: str | None = None) -> Context:
         """The context of an id; it lives on for its `ttl_s` from now. Raises UnknownContextError."""
         self.expire(now_s)

@@ -16,10 +16,11 @@ import uvicorn
 import uvicorn.config
 
 from ..config import EngineConfig
-from ..embedding_model import EmbeddingModel, is_embedding_model
+from ..embedding_model import EmbeddingModel
 from ..engine import Engine
 from ..errors import AddressError, InvalidConfigError
 from ..hub import resolve_model
+from ..models.encoder_config import is_embedding_model
 from .app import Api, ServerConfig
 from .connection import Connection
 from .embedding_api import EmbeddingApi

@@ -73,6 +73,24 @@ def test_a_prompt_continues_a_context(engine: Build) -> None:
     assert stats.free_blocks == stats.total_blocks - 6
 
 
+def test_tokens_of_a_context_that_another_engine_computed(timed: tuple[Any, Clock], engine: Build) -> None:
+    expected = tokens(engine(block_size=4), START + END)
+    each, clock = timed
+    for hit_tokens, pinned_blocks in ((0, 0), (len(START), 6), (len(START), 6)):
+        before = hits(each)
+        each.add_context("c", START, 10.0)
+        assert tokens(each, END, context_id="c") == expected
+        assert (hits(each) - before, each.stats().pinned_blocks) == (hit_tokens, pinned_blocks)
+        clock.now_s += 9.0
+    each.add_context("c", START[:8], 10.0)  # the name means other tokens now
+    assert tokens(each, START[8:] + END, context_id="c") == expected
+    clock.now_s += 11.0
+    each.add_context("c", START, 10.0)
+    assert each.stats().num_contexts == 1
+    with pytest.raises(InvalidContextError):
+        each.add_context("d", [], 10.0)
+
+
 def test_a_conversation_goes_on(engine: Build) -> None:
     each = engine(block_size=4)
     first = tokens(each, START)
