@@ -11,6 +11,7 @@ from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
+from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
@@ -48,5 +49,5 @@ def build_cluster_manager(
     prewarm = ReactivePool(warm_pods)
     environments = tuple(sorted(warm_pods))
     return ClusterManager(
-        ids, autoscaler, prewarm, choose_source, default_max_pods, stop_grace_s, environments, usable_mib
+        ids, autoscaler, prewarm, choose_source, default_max_pods, stop_grace_s, environments, usable_mib, models_sleep
     )

@@ -26,6 +26,7 @@ from deepserve.protocol.messages import (
     Message,
     OpenRequest,
     PodEnding,
+    SleepExecutor,
     StopPod,
     TaskCredit,
     Welcome,
@@ -73,6 +74,7 @@ class PodAgent:
             BindExecutor: self._on_bind,
             BundleContent: self._on_bundle,
             StopPod: self._on_stop,
+            SleepExecutor: self._on_sleep,
             Welcome: lambda message, payload: None,  # a forked pod knows it already, and did not wait for it
         }
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -153,6 +155,11 @@ class PodAgent:
         waiting = self._contents.get(message.digest)
         if waiting is not None:
             waiting.put(None if message.missing else payload)
+
+    def _on_sleep(self, message: SleepExecutor, payload: bytes) -> None:
+        sleep = getattr(self._executor, "sleep", None)
+        if sleep is not None:  # of a model
+            self._threads.main.inbox.put(lambda: sleep(message.level))
 
     def _on_stop(self, message: StopPod, payload: bytes) -> None:
         self._handle(life.StopArrived(message.reason))

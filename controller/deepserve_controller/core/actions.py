@@ -188,6 +188,14 @@ class StopPod(Action, frozen=True):
     grace_s: float
 
 
+class SleepPod(Action, frozen=True):
+    """A pod's idle model gives back memory; the next task that it is sent wakes it."""
+
+    pod_id: str
+    level: int
+    reason: str
+
+
 # --- of both --------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,16 @@ from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM
 from deepserve_controller.core.pod_record import PodRecord, PodState
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaler import Scaler
-from deepserve_controller.core.views import Autoscaler, ChooseSource, FunctionView, PodView, Prewarm, ScalingDecision
+from deepserve_controller.core.views import (
+    Autoscaler,
+    ChooseParking,
+    ChooseSource,
+    FunctionView,
+    Parking,
+    PodView,
+    Prewarm,
+    ScalingDecision,
+)
 
 OWNER = "cluster_manager"
 
@@ -41,6 +50,7 @@ class ClusterManager:
         stop_grace_s: float = 5.0,
         prewarmed: tuple[str, ...] = ("python",),
         usable_mib: int = 0,
+        park: ChooseParking = lambda pod: Parking(0, "idle"),
     ) -> None:
         """`usable_mib`: memory of this host that pods may have, 0 without a bound."""
         self._default_max_pods = default_max_pods
@@ -48,7 +58,7 @@ class ClusterManager:
         self._alarms = Alarms(OWNER, self._out)
         self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
         self._scaler = Scaler(
-            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed
+            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed, park
         )
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
@@ -304,6 +314,7 @@ class ClusterManager:
             pod.idle_since_s = now_s
             if pool.review is None:
                 self._scaler.plan_review(pool, now_s)
+            self._scaler.repay(now_s)
             if self._scaler.short:
                 self._scaler.use_room(now_s)
 
@@ -313,9 +324,11 @@ class ClusterManager:
             return
         pool = self._pools.get(pod.function_id)
         if pool is None:
-            pod.is_busy = True
+            pod.is_busy, pod.is_asleep = True, False
             return
         pool.set_busy(pod, True, now_s)
+        if pod.is_asleep:
+            self._scaler.wake(pod, now_s)
         if pool.buffer_pods and pod.state == "bound" and not pool.queued:
             # Calls routed at once report no demand, yet they eat the buffer. (Where tasks wait, DemandChanged follows.)
             pool.running = max(pool.running, pool.use.pods * pool.target)

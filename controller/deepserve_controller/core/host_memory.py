@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.views import ChooseParking, IdlePod, Parking
 
 ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 512}
 """What a pod without a limit of its own is taken to use beyond what it shares with its template, by environment."""
+
+ASLEEP_SHARE = 0.4
+"""Of what a pod takes awake: of a 0.6B model at 8 bits 235 of 620 MB, most of it weights in the page cache."""
+END = Parking(0, "")
 
 
 class HostMemory:
@@ -19,11 +24,18 @@ class HostMemory:
     """
 
     def __init__(
-        self, pods: Mapping[str, PodRecord], usable_mib: int, templates: Callable[[], Iterable[FunctionSpec]]
+        self,
+        pods: Mapping[str, PodRecord],
+        usable_mib: int,
+        templates: Callable[[], Iterable[FunctionSpec]],
+        park: ChooseParking,
     ) -> None:
         self._pods = pods
         self._templates = templates
+        self._park = park
         self.usable_mib = usable_mib
+        self._overdrawn_mib = 0
+        """What pods that were woken took beyond that, when the last one was."""
 
     def need_mib(self, environment: str, memory_mib: int) -> int:
         return memory_mib or ASSUMED_MIB.get(environment, ASSUMED_MIB["python"])
@@ -49,26 +61,57 @@ class HostMemory:
         return self.total_mib(pod for pod in self._pods.values() if pod.state in ("draining", "stopped"))
 
     def total_mib(self, pods: Iterable[PodRecord]) -> int:
-        return sum(self.need_mib(pod.environment, pod.memory_mib) for pod in pods)
+        return sum(
+            self._asleep_mib(pod) if pod.is_asleep else self.need_mib(pod.environment, pod.memory_mib) for pod in pods
+        )
 
     def givers(
-        self, asking: FunctionPool, pools: Mapping[str, FunctionPool], unbound: Iterable[PodRecord], missing_mib: int
-    ) -> list[PodRecord]:
-        """Who gives `missing_mib` to `asking`, in this order: nobody's pods; idle pods of other functions beyond their
-        `min_pods`, the longest idle first; and where `asking` has no pod at all, one busy pod of the function that has
-        the most, if it keeps one. None whose share the others make up for."""
-        givers: list[PodRecord] = []
-        for pod in [*unbound, *_idle_pods(asking, pools), *_busy_pod(asking, pools)]:
+        self,
+        asking: FunctionPool | None,
+        pools: Mapping[str, FunctionPool],
+        unbound: Iterable[PodRecord],
+        missing_mib: int,
+        now_s: float,
+    ) -> list[tuple[PodRecord, Parking]]:
+        """Who gives `missing_mib` to `asking`, in this order: nobody's pods; idle pods of other functions, the longest
+        idle first: those that may sleep do so, of the others what is beyond their `min_pods` ends; then what sleeps
+        ends too; and where `asking` has no pod at all, one busy pod of the function that has the most, if it keeps
+        one. None whose share the others make up for."""
+        givers: dict[str, tuple[PodRecord, Parking]] = {}
+        idle = _idle_pods(asking, pools)
+        ends = [(pod, END) for pod in unbound]
+        parked = [(pod, self._park(_seen(pod, pools[pod.function_id].spec, now_s))) for pod in idle]
+        asleep = [(pod, self._park(_seen(pod, pools[pod.function_id].spec, now_s, True))) for pod in idle]
+        spare = set(_beyond_least(asking, pools))
+        sleepers = [(pod, parking) for pod, parking in parked if parking.level]
+        enders = [(pod, parking) for pod, parking in [*parked, *asleep] if not parking.level and pod.pod_id in spare]
+        for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in _busy_pod(asking, pools))]:
             if missing_mib <= 0:
                 break
-            givers.append(pod)
-            missing_mib -= self.total_mib([pod])
-        for pod in givers.copy():
-            share_mib = self.total_mib([pod])
-            if missing_mib + share_mib <= 0:
-                givers.remove(pod)
-                missing_mib += share_mib
-        return givers
+            before = self._gift_mib(pod, givers[pod.pod_id][1]) if pod.pod_id in givers else 0
+            givers[pod.pod_id] = pod, parking
+            missing_mib -= self._gift_mib(pod, parking) - before
+        for pod, parking in list(givers.values()):
+            gift_mib = self._gift_mib(pod, parking)
+            if missing_mib + gift_mib <= 0:
+                del givers[pod.pod_id]
+                missing_mib += gift_mib
+        return list(givers.values())
+
+    def _gift_mib(self, pod: PodRecord, parking: Parking) -> int:
+        has_mib = self.total_mib([pod])
+        return has_mib - self._asleep_mib(pod) if parking.level else has_mib
+
+    def _asleep_mib(self, pod: PodRecord) -> int:
+        return int(self.need_mib(pod.environment, pod.memory_mib) * ASLEEP_SHARE)
+
+    def note_woken(self) -> None:
+        """A pod was given a task in its sleep: it takes its memory back, whether there is some or not."""
+        self._overdrawn_mib = max(0, self.used_mib() - self.usable_mib) if self.usable_mib else 0
+
+    @property
+    def overdrawn_mib(self) -> int:
+        return max(0, self.used_mib() - self.usable_mib) if self._overdrawn_mib else 0
 
     def never_fits(self, spec: FunctionSpec) -> str:
         """Why not even one pod of `spec` can start here; empty where one can."""
@@ -84,21 +127,36 @@ class HostMemory:
 
     def check_invariants(self) -> None:
         used_mib = self.used_mib()
-        assert not self.usable_mib or used_mib <= self.usable_mib, f"{used_mib} of {self.usable_mib} MiB are taken"
+        assert not self.usable_mib or used_mib <= self.usable_mib + self._overdrawn_mib, (
+            f"{used_mib} of {self.usable_mib} MiB are taken"
+        )
 
 
-def _idle_pods(asking: FunctionPool, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
-    idle: list[PodRecord] = []
-    for pool in pools.values():
-        if pool is not asking:
-            found = [pod for pod in pool.pods.values() if pod.state == "bound" and not pod.is_busy]
-            found.sort(key=lambda pod: pod.idle_since_s)
-            idle += found[: max(0, len(pool.pods) - pool.min_pods)]
+def _seen(pod: PodRecord, spec: FunctionSpec, now_s: float, is_asleep: bool = False) -> IdlePod:
+    return IdlePod(pod.pod_id, spec.kind, pod.is_asleep or is_asleep, now_s - pod.idle_since_s)
+
+
+def _idle_pods(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+    """The longest idle first."""
+    idle = [
+        pod
+        for pool in pools.values()
+        if pool is not asking
+        for pod in pool.pods.values()
+        if pod.state == "bound" and not pod.is_busy
+    ]
     return sorted(idle, key=lambda pod: pod.idle_since_s)
 
 
-def _busy_pod(asking: FunctionPool, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
-    if asking.pods:
+def _beyond_least(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> Iterator[str]:
+    """Of idle pods those that their functions need not keep."""
+    for pool in pools.values():
+        idle = _idle_pods(None, {pool.function_id: pool}) if pool is not asking else []
+        yield from (pod.pod_id for pod in idle[: max(0, len(pool.pods) - pool.min_pods)])
+
+
+def _busy_pod(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+    if asking is None or asking.pods:
         return []
     richest = max(pools.values(), key=lambda pool: len(pool.pods) - pool.min_pods)
     if len(richest.pods) <= max(1, richest.min_pods):

@@ -37,6 +37,8 @@ class PodRecord(msgspec.Struct, eq=False):
     pid: int = 0
     slots: int = 0
     is_busy: bool = False
+    is_asleep: bool = False
+    """It has given back memory, and is woken by its next task."""
     idle_since_s: float = 0.0
     drain_alarm: Alarm | None = None
     """While draining: when it is killed all the same."""
@@ -68,6 +70,7 @@ class PodRecord(msgspec.Struct, eq=False):
             started_s=self.started_s,
             since_s=self.since_s,
             reason=self.reason,
+            is_asleep=self.is_asleep,
         )
 
     def check_invariants(self) -> None:
@@ -75,5 +78,6 @@ class PodRecord(msgspec.Struct, eq=False):
             assert not self.function_id, f"{self.pod_id} is warm but belongs to {self.label}"
         if self.state in ("starting", "binding"):
             assert self.ready_by_s > 0.0, f"{self.pod_id} may be {self.state} for ever"
+        assert not (self.is_asleep and self.is_busy), f"{self.pod_id} works in its sleep"
         if self.state == "draining":
             assert self.drain_alarm is not None, f"{self.pod_id} may drain for ever"

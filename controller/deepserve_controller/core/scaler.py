@@ -9,13 +9,13 @@ from __future__ import annotations
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, StartPod, StopPod
+from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, SleepPod, StartPod, StopPod
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_memory import HostMemory
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import Autoscaler, Prewarm, ScalingDecision
+from deepserve_controller.core.views import Autoscaler, ChooseParking, Prewarm, ScalingDecision
 from deepserve_controller.core.warm_pool import WarmPool
 
 WARM_START_TIMEOUT_S = 120.0
@@ -43,6 +43,7 @@ class Scaler:
         usable_mib: int,
         templates: FunctionTemplates,
         prewarmed: tuple[str, ...],
+        park: ChooseParking,
     ) -> None:
         self._ids = ids
         self.autoscaler = autoscaler
@@ -53,7 +54,7 @@ class Scaler:
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
-        self.memory = HostMemory(self.pods, usable_mib, templates.specs)
+        self.memory = HostMemory(self.pods, usable_mib, templates.specs, park)
         self._templates = templates
         templates.has_room = self._has_template_room
         self.short: dict[str, FunctionPool] = {}
@@ -72,8 +73,9 @@ class Scaler:
                 missing = source.pods  # the others wait for the function's template
                 while missing > 0 and self._add_pod(pool, now_s, source.template_id):
                     missing -= 1
-                if missing > 0:
-                    self._ask_for_room(pool, missing, now_s)
+                if missing > 0 and self._ask_for_room(pool, missing, now_s):
+                    while missing > 0 and self._add_pod(pool, now_s, source.template_id):
+                        missing -= 1
                 self._note_short(pool, missing > 0, now_s)
             elif pool.queued:
                 pool.is_broken, pool.queued = True, 0
@@ -166,17 +168,45 @@ class Scaler:
             self._templates.give_up_unused(pool)
         return self.memory.missing_mib(environment, memory_mib) <= 0
 
-    def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> None:
-        """Let others give up what so many more pods of `pool` need: they start when it is free."""
+    def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> bool:
+        """Let others give up what so many more pods of `pool` need: they start when it is free. True where some sleep,
+        which makes room at once."""
         spec = pool.spec
         missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib, num_pods)
-        missing_mib -= self.memory.leaving_mib()
-        for pod in self.memory.givers(pool, self.pools, self.warm.unbound_pods(), missing_mib):
-            reason = f"gives its memory to {spec.label}"
-            if pod.state == "warm":
-                self.stop(pod, reason, now_s)
+        return self._make_room(
+            pool, missing_mib - self.memory.leaving_mib(), f"gives its memory to {spec.label}", now_s
+        )
+
+    def _make_room(self, asking: FunctionPool | None, missing_mib: int, reason: str, now_s: float) -> bool:
+        is_some_asleep = False
+        for pod, parking in self.memory.givers(asking, self.pools, self.warm.unbound_pods(), missing_mib, now_s):
+            why = f"{reason}; {parking.reason}" if parking.reason else reason
+            if parking.level:
+                self._put_to_sleep(pod, parking.level, why, now_s)
+                is_some_asleep = True
+            elif pod.state == "warm":
+                self.stop(pod, why, now_s)
             else:
-                self.give_up_all(self.pools[pod.function_id], [pod], reason, now_s)
+                self.give_up_all(self.pools[pod.function_id], [pod], why, now_s)
+        return is_some_asleep
+
+    def _put_to_sleep(self, pod: PodRecord, level: int, reason: str, now_s: float) -> None:
+        """It goes on serving its function: its next task wakes it."""
+        pod.is_asleep, pod.reason = True, reason
+        self._out.append(SleepPod(pod.pod_id, level, reason))
+        pool = self.pools[pod.function_id]
+        self.record(pool, len(pool.pods), f"{pod.pod_id} {reason}", now_s)
+
+    def wake(self, pod: PodRecord, now_s: float) -> None:
+        """A task was sent to it: it takes its memory, and idle pods of others make up for that."""
+        pod.is_asleep, pod.reason = False, "woken by a task"
+        self.memory.note_woken()
+        self.repay(now_s)
+
+    def repay(self, now_s: float) -> None:
+        """While woken pods have more than there is, let idle ones give theirs."""
+        if (missing_mib := self.memory.overdrawn_mib) > 0:
+            self._make_room(None, missing_mib - self.memory.leaving_mib(), "gives its memory to who was woken", now_s)
 
     def _yields(self, pool: FunctionPool) -> bool:
         """Room goes first to who waits for it and has no pod at all."""

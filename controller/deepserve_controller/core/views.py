@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from deepserve.protocol.specs import RetrySpec
+from deepserve.protocol.specs import ExecutorKind, RetrySpec
 
 # --- routing ------------------------------------------------------------------------------------------
 
@@ -146,6 +146,29 @@ class ScalingDecision(NamedTuple):
     running: int
 
 
+# --- memory that others need --------------------------------------------------------------------------
+
+
+class IdlePod(NamedTuple):
+    """A bound pod without a task, whose memory somebody needs."""
+
+    pod_id: str
+    kind: ExecutorKind
+    is_asleep: bool
+    idle_s: float
+    """Since its last task."""
+
+
+class Parking(NamedTuple):
+    """level: of sleep, 1 with its weights within reach, 2 without; 0 ends the pod."""
+
+    level: int
+    reason: str
+
+
+ChooseParking = Callable[[IdlePod], Parking]
+"""What becomes of an idle pod that is to give its memory: it sleeps, or it ends."""
+
 # --- where pods come from ---------------------------------------------------------------------------
 
 
@@ -199,6 +222,8 @@ class PodView(msgspec.Struct, frozen=True):
     """Since when it is in this state."""
     reason: str
     """Of the last decision about it."""
+    is_asleep: bool = False
+    """It has given back memory until its next task."""
 
 
 class FunctionView(msgspec.Struct, frozen=True):

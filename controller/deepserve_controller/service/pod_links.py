@@ -15,6 +15,7 @@ from deepserve.protocol.messages import (
     Hello,
     Message,
     Outcome,
+    SleepExecutor,
     TaskCredit,
 )
 from deepserve.protocol.messages import StopPod as StopPodMessage
@@ -68,6 +69,7 @@ class PodLinks:
         cores.carry(actions.StartPod, self.start)
         cores.carry(actions.BindPod, self.bind)
         cores.carry(actions.StopPod, self.stop)
+        cores.carry(actions.SleepPod, self.sleep)
         cores.carry(actions.KillPod, self.kill)
         cores.carry(actions.SendTask, self.send_task)
         cores.carry(actions.SendCancel, self.send_cancel)
@@ -107,6 +109,9 @@ class PodLinks:
         pod.state, pod.reason = "stopping", action.reason
         self._send(pod, StopPodMessage(action.reason))
         self._after(pod, action.grace_s, lambda: self._kill(pod, action.reason))
+
+    def sleep(self, action: actions.SleepPod) -> None:
+        self.send_to(action.pod_id, SleepExecutor(action.level, action.reason))
 
     def kill(self, action: actions.KillPod) -> None:
         if pod := self.pods.get(action.pod_id):

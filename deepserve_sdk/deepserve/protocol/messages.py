@@ -48,6 +48,7 @@ from deepserve.protocol.pod_messages import ExecutorReady as ExecutorReady
 from deepserve.protocol.pod_messages import FetchBundle as FetchBundle
 from deepserve.protocol.pod_messages import PodEnding as PodEnding
 from deepserve.protocol.pod_messages import PodMessage
+from deepserve.protocol.pod_messages import SleepExecutor as SleepExecutor
 from deepserve.protocol.pod_messages import StopPod as StopPod
 from deepserve.protocol.pod_messages import TaskBlocked as TaskBlocked
 from deepserve.protocol.pod_messages import TaskCredit as TaskCredit

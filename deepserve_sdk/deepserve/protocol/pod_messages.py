@@ -67,6 +67,16 @@ class StopPod(Message, frozen=True):
     reason: str
 
 
+class SleepExecutor(Message, frozen=True):
+    """Of a model without tasks: give back memory until the next task, which wakes it.
+
+    level: 1 keeps the weights within reach, 2 drops them. Ignored by an executor that cannot sleep or has a task.
+    """
+
+    level: int
+    reason: str
+
+
 # --- pods -> controller ------------------------------------------------------------------------------
 
 
@@ -140,6 +150,7 @@ class TaskResumed(Message, frozen=True):
 
 
 PodMessage = (
-    BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod | FetchBundle | ExecutorReady
-    | ExecutorFailed | TaskOutputs | TaskFinished | CancelReceived | PodEnding | TaskBlocked | TaskResumed
+    BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod | SleepExecutor | FetchBundle
+    | ExecutorReady | ExecutorFailed | TaskOutputs | TaskFinished | CancelReceived | PodEnding | TaskBlocked
+    | TaskResumed
 )  # fmt: skip

@@ -203,7 +203,7 @@ def test_idle_pods_of_others_make_room_the_longest_idle_first_and_are_waited_for
     assert only(cluster(PodLost("pod-3", "", 0)), StartPod).pod_id == "pod-5"
     [a, b] = cluster.core.functions_view()
     assert (a.pods, b.pods, "waits" in b.reason) == (1, 2, False)
-    assert cluster.core.scaling_history("a")[-1].reason == "gives its memory to app/b"
+    assert cluster.core.scaling_history("a")[-1].reason == "gives its memory to app/b; idle for 1 s"
 
 
 def test_the_least_pods_of_another_function_are_not_taken() -> None:
