@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deepserve._deployed import Cls as Cls
     from deepserve._function import Function as Function
     from deepserve._model import Model as Model
+    from deepserve._model_context import ContextId as ContextId
     from deepserve._model_result import ChatResult as ChatResult
     from deepserve._options import Retries as Retries
     from deepserve._options import concurrent as concurrent
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from deepserve.errors import AsyncUsageError as AsyncUsageError
     from deepserve.errors import BatchMismatch as BatchMismatch
     from deepserve.errors import CallCancelled as CallCancelled
+    from deepserve.errors import ContextExpiredError as ContextExpiredError
     from deepserve.errors import ControllerLost as ControllerLost
     from deepserve.errors import ControllerUnreachable as ControllerUnreachable
     from deepserve.errors import DeepServeError as DeepServeError
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from deepserve.errors import StreamReplayMismatch as StreamReplayMismatch
     from deepserve.errors import ToolError as ToolError
     from deepserve.errors import UnguardedCallError as UnguardedCallError
+    from deepserve.errors import UnknownContextError as UnknownContextError
     from deepserve.errors import UnpicklableArgument as UnpicklableArgument
     from deepserve.errors import UnpicklableFunction as UnpicklableFunction
     from deepserve.errors import UnpicklableResult as UnpicklableResult
@@ -95,6 +98,7 @@ _HOMES = {
     "_deployed": ("Cls",),
     "_function": ("Function",),
     "_model": ("Model",),
+    "_model_context": ("ContextId",),
     "_model_result": ("ChatResult",),
     "_progress": ("progress",),
     "_options": ("Retries", "concurrent"),
@@ -106,6 +110,7 @@ _HOMES = {
         "AsyncUsageError",
         "BatchMismatch",
         "CallCancelled",
+        "ContextExpiredError",
         "ControllerLost",
         "ControllerUnreachable",
         "DeepServeError",
@@ -136,6 +141,7 @@ _HOMES = {
         "StreamReplayMismatch",
         "ToolError",
         "UnguardedCallError",
+        "UnknownContextError",
         "UnpicklableArgument",
         "UnpicklableFunction",
         "UnpicklableResult",

@@ -152,6 +152,7 @@ class Client:
         keep: bool = False,
         depends_on: tuple[str, ...] = (),
         is_awaited: bool = False,
+        context_id: str = "",
     ) -> Inbox:
         """Start a request; returns without a round trip. `is_awaited`: `wait_for_end` follows at once."""
         self.define(definition)
@@ -173,6 +174,7 @@ class Client:
                     keep,
                     value,
                     depends_on,
+                    context_id,
                 ),
                 payload,
             )

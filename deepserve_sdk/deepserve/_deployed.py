@@ -148,6 +148,8 @@ def find_function(app: str, name: str) -> DeployedFunction:
     assert definition.spec is not None
     if definition.spec.kind == "class":
         raise NotFound(f"{app}/{name} is a class: use Cls.from_name")
+    if definition.spec.kind == "model":
+        raise NotFound(f"{app}/{name} is a model: use Model.from_name")
     return DeployedFunction(app, name, definition, definition.spec.is_generator)
 
 

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any
 
+import msgspec
+
+from deepserve._current_client import current_client
 from deepserve._definition import Definition
 from deepserve._model_client import ClientRequests
-from deepserve._model_request import AsyncGenerationStream, GenerationStream, ModelRequests, messages_of
-from deepserve._model_result import ChatResult, Usage
-from deepserve._model_sampling import Sampling, params_of
+from deepserve._model_request import ModelRequests
 from deepserve._model_source import ModelSource
-from deepserve._options import Options, merge_options
-from deepserve._output import OutputType
-from deepserve._tool import as_tool
+from deepserve._model_verbs import CacheVerb, ChatVerb, EmbedVerb, GenerateVerb, StreamVerb
+from deepserve._options import UNSET, Options, merge_options
 from deepserve.errors import InvalidOption, ModelLoadError
-from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling, function_id
 from deepserve.settings import current_settings
-
-T = TypeVar("T")
-Messages = str | Sequence[dict[str, Any]]
-Tools = Sequence[Callable[..., Any] | dict[str, Any]]
 
 MODEL_APP = "models"
 REQUEST_TIMEOUT_S = 3600.0
 STARTUP_TIMEOUT_S = 600.0
 _BUILT_IN = CodeRef("builtin", "", "")
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16")
+QUANTIZATIONS = (None, "int8", "int4")
+KV_CACHE_DTYPES = ("auto", "float32", "int8")
+MAX_SPECULATIVE_TOKENS = 32
+"""FlowServe's, which is not at hand here; a test compares them."""
 
 
 class Model:
@@ -45,8 +44,11 @@ class Model:
     name: for people. source: a hub id, or a folder in Hugging Face layout (config.json, safetensors, tokenizer.json),
     relative to the current folder or else to the file that constructs the Model. accelerator: kinds in order of
     preference, each `kind[:model][:count]`. tensor_parallel: devices that share one copy. dtype: of the weights,
-    `auto` as they are stored. max_model_len: tokens of context, at most the model's own. min_pods, max_pods: how many
-    pods; scaledown_window: seconds without a request after which a pod is given up.
+    `auto` as the device computes best. quantization: of the weights, `int8` or `int4`. kv_cache_dtype: `auto`,
+    `float32` or `int8`. speculative_tokens: so many are guessed at most and verified in one step; 0 is off.
+    max_model_len: tokens of context, at most the model's own. memory: MiB of a pod, reserved and enforced.
+    min_pods, max_pods: how many pods; scaledown_window: seconds without a request after which a pod is given up. At the
+    top level of a file that is deployed, a Model is deployed with it.
 
     Raises InvalidOption. Every request raises ModelLoadError where the model cannot be loaded (missing, truncated, of
     an unknown architecture), PromptTooLongError, and the errors of any remote call.
@@ -62,10 +64,13 @@ class Model:
         tensor_parallel: int = 1,
         dtype: str = "auto",
         quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
+        speculative_tokens: int = 0,
         min_pods: int = 0,
         max_pods: int = 8,
         scaledown_window: float = 300,
         max_model_len: int | None = None,
+        memory: int | None = None,
     ) -> None:
         if not isinstance(source, str | os.PathLike) or not os.fspath(source):
             raise InvalidOption(f"Model {name!r}: source={source!r} is neither a folder nor a hub id")
@@ -75,17 +80,39 @@ class Model:
             "min_pods": min_pods,
             "max_pods": max_pods,
             "scaledown_window": scaledown_window,
+            "memory": UNSET if memory is None else memory,
         }
         self.name = name
         self._options = merge_options(Options(), f"Model {name!r}", given)
         self._check("tensor_parallel", tensor_parallel, isinstance(tensor_parallel, int) and tensor_parallel >= 1)
         is_length = max_model_len is None or (isinstance(max_model_len, int) and max_model_len >= 1)
         self._check("max_model_len", max_model_len, is_length)
-        self._check("dtype", dtype, dtype in _DTYPES)
-        self._check("quantization", quantization, quantization is None or isinstance(quantization, str))
+        self._check_choice("dtype", dtype, DTYPES)
+        self._check_choice("quantization", quantization, QUANTIZATIONS)
+        self._check_choice("kv_cache_dtype", kv_cache_dtype, KV_CACHE_DTYPES)
+        is_guess = isinstance(speculative_tokens, int) and 0 <= speculative_tokens <= MAX_SPECULATIVE_TOKENS
+        self._check("speculative_tokens", speculative_tokens, is_guess, f" (0 to {MAX_SPECULATIVE_TOKENS})")
         file = sys._getframe(1).f_globals.get("__file__") or ""
         self._source = ModelSource(os.fspath(source), os.path.abspath(file) if file else "", os.getcwd())
-        self._engine = ModelSpec(name, "", dtype, quantization, tensor_parallel, max_model_len)
+        self._engine = ModelSpec(
+            name, "", dtype, quantization, tensor_parallel, max_model_len, kv_cache_dtype, speculative_tokens
+        )
+
+    @staticmethod
+    def from_name(name: str) -> Model:
+        """A model that was deployed, from any process: `deepserve deploy app.py`, `deepserve model deploy`.
+
+        Raises NotFound, naming what there is. (Modal: `modal.Function.from_name`.)
+        """
+        found = msgspec.convert(current_client().query("find_model", {"name": name})["spec"], FunctionSpec)
+        assert found.model is not None
+        model = Model.__new__(Model)
+        model.name = name
+        model._options = Options(name=name, resources=found.resources, scaling=found.scaling)
+        model._engine = found.model
+        model._source = ModelSource(found.model.source, "", "")
+        model.source = found.model.source  # a folder of the machine that the pods run on
+        return model
 
     def __repr__(self) -> str:
         return f"<deepserve.Model {self.name}>"
@@ -138,18 +165,23 @@ class Model:
             model=self._with_source(ModelSpec(self.name, "", max_model_len=self._engine.max_model_len)),
         )
 
+    def definitions(self) -> tuple[Definition, Definition]:
+        """Of the model and of its tokenizer, as a controller gets them. Raises ModelLoadError."""
+        return _definition(self.spec), _definition(self.tokenizer_spec)
+
     @property
     def requests(self) -> ModelRequests:
         """How requests reach the model; what agents use."""
         if scripts := current_settings().scripted_models:
             from deepserve._scripted_requests import ScriptedRequests
 
-            return ScriptedRequests(scripts, self.name, lambda: self._to_pods)
-        return self._to_pods
+            return ScriptedRequests(scripts, self.name, lambda: self.to_pods)
+        return self.to_pods
 
     @cached_property
-    def _to_pods(self) -> ModelRequests:
-        return ClientRequests(_definition(self.spec), _definition(self.tokenizer_spec))
+    def to_pods(self) -> ClientRequests:
+        """Requests that no script of a test answers."""
+        return ClientRequests(*self.definitions())
 
     @property
     def generate(self) -> GenerateVerb:
@@ -167,7 +199,8 @@ class Model:
         schema while it is generated and `.output` is a value of it (nothing is added to the prompt); one that ends at
         max_tokens raises OutputTruncated. tools: tools, functions or OpenAI's dicts; `.tool_calls` says what the model
         wants called, and `deepserve.tool` objects are callable: `add(**add.checked_arguments(call.arguments))`.
-        `deepserve.Agent` does that in a loop. `await llm.chat.aio(...)` on an event loop. Options: see `Sampling`.
+        `deepserve.Agent` does that in a loop. context: of `llm.cache`, which the messages continue; one that is unknown
+        or has expired raises UnknownContextError. `await llm.chat.aio(...)` on an event loop. Options: see `Sampling`.
         """
         return ChatVerb(self)
 
@@ -175,125 +208,43 @@ class Model:
     def stream(self) -> StreamVerb:
         """`for piece in llm.stream(messages | text, max_tokens=...)`: the answer's text as it is generated.
 
-        Leaving the loop early cancels the request. `async for piece in llm.stream.aio(...)` on an event loop.
+        context: as in `chat`. Leaving the loop early cancels the request. `async for piece in llm.stream.aio(...)` on
+        an event loop.
         """
         return StreamVerb(self)
 
-    def _check(self, option: str, value: Any, is_valid: bool) -> None:
+    @property
+    def embed(self) -> EmbedVerb:
+        """`llm.embed(["a", "b"]) -> list of vectors`, in the order of the texts; one text gives a list of one.
+
+        Of embedding models (BERT and its kin, folders of sentence-transformers) as their folder says, of others from
+        their hidden states. truncate=True cuts texts that are too long. Raises PromptTooLongError and ModelError,
+        which say which text is at fault. `await llm.embed.aio(...)` on an event loop.
+        """
+        return EmbedVerb(self)
+
+    @property
+    def cache(self) -> CacheVerb:
+        """`llm.cache(messages | text, ttl=600, tools=[...]) -> ContextId`: keep a prompt's start for later chats.
+
+        `llm.chat(messages, context=...)` continues it, as if all messages stood in one list. Its KV is computed now,
+        and pinned as far as the engine's memory allows; any pod can serve it. It lives until nobody has used it for
+        `ttl` seconds, or the controller ends. Raises PromptTooLongError. `await llm.cache.aio(...)` on an event loop.
+        (DeepServe: explicit context caching.)
+        """
+        return CacheVerb(self)
+
+    def _check_choice(self, option: str, value: Any, choices: Sequence[str | None]) -> None:
+        is_one = (value is None or isinstance(value, str)) and value in choices
+        self._check(option, value, is_one, f" (one of {', '.join(map(str, choices))})")
+
+    def _check(self, option: str, value: Any, is_valid: bool, choices: str = "") -> None:
         if not is_valid or isinstance(value, bool):
-            choices = f" (one of {', '.join(_DTYPES)})" if option == "dtype" else ""
             raise InvalidOption(f"Model {self.name!r}: {option}={value!r} is not valid{choices}")
 
     def _with_source(self, model: ModelSpec) -> ModelSpec:
-        import msgspec
-
         return msgspec.structs.replace(model, source=self.source)
-
-
-class GenerateVerb:
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def __call__(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
-        return self._model.requests.ask(_completion(prompt, sampling), "llm.generate").text
-
-    async def aio(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
-        return (await self._model.requests.ask_aio(_completion(prompt, sampling), "llm.generate")).text
-
-
-class ChatVerb:
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    @overload
-    def __call__(
-        self, messages: Messages, *, output_type: None = None, tools: Tools = (), **sampling: Unpack[Sampling]
-    ) -> ChatResult[str]: ...
-    @overload
-    def __call__(self, messages: Messages, *, output_type: type[T], **sampling: Unpack[Sampling]) -> ChatResult[T]: ...
-    @overload
-    def __call__(self, messages: Messages, *, output_type: Any, **sampling: Unpack[Sampling]) -> ChatResult[Any]: ...
-    def __call__(self, messages: Messages, *, output_type: Any = None, tools: Any = (), **sampling: Any) -> Any:
-        output = _output(output_type, tools)
-        value = _chat(messages, output, tools, sampling, "llm.chat")
-        return _result(self._model.requests.ask(value, "llm.chat"), output)
-
-    @overload
-    async def aio(
-        self, messages: Messages, *, output_type: None = None, tools: Tools = (), **sampling: Unpack[Sampling]
-    ) -> ChatResult[str]: ...
-    @overload
-    async def aio(self, messages: Messages, *, output_type: type[T], **sampling: Unpack[Sampling]) -> ChatResult[T]: ...
-    @overload
-    async def aio(self, messages: Messages, *, output_type: Any, **sampling: Unpack[Sampling]) -> ChatResult[Any]: ...
-    async def aio(self, messages: Messages, *, output_type: Any = None, tools: Any = (), **sampling: Any) -> Any:
-        output = _output(output_type, tools)
-        value = _chat(messages, output, tools, sampling, "llm.chat")
-        return _result(await self._model.requests.ask_aio(value, "llm.chat"), output)
-
-
-class StreamVerb:
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def __call__(self, messages: Messages, **sampling: Unpack[Sampling]) -> Generator[str, None, None]:
-        value = _chat(messages, None, (), sampling, "llm.stream")
-        return _texts(self._model.requests.stream(value, "llm.stream"))
-
-    def aio(self, messages: Messages, **sampling: Unpack[Sampling]) -> AsyncGenerator[str, None]:
-        value = _chat(messages, None, (), sampling, "llm.stream")
-        return _texts_aio(self._model.requests.stream_aio(value, "llm.stream"))
-
-
-def _texts(deltas: GenerationStream) -> Generator[str, None, None]:
-    try:
-        for delta in deltas:
-            if delta.text:
-                yield delta.text
-    finally:
-        deltas.close()
-
-
-async def _texts_aio(deltas: AsyncGenerationStream) -> AsyncGenerator[str, None]:
-    try:
-        async for delta in deltas:
-            if delta.text:
-                yield delta.text
-    finally:
-        await deltas.aclose()
 
 
 def _definition(spec: FunctionSpec) -> Definition:
     return Definition(function_id(spec), spec, None, spec.label)
-
-
-def _completion(prompt: str, sampling: Any) -> CompletionInput:
-    if not isinstance(prompt, str):
-        raise TypeError(f"llm.generate takes a text, not {type(prompt).__name__}; llm.chat takes messages")
-    return CompletionInput(prompt, params_of("llm.generate", sampling))
-
-
-def _chat(messages: Messages, output: OutputType[Any] | None, tools: Tools, sampling: Any, verb: str) -> ChatInput:
-    params = params_of(verb, sampling, output.schema if output else None)
-    offered = [tool if isinstance(tool, dict) else as_tool(tool).definition for tool in tools]
-    return ChatInput(messages_of(messages), params, offered)
-
-
-def _output(output_type: Any, tools: Tools) -> OutputType[Any] | None:
-    if output_type is None or output_type is str:
-        return None
-    if tools:
-        raise InvalidOption("llm.chat: an answer held to output_type cannot call tools; deepserve.Agent does both")
-    return OutputType(output_type)
-
-
-def _result(generated: Generated, output: OutputType[Any] | None) -> ChatResult[Any]:
-    value = output.parse(generated.text, generated.finish_reason) if output else generated.text
-    return ChatResult(
-        text=generated.text,
-        output=value,
-        finish_reason=generated.finish_reason,
-        usage=Usage(generated.prompt_tokens, generated.completion_tokens),
-        tool_calls=tuple(generated.tool_calls),
-        malformed_calls=tuple(generated.malformed_calls),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,10 +12,28 @@ from deepserve._current_client import current_client
 from deepserve._definition import Definition
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox, StreamItem
-from deepserve._model_request import ModelInput, method_of
+from deepserve._model_request import ModelInput
 from deepserve.errors import ModelError, SerializationError, StartupFailed
 from deepserve.protocol.messages import RequestKind, Value
-from deepserve.protocol.model_io import Generated, GeneratedDelta
+from deepserve.protocol.model_io import (
+    ChatInput,
+    CompletionInput,
+    ContextInput,
+    Embedded,
+    EmbedInput,
+    Generated,
+    GeneratedDelta,
+)
+
+T = TypeVar("T")
+AnyInput = ModelInput | ContextInput | EmbedInput
+METHODS: dict[type[Any], str] = {
+    ChatInput: "chat",
+    CompletionInput: "generate",
+    ContextInput: "cache",
+    EmbedInput: "embed",
+}
+"""What the executors call a request with such an input."""
 
 
 class ClientRequests:
@@ -25,33 +43,51 @@ class ClientRequests:
         self._model = model
         self._tokenizer = tokenizer
 
-    def ask(self, value: ModelInput, verb: str) -> Generated:
+    def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
+        return self._ask(value, verb, Generated, context_id)
+
+    async def ask_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
+        return await self._ask_aio(value, Generated, context_id)
+
+    def cache(self, value: ContextInput, verb: str) -> Generated:
+        return self._ask(value, verb, Generated, value.context_id)
+
+    async def cache_aio(self, value: ContextInput, verb: str) -> Generated:
+        return await self._ask_aio(value, Generated, value.context_id)
+
+    def embed(self, value: EmbedInput, verb: str) -> Embedded:
+        return self._ask(value, verb, Embedded)
+
+    async def embed_aio(self, value: EmbedInput, verb: str) -> Embedded:
+        return await self._ask_aio(value, Embedded)
+
+    def stream(self, value: ModelInput, verb: str, context_id: str = "") -> Deltas:
         refuse_on_loop(verb)
-        request = self._open(value, "call")
+        return Deltas(self._open(value, "stream", context_id))
+
+    def stream_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Deltas:
+        return Deltas(self._open(value, "stream", context_id))
+
+    def _ask(self, value: AnyInput, verb: str, kind: type[T], context_id: str = "") -> T:
+        refuse_on_loop(verb)
+        request = self._open(value, "call", context_id)
         try:
             while not request.inbox.is_over:
                 request.client.wait(request.inbox)
-            return request.result()
+            return request.result(kind)
         finally:
             request.end()
 
-    async def ask_aio(self, value: ModelInput, verb: str) -> Generated:
-        request = self._open(value, "call")
+    async def _ask_aio(self, value: AnyInput, kind: type[T], context_id: str = "") -> T:
+        request = self._open(value, "call", context_id)
         try:
             while not request.inbox.is_over:
                 await request.client.wait_async(request.inbox)
-            return request.result()
+            return request.result(kind)
         finally:
             request.end()
 
-    def stream(self, value: ModelInput, verb: str) -> Deltas:
-        refuse_on_loop(verb)
-        return Deltas(self._open(value, "stream"))
-
-    def stream_aio(self, value: ModelInput, verb: str) -> Deltas:
-        return Deltas(self._open(value, "stream"))
-
-    def _open(self, value: ModelInput, kind: RequestKind) -> _Request:
+    def _open(self, value: AnyInput, kind: RequestKind, context_id: str) -> _Request:
         try:
             payload = msgspec.msgpack.encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -59,7 +95,8 @@ class ClientRequests:
         client = current_client()
         client.define(self._tokenizer)
         described = Value("msgpack", len(payload))
-        inbox = client.open_request(self._model, kind, described, payload, method=method_of(value))
+        method = METHODS[type(value)]
+        inbox = client.open_request(self._model, kind, described, payload, method=method, context_id=context_id)
         return _Request(client, inbox, self._model.label)
 
 
@@ -72,7 +109,7 @@ class _Request:
         self._label = label
         self._ended = False
 
-    def result(self) -> Generated:
+    def result(self, kind: type[T]) -> T:
         """The whole. Raises the request's error; for a model that cannot be loaded the reason itself."""
         try:
             decoded: Any = self.client.result(self.inbox, self._label)
@@ -80,7 +117,7 @@ class _Request:
             if isinstance(error.__cause__, ModelError):
                 raise error.__cause__ from None
             raise
-        return msgspec.convert(decoded, Generated)
+        return msgspec.convert(decoded, kind)
 
     def end(self) -> None:
         if self._ended:
@@ -104,7 +141,7 @@ class Deltas:
             while self._wants_more():
                 request.client.wait(request.inbox)
                 yield from self._arrived()
-            self.generated = request.result()
+            self.generated = request.result(Generated)
         finally:
             self.close()
 
@@ -115,7 +152,7 @@ class Deltas:
                 await request.client.wait_async(request.inbox)
                 for delta in self._arrived():
                     yield delta
-            self.generated = request.result()
+            self.generated = request.result(Generated)
         finally:
             self.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GeneratedDelta
+from deepserve.protocol.model_io import ChatInput, CompletionInput, ContextInput, Generated, GeneratedDelta
 
 ModelInput = ChatInput | CompletionInput
 
@@ -30,16 +30,15 @@ class AsyncGenerationStream(Protocol):
 
 
 class ModelRequests(Protocol):
-    """verb: what the user called (`llm.chat`), for the text of errors."""
+    """verb: what the user called (`llm.chat`), for the text of errors. context_id: of a context that a chat continues,
+    empty for none."""
 
-    def ask(self, value: ModelInput, verb: str) -> Generated: ...
-    async def ask_aio(self, value: ModelInput, verb: str) -> Generated: ...
-    def stream(self, value: ModelInput, verb: str) -> GenerationStream: ...
-    def stream_aio(self, value: ModelInput, verb: str) -> AsyncGenerationStream: ...
-
-
-def method_of(value: ModelInput) -> str:
-    return "chat" if isinstance(value, ChatInput) else "generate"
+    def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated: ...
+    async def ask_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Generated: ...
+    def stream(self, value: ModelInput, verb: str, context_id: str = "") -> GenerationStream: ...
+    def stream_aio(self, value: ModelInput, verb: str, context_id: str = "") -> AsyncGenerationStream: ...
+    def cache(self, value: ContextInput, verb: str) -> Generated: ...
+    async def cache_aio(self, value: ContextInput, verb: str) -> Generated: ...
 
 
 def messages_of(prompt: Any) -> list[dict[str, Any]]:

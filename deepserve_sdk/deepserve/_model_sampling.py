@@ -15,7 +15,11 @@ class Sampling(TypedDict, total=False):
 
     max_tokens: at most so many are generated; without it, as many as the context has room for. temperature: 0 takes
     the likeliest token always. top_p, min_p: probabilities from 0 to 1; top_k: a count. seed: the same seed gives the
-    same text. stop: texts at which the answer ends; they are not part of it.
+    same text. presence_penalty, frequency_penalty: -2 to 2, of what the answer has said; repetition_penalty: above 1
+    discourages what prompt and answer have said, 0.01 to 100. logit_bias: added to the logits of token ids, -100 to
+    100. stop: texts, and stop_token_ids: tokens at which the answer ends; they are not part of it. min_tokens: no end
+    before so many; ignore_eos: none but max_tokens. bad_words: texts that the answer must not complete.
+    (Names and ranges: vLLM's.)
     """
 
     max_tokens: int | None
@@ -24,11 +28,23 @@ class Sampling(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     seed: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: dict[int, float] | None
     stop: str | list[str] | None
+    stop_token_ids: list[int] | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    bad_words: list[str] | None
 
 
-_LEAST = {"max_tokens": 1, "temperature": 0, "top_p": 0, "min_p": 0, "seed": 0}
-_MOST = {"top_p": 1, "min_p": 1}
+_LEAST = {
+    "max_tokens": 1, "temperature": 0, "top_p": 0, "min_p": 0, "seed": 0, "min_tokens": 0,
+    "presence_penalty": -2, "frequency_penalty": -2, "repetition_penalty": 0.01,
+}  # fmt: skip
+_MOST = {"top_p": 1, "min_p": 1, "presence_penalty": 2, "frequency_penalty": 2, "repetition_penalty": 100}
+_MAX_BIAS = 100
 
 
 def params_of(verb: str, given: Any, json_schema: dict[str, Any] | None = None) -> GenerationParams:
@@ -43,9 +59,23 @@ def params_of(verb: str, given: Any, json_schema: dict[str, Any] | None = None) 
             raise InvalidOption(f"{verb}: {name}={value!r} must be at least {_LEAST[name]}{most}")
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]
-    if "stop" in options and not all(options["stop"]):
-        raise InvalidOption(f"{verb}: stop={options['stop']!r} holds an empty text")
+    for name in ("stop", "bad_words"):
+        if not all(options.get(name, ())):
+            raise InvalidOption(f"{verb}: {name}={options[name]!r} holds an empty text")
+    _check_ids(verb, options)
     try:
         return msgspec.convert({**options, "json_schema": json_schema}, GenerationParams)
     except msgspec.ValidationError as error:
         raise InvalidOption(f"{verb}: {error}") from None
+
+
+def _check_ids(verb: str, options: dict[str, Any]) -> None:
+    """Raises InvalidOption for token ids below 0, and for a bias out of bounds."""
+    bias = options.get("logit_bias") or {}
+    for name, ids in (("logit_bias", bias), ("stop_token_ids", options.get("stop_token_ids", ()))):
+        for token_id in ids:
+            if isinstance(token_id, int) and token_id < 0:
+                raise InvalidOption(f"{verb}: {name}: {token_id} is no token id")
+    for token_id, value in bias.items() if isinstance(bias, dict) else ():
+        if isinstance(value, int | float) and not -_MAX_BIAS <= value <= _MAX_BIAS:
+            raise InvalidOption(f"{verb}: logit_bias of token {token_id} must be -100 to 100, not {value!r}")

@@ -10,6 +10,7 @@ import msgspec
 from deepserve._exceptions import decode_exception
 from deepserve.errors import (
     CallCancelled,
+    ContextExpiredError,
     DeepServeError,
     FunctionTimeout,
     PodLost,
@@ -20,6 +21,7 @@ from deepserve.errors import (
     StartupTimeout,
     StreamInterrupted,
     UnguardedCallError,
+    UnknownContextError,
 )
 from deepserve.protocol.messages import ItemFinished, Outcome, RequestFinished
 
@@ -69,6 +71,10 @@ def _own_error(outcome: Outcome, text: str, pod_losses: int) -> DeepServeError:
             return PythonVersionMismatch(text)
         case "refused" if outcome.code == "depth":
             return RecursionTooDeep(text)
+        case "refused" if outcome.code == "context":
+            return UnknownContextError(text)
+        case "refused" if outcome.code == "context_expired":
+            return ContextExpiredError(text)
         case _:
             return Refused(text)
 

@@ -10,23 +10,25 @@ import msgspec
 
 from deepserve._model_request import AsyncGenerationStream, GenerationStream, ModelInput, ModelRequests
 from deepserve.errors import ModelError, ScriptExhausted
-from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GeneratedDelta
+from deepserve.protocol.model_io import ChatInput, CompletionInput, ContextInput, Generated, GeneratedDelta
 
 SIZE_BYTES = 8
 
 
+NOTHING_SAID = Generated("", "stop", 0, 0)
+"""The answer to a start that is only to be kept."""
+
+
 class Asked(msgspec.Struct, frozen=True):
-    """One of chat and completion is there."""
+    """One of chat and completion is there; none where it is asked whether the model has a script."""
 
     model: str
     chat: ChatInput | None = None
     completion: CompletionInput | None = None
 
     @property
-    def value(self) -> ModelInput:
-        value = self.chat or self.completion
-        assert value is not None
-        return value
+    def value(self) -> ModelInput | None:
+        return self.chat or self.completion
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -43,26 +45,35 @@ class ScriptedRequests:
         self._model = model
         self._others = others
 
-    def ask(self, value: ModelInput, verb: str) -> Generated:
+    def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
         generated = self._ask(value)
-        return self._others().ask(value, verb) if generated is None else generated
+        return self._others().ask(value, verb, context_id) if generated is None else generated
 
-    async def ask_aio(self, value: ModelInput, verb: str) -> Generated:
+    async def ask_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
         generated = self._ask(value)
-        return await self._others().ask_aio(value, verb) if generated is None else generated
+        return await self._others().ask_aio(value, verb, context_id) if generated is None else generated
 
-    def stream(self, value: ModelInput, verb: str) -> GenerationStream:
+    def stream(self, value: ModelInput, verb: str, context_id: str = "") -> GenerationStream:
         generated = self._ask(value)
-        return self._others().stream(value, verb) if generated is None else ScriptedDeltas(generated)
+        return self._others().stream(value, verb, context_id) if generated is None else ScriptedDeltas(generated)
 
-    def stream_aio(self, value: ModelInput, verb: str) -> AsyncGenerationStream:
+    def stream_aio(self, value: ModelInput, verb: str, context_id: str = "") -> AsyncGenerationStream:
         generated = self._ask(value)
-        return self._others().stream_aio(value, verb) if generated is None else ScriptedDeltas(generated)
+        return self._others().stream_aio(value, verb, context_id) if generated is None else ScriptedDeltas(generated)
+
+    def cache(self, value: ContextInput, verb: str) -> Generated:
+        return self._others().cache(value, verb) if self._send(Asked(self._model)) is None else NOTHING_SAID
+
+    async def cache_aio(self, value: ContextInput, verb: str) -> Generated:
+        is_scripted = self._send(Asked(self._model)) is not None
+        return NOTHING_SAID if is_scripted else await self._others().cache_aio(value, verb)
 
     def _ask(self, value: ModelInput) -> Generated | None:
         """None where the model has no script. Raises ScriptExhausted, ModelError."""
         is_chat = isinstance(value, ChatInput)
-        asked = Asked(self._model, chat=value) if is_chat else Asked(self._model, completion=value)  # type: ignore[arg-type]
+        return self._send(Asked(self._model, chat=value) if is_chat else Asked(self._model, completion=value))  # type: ignore[arg-type]
+
+    def _send(self, asked: Asked) -> Generated | None:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.connect(self._path)

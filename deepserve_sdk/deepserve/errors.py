@@ -226,6 +226,14 @@ class PromptTooLongError(ModelError):
     """The prompt does not fit the model's context."""
 
 
+class UnknownContextError(ModelError, LookupError):
+    """A chat names a context that the controller does not have, or that belongs to another model."""
+
+
+class ContextExpiredError(UnknownContextError):
+    """A chat names a context that nobody has used for its time to live."""
+
+
 class OutputTruncated(ModelError):
     """The output ended at `max_tokens` before it was a whole value of the asked type. text: what there was."""
 

@@ -60,15 +60,18 @@ class FunctionBook:
         function = self._functions.get(function_id)
         return function.label if function else function_id
 
-    def first_step(self, function_id: str, kind: RequestKind) -> FirstStep | Outcome:
-        """A model with a tokenizer takes two tasks, everything else one. The outcome `refused` where it cannot run."""
+    def first_step(self, function_id: str, kind: RequestKind, method: str = "") -> FirstStep | Outcome:
+        """A model with a tokenizer takes two tasks, everything else one: embeddings too, which are made of texts.
+
+        The outcome `refused` where it cannot run.
+        """
         function = self._functions.get(function_id)
         if function is None:
             return unknown_outcome(function_id)
         if function.is_removed:
             return removed_outcome(function.label)
         tokenizer_id = function.spec.tokenizer
-        if not tokenizer_id or function.spec.kind != "model":
+        if not tokenizer_id or function.spec.kind != "model" or method == "embed":
             return FirstStep(function, None, kind)
         tokenizer = self._functions.get(tokenizer_id)
         if tokenizer is None or tokenizer.is_removed:

@@ -151,7 +151,7 @@ class JobExecutor:
         )  # fmt: skip
         broken = event.broken or self._broken(event.depends_on)
         self._jobs.add(job)
-        step = self._functions.first_step(event.function_id, event.kind)
+        step = self._functions.first_step(event.function_id, event.kind, event.method)
         if isinstance(step, Outcome):
             self._finish_job(job, step, now_s)
         elif job.depth > self._max_depth:

@@ -44,6 +44,7 @@ class Deployments:
         for spec in specs.values():
             if why_never := self._why_never(spec):
                 raise QueryError("invalid", why_never)
+            self._check_name(name, spec)
         app = App(name, functions, specs, entrypoints, schemas or {})
         bundles = {digest: self._bundle(name, digest) for digest in app.digests()}
         before = self.apps.get(name)
@@ -78,6 +79,22 @@ class Deployments:
             raise QueryError("not_found", f"app {app_name!r} has no function {name!r} (it has: {there})")
         return function_id, app.specs[function_id]
 
+    def models(self) -> dict[str, tuple[App, str]]:
+        """The app and the function id of each deployed model, by the model's name."""
+        return {
+            spec.name: (app, function_id)
+            for app in self.apps.values()
+            for function_id in app.functions.values()
+            if (spec := app.specs[function_id]).kind == "model"
+        }
+
+    def model(self, name: str) -> tuple[App, str]:
+        """Raises QueryError(not_found), naming what there is."""
+        models = self.models()
+        if name not in models:
+            raise QueryError("not_found", f"no model {name!r} is deployed (deployed: {', '.join(models) or 'none'})")
+        return models[name]
+
     def _specs_of(self, functions: dict[str, str]) -> dict[str, FunctionSpec]:
         """Of the named functions and of what they need besides."""
         specs: dict[str, FunctionSpec] = {}
@@ -92,6 +109,11 @@ class Deployments:
                 if spec.tokenizer:
                     pending.append(spec.tokenizer)
         return specs
+
+    def _check_name(self, app_name: str, spec: FunctionSpec) -> None:
+        """A model is found by its name alone. Raises QueryError."""
+        if spec.kind == "model" and (found := self.models().get(spec.name)) and found[0].name != app_name:
+            raise QueryError("invalid", f"a model {spec.name!r} is deployed already, by app {found[0].name!r}")
 
     def _bundle(self, name: str, digest: str) -> Bundle:
         bundle = self._bundles.get(digest)

@@ -14,6 +14,7 @@ from deepserve_controller.service.function_queries import FunctionQueries, setti
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.model_queries import ModelQueries, plain
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, optional, required
@@ -53,6 +54,7 @@ class Queries:
         self._on_shutdown = on_shutdown
         self._started_at = time.time()
         function_queries = FunctionQueries(cores, functions, deployments)
+        model_queries = ModelQueries(deployments, function_queries, pods)
         self._answers: dict[str, Callable[[str, Body], Body]] = {
             "status": self._status,
             "requests": self._list_requests,
@@ -66,6 +68,9 @@ class Queries:
             "scale": function_queries.scale,
             "function": function_queries.describe,
             "schema": function_queries.schema,
+            "models": model_queries.list,
+            "find_model": model_queries.find,
+            "model": model_queries.describe,
             "result_info": self._result_info,
             "timeline": self._timeline,
             "order_fault": self._order_fault,
@@ -128,7 +133,7 @@ class Queries:
 
     def _lookup(self, link_id: str, body: Body) -> Body:
         function_id, spec = self._deployments.lookup(required(body, "app", str), required(body, "name", str))
-        return {"function_id": function_id, "spec": msgspec.to_builtins(spec, builtin_types=(bytes,))}
+        return {"function_id": function_id, "spec": plain(spec)}
 
     def _read_logs(self, link_id: str, body: Body) -> Body:
         target = required(body, "target", str)

@@ -27,6 +27,7 @@ from deepserve_controller.core import events
 from deepserve_controller.core.actions import FinishItem, FinishRequest, SendChunk, SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
+from deepserve_controller.service.contexts import ContextRefused, Contexts
 from deepserve_controller.service.dependencies import DependencyValues, Wanted
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
@@ -76,6 +77,7 @@ class Requests:
         self.refs = segments.refs
         self.dependencies = DependencyValues(kept, segments)
         self.streams = Streams(cores, recipients, kept, segments)
+        self.contexts = Contexts()
         self.running: dict[str, RequestRecord] = {}
         self.tasks = TaskPlaces()
         self._tally = RequestTally()
@@ -88,7 +90,7 @@ class Requests:
     def open(self, link_id: str, message: OpenRequest, data: bytes) -> None:
         """Raises Refusal."""
         request_id = message.request_id
-        if max(len(request_id), len(message.function_id), len(message.method)) > MAX_NAME_CHARS:
+        if max(map(len, (request_id, message.function_id, message.method, message.context_id))) > MAX_NAME_CHARS:
             raise Refusal("garbage", f"OpenRequest with a name of more than {MAX_NAME_CHARS} characters")
         if request_id in self.running or request_id in self._kept:
             return self._refuse(link_id, request_id, f"request {request_id} exists already")
@@ -113,6 +115,12 @@ class Requests:
         wanted = Wanted()
         if message.depends_on:
             wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
+        payload = Payload(message.value, data)
+        if message.context_id:
+            try:
+                payload = self.contexts.opened(message, payload, record.label)
+            except ContextRefused as error:
+                wanted = Wanted(broken=error.outcome)
         self.running[request_id] = record
         self._tally.began(record.function_id, record.root_link_id)
         if message.kind == "stream":
@@ -127,7 +135,7 @@ class Requests:
                 parent_task_id=message.parent_task_id,
                 timeout_s=message.timeout_s,
                 keep=message.keep,
-                payload=wanted.payload if wanted.broken else Payload(message.value, data),
+                payload=wanted.payload if wanted.broken else payload,
                 depends_on=wanted.unfinished,
                 broken=wanted.broken,
             )
@@ -276,6 +284,7 @@ class Requests:
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
         self._claim(action.payload.value)
+        self.contexts.finished(action.request_id, action.outcome)
         self.dependencies.finished(action.request_id, action.outcome, action.payload)
         self.dependencies.over(action.request_id)
         finished = RequestFinished(

@@ -78,6 +78,8 @@ def find(target: str) -> Found:
         definition = look_up_deployed(app, class_name)
     spec = definition.spec
     assert spec is not None
+    if spec.kind == "model":
+        raise UsageError(f"{target} is a model: deepserve model chat {name}")
     if spec.kind == "class" and method not in spec.methods:
         there = ", ".join(f"{app}/{spec.name}.{name}" for name in sorted(spec.methods))
         raise (NotFound if method else UsageError)(f"{target} is no method of a class; there are: {there}")

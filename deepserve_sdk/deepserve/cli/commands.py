@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from deepserve.cli.model_commands import model_commands
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Rest = Annotated[list[str] | None, typer.Argument(help="Arguments of the function or entry point.")]
 
@@ -37,6 +39,8 @@ root.add_typer(app_commands, name="app")
 function_commands = typer.Typer(help="Deployed functions and their pods.", no_args_is_help=True)
 root.add_typer(function_commands, name="function")
 Target = Annotated[str, typer.Argument(help="APP/FUNCTION")]
+
+root.add_typer(model_commands, name="model")
 
 FORWARD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

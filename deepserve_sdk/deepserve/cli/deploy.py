@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from deepserve._app import App
+from deepserve._app import App, default_app
 from deepserve._client import Client
+from deepserve._model import Model
 from deepserve.cli import controller
 from deepserve.cli.connection import connected, is_up, query
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import complain, print_json
 from deepserve.cli.parameter_schema import schemas_of
-from deepserve.cli.user_file import load_user_file, split_target
+from deepserve.cli.user_file import UserFile, load_user_file, split_target
 from deepserve.settings import current_settings
 
 
 def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
-    """Deploy every app of `file`. A name that is defined again replaces the old one, one that is gone ends."""
+    """Deploy every app of `file`, and its models in its only app, or in the one that is named after it.
+
+    A name that is defined again replaces the old one, one that is gone ends.
+    """
     path, target = split_target(file)
     if target:
         raise UsageError(f"deploy takes a whole file: {path.name}, without ::{target}")
-    apps = [app for app in load_user_file(path).apps if app.functions or app.classes]
+    found = load_user_file(path)
+    apps = [app for app in found.apps if app.functions or app.classes]
+    home = home_of_models(found, apps)
+    if found.models and home not in apps:
+        apps.append(home)
     if not apps:
-        raise UsageError(f"{path.name} has no function or class of DeepServe to deploy")
+        raise UsageError(f"{path.name} has no function, class or model of DeepServe to deploy")
     if name is not None and len(apps) != 1:
         raise UsageError(f"--name needs a file with one app; {path.name} has {', '.join(app.name for app in apps)}")
-    if not current_settings().url and not is_up():
-        controller.start_in_background(controller.controller_command())
-        complain("started this user's controller, since none ran (stop it with: deepserve down)")
+    start_if_none_runs()
     with connected() as client:
-        answers = [deploy_app(client, app, name or app.name) for app in apps]
+        answers = [deploy_app(client, app, name or app.name, found.models if app is home else ()) for app in apps]
     if as_json:
         print_json(answers)
     else:
@@ -38,9 +45,29 @@ def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
     return OK
 
 
-def deploy_app(client: Client, app: App, name: str) -> dict[str, Any]:
+def home_of_models(found: UserFile, apps: list[App]) -> App:
+    named_after_file = default_app(found.module.__name__)
+    return (
+        apps[0]
+        if len(apps) == 1
+        else next((app for app in apps if app.name == named_after_file.name), named_after_file)
+    )
+
+
+def start_if_none_runs() -> None:
+    if not current_settings().url and not is_up():
+        controller.start_in_background(controller.controller_command())
+        complain("started this user's controller, since none ran (stop it with: deepserve down)")
+
+
+def deploy_app(client: Client, app: App, name: str, models: Sequence[Model] = ()) -> dict[str, Any]:
     """Code and definitions first, then the app's names in one step."""
     definitions = app.definitions()
+    for model in models:
+        if model.name in definitions:
+            raise UsageError(f"app {name}: two things are called {model.name!r}, one of them a model")
+        definitions[model.name], tokenizer = model.definitions()
+        client.define(tokenizer)
     for definition in definitions.values():
         client.define(definition)
     function_ids = {key: definition.function_id for key, definition in definitions.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from deepserve._app import App, apps_of_module
+from deepserve._model import Model
 from deepserve.cli.exit_codes import UsageError, UserCodeFailed
 
 
@@ -17,6 +18,8 @@ class UserFile:
     path: Path
     module: ModuleType
     apps: list[App]
+    models: list[Model]
+    """Those at its top level."""
 
 
 def split_target(target: str) -> tuple[Path, str]:
@@ -52,7 +55,8 @@ def load_user_file(path: Path) -> UserFile:
         module = import_package_file(path, name) if "." in name else import_file(path, name)
     except (Exception, SystemExit) as error:
         raise UserCodeFailed(f"{path.name} could not be imported") from error
-    return UserFile(path, module, apps_of_module(module))
+    models = [value for value in vars(module).values() if isinstance(value, Model)]
+    return UserFile(path, module, apps_of_module(module), list(dict.fromkeys(models)))
 
 
 def import_package_file(path: Path, name: str) -> ModuleType:

@@ -38,6 +38,7 @@ class OpenRequest(Message, frozen=True):
     timeout_s: overrides the function's time limit per attempt where positive.
     keep: the result is kept after it was delivered or the client left (spawned under up).
     depends_on: requests whose results are arguments; placeholders in `value` name them by their position here.
+    context_id: of a model's context, which method `cache` makes and `chat` continues.
     """
 
     request_id: str
@@ -49,6 +50,7 @@ class OpenRequest(Message, frozen=True):
     keep: bool = False
     value: Value = Value()
     depends_on: tuple[str, ...] = ()
+    context_id: str = ""
 
 
 class MapInput(Message, frozen=True):

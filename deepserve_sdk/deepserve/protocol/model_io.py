@@ -4,6 +4,13 @@ A model request is a job of two tasks. The tokenizer executor gets `ChatInput` (
 `CompletionInput` (method `generate`) and returns `TokenizedPrompt`; the engine executor gets that and returns
 `Generated`, streaming `GeneratedDelta` items where the request's kind is `stream` (its final value is
 `Generated` all the same).
+
+A context is a prompt start that is kept by name. Method `cache` (`ContextInput`) makes one: the controller keeps the
+messages, the engine their KV as far as it can. A chat whose OpenRequest names a context gets its record as
+`ChatInput.context` from the controller, so that any executor can serve it.
+
+`embed` (`EmbedInput`) goes to the engine executor at once, which returns `Embedded`: embedding models tokenise in
+their own way.
 """
 
 from __future__ import annotations
@@ -22,9 +29,26 @@ class GenerationParams(msgspec.Struct, frozen=True, omit_defaults=True):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     stop: list[str] = []
     json_schema: dict[str, Any] | None = None
     """Output is constrained to this JSON schema."""
+
+
+class ContextInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a context is made of. ttl_s: how long it lives after its last use."""
+
+    context_id: str
+    messages: list[dict[str, Any]]
+    ttl_s: float
+    tools: list[dict[str, Any]] = []
 
 
 class ChatInput(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +57,8 @@ class ChatInput(msgspec.Struct, frozen=True, omit_defaults=True):
     messages: list[dict[str, Any]]
     params: GenerationParams = GenerationParams()
     tools: list[dict[str, Any]] = []
+    context: ContextInput | None = None
+    """Which the messages continue, and whose tools are the chat's; written by the controller."""
 
 
 class CompletionInput(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,11 +66,34 @@ class CompletionInput(msgspec.Struct, frozen=True, omit_defaults=True):
     params: GenerationParams = GenerationParams()
 
 
+class EmbedInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Texts, or their token ids. truncate: cut what is too long instead of refusing it."""
+
+    texts: list[str | list[int]]
+    truncate: bool = False
+
+
+class Embedded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A vector for each text, in their order."""
+
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
+class PromptContext(msgspec.Struct, frozen=True):
+    """The first `num_tokens` of a prompt are those of a context."""
+
+    context_id: str
+    num_tokens: int
+    ttl_s: float
+
+
 class TokenizedPrompt(msgspec.Struct, frozen=True, omit_defaults=True):
     token_ids: list[int]
     params: GenerationParams = GenerationParams()
     parse_tools: bool = False
     """Tool calls are taken out of the text (the chat offered tools)."""
+    context: PromptContext | None = None
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):

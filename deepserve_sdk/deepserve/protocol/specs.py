@@ -82,6 +82,8 @@ class ModelSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     quantization: str | None = None
     tensor_parallel: int = 1
     max_model_len: int | None = None
+    kv_cache_dtype: str = "auto"
+    speculative_tokens: int = 0
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):

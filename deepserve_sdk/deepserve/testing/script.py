@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from deepserve._model import Model
-from deepserve._scripted_requests import Answer, Asked, read_frame, write_frame
+from deepserve._scripted_requests import NOTHING_SAID, Answer, Asked, read_frame, write_frame
 from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, ToolCall
 
 
@@ -31,6 +31,8 @@ class ScriptedModel:
         self.asked: list[ChatInput | CompletionInput] = []
 
     def answer(self, asked: Asked) -> Answer:
+        if asked.value is None:
+            return Answer("generated", NOTHING_SAID)
         self.asked.append(asked.value)
         if len(self.asked) > len(self.answers):
             text = f"the script of model {self.name!r} has {len(self.answers)} answers; one more was asked for"

@@ -22,9 +22,9 @@ def make_executor(
 
         return TokenizerExecutor(spec, threads)
     if spec.kind == "model":
-        from deepserve_runtime.executors.engine import EngineExecutor
+        from deepserve_runtime.executors.model import make_model_executor
 
-        return EngineExecutor(spec, threads)
+        return make_model_executor(spec, threads)
     from deepserve_runtime.executors.function import FunctionExecutor
 
     return FunctionExecutor(pod, spec, fetch, threads, code)

@@ -17,8 +17,9 @@ from typing import Any
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.executors.accelerators import device_of
+from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.flowserve_parts import (
-    DEVICES,
     AnswerEvent,
     AnswerFormat,
     ArgumentsDelta,
@@ -28,7 +29,6 @@ from deepserve_runtime.executors.flowserve_parts import (
     ChatTemplate,
     EngineConfig,
     FlowServeError,
-    InvalidConfigError,
     MalformedCall,
     PromptTooLongError,
     SamplingParams,
@@ -87,10 +87,21 @@ class EngineExecutor:
     def unload(self) -> None:
         pass
 
+    def sleep(self, level: int) -> None:
+        """On the main thread. Nothing happens while there is work; the next task wakes the engine."""
+        if self._arrived.empty() and not (self._compiling or self._generations or self._engine.has_work):
+            self._engine.sleep(level)
+            self._embedder.release()
+
     @cached_property
     def _answers(self) -> AnswerFormat:
         """How the model writes calls. Read when a task has tools: few do, and it takes the template's engine."""
         return AnswerFormat.of_template(ChatTemplate.from_folder(self._folder).source)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        """The model once more, in torch: few ask a generating model for vectors."""
+        return Embedder(self._model, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len))
 
     # --- from the reader thread ------------------------------------------------------------------------
 
@@ -131,6 +142,8 @@ class EngineExecutor:
 
     def _add(self, task: Task) -> None:
         sequence_id = f"{task.key[0]}/{task.key[1]}"
+        if task.assignment.method == "embed":
+            return self._embedder.answer([task])
         with self._answering(task):
             prompt = convert(task.start(), TokenizedPrompt)
             params = sampling_params(prompt.params, self._defaults)
@@ -159,7 +172,16 @@ class EngineExecutor:
     def _start(
         self, sequence_id: str, task: Task, prompt: TokenizedPrompt, params: SamplingParams, grammar: Any = None
     ) -> None:
-        self._engine.add(sequence_id, prompt.token_ids, params, grammar=grammar)
+        self._engine.wake()
+        token_ids, context = prompt.token_ids, prompt.context
+        if context is None or task.assignment.method == "cache":
+            self._engine.add(sequence_id, token_ids, params, grammar=grammar)
+            if context is not None:
+                self._engine.preserve(sequence_id, context.context_id, context.ttl_s)
+        else:  # made here, or by another executor: then it is computed now
+            self._engine.add_context(context.context_id, token_ids[: context.num_tokens], context.ttl_s)
+            rest = token_ids[context.num_tokens :]
+            self._engine.add(sequence_id, rest, params, grammar=grammar, context_id=context.context_id)
         parser = WholeCalls(make_parser(self._answers.calls)) if prompt.parse_tools else None
         self._generations[sequence_id] = Generation(task, parser)
 
@@ -180,6 +202,8 @@ class EngineExecutor:
         generation.task.finish_cancelled()
 
     def _step(self) -> list[SequenceOutput]:
+        if self._engine.is_sleeping:
+            return []
         try:
             return self._engine.step()
         except Exception as error:  # one broken step must not leave its sequences without an answer
@@ -290,25 +314,17 @@ def engine_config(spec: FunctionSpec, slots: int) -> EngineConfig:
         device=device_of(spec.resources.accelerators),
         dtype=model.dtype,
         quantization=model.quantization,
+        kv_cache_dtype=model.kv_cache_dtype,
+        speculative_tokens=model.speculative_tokens,
         tensor_parallel_size=model.tensor_parallel,
         max_model_len=model.max_model_len,
         max_num_sequences=slots,
     )
 
 
-def device_of(accelerators: tuple[str, ...]) -> str:
-    """The first that the engine has, of `kind[:model][:count]` in order of preference. Raises InvalidConfigError."""
-    for accelerator in accelerators:
-        if (kind := accelerator.partition(":")[0]) in DEVICES:
-            return kind
-    if accelerators:
-        raise InvalidConfigError(f"accelerator {', '.join(accelerators)} is not supported; supported: cpu")
-    return "auto"
-
-
 def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:
     """What was asked for, over the model's defaults. Raises flowserve's InvalidRequestError."""
-    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+    names = [name for name in asked.__struct_fields__ if name not in ("stop", "json_schema")]
     given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     structured = StructuredOutputsParams(json=asked.json_schema) if asked.json_schema is not None else None
     return SamplingParams(**{**defaults, **given}, stop=asked.stop, structured_outputs=structured)

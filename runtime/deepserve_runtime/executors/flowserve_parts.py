@@ -11,6 +11,7 @@ from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_model
+from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
 from flowserve.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ from flowserve.tool_calls import (
 )
 
 if TYPE_CHECKING:
+    from flowserve.embedding_model import EmbeddingModel
     from flowserve.engine import Engine
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "CallParser",
     "CallStart",
     "ChatTemplate",
+    "EmbeddingModel",
     "EngineConfig",
     "FlowServeError",
     "InvalidConfigError",
@@ -48,7 +51,9 @@ __all__ = [
     "TextDelta",
     "Tokenizer",
     "UnknownSequenceError",
+    "embedding_model_from_folder",
     "engine_from_folder",
+    "is_embedding_model",
     "make_parser",
     "read_sampling_defaults",
     "resolve_model",
@@ -60,3 +65,10 @@ def engine_from_folder(folder: Path, config: EngineConfig) -> Engine:
     from flowserve.engine import Engine
 
     return Engine.from_folder(folder, config)
+
+
+def embedding_model_from_folder(folder: Path, *, dtype: str, max_length: int | None, device: str) -> EmbeddingModel:
+    """See EmbeddingModel."""
+    from flowserve.embedding_model import EmbeddingModel
+
+    return EmbeddingModel(folder, dtype=dtype, max_length=max_length, device=device)

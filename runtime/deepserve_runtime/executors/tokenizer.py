@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from deepserve.protocol.messages import Value
-from deepserve.protocol.model_io import ChatInput, CompletionInput, TokenizedPrompt
+from deepserve.protocol.model_io import (
+    ChatInput,
+    CompletionInput,
+    ContextInput,
+    GenerationParams,
+    PromptContext,
+    TokenizedPrompt,
+)
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import ChatTemplate, FlowServeError, Tokenizer, resolve_model
@@ -58,16 +65,38 @@ class TokenizerExecutor:
 
     def _tokenize(self, method: str, given: Any) -> TokenizedPrompt:
         if method == "chat":
-            chat = convert(given, ChatInput)
-            if self._template is None:  # a model without one can still complete prompts
-                self._template = ChatTemplate.from_folder(self._folder)
-            text = self._template.render(chat.messages, tools=chat.tools or None)
-            token_ids = self._tokenizer.encode(text, add_special_tokens=False)
-            return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
+            return self._chat(convert(given, ChatInput))
+        if method == "cache":
+            context = convert(given, ContextInput)
+            token_ids = self._encode(self._render(context.messages, context.tools, is_start=True))
+            about = PromptContext(context.context_id, len(token_ids), context.ttl_s)
+            return TokenizedPrompt(token_ids, GenerationParams(max_tokens=1), context=about)
         if method == "generate":
             completion = convert(given, CompletionInput)
             return TokenizedPrompt(self._tokenizer.encode(completion.prompt), completion.params)
-        raise AttributeError(f"a tokenizer has the methods chat and generate, not {method!r}")
+        raise AttributeError(f"a tokenizer has the methods chat, cache and generate, not {method!r}")
+
+    def _chat(self, chat: ChatInput) -> TokenizedPrompt:
+        if chat.context is None:
+            token_ids = self._encode(self._render(chat.messages, chat.tools))
+            return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
+        start, tools = chat.context.messages, chat.context.tools
+        text, head = self._render([*start, *chat.messages], tools), self._render(start, tools, is_start=True)
+        if not text.startswith(head):  # the template tells the start otherwise now that it goes on
+            return TokenizedPrompt(self._encode(text), chat.params, parse_tools=bool(tools))
+        head_ids = self._encode(head)  # apart: as they were when the context was made
+        about = PromptContext(chat.context.context_id, len(head_ids), chat.context.ttl_s)
+        token_ids = head_ids + self._encode(text[len(head) :])
+        return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(tools), context=about)
+
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_start: bool = False) -> str:
+        """is_start: what every prompt has in common that begins with these messages."""
+        if self._template is None:  # a model without one can still complete prompts
+            self._template = ChatTemplate.from_folder(self._folder)
+        return self._template.render(messages, tools=tools or None, add_generation_prompt=not is_start)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
 
 @contextmanager

@@ -34,6 +34,9 @@ async def main() -> None:
     hello = [{"role": "user", "content": "hi"}]
     pieces = [piece async for piece in llm.stream.aio(hello, max_tokens=4, temperature=0)]
     print("aio stream", len(pieces) > 0)
+    print("aio embed", len(await llm.embed.aio(["a"])) == 1)
+    context = await llm.cache.aio(hello, ttl=60)
+    print("aio context", isinstance((await llm.chat.aio("more", context=context, max_tokens=4)).text, str))
     print("aio chat", (await llm.chat.aio("Is he?", output_type=bool)).output in (True, False))
 
 
@@ -53,4 +56,9 @@ if __name__ == "__main__":
         llm.chat("Who wrote Faust?", output_type=Person, max_tokens=2)
     except deepserve.OutputTruncated as error:
         print("truncated", error.text.startswith("{"))
+    vectors = llm.embed(["a", "b"])
+    print("embed", len(vectors) == 2 and len(vectors[0]) == len(vectors[1]))
+    context = llm.cache([{"role": "system", "content": "You are brief."}], ttl=60)
+    answer = llm.chat("hi", context=context, max_tokens=4)
+    print("context", answer.usage.prompt_tokens > context.num_tokens > 0)
     asyncio.run(main())

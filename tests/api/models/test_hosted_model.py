@@ -34,8 +34,12 @@ def test_hosted_model(tmp_path: Path) -> None:
         "output Person",
         "union",
         "truncated",
+        "embed",
+        "context",
         "aio",
         "aio stream",
+        "aio embed",
+        "aio context",
         "aio chat",
     ], done.stdout
     assert "False" not in done.stdout

@@ -33,7 +33,15 @@ async def check(llm: deepserve.Model) -> None:
     assert_type((await llm.chat.aio("x", output_type=Person)).output, Person)
     choice: Literal["a", "b"] | None = llm.chat("x", output_type=Literal["a", "b"] | None).output
     print(choice)
-    for piece in llm.stream("x", seed=1):
+    assert_type(llm.embed(["a", "b"]), list[list[float]])
+    assert_type(await llm.embed.aio("a"), list[list[float]])
+    context = llm.cache("x", ttl=60, tools=[add])
+    assert_type(context, deepserve.ContextId)
+    assert_type(await llm.cache.aio([{"role": "user", "content": "x"}]), deepserve.ContextId)
+    assert_type(llm.chat("x", context=context).output, str)
+    assert_type(llm.chat("x", context="ctx-1", output_type=Person).output, Person)
+    assert_type(deepserve.Model.from_name("tiny"), deepserve.Model)
+    for piece in llm.stream("x", seed=1, context=context, logit_bias={3: -100.0}):
         assert_type(piece, str)
     async for piece in llm.stream.aio("x"):
         assert_type(piece, str)

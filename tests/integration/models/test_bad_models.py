@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def test_truncated_weights(llm: deepserve.Model, broken: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:10_000])
     with pytest.raises(ModelLoadError, match="model.safetensors"):
         deepserve.Model("truncated", source=broken).chat("hi")
+    assert llm.generate("hi", max_tokens=1, temperature=0)
+
+
+def test_a_model_that_does_not_fit_into_memory(llm: deepserve.Model, broken: Path) -> None:
+    os.truncate(broken / "model.safetensors", 1 << 42)  # 4 TiB of nothing
+    with pytest.raises(ModelLoadError, match="does not fit.*4096.0 GiB at least"):
+        deepserve.Model("huge", source=broken).chat("hi")
     assert llm.generate("hi", max_tokens=1, temperature=0)
 
 

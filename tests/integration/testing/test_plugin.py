@@ -254,6 +254,13 @@ def test_in_order_here_and_in_pods(scripted_model):
     assert asyncio.run(llm.chat.aio("last")).text == "six"
     assert [asked.messages[-1]["content"] for asked in said.asked] == ["first", "second", "third", "from a pod", "last"]
 
+def test_a_context(scripted_model):
+    said = scripted_model(llm, ["one", "two"])
+    context = llm.cache("rules", ttl=60)
+    assert llm.chat("first", context=context).text == "one"
+    assert asyncio.run(llm.chat.aio("last", context=asyncio.run(llm.cache.aio("rules")))).text == "two"
+    assert len(said.asked) == 2
+
 def test_an_agent(scripted_model):
     scripted_model(llm, [tool_call("add", a=2, b=3), "it is 5"])
     assert deepserve.Agent("clerk", model=llm, tools=[add]).run("2 + 3?").output == "it is 5"
@@ -282,7 +289,7 @@ def test_wrong(scripted_model):
         scripted_model(llm, "one")
 """,
     )
-    done.assert_outcomes(passed=6, errors=1)
+    done.assert_outcomes(passed=7, errors=1)
     done.stdout.fnmatch_lines(["*1 of the 2 scripted answers of model 'tiny' were not asked for*"])
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from deepserve import _context, _current_client
+from deepserve import _context, _current_client, _model
 from deepserve._client import CREDIT_STEP, Client
 from deepserve._model import Model
+from deepserve._model_context import ContextId
 from deepserve._tool import tool
 from deepserve._values import encode_exception
 from deepserve.errors import (
@@ -251,6 +252,14 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
         {"max_tokens": "many"},
         {"stop": [""]},
         {"max_token": 1},
+        {"presence_penalty": 3},
+        {"repetition_penalty": 0},
+        {"logit_bias": {1: 200}},
+        {"logit_bias": {-1: 1}},
+        {"logit_bias": {"the": 1}},
+        {"stop_token_ids": [-1]},
+        {"bad_words": [""]},
+        {"ignore_eos": 1},
         {"json_schema": {}},
         {"output_type": object},
         {"output_type": int, "tools": [len]},
@@ -275,3 +284,36 @@ def test_pickles_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir("/")
     assert pickle.loads(data).spec.model.source == str(tmp_path / "m")
     assert pickle.loads(data).spec.scaling.max_pods == 3
+
+
+def test_options_of_the_engine_are_checked_where_they_are_given(tmp_path: Path) -> None:
+    for wrong in (
+        {"dtype": "float16"},
+        {"quantization": "int3"},
+        {"quantization": 8},
+        {"kv_cache_dtype": "fp8"},
+        {"speculative_tokens": -1},
+        {"speculative_tokens": 33},
+        {"speculative_tokens": True},
+        {"tensor_parallel": 0},
+    ):
+        with pytest.raises(InvalidOption, match=f"Model 'tiny': {next(iter(wrong))}="):
+            Model("tiny", tmp_path, **wrong)  # type: ignore[arg-type]
+    spec = Model("tiny", tmp_path, quantization="int8", kv_cache_dtype="int8", speculative_tokens=4).spec.model
+    assert spec is not None
+    assert (spec.quantization, spec.kv_cache_dtype, spec.speculative_tokens) == ("int8", "int8", 4)
+
+
+def test_they_are_those_of_the_engine() -> None:
+    config = pytest.importorskip("flowserve.config")
+    assert (_model.DTYPES, _model.QUANTIZATIONS) == (config.DTYPES, config.QUANTIZATIONS)
+    assert (_model.KV_CACHE_DTYPES, _model.MAX_SPECULATIVE_TOKENS) == (
+        config.KV_CACHE_DTYPES,
+        config.MAX_SPECULATIVE_TOKENS,
+    )
+
+
+def test_context_ids_are_texts_that_pickle() -> None:
+    context = ContextId("ctx-1", 12)
+    again = pickle.loads(pickle.dumps(context))
+    assert (again, type(again), again.num_tokens) == ("ctx-1", ContextId, 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,3 +203,39 @@ def test_a_task_waits_for_its_grammar_alone(folder: Path, monkeypatch: pytest.Mo
     executor._main.inbox.get(timeout=60)()
     run_waiting(executor)
     assert waiting.finished.outcome.is_ok and not executor._compiling
+
+
+def test_an_idle_engine_sleeps_and_its_next_task_wakes_it(folder: Path) -> None:
+    executor = executor_of(folder)
+    executor.load()
+    [before] = assign(executor, "t-1")
+    executor.sleep(1)
+    assert not executor._engine.is_sleeping, "a task waits"
+    run_waiting(executor)
+    executor.sleep(1)
+    assert executor._engine.is_sleeping
+    executor._wake()  # news without work
+    run_waiting(executor)
+    assert executor._engine.is_sleeping
+    [after] = assign(executor, "t-2")
+    run_waiting(executor)
+    assert not executor._engine.is_sleeping
+    assert after.finished.outcome.is_ok and after.link.of(TaskFinished)[0][1] == before.link.of(TaskFinished)[0][1]
+
+
+def test_a_model_that_cannot_be_woken_fails_its_task_and_not_the_pod(folder: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    executor = executor_of(changed)
+    executor.load()
+    executor.sleep(2)
+    config = (changed / "config.json").read_text()
+    (changed / "config.json").write_text(config.replace('"rope_theta": 10000.0', '"rope_theta": 500.0'))
+    [bad] = assign(executor, "t-1")
+    run_waiting(executor)
+    [(finished, payload)] = bad.link.of(TaskFinished)
+    error = decode_exception(finished.value, payload)
+    assert isinstance(error, ModelError) and "another model's" in str(error)
+    (changed / "config.json").write_text(config)
+    [good] = assign(executor, "t-2")
+    run_waiting(executor)
+    assert good.finished.outcome.is_ok

@@ -1,0 +1,62 @@
+"""Questions about deployed models."""
+
+from __future__ import annotations
+
+import msgspec
+
+from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.function_queries import FunctionQueries
+from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.query_body import Body, required
+
+
+class ModelQueries:
+    def __init__(self, deployments: Deployments, functions: FunctionQueries, pods: PodLinks) -> None:
+        self._deployments = deployments
+        self._functions = functions
+        self._pods = pods
+
+    def list(self, link_id: str, body: Body) -> Body:
+        """All of them, by name."""
+        return {"models": [self._summary(link_id, name) for name in sorted(self._deployments.models())]}
+
+    def find(self, link_id: str, body: Body) -> Body:
+        """What a process needs that knows a model by name. Raises QueryError."""
+        app, function_id = self._deployments.model(required(body, "name", str))
+        return {"app": app.name, "function_id": function_id, "spec": plain(app.specs[function_id])}
+
+    def describe(self, link_id: str, body: Body) -> Body:
+        """As `function` does, with the steps by which each of its executors came to be ready, in milliseconds.
+
+        Raises QueryError.
+        """
+        found = self._summary(link_id, required(body, "name", str))
+        described = self._functions.describe(link_id, {"function_id": found["function_id"]})
+        pods = [
+            {**pod, "steps_ms": self._pods.start_steps_ms(entry)}
+            for pod in described["pods"]
+            if (entry := self._pods.find(pod["pod_id"])) is not None
+        ]
+        return {**described, **found, "pods": pods}
+
+    def _summary(self, link_id: str, name: str) -> Body:
+        app, function_id = self._deployments.model(name)
+        spec = app.specs[function_id]
+        assert spec.model is not None
+        described = self._functions.describe(link_id, {"function_id": function_id})
+        return {
+            "name": name,
+            "app": app.name,
+            "function_id": function_id,
+            "model": msgspec.to_builtins(spec.model),
+            "accelerators": list(spec.resources.accelerators),
+            "others_in_app": sorted(set(app.functions) - {name}),
+            **{key: described[key] for key in ("settings", "queued", "running", "ready", "starting", "reason")},
+        }
+
+
+def plain(spec: FunctionSpec) -> Body:
+    """As it travels in an answer."""
+    described: Body = msgspec.to_builtins(spec, builtin_types=(bytes,))
+    return described

@@ -1,0 +1,183 @@
+"""What is asked of a hosted model: each verb blocks, and has a twin for event loops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from deepserve._model_context import ContextId, checked_id, context_of, definitions_of
+from deepserve._model_embedding import VERB as EMBED
+from deepserve._model_embedding import embed_input
+from deepserve._model_request import AsyncGenerationStream, GenerationStream, messages_of
+from deepserve._model_result import ChatResult, Usage
+from deepserve._model_sampling import Sampling, params_of
+from deepserve._output import OutputType
+from deepserve.errors import InvalidOption
+from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated
+
+if TYPE_CHECKING:
+    from deepserve._model import Model
+
+T = TypeVar("T")
+Messages = str | Sequence[dict[str, Any]]
+Texts = str | Sequence[str] | Sequence[Sequence[int]]
+Tools = Sequence[Callable[..., Any] | dict[str, Any]]
+CONTEXT_TTL_S = 600.0
+
+
+class GenerateVerb:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
+        return self._model.requests.ask(_completion(prompt, sampling), "llm.generate").text
+
+    async def aio(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
+        return (await self._model.requests.ask_aio(_completion(prompt, sampling), "llm.generate")).text
+
+
+class ChatVerb:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @overload
+    def __call__(
+        self,
+        messages: Messages,
+        *,
+        output_type: None = None,
+        tools: Tools = (),
+        context: str | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> ChatResult[str]: ...
+    @overload
+    def __call__(
+        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> ChatResult[T]: ...
+    @overload
+    def __call__(
+        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> ChatResult[Any]: ...
+    def __call__(
+        self, messages: Messages, *, output_type: Any = None, tools: Any = (), context: Any = None, **sampling: Any
+    ) -> Any:
+        output, context_id = _output(output_type, tools), checked_id(context, "llm.chat", tools)
+        value = _chat(messages, output, tools, sampling, "llm.chat")
+        return _result(self._model.requests.ask(value, "llm.chat", context_id), output)
+
+    @overload
+    async def aio(
+        self,
+        messages: Messages,
+        *,
+        output_type: None = None,
+        tools: Tools = (),
+        context: str | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> ChatResult[str]: ...
+    @overload
+    async def aio(
+        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> ChatResult[T]: ...
+    @overload
+    async def aio(
+        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> ChatResult[Any]: ...
+    async def aio(
+        self, messages: Messages, *, output_type: Any = None, tools: Any = (), context: Any = None, **sampling: Any
+    ) -> Any:
+        output, context_id = _output(output_type, tools), checked_id(context, "llm.chat", tools)
+        value = _chat(messages, output, tools, sampling, "llm.chat")
+        return _result(await self._model.requests.ask_aio(value, "llm.chat", context_id), output)
+
+
+class StreamVerb:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(
+        self, messages: Messages, *, context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> Generator[str, None, None]:
+        context_id = checked_id(context, "llm.stream", ())
+        value = _chat(messages, None, (), sampling, "llm.stream")
+        return _texts(self._model.requests.stream(value, "llm.stream", context_id))
+
+    def aio(
+        self, messages: Messages, *, context: str | None = None, **sampling: Unpack[Sampling]
+    ) -> AsyncGenerator[str, None]:
+        context_id = checked_id(context, "llm.stream", ())
+        value = _chat(messages, None, (), sampling, "llm.stream")
+        return _texts_aio(self._model.requests.stream_aio(value, "llm.stream", context_id))
+
+
+class EmbedVerb:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, texts: Texts, *, truncate: bool = False) -> list[list[float]]:
+        return self._model.to_pods.embed(embed_input(texts, truncate), EMBED).vectors
+
+    async def aio(self, texts: Texts, *, truncate: bool = False) -> list[list[float]]:
+        return (await self._model.to_pods.embed_aio(embed_input(texts, truncate), EMBED)).vectors
+
+
+class CacheVerb:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = ()) -> ContextId:
+        value = context_of(messages, ttl, tools)
+        return ContextId(value.context_id, self._model.requests.cache(value, "llm.cache").prompt_tokens)
+
+    async def aio(self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = ()) -> ContextId:
+        value = context_of(messages, ttl, tools)
+        return ContextId(value.context_id, (await self._model.requests.cache_aio(value, "llm.cache")).prompt_tokens)
+
+
+def _texts(deltas: GenerationStream) -> Generator[str, None, None]:
+    try:
+        for delta in deltas:
+            if delta.text:
+                yield delta.text
+    finally:
+        deltas.close()
+
+
+async def _texts_aio(deltas: AsyncGenerationStream) -> AsyncGenerator[str, None]:
+    try:
+        async for delta in deltas:
+            if delta.text:
+                yield delta.text
+    finally:
+        await deltas.aclose()
+
+
+def _completion(prompt: str, sampling: Any) -> CompletionInput:
+    if not isinstance(prompt, str):
+        raise TypeError(f"llm.generate takes a text, not {type(prompt).__name__}; llm.chat takes messages")
+    return CompletionInput(prompt, params_of("llm.generate", sampling))
+
+
+def _chat(messages: Messages, output: OutputType[Any] | None, tools: Tools, sampling: Any, verb: str) -> ChatInput:
+    params = params_of(verb, sampling, output.schema if output else None)
+    return ChatInput(messages_of(messages), params, definitions_of(tools))
+
+
+def _output(output_type: Any, tools: Tools) -> OutputType[Any] | None:
+    if output_type is None or output_type is str:
+        return None
+    if tools:
+        raise InvalidOption("llm.chat: an answer held to output_type cannot call tools; deepserve.Agent does both")
+    return OutputType(output_type)
+
+
+def _result(generated: Generated, output: OutputType[Any] | None) -> ChatResult[Any]:
+    value = output.parse(generated.text, generated.finish_reason) if output else generated.text
+    return ChatResult(
+        text=generated.text,
+        output=value,
+        finish_reason=generated.finish_reason,
+        usage=Usage(generated.prompt_tokens, generated.completion_tokens),
+        tool_calls=tuple(generated.tool_calls),
+        malformed_calls=tuple(generated.malformed_calls),
+    )

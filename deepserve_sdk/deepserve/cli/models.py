@@ -1,0 +1,126 @@
+"""`deepserve model list|info|deploy|stop|pull`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from deepserve._app import App
+from deepserve._model import Model
+from deepserve.cli.connection import connected, query
+from deepserve.cli.deploy import deploy_app, start_if_none_runs
+from deepserve.cli.exit_codes import INTERRUPTED, OK, UsageError
+from deepserve.cli.functions import bounds, decision_row
+from deepserve.cli.output import print_json, print_table
+from deepserve.errors import InvalidOption, ModelLoadError, NotFound
+
+APP_PREFIX = "model-"
+"""Of the app that a model is deployed as by itself."""
+
+
+def list_models(*, as_json: bool) -> int:
+    with connected() as client:
+        models = query(client, "models")["models"]
+    if as_json:
+        print_json(models)
+        return OK
+    rows = [
+        (each["name"], each["app"], each["model"]["source"], pods_in_words(each), bounds(each["settings"]))
+        for each in models
+    ]
+    empty = "No model is deployed. Deploy one: deepserve model deploy NAME SOURCE"
+    print_table(("model", "app", "source", "pods", "bounds"), rows, empty=empty)
+    return OK
+
+
+def show_model(name: str, *, as_json: bool) -> int:
+    with connected() as client:
+        found = query(client, "model", name=name)
+    if as_json:
+        print_json(found)
+        return OK
+    engine = found["model"]
+    print(f"{name} (app {found['app']}, {found['function_id']})")
+    print(f"  source    {engine['source']}")
+    print(f"  engine    {engine_in_words(engine)}, on {' or '.join(found['accelerators'])}")
+    print(f"  bounds    {bounds(found['settings'])}")
+    print(f"  demand    {found['queued']} requests wait, {found['running']} run")
+    print(f"  because   {found['reason']}")
+    rows = [(pod["pod_id"], pod["pid"] or "", state_of(pod), steps_in_words(pod["steps_ms"])) for pod in found["pods"]]
+    print_table(("pod", "pid", "state", "how it became ready, in ms"), rows, empty="no pods")
+    columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")
+    print_table(columns, [decision_row(each) for each in found["decisions"]], empty="no decisions yet")
+    return OK
+
+
+def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bool) -> int:
+    """A model by itself: an app of its own. A folder is meant from the current one."""
+    try:
+        model = Model(name, source, **{key: value for key, value in options.items() if value is not None})
+        model.definitions()
+    except InvalidOption as error:
+        raise UsageError(str(error)) from None
+    except ModelLoadError as error:
+        raise NotFound(str(error)) from None
+    start_if_none_runs()
+    with connected() as client:
+        answer = deploy_app(client, App(f"{APP_PREFIX}{name}"), f"{APP_PREFIX}{name}", [model])
+    if as_json:
+        print_json({"name": name, **answer})
+    else:
+        print(f"Deployed {name}. Ask it: deepserve model chat {name} Hello")
+    return OK
+
+
+def stop_model(name: str, *, as_json: bool) -> int:
+    with connected() as client:
+        found = query(client, "find_model", name=name)
+        if found["app"] != f"{APP_PREFIX}{name}":
+            raise UsageError(f"{name} is part of app {found['app']}: deepserve app stop {found['app']} stops all of it")
+        answer = query(client, "stop_app", app=found["app"])
+    if as_json:
+        print_json(answer)
+    else:
+        print(f"Stopped {name}.")
+    return OK
+
+
+def pull_model(source: str, *, as_json: bool) -> int:
+    """By the engine, which fetches models itself when they are first used; it shows its progress on stderr."""
+    command = [sys.executable, "-P", "-m", "flowserve", "pull", source, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if sys.stderr.isatty() else subprocess.PIPE)
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if done.returncode != 0:
+        said = (done.stderr or b"").decode(errors="replace").strip().splitlines()
+        raise NotFound(said[-1].removeprefix("flowserve: ") if said else f"{source!r} could not be fetched")
+    about = json.loads(done.stdout)
+    if as_json:
+        print_json({"source": source, **about})
+    else:
+        print(f"{source}: {about['size_bytes'] / 2**20:,.0f} MiB in {Path(about['folder'])}")
+    return OK
+
+
+def state_of(pod: dict[str, Any]) -> str:
+    return "asleep" if pod["is_asleep"] else "busy" if pod["is_busy"] else str(pod["state"])
+
+
+def pods_in_words(found: dict[str, Any]) -> str:
+    return f"{found['ready']} ready" + (f", {found['starting']} starting" if found["starting"] else "")
+
+
+def engine_in_words(engine: dict[str, Any]) -> str:
+    parts = [f"dtype {engine.get('dtype', 'auto')}"]
+    parts += [f"{key.replace('_', ' ')} {engine[key]}" for key in OPTIONS if engine.get(key) not in (None, 0, "auto")]
+    return ", ".join(parts)
+
+
+OPTIONS = ("quantization", "kv_cache_dtype", "speculative_tokens", "max_model_len")
+
+
+def steps_in_words(steps_ms: dict[str, float]) -> str:
+    return ", ".join(f"{step} {ms:.0f}" for step, ms in steps_ms.items())

@@ -1,0 +1,118 @@
+"""`deepserve model ...` and models of app files, with a real controller and a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.integration.cli.conftest import Shell  # noqa: E402
+from tests.tiny_models import make_model  # noqa: E402
+
+APP = """
+import deepserve
+
+llm = deepserve.Model("small", source="weights/tiny", min_pods=1)
+
+
+@deepserve.function
+def ask(prompt: str) -> str:
+    return llm.chat(prompt, max_tokens=4, temperature=0).text
+"""
+
+CLIENT = """
+import deepserve
+
+llm = deepserve.Model.from_name("small")
+print(len(llm.embed(["a", "b"])), llm.chat("hi", max_tokens=4, temperature=0).text)
+"""
+
+
+@pytest.fixture
+def folder(shell: Shell) -> Path:
+    return make_model(shell.folder / "weights" / "tiny", "llama", max_position_embeddings=256)
+
+
+def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> None:
+    assert "Deployed small" in shell.out("model", "deploy", "small", "weights/tiny", "--quantization", "int8")
+    [listed] = json.loads(shell.out("model", "list", "--json"))
+    assert (listed["name"], listed["model"]["source"], listed["model"]["quantization"]) == (
+        "small",
+        str(folder),
+        "int8",
+    )
+    assert "small" in shell.out("model", "list")
+
+    answer = json.loads(shell.out("model", "chat", "small", "hi", "--max-tokens", "4", "--temperature", "0", "--json"))
+    assert answer["usage"]["completion_tokens"] == 4
+    assert shell.out("model", "chat", "small", "hi", "--max-tokens", "4", "--temperature", "0") == answer["text"] + "\n"
+
+    info = json.loads(shell.out("model", "info", "small", "--json"))
+    [pod] = info["pods"]
+    assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0
+    assert pod["pod_id"] in shell.out("model", "info", "small")
+
+    words = ("--requests", "4", "--clients", "2", "--words", "8", "--tokens", "5", "--json")
+    report = json.loads(shell.out("model", "bench", "small", *words))
+    assert report["tokens_per_s"] > 0 and 0 < report["first_token_s"]["p50"] <= report["first_token_s"]["p99"]
+
+    assert "Stopped small" in shell.out("model", "stop", "small")
+    assert json.loads(shell.out("model", "list", "--json")) == []
+    assert shell.run("model", "chat", "small", "hi").returncode == 3
+
+
+def test_models_of_a_file_are_deployed_with_it(shell: Shell, folder: Path) -> None:
+    (shell.folder / "app.py").write_text(APP)
+    assert "ask, small" in shell.out("deploy", "app.py")
+    client = shell.folder / "client.py"
+    client.write_text(CLIENT)
+    asked = subprocess.run(
+        [sys.executable, str(client)], cwd="/", env=shell.environment, capture_output=True, text=True, timeout=120
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith("2 ")
+    assert json.loads(shell.out("call", "app/ask", '{"prompt": "hi"}', "--json")) == asked.stdout[2:].rstrip("\n")
+    info = json.loads(shell.out("model", "info", "small", "--json"))
+    assert info["settings"]["min_pods"] == 1 and len(info["pods"]) == 1
+    done = shell.run("model", "stop", "small")
+    assert (done.returncode, "deepserve app stop app" in done.stderr) == (2, True), done
+    done = shell.run("model", "deploy", "small", "weights/tiny")
+    assert (done.returncode, "deployed already, by app 'app'" in done.stderr) == (2, True), done
+    done = shell.run("call", "app/small", '{"prompt": "hi"}')
+    assert (done.returncode, "deepserve model chat small" in done.stderr) == (2, True), done
+    shell.out("app", "stop", "app")
+    assert json.loads(shell.out("model", "list", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["model", "list"], 5, "deepserve up"),
+        (["model", "chat", "small", "hi"], 5, "deepserve up"),
+        (["model", "deploy", "small", "./missing"], 3, "is no folder"),
+        (["model", "deploy", "small", "weights/tiny", "--dtype", "float8"], 2, "dtype='float8'"),
+        (["model", "deploy", "small", "weights/tiny", "--speculative-tokens", "99"], 2, "speculative_tokens=99"),
+        (["model", "pull", "./missing"], 3, "is no folder"),
+        (["model", "pull"], 2, "SOURCE"),
+    ],
+)
+def test_exit_codes_without_a_controller(shell: Shell, folder: Path, words: list[str], code: int, says: str) -> None:
+    done = shell.run(*words)
+    assert (done.returncode, says.lower() in done.stderr.lower()) == (code, True), done
+
+
+def test_exit_codes_of_unknown_models(shell: Shell) -> None:
+    shell.out("up")
+    for words in (["info", "none"], ["stop", "none"], ["chat", "none", "hi"], ["bench", "none"]):
+        done = shell.run("model", *words)
+        assert (done.returncode, "no model 'none'" in done.stderr) == (3, True), done
+
+
+def test_pull_of_a_folder_says_what_it_is(shell: Shell, folder: Path) -> None:
+    about = json.loads(shell.out("model", "pull", "weights/tiny", "--json"))
+    assert about["size_bytes"] > 100_000 and about["embeds"] is False

@@ -1,0 +1,91 @@
+"""Contexts of a model on real pods: what is kept by name is continued as if it stood in the messages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import deepserve
+from deepserve import _current_client
+from deepserve.errors import ContextExpiredError, InvalidOption, PromptTooLongError, UnknownContextError
+
+START = [
+    {"role": "system", "content": "You answer questions about this text: " + "The quick brown fox. " * 8},
+    {"role": "user", "content": "What does the fox do?"},
+    {"role": "assistant", "content": "It jumps."},
+]
+MORE = [{"role": "user", "content": "Over what?"}]
+
+
+@deepserve.tool
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return word
+
+
+def test_a_context_is_continued(llm: deepserve.Model) -> None:
+    context = llm.cache(START, ttl=60)
+    assert isinstance(context, deepserve.ContextId) and context.num_tokens > 40
+    whole = llm.chat([*START, *MORE], max_tokens=12, temperature=0)
+    for _ in range(2):
+        continued = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
+        assert (continued.text, continued.usage) == (whole.text, whole.usage)
+    stored = json.loads(json.dumps(context))
+    assert "".join(llm.stream(MORE, context=stored, max_tokens=12, temperature=0)) == whole.text
+
+
+def test_on_an_event_loop_and_with_tools(llm: deepserve.Model) -> None:
+    async def main() -> None:
+        context = await llm.cache.aio(START, ttl=60, tools=[look_up])
+        whole = await llm.chat.aio([*START, *MORE], tools=[look_up], max_tokens=8, temperature=0)
+        assert (await llm.chat.aio(MORE, context=context, max_tokens=8, temperature=0)).usage == whole.usage
+        pieces = [piece async for piece in llm.stream.aio(MORE, context=context, max_tokens=8, temperature=0)]
+        assert pieces
+
+    asyncio.run(main())
+
+
+def test_another_executor_serves_it_too(llm: deepserve.Model) -> None:
+    """The one that computed it is killed: its successor computes it again."""
+    context = llm.cache(START, ttl=60)
+    before = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
+    pods = _current_client.current_client().query("status")["pods"]
+    killed = [pod["pid"] for pod in pods if pod["label"] == llm.spec.label]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert killed
+    after = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
+    assert (after.text, after.usage) == (before.text, before.usage)
+
+
+def test_unknown_and_expired_contexts(llm: deepserve.Model, folder: Path) -> None:
+    with pytest.raises(UnknownContextError, match="ctx-never"):
+        llm.chat("hi", context="ctx-never")
+    with pytest.raises(UnknownContextError):
+        list(llm.stream("hi", context="ctx-never"))
+    short = llm.cache(START, ttl=0.2)
+    time.sleep(0.3)
+    with pytest.raises(ContextExpiredError, match=r"0\.2 s"):
+        llm.chat("hi", context=short)
+    context = llm.cache("hi", ttl=60)
+    with pytest.raises(UnknownContextError, match="models/tiny"):
+        deepserve.Model("another", source=folder).chat("hi", context=context)
+    assert llm.chat("hi", context=context, max_tokens=1).text is not None
+
+
+def test_bad_contexts(llm: deepserve.Model) -> None:
+    with pytest.raises(PromptTooLongError):
+        llm.cache("word " * 2000)
+    for ttl in (0, -1, float("inf"), float("nan"), True, "60"):
+        with pytest.raises(InvalidOption, match="ttl"):
+            llm.cache("hi", ttl=ttl)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="tools"):
+        llm.chat("hi", context="ctx-1", tools=[look_up])
+    with pytest.raises(InvalidOption, match="context=7"):
+        llm.chat("hi", context=7)  # type: ignore[call-overload]

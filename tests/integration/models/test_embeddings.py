@@ -1,0 +1,75 @@
+"""Vectors from pods: those of flowserve in this process; what cannot be embedded fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import deepserve
+from deepserve.errors import ModelError, ModelLoadError, PromptTooLongError
+from flowserve import EmbeddingModel
+from tests.tiny_models import make_model
+from tests.unit.flowserve.test_embedding_model import sentence_files
+
+TEXTS = ["one", "The quick brown fox jumps over the lazy dog.", "Grüße aus München"]
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_model(tmp_path_factory.mktemp("models") / "sentences", "llama")
+    sentence_files(folder, ["mean_tokens"], False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder(sentences: Path) -> deepserve.Model:
+    return deepserve.Model("sentences", source=sentences)
+
+
+def test_an_embedding_model(embedder: deepserve.Model, sentences: Path) -> None:
+    expected = EmbeddingModel(sentences, num_threads=1).embed(TEXTS)
+    vectors = embedder.embed(TEXTS)
+    assert [len(vector) for vector in vectors] == [64] * 3
+    for vector, want in zip(vectors, expected, strict=True):
+        assert vector == pytest.approx(want, abs=1e-5)
+    assert embedder.embed("one") == [pytest.approx(expected[0], abs=1e-5)]
+    assert embedder.embed([[5, 6, 7]]) == [pytest.approx(EmbeddingModel(sentences).embed([[5, 6, 7]])[0], abs=1e-5)]
+    assert embedder.embed([]) == []
+
+
+def test_a_generating_model_embeds_too(llm: deepserve.Model, folder: Path) -> None:
+    (vector,) = asyncio.run(llm.embed.aio(["one"]))
+    assert vector == pytest.approx(EmbeddingModel(folder, num_threads=1).embed(["one"])[0], abs=1e-4)
+    assert llm.generate("hi", max_tokens=2, temperature=0)
+
+
+def test_many_at_once(embedder: deepserve.Model) -> None:
+    alone = [embedder.embed([f"text {number}"])[0] for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda number: embedder.embed([f"text {number}"])[0], range(12)))
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_bad_texts(embedder: deepserve.Model) -> None:
+    with pytest.raises(PromptTooLongError, match="sentences: text 1"):
+        embedder.embed(["one", "word " * 2000])
+    assert embedder.embed(["word " * 2000], truncate=True)
+    with pytest.raises(ModelError, match="text 0 is empty"):
+        embedder.embed([""])
+    with pytest.raises(ModelError, match="vocabulary"):
+        embedder.embed([[100_000]])
+    for texts in (3, [3], [None], [[True]]):
+        with pytest.raises(TypeError, match=r"llm\.embed"):
+            embedder.embed(texts)  # type: ignore[arg-type]
+    assert embedder.embed(["one"])
+
+
+def test_an_embedding_model_generates_nothing(embedder: deepserve.Model) -> None:
+    with pytest.raises(ModelError, match="generates no text"):
+        embedder.chat("hi")
+    with pytest.raises(ModelLoadError, match="quantization 'int8'"):
+        deepserve.Model("rounded", source=embedder.source, quantization="int8").embed(["one"])
