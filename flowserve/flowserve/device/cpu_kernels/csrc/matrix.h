@@ -5,10 +5,12 @@
 //   bfloat16  k'/2 pairs x 16 outputs x 2 halves of floats
 //   int8      k'/UNIT units x 16 outputs x UNIT values, then 16 float scales (one per output); where activations carry
 //             an offset also 16 whole numbers, what it adds to the sum of each output
-//   int4      k'/32 groups of: 16 half-precision scales, then 16 x 32 values of 4 bits (see Weights4)
+//   int4      k'/32 groups of 16 x 32 values of 4 bits (see Weights4), then for each group 16 half-precision scales;
+//             apart, so that no load of values crosses a line of the cache
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "aligned.h"
 #include "simd.h"
@@ -18,7 +20,8 @@ namespace fs {
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 
 constexpr int GROUP = 32;
-constexpr int GROUP_BYTES = LANES * 2 + LANES * GROUP / 2;
+constexpr int GROUP_BYTES = LANES * GROUP / 2;  // its values
+constexpr int SCALES_BYTES = LANES * 2;          // of a group
 
 // Rows of activations that one tile holds in registers.
 #if defined(FS_AVX512)
@@ -44,7 +47,7 @@ inline int64_t panel_bytes(int kind, int k) {
         case FLOAT32: return padded * LANES * 4;
         case BFLOAT16: return padded * LANES * 2;
         case INT8: return padded * LANES + INT8_TAIL_BYTES;
-        default: return padded / GROUP * GROUP_BYTES;
+        default: return padded / GROUP * GROUP_BYTES + (padded / GROUP * SCALES_BYTES + 63) / 64 * 64;
     }
 }
 
@@ -58,6 +61,7 @@ struct Matrix {
 };
 
 // Rows of activations as a kind of matrix wants them: floats, quantised with one scale per row, or in pieces (amx.h).
+// For 4-bit weights, eight times the sum of each group follows the units.
 struct Rows {
     const float* floats;
     int64_t stride;  // floats from row to row
@@ -165,13 +169,17 @@ template <int R>
     sums.each([&](F16& sum, int r) __attribute__((always_inline)) { out[r] = sum; });
 }
 
+constexpr int AHEAD_BYTES = 1024;  // of what few rows prefetch: many are busy with what is there
+
 // Sums of products with activations; OFFSET: they carry ACTIVATION_OFFSET, and what it adds is taken off.
 template <int R, bool OFFSET>
 [[gnu::always_inline]] inline void tile_int8(const int8_t* panel, int units, const int32_t* x, int64_t stride, I16 (&out)[R]) {
     Sums<I16, R> sums;
     I16 excess = I16::zero();
     for (int u = 0; u < units; u++) {
-        const Weights8 w = Weights8::load(panel + int64_t(u) * LANES * UNIT);
+        const int8_t* place = panel + int64_t(u) * LANES * UNIT;
+        const Weights8 w = Weights8::load(place);
+        if constexpr (R <= 2) prefetch(place + AHEAD_BYTES);
         sums.each([&](I16& sum, int r) __attribute__((always_inline)) { sum = dot(sum, w, x[r * stride + u]), pin(sum); });
         if constexpr (OFFSET && ACTIVATION_OFFSET != 0) excess = dot(excess, w, int32_t(0x80808080));
     }
@@ -185,30 +193,35 @@ inline I16 offset_of(const int8_t* panel, int units) {
     return offset;
 }
 
+// corrections: of the first row's groups; they lie `stride` words from row to row, as the units do.
 template <int R>
-[[gnu::always_inline]] inline void tile_int4(const uint8_t* panel, int groups, const int32_t* x, int64_t stride, F16 (&out)[R]) {
+[[gnu::always_inline]] inline void tile_int4(const uint8_t* panel, int groups, const int32_t* x, const int32_t* corrections, int64_t stride,
+                                            F16 (&out)[R]) {
     constexpr int UNITS = GROUP / UNIT;
     Sums<F16, R> totals;
+    const uint16_t* scales = (const uint16_t*)(panel + int64_t(groups) * GROUP_BYTES);
     for (int g = 0; g < groups; g++, panel += GROUP_BYTES, x += UNITS) {
         Sums<I16, R> sums;
-        I16 excess = I16::zero();
         for (int u = 0; u < UNITS; u += 2) {
-            const Weights4 w = Weights4::load(panel + 2 * LANES + u / 2 * LANES * UNIT);
+            const uint8_t* place = panel + u / 2 * LANES * UNIT;
+            const Weights4 w = Weights4::load(place);
+            if constexpr (R <= 2) prefetch(place + AHEAD_BYTES);
             sums.each([&](I16& sum, int r) __attribute__((always_inline)) {
-                sum = dot(sum, w.first, x[r * stride + u]);
-                sum = dot(sum, w.second, x[r * stride + u + 1]);
+                sum = dot4(sum, w.first, x[r * stride + u]);
+                sum = dot4(sum, w.second, x[r * stride + u + 1]);
                 pin(sum);
             });
-            if constexpr (ACTIVATION_OFFSET != 0)
-                excess = dot(dot(excess, w.first, int32_t(0x80808080)), w.second, int32_t(0x80808080));
         }
-        const F16 scale = load_half((const uint16_t*)panel);
+        const F16 scale = load_half(scales + g * LANES);
         I16 whole[R];
-        sums.each([&](I16& sum, int r) __attribute__((always_inline)) { whole[r] = sum - excess; });
+        sums.each([&](I16& sum, int r) __attribute__((always_inline)) { whole[r] = sum - I16::all(corrections[r * stride + g]); });
         totals.each([&](F16& total, int r) __attribute__((always_inline)) { total = fma(whole[r].to_float(), scale, total); });
     }
     totals.each([&](F16& total, int r) __attribute__((always_inline)) { out[r] = total; });
 }
+
+// Words of 4 bytes that the units of a quantised row of k take.
+inline int64_t unit_words(int k) { return padded_inputs(INT8, k) / UNIT; }
 
 // R rows from `row` on times one panel, scaled, plus the bias: the values of sixteen outputs each.
 template <int R>
@@ -226,7 +239,9 @@ inline void tile(const Matrix& m, const uint8_t* panel, const Rows& x, int64_t r
         for (int r = 0; r < R; r++) out[r] = tail.value(sums[r], x.scales[row + r], bias);
         return;
     } else if constexpr (R <= TILE_ROWS_INT4) {
-        tile_int4<R>(panel, round_up(m.k, GROUP) / GROUP, x.units + row * x.unit_stride, x.unit_stride, out);
+        const int32_t* units = x.units + row * x.unit_stride;
+        const int groups = round_up(m.k, GROUP) / GROUP;
+        tile_int4<R>(panel, groups, units, units + unit_words(m.k), x.unit_stride, out);
         for (int r = 0; r < R; r++) out[r] = out[r] * F16::all(x.scales[row + r]);
     } else {
         for (int r = 0; r < R; r++) out[r] = F16::zero();  // not reached: 4-bit tiles are lower
@@ -300,7 +315,9 @@ inline void multiply_by_vectors(const Matrix& m, const Rows& x, int num_rows, in
 
 // --- activations ------------------------------------------------------------------------------------------------------
 
-// k floats as whole numbers of -127 .. 127 and their scale, in padded_inputs(INT8, k) activations (zero beyond k).
+// k floats as whole numbers of -127 .. 127 and their scale, in padded_inputs(INT8, k) activations (zero beyond k). OFFSET false:
+// signed, for 4-bit weights.
+template <bool OFFSET = true>
 inline float quantize_row(const float* x, int k, Activation* out) {
     F16 largest = F16::zero(), poison = F16::zero();
     int i = 0;
@@ -323,9 +340,22 @@ inline float quantize_row(const float* x, int k, Activation* out) {
             if (i < k) std::memcpy(rest, x + i, sizeof(float) * (k - i));
             value = F16::load(rest);
         }
-        store_activations(out + i, value * F16::all(inverse));
+        if constexpr (OFFSET)
+            store_activations(out + i, value * F16::all(inverse));
+        else
+            store_signed_activations(out + i, value * F16::all(inverse));
     }
     return amax / 127.0f;
+}
+
+// Eight times the sum of each group of a row quantised without offset.
+inline void group_corrections(const Activation* x, int k, int32_t* out) {
+    using Signed = std::make_signed_t<Activation>;
+    for (int g = 0; g < round_up(k, GROUP) / GROUP; g++) {
+        int32_t sum = 0;
+        for (int i = 0; i < GROUP; i++) sum += Signed(x[g * GROUP + i]);
+        out[g] = 8 * sum;
+    }
 }
 
 // out = x / rms(x) * weight over k floats; out may be x.

@@ -11,11 +11,15 @@ inline int64_t unit_place(int lane, int i) { return (int64_t(i / UNIT) * LANES +
 // Where value i of output lane `lane` lies in a bfloat16 panel.
 inline int64_t pair_place(int lane, int i) { return (int64_t(i / 2) * LANES + lane) * 2 + i % 2; }
 
-// The byte and shift of a 4-bit value in its group.
+// The byte and shift of 4-bit value i of output lane `lane` in a panel.
 inline void nibble_place(int lane, int i, int64_t* byte, int* shift) {
-    int unit = i / UNIT;
-    *byte = 2 * LANES + (int64_t(unit / 2) * LANES + lane) * UNIT + i % UNIT;
+    const int unit = i / UNIT;
+    *byte = (int64_t(unit / 2) * LANES + lane) * UNIT + i % UNIT;
     *shift = unit % 2 * 4;
+}
+
+inline uint16_t* int4_scales(uint8_t* panel, int k, int group) {
+    return (uint16_t*)(panel + int64_t(round_up(k, GROUP) / GROUP) * GROUP_BYTES) + group * LANES;
 }
 
 inline void pack_int8_lane(uint8_t* panel, int lane, const float* row, int k, float amax) {
@@ -30,7 +34,7 @@ inline void pack_int8_lane(uint8_t* panel, int lane, const float* row, int k, fl
 
 // The value of largest magnitude becomes exactly -8 (llama.cpp's Q4_0 chooses its scale like this).
 inline void pack_int4_lane(uint8_t* panel, int lane, const float* row, int k) {
-    for (int start = 0; start < k; start += GROUP, panel += GROUP_BYTES) {
+    for (int start = 0; start < k; start += GROUP) {
         float extreme = 0.0f;
         const int count = std::min(GROUP, k - start);
         for (int i = 0; i < count; i++)
@@ -38,7 +42,7 @@ inline void pack_int4_lane(uint8_t* panel, int lane, const float* row, int k) {
         uint16_t halves[LANES];
         F16 all = F16::all(extreme / -8.0f);
         store_half(halves, all);
-        ((uint16_t*)panel)[lane] = halves[0];
+        int4_scales(panel, k, start / GROUP)[lane] = halves[0];
         float stored[LANES];
         load_half(halves).store(stored);
         const float inverse = stored[0] != 0.0f ? 1.0f / stored[0] : 0.0f;
@@ -46,7 +50,7 @@ inline void pack_int4_lane(uint8_t* panel, int lane, const float* row, int k) {
             int value = int(std::nearbyint(row[start + i] * inverse)) + 8;
             int64_t byte;
             int shift;
-            nibble_place(lane, i, &byte, &shift);
+            nibble_place(lane, start + i, &byte, &shift);
             panel[byte] |= uint8_t(std::clamp(value, 0, 15) << shift);
         }
     }
@@ -55,17 +59,6 @@ inline void pack_int4_lane(uint8_t* panel, int lane, const float* row, int k) {
 // One panel from up to sixteen rows (missing ones are zero). Returns the first row with a NaN or infinity, or -1.
 inline int pack_panel(int kind, const float* rows, int count, int k, uint8_t* panel) {
     std::memset(panel, 0, panel_bytes(kind, k));
-    // 4-bit zeros are stored as 8, also behind the last column and the last row.
-    if (kind == INT4)
-        for (int g = 0; g < round_up(k, GROUP) / GROUP; g++)
-            for (int lane = 0; lane < LANES; lane++)
-                for (int i = 0; i < GROUP; i++) {
-                    if (lane < count && g * GROUP + i < k) continue;
-                    int64_t byte;
-                    int shift;
-                    nibble_place(lane, i, &byte, &shift);
-                    panel[int64_t(g) * GROUP_BYTES + byte] |= uint8_t(8 << shift);
-                }
     for (int lane = 0; lane < count; lane++) {
         const float* row = rows + int64_t(lane) * k;
         float amax = 0.0f, poison = 0.0f;
@@ -98,13 +91,13 @@ inline void unpack_row(const Matrix& m, int index, float* out) {
         const float scale = ((const float*)(panel + int64_t(padded_inputs(INT8, m.k)) * LANES))[lane];
         for (int i = 0; i < m.k; i++) out[i] = scale * float(((const int8_t*)panel)[unit_place(lane, i)]);
     } else {
-        for (int start = 0; start < m.k; start += GROUP, panel += GROUP_BYTES) {
+        for (int start = 0; start < m.k; start += GROUP) {
             float scales[LANES];
-            load_half((const uint16_t*)panel).store(scales);
+            load_half(int4_scales((uint8_t*)panel, m.k, start / GROUP)).store(scales);
             for (int i = 0; i < std::min(GROUP, m.k - start); i++) {
                 int64_t byte;
                 int shift;
-                nibble_place(lane, i, &byte, &shift);
+                nibble_place(lane, start + i, &byte, &shift);
                 out[start + i] = scales[lane] * float(int((panel[byte] >> shift) & 15) - 8);
             }
         }

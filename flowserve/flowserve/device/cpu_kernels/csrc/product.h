@@ -20,9 +20,9 @@ inline bool is_prepared(int kind) { return is_integer(kind) || in_pieces(kind); 
 
 // Words of 4 bytes that a prepared row needs, in whole lines of the cache.
 inline int64_t prepared_words(int kind, int k) {
-    const int64_t bytes = in_pieces(kind) ? int64_t(padded_inputs(BFLOAT16, k)) * 3 * 2
-                                          : int64_t(padded_inputs(INT8, k)) * int(sizeof(Activation));
-    return (bytes + 63) / 64 * 16;
+    int64_t words = in_pieces(kind) ? int64_t(padded_inputs(BFLOAT16, k)) * 3 / 2 : unit_words(k);
+    if (kind == INT4) words += round_up(k, GROUP) / GROUP;
+    return (words + 15) / 16 * 16;
 }
 
 // Prepares k floats as `kind` wants them; returns the scale of whole numbers.
@@ -30,7 +30,11 @@ inline float prepare_row(int kind, const float* x, int k, int32_t* out) {
 #if defined(FS_AMX)
     if (in_pieces(kind)) return amx::split_row(x, k, (uint16_t*)out), 1.0f;
 #endif
-    return quantize_row(x, k, (Activation*)out);
+    Activation* const units = (Activation*)out;
+    if (kind != INT4) return quantize_row(x, k, units);
+    const float scale = quantize_row<false>(x, k, units);
+    group_corrections(units, k, out + unit_words(k));
+    return scale;
 }
 
 // Panels that are multiplied together; a pair of gate and up counts as one at least.

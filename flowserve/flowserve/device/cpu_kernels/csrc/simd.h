@@ -96,6 +96,7 @@ inline void store_half(uint16_t* p, F16 a) {
 struct I16 {
     __m512i v;
     static I16 zero() { return {_mm512_setzero_si512()}; }
+    static I16 all(int32_t x) { return {_mm512_set1_epi32(x)}; }
     static I16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
     F16 to_float() const { return {_mm512_cvtepi32_ps(v)}; }
 };
@@ -166,6 +167,7 @@ inline void store_half(uint16_t* p, F16 x) {
 struct I16 {
     __m256i a, b;
     static I16 zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I16 all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
     static I16 load(const int32_t* p) {
         return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
     }
@@ -226,6 +228,7 @@ inline void store_half(uint16_t* p, F16 a) { FS_LANES p[i] = float_to_half(a.v[i
 struct I16 {
     int32_t v[LANES];
     static I16 zero() { return I16{}; }
+    static I16 all(int32_t x) { I16 r; FS_LANES r.v[i] = x; return r; }
     static I16 load(const int32_t* p) { I16 r; std::memcpy(r.v, p, sizeof r.v); return r; }
     F16 to_float() const { F16 r; FS_LANES r.v[i] = float(v[i]); return r; }
 };
@@ -285,6 +288,7 @@ using Activation = uint8_t;
 constexpr int ACTIVATION_OFFSET = 128;
 constexpr int PROBABILITY_MAX = 255;  // probabilities are not negative and carry no offset
 inline void store_activations(Activation* p, F16 a) { store_offset_int8(p, a); }
+inline void store_signed_activations(Activation* p, F16 a) { store_int8((int8_t*)p, a); }
 inline void store_probabilities(Activation* p, F16 a) { store_uint8(p, a); }
 #else
 constexpr int UNIT = 2;
@@ -292,6 +296,7 @@ using Activation = int16_t;
 constexpr int ACTIVATION_OFFSET = 0;
 constexpr int PROBABILITY_MAX = 4095;  // 12 bits: sums over 4,096 tokens stay within 31
 inline void store_activations(Activation* p, F16 a) { store_int16(p, a); }
+inline void store_signed_activations(Activation* p, F16 a) { store_int16(p, a); }
 inline void store_probabilities(Activation* p, F16 a) { store_int16(p, a); }
 #endif
 
@@ -341,35 +346,40 @@ inline I16 dot(I16 acc, const Weights8& w, int32_t unit) {
 #endif
 
 // Two units of 4-bit weights from the bytes of one: the low halves are the first unit, the high ones the second.
-// Values are 0 .. 15 and stand for -8 .. 7.
+// Values are 0 .. 15 and stand for -8 .. 7; who multiplies them takes 8 times the sum of the activations off.
 struct Weights4 {
     Weights8 first, second;
     static Weights4 load(const uint8_t* p) {
 #if defined(FS_VNNI)
         __m512i bytes = _mm512_loadu_si512(p);
-        const __m512i low = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8);
-        return {{_mm512_sub_epi8(_mm512_and_si512(bytes, low), eight)},
-                {_mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(bytes, 4), low), eight)}};
+        const __m512i low = _mm512_set1_epi8(15);
+        return {{_mm512_and_si512(bytes, low)}, {_mm512_and_si512(_mm512_srli_epi16(bytes, 4), low)}};
 #elif defined(FS_AVX512)
         __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
-        const __m512i low = _mm512_set1_epi16(15), eight = _mm512_set1_epi16(8);
-        return {{_mm512_sub_epi16(_mm512_and_si512(words, low), eight)},
-                {_mm512_sub_epi16(_mm512_srli_epi16(words, 4), eight)}};
+        return {{_mm512_and_si512(words, _mm512_set1_epi16(15))}, {_mm512_srli_epi16(words, 4)}};
 #elif defined(FS_AVX2)
-        const __m256i low = _mm256_set1_epi16(15), eight = _mm256_set1_epi16(8);
+        const __m256i low = _mm256_set1_epi16(15);
         __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
         __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)));
-        return {{_mm256_sub_epi16(_mm256_and_si256(a, low), eight), _mm256_sub_epi16(_mm256_and_si256(b, low), eight)},
-                {_mm256_sub_epi16(_mm256_srli_epi16(a, 4), eight), _mm256_sub_epi16(_mm256_srli_epi16(b, 4), eight)}};
+        return {{_mm256_and_si256(a, low), _mm256_and_si256(b, low)}, {_mm256_srli_epi16(a, 4), _mm256_srli_epi16(b, 4)}};
 #else
         Weights4 w;
-        for (int i = 0; i < 2 * LANES; i++) {
-            w.first.v[i] = int16_t(p[i] & 15) - 8;
-            w.second.v[i] = int16_t(p[i] >> 4) - 8;
-        }
+        for (int i = 0; i < 2 * LANES; i++) w.first.v[i] = p[i] & 15, w.second.v[i] = p[i] >> 4;
         return w;
 #endif
     }
 };
+
+// A product with 4-bit weights, which are not negative: with VNNI the activations are the signed side.
+inline I16 dot4(I16 acc, const Weights8& w, int32_t unit) {
+#if defined(FS_VNNI)
+    return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(unit))};
+#else
+    return dot(acc, w, unit);
+#endif
+}
+
+// Asks for memory that is read soon; the processor's own guesses end at each page.
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace fs
