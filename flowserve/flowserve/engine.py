@@ -6,10 +6,11 @@ import logging
 import secrets
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .closing import close_parts
 from .config import EngineConfig
 from .device_hold import AWAKE, DeviceHold, check_level
 from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, SequenceExistsError, UnknownSequenceError
@@ -17,6 +18,7 @@ from .hub import resolve_model
 from .intake import Intake, Prepared, check_turn
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
+from .resume import Resumed
 from .rtc.contexts import check_context
 from .rtc.traffic import BlockTraffic, engine_cache, engine_costs
 from .sampling_params import SamplingParams
@@ -29,7 +31,7 @@ from .step_log import StepLog, setting_of, step_log_of
 from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
 from .worker.sampler_state import SamplerState
-from .worker.steps import FinishedStep, StepsInFlight, steps_of
+from .worker.steps import FinishedStep, steps_of
 from .worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -69,13 +71,14 @@ class Engine:
         self.step_log: StepLog | None = step_log_of(config, setting)
         self.grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
         self._closing = weakref.finalize(
-            self, _close, self.grammars, self._steps, self._traffic, self.step_log, self._worker, self._hold
+            self, close_parts, self.grammars, self._steps, self._traffic, self.step_log, self._worker, self._hold
         )
         self._intake = Intake(tokenizer, self.grammars, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
         # Starts the other completions of a sequence's prompt, which may share what a step has computed of it.
         self._followers: dict[str, Callable[[ScheduledSequence | None], None]] = {}
+        self._resumed = Resumed()
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         self._num_added = 0
         self._num_steps = 0
@@ -91,7 +94,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do; also true while a step is in flight whose sequences have all ended."""
-        return self._scheduler.has_work or len(self._steps) > 0
+        return self._scheduler.has_work or len(self._steps) > 0 or len(self._resumed) > 0
 
     def add(
         self,
@@ -104,6 +107,7 @@ class Engine:
         cache_salt: str | None = None,
         context_id: str | None = None,
         grammar: GrammarMatcher | None = None,
+        output_ids: Sequence[int] = (),
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
@@ -112,8 +116,11 @@ class Engine:
         cache_salt: the tenant; only what the same tenant computed is used again.  context_id: of a context (`preserve`)
         of this tenant, whose tokens the prompt continues; they count as part of it.  grammar: what `grammars.submit`
         gave for params.structured_outputs; None = it is compiled here, while all others wait.
-        Raises what `Intake.prepare` raises, UnknownContextError, InvalidRequestError (priority, deadline, salt) or
-        SequenceExistsError (id in use); then nothing is queued and the other sequences are not touched.
+        output_ids: what the sequence has put out before, here or elsewhere; it goes on behind them with the very tokens
+        that would have come (params.seed given, where it draws). Its first output has their text and no token; that may
+        be its last: they may hold its end.
+        Raises what `Intake.prepare` and `replay` raise, UnknownContextError, InvalidRequestError (priority, deadline,
+        salt) or SequenceExistsError (id in use); then nothing is queued and no other sequence is touched.
         """
         params = params or SamplingParams()
         self._check_awake()
@@ -122,12 +129,17 @@ class Engine:
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
-        prepared = self._intake.prepare(prompt_ids, params, grammar)
+        prepared = self._intake.prepare(prompt_ids, params, grammar, output_ids)
         turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
         made = [(prepared.sampler_state(seed, index), prepared.text()) for index in range(params.n)]
+        if output_ids and (reason := prepared.replay(*made[0])) is not None:
+            self._requests[sequence_id] = set()
+            return self._resumed.note_over(sequence_id, prepared.prompt_ids, prepared.output_ids, made[0][1], reason)
         self._start(sequence_id, 0, prepared, made[0], **turn)
+        if output_ids:
+            self._resumed.note(self._streams[sequence_id])
         self._num_added += 1
         if params.n > 1:
 
@@ -148,6 +160,7 @@ class Engine:
             prepared.prompt_ids,
             prepared.max_tokens,
             wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
+            output_ids=prepared.output_ids,
             **options,
         )
         self._worker.add(sequence_id, sequence.arrival, state, prepared.end_token_ids)
@@ -162,7 +175,7 @@ class Engine:
         """
         self._check_awake()
         began_s = time.perf_counter()
-        outputs = self._expire()
+        outputs = self._resumed.take(self._requests) + self._expire()
         while len(self._steps) < self._steps.depth and (batch := self._plan()):
             self._steps.submit(batch)
         if not self._steps:
@@ -181,9 +194,11 @@ class Engine:
         if sequence_id not in self._requests:
             raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
         self._followers.pop(sequence_id, None)
+        self._resumed.drop(sequence_id)
         for each in list(self._requests[sequence_id]):
             self._scheduler.abort(each)
             self._forget(each)
+        self._requests.pop(sequence_id, None)  # of one that was over when it was resumed
 
     def preserve(self, sequence_id: str, context_id: str, ttl_s: float, *, with_output: bool = False) -> None:
         """Keep a sequence's prompt as a context once it ends, for `add(context_id=...)` of the same tenant.
@@ -387,18 +402,3 @@ class Engine:
         going_on.remove(sequence_id)
         if not going_on:
             del self._requests[stream.request_id]
-
-
-def _close(
-    grammars: GrammarCompiler, steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None,
-    worker: Worker, hold: DeviceHold,
-) -> None:  # fmt: skip
-    grammars.close()
-    is_idle = steps.close()
-    traffic.close()
-    if log is not None:
-        log.close()
-    if is_idle:  # else the device goes with the step that computes on it
-        traffic.attach(None)
-        worker.take(None)
-        hold.close()

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
 from .errors import InvalidPromptError, InvalidRequestError, InvalidSamplingParamsError, PromptTooLongError
+from .resume import replay
 from .sampling_params import SamplingParams
-from .sequence_text import NoText, SequenceText
+from .sequence_text import NoText, SequenceText, Text
 from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
 from .worker.ngrams import Drafter
@@ -23,9 +24,13 @@ from .worker.sampler_state import SamplerState
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that can run. max_tokens: at most, with what the context leaves.  end_token_ids: those that end it."""
+    """A request that can run. max_tokens: at most, with what the context leaves.  end_token_ids: those that end it.
+
+    output_ids: what it has put out already, elsewhere.
+    """
 
     prompt_ids: list[int]
+    output_ids: list[int]
     params: SamplingParams
     max_tokens: int
     end_token_ids: frozenset[int]
@@ -38,7 +43,7 @@ class Prepared:
     def sampler_state(self, seed: int, index: int = 0) -> SamplerState:
         """Of one of the `n` completions; `seed` is that of the request."""
         ends = tuple(sorted(token_id for token_id in self.end_token_ids if token_id < self.vocab_size))
-        tokens = list(self.prompt_ids)
+        tokens = self.prompt_ids + self.output_ids
         drafter = None
         if self.config.speculative_tokens:
             drafter = Drafter(tokens, self.config.speculative_tokens, self.config.speculative_ngram)
@@ -54,7 +59,11 @@ class Prepared:
             drafter=drafter,
         )
 
-    def text(self) -> SequenceText | NoText:
+    def replay(self, state: SamplerState, text: Text) -> str | None:
+        """See `resume.replay`: of a completion's fresh state and text, which then are where `output_ids` leave off."""
+        return replay(self.output_ids, text, state.grammar, self.end_token_ids, self.max_tokens)
+
+    def text(self) -> Text:
         params = self.params
         if not params.detokenize:
             return NoText()
@@ -81,12 +90,20 @@ class Intake:
         self._detokenizers = DetokenizerFactory(tokenizer)
 
     def prepare(
-        self, prompt_ids: Sequence[int], params: SamplingParams, grammar: GrammarMatcher | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        grammar: GrammarMatcher | None = None,
+        output_ids: Sequence[int] = (),
     ) -> Prepared:
-        """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError or InvalidGrammarError."""
+        """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError, InvalidGrammarError, or
+        InvalidRequestError for outputs to go on behind where there are several."""
         if not isinstance(params, SamplingParams):
             raise InvalidSamplingParamsError(f"params must be SamplingParams, got a {type(params).__name__}")
         self._check_prompt(prompt_ids)
+        self._check_tokens(output_ids)
+        if output_ids and params.n > 1:
+            raise InvalidRequestError(f"one completion at a time is resumed, and params.n is {params.n}")
         self._check_bias(params)
         if grammar is None and params.structured_outputs is not None:
             grammar = self._grammars.compile(params.structured_outputs)
@@ -94,6 +111,7 @@ class Intake:
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
         return Prepared(
             prompt_ids=list(prompt_ids),
+            output_ids=list(output_ids),
             params=params,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             end_token_ids=frozenset((*eos, *params.stop_token_ids)),
@@ -112,8 +130,11 @@ class Intake:
                 f"prompt of {len(prompt_ids)} tokens does not fit the context of {self._max_model_len} tokens"
                 " with room for one more"
             )
+        self._check_tokens(prompt_ids)
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
         vocab_size = self._vocab_size
-        for token_id in prompt_ids:
+        for token_id in token_ids:
             if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
 

@@ -73,6 +73,7 @@ class Scheduler:
         cache_salt: str | None = None,
         wants_prompt_logits: bool = False,
         fork_of: ScheduledSequence | None = None,
+        output_ids: list[int] | None = None,
     ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
 
@@ -82,6 +83,7 @@ class Scheduler:
         fork_of: what a step that is done computed of a sequence with the same prompt, whose blocks it shares if both
         can run now; the last one too, until one of them writes into it. Else, and where that sequence has lost those
         blocks meanwhile, it starts like any other, from what is preserved of the prompt.
+        output_ids: what it has put out elsewhere, fewer than max_tokens: it goes on like one that was preempted.
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
@@ -92,7 +94,8 @@ class Scheduler:
                 f"prompt of {len(prompt_ids)} tokens and max_tokens {max_tokens} need more than"
                 f" the {capacity} tokens of the KV cache"
             )
-        sequence = Sequence(sequence_id, list(prompt_ids), len(prompt_ids), max_tokens, self._num_arrivals, priority)
+        tokens = [*prompt_ids, *(output_ids or ())]
+        sequence = Sequence(sequence_id, tokens, len(prompt_ids), max_tokens, self._num_arrivals, priority)
         sequence.cache_salt = cache_salt
         if wants_prompt_logits:
             sequence.next_prompt_logit = 0
