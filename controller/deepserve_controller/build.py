@@ -8,9 +8,10 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking
+from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
+from deepserve_controller.policies.migration import until_the_gap_is_small
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.prewarm import ReactivePool
@@ -30,7 +31,9 @@ def build_job_executor(
     chunking: Chunking = by_run_time,
 ) -> JobExecutor:
     """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
-    return JobExecutor(ids, random, least_loaded, backoff_delay_s, grace_s, system_retries, max_depth, chunking)
+    return JobExecutor(
+        ids, random, least_loaded, backoff_delay_s, until_the_gap_is_small, grace_s, system_retries, max_depth, chunking
+    )
 
 
 def build_cluster_manager(
@@ -41,13 +44,23 @@ def build_cluster_manager(
     usable_mib: int = 0,
     autoscaler: Autoscaler = AUTOSCALER,
     choose_source: ChooseSource = fork_bursts,
+    devices: tuple[Device, ...] = (),
 ) -> ClusterManager:
     """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
 
-    `usable_mib`: memory of the host that pods may have, 0 without a bound.
+    `usable_mib`: memory of the host that pods may have, 0 without a bound. `devices`: its NPUs and GPUs.
     """
     prewarm = ReactivePool(warm_pods)
     environments = tuple(sorted(warm_pods))
     return ClusterManager(
-        ids, autoscaler, prewarm, choose_source, default_max_pods, stop_grace_s, environments, usable_mib, models_sleep
+        ids,
+        autoscaler,
+        prewarm,
+        choose_source,
+        default_max_pods,
+        stop_grace_s,
+        environments,
+        usable_mib,
+        models_sleep,
+        devices,
     )

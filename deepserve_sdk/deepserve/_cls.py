@@ -11,7 +11,7 @@ from deepserve._decorators import OptionArguments
 from deepserve._entry import HOOK_ATTRIBUTE, SNAP_ATTRIBUTE, Batching, Entry
 from deepserve._function import Definer, method_kinds
 from deepserve._method import ENTERED_ATTRIBUTE, KWARGS_ATTRIBUTE, MethodDescriptor, method, refuse_bare
-from deepserve._options import UNSET, Options, merge_code_options, refuse_stream_options, with_inputs
+from deepserve._options import UNSET, Options, merge_options, refuse_stream_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
     qualname = target.__qualname__
     if not any(isinstance(member, MethodDescriptor) for member in _members(target).values()):
         raise InvalidOption(f"{qualname} has no @deepserve.method(): nothing of it could be called")
-    options = merge_code_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
+    options = merge_options(Options(name=qualname.replace("<locals>.", "")), qualname, given)
     options = with_inputs(options, qualname, target, _batch_sizes(target, qualname))
     if "stream" not in method_kinds(target).values():
         refuse_stream_options(options, qualname, "none of its methods is one")
@@ -137,7 +137,7 @@ def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Any:
 def _with_options(cls: Any, **options: Unpack[OptionArguments]) -> Any:
     """The class with other options, which means other pods. Raises InvalidOption. (Modal: `Cls.with_options`.)"""
     definer: Definer = cls.__deepserve_definer__
-    merged = merge_code_options(definer.options, cls.__qualname__, dict(options))
+    merged = merge_options(definer.options, cls.__qualname__, dict(options))
     if "stream" not in method_kinds(cls).values():
         refuse_stream_options(merged, cls.__qualname__, "none of its methods is one")
     entry = definer.entry

@@ -15,7 +15,7 @@ from deepserve._function import (
     function_class,
     is_generator,
 )
-from deepserve._options import Options, Retries, merge_code_options, refuse_stream_options, with_inputs
+from deepserve._options import Options, Retries, merge_options, refuse_stream_options, with_inputs
 from deepserve.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def function(target: Any = None, /, *, app: App | None = None, **options: Any) -
     a call may wait for a pod (without a limit). min_pods, max_pods: bounds of its pool (0, the host's default).
     buffer_pods: idle pods kept beyond the demand. scaledown_window: seconds until an idle pod is given back (60).
     retries: a number, or Retries. accelerator: `kind[:model][:count]`, or a list in order of preference; npu=1 and
-    gpu="h100" are short for it. name: instead of the function's own.
+    gpu="h100" are short for it; a pod sees no device but its own. name: instead of the function's own.
     Of generators: idle_timeout: seconds that may pass without an item while the reader has room for one (no limit).
     replay: what a retry does after items were passed on, of which the reader gets none twice. Without it there is no
     retry then (StreamInterrupted); "resume": the generator begins with item `deepserve.resume_offset()`; "verify": it
@@ -117,7 +117,7 @@ def function(target: Any = None, /, *, app: App | None = None, **options: Any) -
 def _decorate(target: Any, given: dict[str, Any], app: App | None) -> Function[..., Any]:
     qualname = getattr(target, "__qualname__", repr(target))
     _refuse_strange_target(target, qualname)
-    options = merge_code_options(Options(name=_default_name(qualname)), qualname, given)
+    options = merge_options(Options(name=_default_name(qualname)), qualname, given)
     batching = Batching.of(target)
     options = with_inputs(options, qualname, target, [batching.max_batch_size] if batching else [])
     if not is_generator(target):

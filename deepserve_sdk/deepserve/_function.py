@@ -13,7 +13,7 @@ from deepserve._current_client import installed_client
 from deepserve._definition import Definition
 from deepserve._entry import HOOK_ATTRIBUTE, Entry, hook_names
 from deepserve._inspectable import Inspectable
-from deepserve._options import Options, merge_code_options, refuse_stream_options
+from deepserve._options import Options, merge_options, refuse_stream_options
 from deepserve._pickling import look_up
 from deepserve._verbs import ForEachVerb, MapVerb, RemoteStreamVerb, RemoteVerb, SpawnMapVerb, SpawnVerb, StarMapVerb
 from deepserve.protocol.specs import ExecutorKind, FunctionSpec, function_id
@@ -161,7 +161,7 @@ class Function(Inspectable, Generic[P, R]):
     def with_options(self, **options: Unpack[OptionArguments]) -> Self:
         """This function with other options, which means other pods. Raises InvalidOption. (Modal: `with_options`.)"""
         definer = self._definer
-        merged = merge_code_options(definer.options, self._target.__qualname__, dict(options))
+        merged = merge_options(definer.options, self._target.__qualname__, dict(options))
         if not self.is_generator:
             refuse_stream_options(merged, self._target.__qualname__, "it is a plain function")
         entry = definer.entry

@@ -145,6 +145,7 @@ class Model:
             startup_timeout_s=STARTUP_TIMEOUT_S,
             model=self._with_source(self._engine),
             tokenizer=function_id(self.tokenizer_spec),
+            replay="resume",
         )
 
     @cached_property

@@ -140,17 +140,6 @@ def refuse_stream_options(options: Options, function: str, what: str) -> None:
             raise _Checker(function).error(option, value, f"is for generators: {what}")
 
 
-def merge_code_options(base: Options, function: str, given: dict[str, Any]) -> Options:
-    """As `merge_options`, for functions and classes: their pods have no accelerator. Raises InvalidOption."""
-    options = merge_options(base, function, given)
-    wanted = options.resources.accelerators
-    if wanted and not any(kind.partition(":")[0] == "cpu" for kind in wanted):
-        raise _Checker(function).error(
-            "accelerator", wanted, "cannot be had: functions have no accelerators yet; let 'cpu' be the last choice"
-        )
-    return options
-
-
 def with_inputs(options: Options, owner: str, target: Any, batch_sizes: Sequence[int]) -> Options:
     """`options` with the inputs that a pod of `target` holds at a time: `concurrent` ones, or batches of them.
 

@@ -26,6 +26,8 @@ from deepserve.protocol.messages import (
     Message,
     OpenRequest,
     PodEnding,
+    PrepareTask,
+    ReleaseTask,
     SleepExecutor,
     StopPod,
     TaskCredit,
@@ -39,13 +41,14 @@ from deepserve_runtime.chunk import Chunk
 from deepserve_runtime.core import lifecycle as life
 from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.executors import make_executor
-from deepserve_runtime.executors.base import TaskExecutor
+from deepserve_runtime.executors.base import MovingExecutor, TaskExecutor
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.task import Task, describe, encode_error
 from deepserve_runtime.task_threads import TaskThreads
+from deepserve_runtime.visible_devices import show_devices
 
 Dial = Callable[[], tuple[Link, Welcome]]
 
@@ -69,6 +72,8 @@ class PodAgent:
             AssignTask: self._on_assign,
             AssignChunk: self._on_chunk,
             RecallInputs: self._on_recall,
+            PrepareTask: self._on_prepare,
+            ReleaseTask: self._on_release,
             CancelTask: self._on_cancel,
             TaskCredit: self._on_credit,
             BindExecutor: self._on_bind,
@@ -138,6 +143,15 @@ class PodAgent:
     def _page(self) -> BegunPage | None:
         return BegunPage.make(self._pod.segments, self._pod_id)
 
+    def _on_prepare(self, message: PrepareTask, payload: bytes) -> None:
+        if isinstance(self._executor, MovingExecutor):
+            self._executor.prepare(message, payload, self._link.send)
+
+    def _on_release(self, message: ReleaseTask, payload: bytes) -> None:
+        task = self._tasks.get(message.task_id)
+        if task is not None and task.key == (message.task_id, message.attempt):
+            task.leave()
+
     def _on_cancel(self, message: CancelTask, payload: bytes) -> None:
         self._handle(life.CancelArrived((message.task_id, message.attempt), message.reason))
         with suppress(LinkClosed):  # whose end is read next
@@ -149,6 +163,7 @@ class PodAgent:
             task.grant(message.items, message.size_bytes)
 
     def _on_bind(self, message: BindExecutor, payload: bytes) -> None:
+        show_devices(message.device_kind, message.device_ids)
         self._handle(life.BindArrived(message.function_id, message.spec))
 
     def _on_bundle(self, message: BundleContent, payload: bytes) -> None:

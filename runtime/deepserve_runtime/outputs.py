@@ -36,6 +36,8 @@ class Outputs:
         """Held while writing, so that batches leave in their order."""
         self._pending: list[tuple[Value, Buffer]] = []
         self._pending_bytes = 0
+        self._journal = b""
+        """That of the pending items."""
         self._sent_s = -1.0
         self._digest = b"" if assignment.replay == "verify" else None
         self._num_replayed = 0
@@ -74,18 +76,25 @@ class Outputs:
                 f"{self._num_to_replay}"
             )
 
-    def add(self, value: Value, payload: Buffer, has_room: bool) -> None:
+    def add(self, value: Value, payload: Buffer, has_room: bool, journal: bytes = b"") -> None:
         """One more item. has_room: the reader's credit goes on behind it, so that others may join it."""
         with self._lock:
             self._take_in(value, payload)
             self._pending.append((value, payload))
             self._pending_bytes += len(payload)
+            self._journal += journal
             now_s = time.perf_counter()
             is_full = self._pending_bytes >= MAX_BYTES or len(self._pending) >= MAX_ITEMS
             if not has_room or is_full or now_s - self._sent_s >= FLUSH_S:
                 self._write(now_s)
             elif len(self._pending) == 1:
                 _flusher.later(self)
+
+    def note(self, journal: bytes) -> None:
+        """More for the journal, and nothing for the reader."""
+        with self._lock:
+            self._journal += journal
+            self._write(time.perf_counter())
 
     def gather(self) -> None:
         """From now on items may wait for others, as if one had been written just now."""
@@ -98,13 +107,14 @@ class Outputs:
 
     def _write(self, now_s: float) -> None:
         pending, self._pending = self._pending, []
+        journal, self._journal = self._journal, b""
         offset = self._sent_to
         self._sent_to += len(pending)  # before the send, behind which a cancel may raise
         self._pending_bytes, self._sent_s = 0, now_s
         task_id, attempt = self._key
         values = tuple([value for value, _ in pending])
         payload = pending[0][1] if len(pending) == 1 else b"".join([data for _, data in pending])
-        self._link.send(TaskOutputs(task_id, attempt, offset, values, self._digest or b""), payload)
+        self._link.send(TaskOutputs(task_id, attempt, offset, values, self._digest or b"", journal), payload)
 
     def _take_in(self, value: Value, payload: Buffer) -> None:
         if self._digest is not None:

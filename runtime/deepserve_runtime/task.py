@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.credit import Credit
 from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
-from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, Value
+from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutputs, TaskReleased, Value
 from deepserve_runtime import sdk
 from deepserve_runtime.outputs import Outputs
 
@@ -35,6 +35,8 @@ class Task:
         """`cancelled` or `timeout` once a cancel has arrived."""
         self.was_interrupted = False
         """The cancel has been raised in the running code."""
+        self.is_leaving = False
+        """It is to go on in another pod."""
         self.is_finished = False
         self.before_finish: Callable[[], None] | None = None
         """Gives the thread free just before the outcome is sent: the next task may arrive at once."""
@@ -108,6 +110,11 @@ class Task:
             self._credit.grant(items, size_bytes)
             self._notify()
 
+    def leave(self) -> None:
+        with self._lock:
+            self.is_leaving = True
+            self._notify()
+
     def _notify(self) -> None:
         if self._changed is not None:
             self._changed.notify_all()
@@ -157,8 +164,11 @@ class Task:
 
     # --- output ------------------------------------------------------------------------------------------
 
-    def emit(self, value: Value, payload: Buffer) -> None:
-        """Sends one stream item, for which there is credit. Raises ValueTooLarge, StreamReplayMismatch."""
+    def emit(self, value: Value, payload: Buffer, journal: bytes = b"") -> None:
+        """Sends one stream item, for which there is credit. Raises ValueTooLarge, StreamReplayMismatch.
+
+        journal: what a later attempt needs to go on behind it.
+        """
         assert self.outputs is not None
         check_size(value, payload, "a stream item")
         if self.outputs.is_replaying:
@@ -171,7 +181,14 @@ class Task:
         with self._lock:
             self._credit.spend(1, value.size_bytes)
             has_room = self._credit.is_open
-        self.outputs.add(value, payload, has_room)
+        self.outputs.add(value, payload, has_room, journal)
+
+    def note(self, journal: bytes) -> None:
+        """What a later attempt needs to go on from here, where there is nothing to send."""
+        if self.outputs is not None:
+            self.outputs.note(journal)
+        else:
+            self.pod.link.send(TaskOutputs(*self.key, 0, (), journal=journal))
 
     def finish(self, value: Value = Value(), payload: Buffer = b"") -> None:  # noqa: B008  (frozen)
         try:
@@ -194,6 +211,20 @@ class Task:
     def finish_cancelled(self) -> None:
         kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
         self._finish(kind, "the code was interrupted", Value(), b"")
+
+    def release(self) -> None:
+        """It goes on in another pod, behind what was sent of it."""
+        with self._lock:
+            if self.is_finished:
+                return
+            self.is_finished = True
+            sdk.context.stopping.discard(self.key)
+        if self.outputs is not None:
+            self.outputs.flush()
+        self.pod.link.send(TaskReleased(*self.key))
+        self._on_finished(self)
+        if self.after_finish is not None:
+            self.after_finish()
 
     def refuse(self, text: str) -> None:
         self._finish("refused", text, Value(), b"")

@@ -9,6 +9,7 @@ import msgspec
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve.protocol.specs import FunctionSpec, Replay
 from deepserve_controller.core.events import Event, Payload
+from deepserve_controller.core.views import Allotment
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -49,6 +50,24 @@ class SendTask(Action, frozen=True):
     replay: Replay = ""
     resume_offset: int = 0
     """Stream items that earlier attempts have passed on."""
+
+
+class SendPrepare(Action, frozen=True):
+    """Let the pod prefill what is known of a sequence that runs elsewhere: TaskPrepared comes back."""
+
+    pod_id: str
+    task_id: str
+    round: int
+    request_id: str
+    payload: Payload
+
+
+class SendRelease(Action, frozen=True):
+    """Ask the pod to let a sequence go: TaskReleased comes back, or TaskFinished where it was over."""
+
+    pod_id: str
+    task_id: str
+    attempt: int
 
 
 class SendChunk(Action, frozen=True):
@@ -172,12 +191,16 @@ class StopTemplate(Action, frozen=True):
 
 
 class BindPod(Action, frozen=True):
-    """Warm -> bound: the pod answers with ExecutorReady or ExecutorFailed."""
+    """Warm -> bound: the pod answers with ExecutorReady or ExecutorFailed.
+
+    Where the function has a choice of accelerators, `spec` names the one that the pod has got: `devices`.
+    """
 
     pod_id: str
     function_id: str
     spec: FunctionSpec
     reason: str
+    devices: Allotment = Allotment()
 
 
 class StopPod(Action, frozen=True):

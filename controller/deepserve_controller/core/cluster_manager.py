@@ -21,6 +21,7 @@ from deepserve_controller.core.views import (
     Autoscaler,
     ChooseParking,
     ChooseSource,
+    Device,
     FunctionView,
     Parking,
     PodView,
@@ -51,15 +52,17 @@ class ClusterManager:
         prewarmed: tuple[str, ...] = ("python",),
         usable_mib: int = 0,
         park: ChooseParking = lambda pod: Parking(0, "idle"),
+        devices: tuple[Device, ...] = (),
     ) -> None:
-        """`usable_mib`: memory of this host that pods may have, 0 without a bound."""
+        """`usable_mib`: memory of this host that pods may have, 0 without a bound. `devices`: its NPUs and GPUs."""
         self._default_max_pods = default_max_pods
         self._out: list[Action] = []
         self._alarms = Alarms(OWNER, self._out)
         self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
         self._scaler = Scaler(
-            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed, park
-        )
+            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed,
+            park, devices,
+        )  # fmt: skip
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -102,7 +105,11 @@ class ClusterManager:
 
     def why_never(self, spec: FunctionSpec) -> str:
         """Why no pod of it can ever start on this host; empty where one can."""
-        return self._scaler.memory.never_fits(spec)
+        return self._scaler.why_never(spec)
+
+    def devices_view(self) -> list[tuple[Device, str]]:
+        """Each NPU and GPU of the host, and the pod that holds it or nobody."""
+        return list(self._scaler.devices.view())
 
     def scaling_history(self, function_id: str) -> list[ScalingDecision]:
         """The last decisions about a function's pods, oldest first."""

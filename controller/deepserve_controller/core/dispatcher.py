@@ -144,6 +144,14 @@ class Dispatcher:
         self._assign(task, routed, now_s)
         return True
 
+    def tasks_on(self, pod_id: str) -> list[Task]:
+        executor = self._executors.get(pod_id)
+        return list(executor.tasks.values()) if executor is not None else []
+
+    def assign_to(self, task: Task, pod_id: str, reason: str, now_s: float) -> None:
+        """To a routable pod that expects it, also beyond its slots: nothing new comes until the load has fallen."""
+        self._assign(task, Routed(pod_id, reason), now_s)
+
     def _assign(self, task: Task, routed: Routed, now_s: float) -> None:
         function = task.function
         executor = function.routable[routed.pod_id]

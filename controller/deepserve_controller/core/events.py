@@ -97,6 +97,8 @@ class TaskProduced(Event, frozen=True):
     offset: int
     num_items: int = 1
     size_bytes: int = 0
+    journal_bytes: int = 0
+    """By how much its journal has grown, from which a later attempt goes on; also of a call, which has no items."""
 
 
 class TaskFinished(Event, frozen=True):
@@ -149,6 +151,30 @@ class InputsBegun(Event, frozen=True):
     task_id: str
     attempt: int
     count: int
+
+
+class TaskPrepared(Event, frozen=True):
+    """Round `round` of a migration: the destination has prefilled what it was sent, or says why it cannot."""
+
+    pod_id: str
+    task_id: str
+    round: int
+    error: str = ""
+
+
+class TaskReleased(Event, frozen=True):
+    """The pod has let the sequence go: what it said of it before is all that there is."""
+
+    task_id: str
+    attempt: int
+
+
+class MoveAsked(Event, frozen=True):
+    """A running sequence is wanted on another pod, `target_id` or where there is most room."""
+
+    task_id: str
+    reason: str
+    target_id: str = ""
 
 
 class CancelReceived(Event, frozen=True):
@@ -298,7 +324,7 @@ class ExecutorReady(Event, frozen=True):
 class ExecutorFailed(Event, frozen=True):
     """Binding failed in a way that repeats (the user's import raised, the model folder is broken).
 
-    `is_refused`: no pod of it can ever start on this host (memory); `pod_id` is empty then.
+    `is_refused`: no pod of it can ever start on this host (memory, devices); `pod_id` is empty then.
     """
 
     pod_id: str

@@ -72,6 +72,7 @@ class FunctionTemplates:
         self._by_function: dict[str, FunctionTemplate] = {}
         self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
         """Whether the host's memory holds a template and a pod of it."""
+        self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
         self._refusals: dict[str, str] = {}
         self._load_ms: dict[str, float] = {}
         self.handlers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -90,6 +91,9 @@ class FunctionTemplates:
         """Where the next pods of `pool` come from; loads a template where that is wanted."""
         if pool.spec.kind not in FORKED_KINDS:
             return PodSource(missing, False, False, "")
+        if self.may_hold_devices(pool.spec):
+            pool.pod_source = "loaded in each pod, which has devices of its own"
+            return PodSource(missing, False, False, pool.pod_source)
         source = self._choose(self._view(pool, missing))
         if source.is_template_wanted:
             if not self.has_room(pool.spec):

@@ -78,14 +78,14 @@ class HostMemory:
         ends too; and where `asking` has no pod at all, one busy pod of the function that has the most, if it keeps
         one. None whose share the others make up for."""
         givers: dict[str, tuple[PodRecord, Parking]] = {}
-        idle = _idle_pods(asking, pools)
+        idle = idle_pods(asking, pools)
         ends = [(pod, END) for pod in unbound]
         parked = [(pod, self._park(_seen(pod, pools[pod.function_id].spec, now_s))) for pod in idle]
         asleep = [(pod, self._park(_seen(pod, pools[pod.function_id].spec, now_s, True))) for pod in idle]
-        spare = set(_beyond_least(asking, pools))
+        spare = set(beyond_least(asking, pools))
         sleepers = [(pod, parking) for pod, parking in parked if parking.level]
         enders = [(pod, parking) for pod, parking in [*parked, *asleep] if not parking.level and pod.pod_id in spare]
-        for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in _busy_pod(asking, pools))]:
+        for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in busy_pod(asking, pools))]:
             if missing_mib <= 0:
                 break
             before = self._gift_mib(pod, givers[pod.pod_id][1]) if pod.pod_id in givers else 0
@@ -136,7 +136,7 @@ def _seen(pod: PodRecord, spec: FunctionSpec, now_s: float, is_asleep: bool = Fa
     return IdlePod(pod.pod_id, spec.kind, pod.is_asleep or is_asleep, now_s - pod.idle_since_s)
 
 
-def _idle_pods(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+def idle_pods(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
     """The longest idle first."""
     idle = [
         pod
@@ -148,14 +148,14 @@ def _idle_pods(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -
     return sorted(idle, key=lambda pod: pod.idle_since_s)
 
 
-def _beyond_least(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> Iterator[str]:
+def beyond_least(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> Iterator[str]:
     """Of idle pods those that their functions need not keep."""
     for pool in pools.values():
-        idle = _idle_pods(None, {pool.function_id: pool}) if pool is not asking else []
+        idle = idle_pods(None, {pool.function_id: pool}) if pool is not asking else []
         yield from (pod.pod_id for pod in idle[: max(0, len(pool.pods) - pool.min_pods)])
 
 
-def _busy_pod(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+def busy_pod(asking: FunctionPool | None, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
     if asking is None or asking.pods:
         return []
     richest = max(pools.values(), key=lambda pool: len(pool.pods) - pool.min_pods)

@@ -31,12 +31,13 @@ from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
 from deepserve_controller.core.maps import Maps
+from deepserve_controller.core.migrations import Migrations
 from deepserve_controller.core.replay import failed_outcome, lost_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.unstartable import Unstartable
-from deepserve_controller.core.views import Chunking, ChunkSize, RetryDelay, Routing
+from deepserve_controller.core.views import Chunking, ChunkSize, DecideMigration, RetryDelay, Routing
 
 OWNER = "job_executor"
 
@@ -59,6 +60,7 @@ class JobExecutor:
         random: Random,
         routing: Routing,
         retry_delay: RetryDelay,
+        migration: DecideMigration,
         grace_s: float = 1.0,
         system_retries: int = 3,
         max_depth: int = 100,
@@ -85,6 +87,9 @@ class JobExecutor:
             ids, self._jobs, self._maps, self._retrying, self._stopping, self._alarms, self._orphans, self._out,
             grace_s, self._end_task, self._on_task_finished,
         )  # fmt: skip
+        self._migrations = Migrations(
+            self._dispatcher, self._jobs, self._retrying, self._stopping, self._out, migration
+        )
         self._clocks = Clocks(self._stopping, self._dispatcher, self._chunks)
         unstartable = Unstartable(
             self._functions, self._jobs, self._maps, self._dispatcher,
@@ -107,11 +112,14 @@ class JobExecutor:
             events.InputFinished: self._chunks.on_input_finished,
             events.InputsReturned: self._chunks.on_inputs_returned,
             events.InputsBegun: self._chunks.on_begun,
+            events.TaskPrepared: self._migrations.on_prepared,
+            events.TaskReleased: self._migrations.on_released,
+            events.MoveAsked: self._migrations.on_asked,
             events.CancelReceived: self._on_cancel_received,
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
             events.PodDrainStarted: self._on_pod_drain_started,
-            events.PodEnding: self._on_pod_ending,
+            events.PodEnding: lambda event, now_s: self._dispatcher.end(event.pod_id, event.reason),
             events.FunctionDefined: self._on_function_defined,
             events.FunctionRemoved: unstartable.on_function_removed,
             events.ExecutorReady: self._on_executor_ready,
@@ -131,6 +139,7 @@ class JobExecutor:
                 self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
             if self._settled:
                 self._dependency_finished(*self._settled.popleft(), now_s)
+        self._migrations.drop_ended()
         self._dispatcher.report_demand()
         actions = self._out.copy()
         self._out.clear()
@@ -240,6 +249,8 @@ class JobExecutor:
         task = self._jobs.task(event.task_id)
         if task is not None and task.attempt == event.attempt:
             self._dispatcher.flow.produced(task, event, now_s)
+            if event.journal_bytes:
+                self._migrations.note_progress(task)
 
     def _on_cancel_received(self, event: events.CancelReceived, now_s: float) -> None:
         task = self._jobs.task(event.task_id)
@@ -353,9 +364,7 @@ class JobExecutor:
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.drain(event.pod_id)
-
-    def _on_pod_ending(self, event: events.PodEnding, now_s: float) -> None:
-        self._dispatcher.end(event.pod_id, event.reason)
+        self._migrations.give_away(event.pod_id)
 
     def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
         is_blamed = not self._dispatcher.is_ending(event.pod_id)
@@ -387,3 +396,4 @@ class JobExecutor:
         self._dependencies.check_invariants(self._jobs.ids())
         self._maps.check_invariants()
         self._chunks.check_invariants()
+        self._migrations.check_invariants()

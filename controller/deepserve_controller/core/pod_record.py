@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from deepserve_controller.core.alarms import Alarm
-from deepserve_controller.core.views import PodView
+from deepserve_controller.core.views import Allotment, PodView
 
 PodState = Literal["starting", "warm", "binding", "bound", "draining", "stopped"]
 
@@ -46,6 +46,8 @@ class PodRecord(msgspec.Struct, eq=False):
     """When it counts as a failed start, while starting or binding."""
     template_id: str = ""
     """The function's template that it is forked from; empty for pods of an environment's."""
+    devices: Allotment = Allotment()
+    """Its own from when it is meant for a function until it is gone."""
 
     def move(self, state: PodState, now_s: float, reason: str = "") -> None:
         assert state in TRANSITIONS[self.state], f"{self.pod_id}: {self.state} -> {state} is no transition"
@@ -71,6 +73,7 @@ class PodRecord(msgspec.Struct, eq=False):
             since_s=self.since_s,
             reason=self.reason,
             is_asleep=self.is_asleep,
+            devices=self.devices,
         )
 
     def check_invariants(self) -> None:

@@ -9,8 +9,13 @@ from deepserve_controller.core.task import Task
 
 
 def may_start_again(task: Task) -> bool:
-    """No item reaches the reader twice: a later attempt begins behind those that passed, or none is made."""
-    return not task.function.is_removed and (not task.num_produced or bool(task.function.spec.replay))
+    """No item reaches the reader twice: a later attempt begins behind those that passed, or none is made.
+
+    A model's begins behind its journal, so it needs one: not all that an engine streams can be resumed.
+    """
+    spec = task.function.spec
+    knows_how = bool(spec.replay) and (spec.kind != "model" or task.journal_bytes > 0)
+    return not task.function.is_removed and (not task.num_produced or knows_how)
 
 
 def lost_outcome(task: Task, outcome: Outcome) -> Outcome:

@@ -24,6 +24,8 @@ class Retrying:
       again only where the user has said that it may be: `pod_losses` times with `retries`, not at all without. Exempt
       are those whose pod was killed for another task's sake, `system_retries` times whatever the user said, and tasks
       that only compute (models, tokenizers), once. A task that kills pod after pod ends when its account is empty.
+      For a model's a loss counts where its attempt came no further than those before it: another pod goes on behind
+      the tokens that are journaled, and a prompt that kills its pod does so at the same place again.
 
     A stream that passed items on is started again only where its function knows how: see `replay`.
     """
@@ -56,7 +58,10 @@ class Retrying:
     def after_loss(self, task: Task, is_blamed: bool, now_s: float) -> bool:
         """`task`'s pod is gone, by its own death (`is_blamed`) or killed for another task: start it again?"""
         task.pod_losses += 1
-        if task.pod_losses > self._budget(task, is_blamed) or not may_start_again(task):
+        task.vain_losses = 0 if task.progress > task.progress_at_loss else task.vain_losses + 1
+        task.progress_at_loss = task.progress
+        losses = task.vain_losses if task.function.spec.kind == "model" else task.pod_losses
+        if losses > self._budget(task, is_blamed) or not may_start_again(task):
             return False
         spec = task.function.spec.retries
         if is_blamed and spec is not None:

@@ -6,6 +6,8 @@ says when to look.
 
 from __future__ import annotations
 
+import msgspec
+
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
@@ -13,9 +15,10 @@ from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, 
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
+from deepserve_controller.core.host_devices import NOTHING, HostDevices
 from deepserve_controller.core.host_memory import HostMemory
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import Autoscaler, ChooseParking, Prewarm, ScalingDecision
+from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm, ScalingDecision
 from deepserve_controller.core.warm_pool import WarmPool
 
 WARM_START_TIMEOUT_S = 120.0
@@ -44,6 +47,7 @@ class Scaler:
         templates: FunctionTemplates,
         prewarmed: tuple[str, ...],
         park: ChooseParking,
+        devices: tuple[Device, ...] = (),
     ) -> None:
         self._ids = ids
         self.autoscaler = autoscaler
@@ -55,10 +59,12 @@ class Scaler:
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
         self.memory = HostMemory(self.pods, usable_mib, templates.specs, park)
+        self.devices = HostDevices(self.pods, devices)
         self._templates = templates
+        templates.may_hold_devices = self.devices.may_hold
         templates.has_room = self._has_template_room
         self.short: dict[str, FunctionPool] = {}
-        """Functions that wait for memory, the longest waiting first."""
+        """Functions that wait for memory or devices, the longest waiting first."""
 
     # --- how many --------------------------------------------------------------------------------------
 
@@ -68,7 +74,7 @@ class Scaler:
         before = len(pool.pods)
         missing = pool.wanted.pods - before
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
-            if not (why_never := self.memory.never_fits(pool.spec)):
+            if not (why_never := self.why_never(pool.spec)):
                 source = self._templates.source(pool, missing, now_s)
                 missing = source.pods  # the others wait for the function's template
                 while missing > 0 and self._add_pod(pool, now_s, source.template_id):
@@ -85,6 +91,10 @@ class Scaler:
         if len(pool.pods) != before:
             self.record(pool, before, pool.wanted.reason, now_s)
         self.plan_review(pool, now_s)
+
+    def why_never(self, spec: FunctionSpec) -> str:
+        """Why not even one pod of `spec` can start here; empty where one can."""
+        return self.memory.never_fits(spec) or self.devices.never_fits(spec)
 
     def decide(self, pool: FunctionPool, now_s: float) -> None:
         pool.wanted = self.autoscaler.decide(pool.load(self.autoscaler, now_s), now_s)
@@ -123,6 +133,8 @@ class Scaler:
         """Bind a warm pod, or start one that is bound when it connects; False while there is no room for it."""
         spec = pool.spec
         environment, memory_mib = spec.environment, spec.resources.memory_mib
+        if self.devices.choose(spec) is None:
+            return False
         pod = self.warm.find(spec) if not template_id else None
         if pod is not None:
             self.bind(pod, pool, now_s)
@@ -172,6 +184,10 @@ class Scaler:
         """Let others give up what so many more pods of `pool` need: they start when it is free. True where some sleep,
         which makes room at once."""
         spec = pool.spec
+        if self.devices.choose(spec) is None:
+            for pod in self.devices.givers(pool, self.pools):
+                self.give_up_all(self.pools[pod.function_id], [pod], f"gives its devices to {spec.label}", now_s)
+            return False
         missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib, num_pods)
         return self._make_room(
             pool, missing_mib - self.memory.leaving_mib(), f"gives its memory to {spec.label}", now_s
@@ -223,7 +239,7 @@ class Scaler:
             return
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
-        pool.short_reason = self.memory.short_reason(pool.spec)
+        pool.short_reason = self.devices.short_reason(pool.spec) or self.memory.short_reason(pool.spec)
         if not was_short:
             self.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
@@ -255,6 +271,7 @@ class Scaler:
     def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
         """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
         pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
+        pod.devices = self.devices.choose(pool.spec) or NOTHING
         pool.add(pod, now_s)
         limit_s = pool.spec.startup_timeout_s
         self.must_be_ready(pod, now_s + (min(limit_s, FORK_LIMIT_S) if pod.template_id else limit_s))
@@ -267,12 +284,20 @@ class Scaler:
         if pod.pod_id not in pool.pods:  # else its clock runs since it was started for this function
             self.claim(pod, pool, now_s)
         pod.move("binding", now_s)
-        self._out.append(BindPod(pod.pod_id, pool.function_id, pool.spec, pod.reason))
+        self._out.append(BindPod(pod.pod_id, pool.function_id, self._spec_for(pod, pool), pod.reason, pod.devices))
+
+    def _spec_for(self, pod: PodRecord, pool: FunctionPool) -> FunctionSpec:
+        """With the accelerator that it has got as the only one."""
+        if not pod.devices.accelerator:
+            return pool.spec
+        resources = msgspec.structs.replace(pool.spec.resources, accelerators=(pod.devices.accelerator,))
+        return msgspec.structs.replace(pool.spec, resources=resources)
 
     def unclaim(self, pod: PodRecord, reason: str, now_s: float) -> None:
         """It goes on starting, for the warm pool."""
         self.pools[pod.function_id].take_out(pod, now_s)
         pod.function_id, pod.label, pod.reason = "", "", reason
+        pod.devices = NOTHING
         self.must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
 
     def give_up_all(self, pool: FunctionPool, pods: list[PodRecord], reason: str, now_s: float) -> None:
@@ -316,6 +341,7 @@ class Scaler:
 
     def check_invariants(self) -> None:
         self.memory.check_invariants()
+        self.devices.check_invariants()
         for pod in self.pods.values():
             pod.check_invariants()
             if pod.state in ("binding", "bound"):

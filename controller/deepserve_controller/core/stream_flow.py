@@ -24,6 +24,7 @@ class StreamFlow:
 
     def produced(self, task: Task, event: TaskProduced, now_s: float) -> None:
         """Items have passed; older news of them counts for nothing."""
+        task.journal_bytes += event.journal_bytes
         end = event.offset + event.num_items
         if end > task.num_produced:
             task.job.credit.spend(end - task.num_produced, event.size_bytes)

@@ -50,12 +50,19 @@ class Task(msgspec.Struct, eq=False):
     is_blocked: bool = False
     num_produced: int = 0
     """Stream items passed on, in all attempts together."""
+    journal_bytes: int = 0
+    """What its attempts have said in their journals, all together."""
+    is_settled: bool = False
+    """No other pod can take it while it runs."""
     idle_alarm: Alarm | None = None
     idle_since_s: float = NEVER_S
     """Of a stream with an idle timeout: its last item, while its reader has room for more."""
     user_retries: int = 0
     pod_losses: int = 0
     """Attempts that ended with their pod."""
+    vain_losses: int = 0
+    """Those since the last that had come further than the one before it."""
+    progress_at_loss: int = 0
     num_reruns: int = 0
     """Runs beyond its attempts, inside pods: its batch was run again."""
     alarm: Alarm | None = None
@@ -74,6 +81,11 @@ class Task(msgspec.Struct, eq=False):
     def num_left(self) -> int:
         """Inputs of its job that it still has to end."""
         return 1
+
+    @property
+    def progress(self) -> int:
+        """Grows with whatever a later attempt need not do again."""
+        return self.num_produced + self.journal_bytes
 
     @property
     def is_on_pod(self) -> bool:

@@ -205,6 +205,50 @@ class PodSource(NamedTuple):
 
 ChooseSource = Callable[[TemplateView], PodSource]
 
+# --- migration --------------------------------------------------------------------------------------
+
+
+class MigrationRound(NamedTuple):
+    """Round number `round` is over: so many tokens have come meanwhile, and in the round before."""
+
+    round: int
+    gap_tokens: int
+    last_gap_tokens: int
+
+
+class MigrationStep(NamedTuple):
+    """Swap now, or prefill what has come in another round."""
+
+    is_swap: bool
+    reason: str
+
+
+DecideMigration = Callable[[MigrationRound], MigrationStep]
+
+# --- devices ----------------------------------------------------------------------------------------
+
+
+class Device(NamedTuple):
+    """An NPU or GPU of the host. id: as `VISIBLE_DEVICES` names it. model: in lower case, empty where unknown."""
+
+    kind: str
+    id: str
+    model: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Of its model, any of which will do: an h100-80gb-hbm3 is an h100."""
+        return self.model.split("-")
+
+
+class Allotment(NamedTuple):
+    """What a pod holds. accelerator: the choice of its function's that it is, as it was written."""
+
+    accelerator: str = ""
+    kind: str = ""
+    ids: tuple[str, ...] = ()
+
+
 # --- status -------------------------------------------------------------------------------------------
 
 
@@ -224,6 +268,7 @@ class PodView(msgspec.Struct, frozen=True):
     """Of the last decision about it."""
     is_asleep: bool = False
     """It has given back memory until its next task."""
+    devices: Allotment = Allotment()
 
 
 class FunctionView(msgspec.Struct, frozen=True):

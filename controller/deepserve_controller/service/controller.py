@@ -20,6 +20,7 @@ from deepserve_controller.core.cores import Cores
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
 from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.devices import host_devices
 from deepserve_controller.service.folders import ControllerFolders, make_folders
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.handshake import Doorkeeper, python_version
@@ -80,7 +81,7 @@ class Controller:
         ids = IdAllocator(suffix=f"{new_name(2)}-" if settings.mode == "up" else "")
         job_executor = build_job_executor(ids, Random(), max_depth=max_depth())
         usable_mib = usable_memory_mib()
-        cluster_manager = build_cluster_manager(ids, default_max_pods(), usable_mib=usable_mib)
+        cluster_manager = build_cluster_manager(ids, default_max_pods(), usable_mib=usable_mib, devices=host_devices())
         self.cores = CoreLoop(Cores(job_executor, cluster_manager))
         self.functions = Functions(self.cores)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)

@@ -18,6 +18,8 @@ from deepserve.protocol.messages import (
     TaskBlocked,
     TaskFinished,
     TaskOutputs,
+    TaskPrepared,
+    TaskReleased,
     TaskResumed,
 )
 from deepserve_controller.core import actions, events
@@ -56,6 +58,10 @@ class PodLink:
             PodEnding: lambda message, data: cores.give(
                 events.PodEnding(pod.pod_id, message.reason[:MAX_DETAIL_CHARS])
             ),
+            TaskPrepared: lambda message, data: cores.give(
+                events.TaskPrepared(pod.pod_id, message.task_id, message.round, message.error[:MAX_DETAIL_CHARS])
+            ),
+            TaskReleased: self._task_released,
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
             FetchBundle: self._fetch_bundle,
@@ -110,6 +116,11 @@ class PodLink:
         else:
             for value in message.values:
                 self._requests.announced(self._pod.pod_id, value, is_current=False)
+
+    def _task_released(self, message: TaskReleased, data: bytes) -> None:
+        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            self._requests.tasks.remove(message.task_id)
+            self._cores.give(events.TaskReleased(message.task_id, message.attempt))
 
     def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
         bundle = self._bundles.get(message.digest)

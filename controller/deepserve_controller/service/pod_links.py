@@ -15,6 +15,8 @@ from deepserve.protocol.messages import (
     Hello,
     Message,
     Outcome,
+    PrepareTask,
+    ReleaseTask,
     SleepExecutor,
     TaskCredit,
 )
@@ -72,6 +74,8 @@ class PodLinks:
         cores.carry(actions.SleepPod, self.sleep)
         cores.carry(actions.KillPod, self.kill)
         cores.carry(actions.SendTask, self.send_task)
+        cores.carry(actions.SendPrepare, self.send_prepare)
+        cores.carry(actions.SendRelease, self.send_release)
         cores.carry(actions.SendCancel, self.send_cancel)
         cores.carry(actions.SendCredit, self.send_credit)
 
@@ -98,7 +102,8 @@ class PodLinks:
     def bind(self, action: actions.BindPod) -> None:
         if pod := self._linked(action.pod_id):
             pod.state, pod.function_id, pod.label = "binding", action.function_id, action.spec.label
-            self._send(pod, BindExecutor(action.function_id, action.spec))
+            kind, ids = action.devices.kind, action.devices.ids
+            self._send(pod, BindExecutor(action.function_id, action.spec, kind, ids))
 
     def stop(self, action: actions.StopPod) -> None:
         pod = self.pods.get(action.pod_id)
@@ -135,6 +140,7 @@ class PodLinks:
             replay=action.replay,
             resume_offset=action.resume_offset,
             resume_digest=self._requests.streams.digest(action.request_id) if action.resume_offset else b"",
+            journal=self._requests.journal(action.request_id, action.task_id) if action.attempt > 1 else b"",
         )
         data = action.payload.data
         try:
@@ -156,6 +162,15 @@ class PodLinks:
     def send_to(self, pod_id: str, message: Message) -> None:
         if pod := self._linked(pod_id):
             self._send(pod, message)
+
+    def send_prepare(self, action: actions.SendPrepare) -> None:
+        journal = self._requests.journal(action.request_id, action.task_id)
+        if pod := self._linked(action.pod_id):
+            message = PrepareTask(action.task_id, action.round, action.payload.value, journal)
+            self._send(pod, message, action.payload.data)
+
+    def send_release(self, action: actions.SendRelease) -> None:
+        self.send_to(action.pod_id, ReleaseTask(action.task_id, action.attempt))
 
     def send_cancel(self, action: actions.SendCancel) -> None:
         if pod := self._linked(action.pod_id):

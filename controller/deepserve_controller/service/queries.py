@@ -102,6 +102,11 @@ class Queries:
                 {**self._describe_pod(template), "template_id": template.pod_id, "reason": template.reason}
                 for template in self._pods.templates.values()
             ],
+            "cpus": len(os.sched_getaffinity(0)),
+            "devices": [
+                {"kind": device.kind, "id": device.id, "model": device.model, "pod_id": pod_id}
+                for device, pod_id in manager.devices_view()
+            ],
             "functions": [msgspec.to_builtins(view) for view in manager.functions_view()[:NUM_STATUS_FUNCTIONS]],
             "apps": [describe_app(app) for app in self._deployments.apps.values()],
             "num_running": len(self._requests.running),

@@ -61,6 +61,8 @@ class RequestRecord(msgspec.Struct):
     pod_id: str = ""
     num_inputs: int | None = None
     """Of a map, once its inputs have ended."""
+    journals: dict[str, bytearray] = {}
+    """By task id: what its attempts have said; a later one goes on from there."""
 
 
 class Requests:
@@ -260,6 +262,9 @@ class Requests:
         return self._tally.links_for(function_id)
 
     def task_ended(self, task_id: str) -> None:
+        place = self.tasks.get(task_id)
+        if place is not None and (record := self.running.get(place.request_id)) is not None:
+            record.journals.pop(task_id, None)
         self.tasks.remove(task_id)
 
     def pod_ended(self, pod_id: str) -> None:
@@ -267,7 +272,13 @@ class Requests:
 
     def produced(self, message: TaskOutputs, data: bytes) -> None:
         place = self.tasks[message.task_id]
+        if message.journal and (record := self.running.get(place.request_id)) is not None:
+            record.journals.setdefault(message.task_id, bytearray()).extend(message.journal)
         self.streams.produced(place.request_id, place.pod_id, message, data)
+
+    def journal(self, request_id: str, task_id: str) -> bytes:
+        record = self.running.get(request_id)
+        return bytes(record.journals.get(task_id, b"")) if record is not None else b""
 
     # --- from the job executor ---
 

@@ -37,6 +37,7 @@ class Streams:
         """Relays items; the core hears only how many there were."""
         relay = self._running.get(request_id)
         size_bytes = 0
+        journal_bytes = len(message.journal)
         for value in message.values:
             size_bytes += value.size_bytes
             if value.segment:
@@ -46,11 +47,15 @@ class Streams:
         if relay is None:
             for value in message.values:
                 self._drop(value)
+            if journal_bytes:  # of a call: no items, but it has come further
+                self._cores.give(events.TaskProduced(message.task_id, message.attempt, 0, 0, 0, journal_bytes))
             return
         relay.digest = message.digest
         freed = relay.add(message.offset, message.values, data)
         self._cores.give(
-            events.TaskProduced(message.task_id, message.attempt, message.offset, len(message.values), size_bytes)
+            events.TaskProduced(
+                message.task_id, message.attempt, message.offset, len(message.values), size_bytes, journal_bytes
+            )
         )
         self._pass_on(request_id, freed)
 

@@ -23,6 +23,8 @@ def show_status(*, as_json: bool) -> int:
     apps = [(app["app"], ", ".join(app["functions"])) for app in status["apps"]]
     print_table(("app", "functions"), apps, empty="no apps")
     print_table(("pod", "pid", "state", "function"), [pod_row(pod) for pod in status["pods"]], empty="no pods")
+    if status["devices"]:
+        print_table(("device", "model", "pod"), [device_row(device) for device in status["devices"]], empty="")
     if status["templates"]:
         print_table(
             ("template", "pid", "state", "function"), [template_row(item) for item in status["templates"]], empty=""
@@ -38,6 +40,10 @@ def show_status(*, as_json: bool) -> int:
 
 def pod_row(pod: dict[str, Any]) -> tuple[object, ...]:
     return pod["pod_id"], pod.get("pid", ""), pod["state"], pod.get("label") or "-"
+
+
+def device_row(device: dict[str, Any]) -> tuple[object, ...]:
+    return f"{device['kind']} {device['id']}", device["model"] or "-", device["pod_id"] or "free"
 
 
 def template_row(template: dict[str, Any]) -> tuple[object, ...]:

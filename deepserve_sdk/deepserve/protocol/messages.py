@@ -48,12 +48,16 @@ from deepserve.protocol.pod_messages import ExecutorReady as ExecutorReady
 from deepserve.protocol.pod_messages import FetchBundle as FetchBundle
 from deepserve.protocol.pod_messages import PodEnding as PodEnding
 from deepserve.protocol.pod_messages import PodMessage
+from deepserve.protocol.pod_messages import PrepareTask as PrepareTask
+from deepserve.protocol.pod_messages import ReleaseTask as ReleaseTask
 from deepserve.protocol.pod_messages import SleepExecutor as SleepExecutor
 from deepserve.protocol.pod_messages import StopPod as StopPod
 from deepserve.protocol.pod_messages import TaskBlocked as TaskBlocked
 from deepserve.protocol.pod_messages import TaskCredit as TaskCredit
 from deepserve.protocol.pod_messages import TaskFinished as TaskFinished
 from deepserve.protocol.pod_messages import TaskOutputs as TaskOutputs
+from deepserve.protocol.pod_messages import TaskPrepared as TaskPrepared
+from deepserve.protocol.pod_messages import TaskReleased as TaskReleased
 from deepserve.protocol.pod_messages import TaskResumed as TaskResumed
 from deepserve.protocol.template_messages import ForkPod as ForkPod
 from deepserve.protocol.template_messages import ForkPods as ForkPods

@@ -19,6 +19,9 @@ from typing import Any
 
 import msgspec
 
+JOURNAL_TOKEN_BYTES = 4
+"""Of a token in an engine's journal (`TaskOutputs.journal`)."""
+
 
 class GenerationParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sampling, with OpenAI's and vLLM's names; None where the model's own default applies."""

@@ -16,6 +16,9 @@ class BindExecutor(Message, frozen=True):
 
     function_id: str
     spec: FunctionSpec
+    device_kind: str = ""
+    device_ids: tuple[str, ...] = ()
+    """The pod's devices, where its function names accelerators: it sees no others."""
 
 
 class BundleContent(Message, frozen=True):
@@ -44,9 +47,27 @@ class AssignTask(Message, frozen=True):
     """Stream items that earlier attempts have passed on."""
     resume_digest: bytes = b""
     """Of those, with replay `verify`."""
+    journal: bytes = b""
+    """What earlier attempts have said in theirs (`TaskOutputs.journal`), put together."""
     value: Value = Value()
     dependencies: tuple[Value, ...] = ()
     """Results for the placeholders in `value`; their bytes follow its own in the payload, one after the other."""
+
+
+class PrepareTask(Message, frozen=True):
+    """Prefill what is known of a sequence that runs in another pod and may move here; TaskPrepared answers."""
+
+    task_id: str
+    round: int
+    value: Value = Value()
+    journal: bytes = b""
+
+
+class ReleaseTask(Message, frozen=True):
+    """Let a sequence go, with all that is known of it; TaskReleased answers, or TaskFinished where it was over."""
+
+    task_id: str
+    attempt: int
 
 
 class CancelTask(Message, frozen=True):
@@ -103,6 +124,8 @@ class TaskOutputs(Message, frozen=True):
     """Stream items, as in StreamItems.
 
     digest: of all the stream's items to the end of these, where a later attempt has to make the same ones again.
+    journal: what a later attempt needs beyond that of earlier outputs to go on behind these items, in the executor's
+    own format; also without any items, and of a call, which has none.
     """
 
     task_id: str
@@ -110,6 +133,7 @@ class TaskOutputs(Message, frozen=True):
     offset: int
     values: tuple[Value, ...]
     digest: bytes = b""
+    journal: bytes = b""
 
 
 class TaskFinished(Message, frozen=True):
@@ -123,6 +147,19 @@ class TaskFinished(Message, frozen=True):
     """The user's Retries(on=...) covers the exception: judged in the pod, which has its class."""
     num_reruns: int = 0
     """How often the pod ran the input again by itself: its batch had failed, or was stopped for another item."""
+
+
+class TaskPrepared(Message, frozen=True):
+    task_id: str
+    round: int
+    error: str = ""
+
+
+class TaskReleased(Message, frozen=True):
+    """The attempt is over, and not the task: its last TaskOutputs came before."""
+
+    task_id: str
+    attempt: int
 
 
 class CancelReceived(Message, frozen=True):
@@ -150,7 +187,7 @@ class TaskResumed(Message, frozen=True):
 
 
 PodMessage = (
-    BindExecutor | BundleContent | AssignTask | CancelTask | TaskCredit | StopPod | SleepExecutor | FetchBundle
-    | ExecutorReady | ExecutorFailed | TaskOutputs | TaskFinished | CancelReceived | PodEnding | TaskBlocked
-    | TaskResumed
+    BindExecutor | BundleContent | AssignTask | PrepareTask | ReleaseTask | CancelTask | TaskCredit | StopPod
+    | SleepExecutor | FetchBundle | ExecutorReady | ExecutorFailed | TaskPrepared | TaskReleased | TaskOutputs
+    | TaskFinished | CancelReceived | PodEnding | TaskBlocked | TaskResumed
 )  # fmt: skip

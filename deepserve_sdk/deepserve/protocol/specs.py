@@ -12,6 +12,10 @@ Replay = Literal["", "resume", "verify"]
 """What another attempt of a stream that has passed items on does: there is none; it begins behind them; it makes
 them again, and they are compared."""
 ExecutorKind = Literal["function", "class", "model", "tokenizer"]
+VISIBLE_DEVICES = {"npu": "ASCEND_RT_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES"}
+"""By kind: the variable that says which devices a process sees, and under which numbers."""
+ENGINE_DEVICES = ("cpu",)
+"""The kinds that FlowServe runs models on."""
 
 
 class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
+from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve_runtime.task import Task
 
 
@@ -19,3 +21,11 @@ class TaskExecutor(Protocol):
 
     def unload(self) -> None:
         """Runs the exit hooks, on the pod's main thread; no task is running."""
+
+
+@runtime_checkable
+class MovingExecutor(Protocol):
+    """One whose tasks can go on in another pod."""
+
+    def prepare(self, message: PrepareTask, payload: bytes, reply: Callable[[TaskPrepared], object]) -> None:
+        """Makes ready for a task that runs elsewhere. Called on the reader thread, so it only hands over."""

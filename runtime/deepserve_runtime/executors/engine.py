@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import queue
-import secrets
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -42,6 +42,8 @@ from deepserve_runtime.executors.flowserve_parts import (
     resolve_model,
 )
 from deepserve_runtime.executors.generation import Generation, Piece
+from deepserve_runtime.executors.journal import Journal
+from deepserve_runtime.executors.prefills import Prefills
 from deepserve_runtime.executors.tokenizer import convert, encode, loading
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.task import Task, describe
@@ -73,6 +75,7 @@ class EngineExecutor:
         """By sequence id, until the grammar is there: meanwhile the others go on."""
         self._generations: dict[str, Generation] = {}
         """By sequence id, until the outcome is sent: also those whose reader has no room for the last words."""
+        self._prefills = Prefills()
         self._lock = threading.Lock()
         self._is_stepping = False
         self._has_news = False
@@ -109,6 +112,10 @@ class EngineExecutor:
         self._arrived.put(task)
         self._wake()
 
+    def prepare(self, message: PrepareTask, payload: bytes, reply: Callable[[TaskPrepared], object]) -> None:
+        self._prefills.ask(message, payload, reply)
+        self._wake()
+
     def _wake(self) -> None:
         """Something changed: a task, a cancel, credit."""
         with self._lock:
@@ -133,8 +140,11 @@ class EngineExecutor:
             while not self._arrived.empty():
                 self._add(self._arrived.get())
             self._start_compiled()
+            self._prefills.start(self._engine)
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.cancel_reason]:
                 self._abort(sequence_id)
+            for sequence_id in [i for i, generation in self._generations.items() if generation.task.is_leaving]:
+                self._release(sequence_id)
             for output in self._step():
                 self._receive(output)
             for sequence_id in list(self._generations):
@@ -164,6 +174,10 @@ class EngineExecutor:
                 each.grammar.cancel()
                 del self._compiling[sequence_id]
                 each.task.finish_cancelled()
+            elif each.task.is_leaving:
+                each.grammar.cancel()
+                del self._compiling[sequence_id]
+                each.task.release()
             elif each.grammar.done():
                 del self._compiling[sequence_id]
                 with self._answering(each.task):
@@ -173,17 +187,21 @@ class EngineExecutor:
         self, sequence_id: str, task: Task, prompt: TokenizedPrompt, params: SamplingParams, grammar: Any = None
     ) -> None:
         self._engine.wake()
+        journal = Journal(task.assignment.journal)
+        if params.seed is None:
+            params = replace(params, seed=journal.seed)
+        parser = WholeCalls(make_parser(self._answers.calls), journal) if prompt.parse_tools else None
         token_ids, context = prompt.token_ids, prompt.context
+        options: dict[str, Any] = {"grammar": grammar, "output_ids": journal.token_ids}
         if context is None or task.assignment.method == "cache":
-            self._engine.add(sequence_id, token_ids, params, grammar=grammar)
+            self._engine.add(sequence_id, token_ids, params, **options)
             if context is not None:
                 self._engine.preserve(sequence_id, context.context_id, context.ttl_s)
         else:  # made here, or by another executor: then it is computed now
             self._engine.add_context(context.context_id, token_ids[: context.num_tokens], context.ttl_s)
             rest = token_ids[context.num_tokens :]
-            self._engine.add(sequence_id, rest, params, grammar=grammar, context_id=context.context_id)
-        parser = WholeCalls(make_parser(self._answers.calls)) if prompt.parse_tools else None
-        self._generations[sequence_id] = Generation(task, parser)
+            self._engine.add(sequence_id, rest, params, context_id=context.context_id, **options)
+        self._generations[sequence_id] = Generation(task, parser, journal)
 
     @contextmanager
     def _answering(self, task: Task) -> Iterator[None]:
@@ -201,6 +219,14 @@ class EngineExecutor:
             self._engine.abort(sequence_id)
         generation.task.finish_cancelled()
 
+    def _release(self, sequence_id: str) -> None:
+        """It goes on in another pod."""
+        self._flush(sequence_id)
+        if (generation := self._generations.pop(sequence_id, None)) is not None:
+            if not generation.is_complete:
+                self._engine.abort(sequence_id)
+            generation.leave()
+
     def _step(self) -> list[SequenceOutput]:
         if self._engine.is_sleeping:
             return []
@@ -208,6 +234,7 @@ class EngineExecutor:
             return self._engine.step()
         except Exception as error:  # one broken step must not leave its sequences without an answer
             traceback.print_exc()
+            self._prefills.fail(self._engine, describe(error))
             for sequence_id, generation in list(self._generations.items()):
                 if not generation.is_complete:
                     with suppress(UnknownSequenceError):  # it ended in this very step
@@ -217,15 +244,18 @@ class EngineExecutor:
             return []
 
     def _receive(self, output: SequenceOutput) -> None:
+        if self._prefills.take(output):
+            return
         if output.error is not None:
             self._fail(output.sequence_id, sdk.errors.ModelError(f"{self._model.name}: {output.error}"))
             return
         generation = self._generations[output.sequence_id]
         try:
-            generation.add(output.text)
+            generation.add(output.text, output.token_ids)
             if output.finished:
                 reason = output.finish_reason or "stop"
                 generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
+            generation.resumed()
         except Exception as error:  # what a model writes must not end the pod, nor the others' answers
             self._fail_unread(output.sequence_id, error)
 
@@ -265,8 +295,10 @@ class EngineExecutor:
 class WholeCalls:
     """Whole calls from flowserve's streams of fragments. Malformed ones go to the agent, which tells the model."""
 
-    def __init__(self, parser: CallParser) -> None:
+    def __init__(self, parser: CallParser, journal: Journal | None = None) -> None:
         self._parser = parser
+        self._journal = journal or Journal()
+        self._num_calls = 0
         self._name = ""
         self._arguments = ""
 
@@ -289,7 +321,8 @@ class WholeCalls:
                 case CallEnd():
                     arguments = json.loads(self._arguments) if event.error is None else None
                     if arguments is not None and can_travel(self._name, arguments):
-                        calls.append(ToolCall(f"call_{secrets.token_hex(8)}", self._name, arguments))
+                        calls.append(ToolCall(self._journal.call_id(self._num_calls), self._name, arguments))
+                        self._num_calls += 1
                     else:
                         malformed.append(f'{{"name": {json.dumps(self._name)}, "arguments": {self._arguments}}}')
                 case MalformedCall():

@@ -1,12 +1,21 @@
-"""One sequence's text on its way to the reader: tool calls taken out, tokens merged where the reader is slow."""
+"""One sequence's text on its way to the reader: tool calls taken out, tokens merged where the reader is slow.
+
+Each item takes along the tokens that it and those before it follow from (`Journal`): where an item has arrived, another
+pod can go on with the next one, for both arrive in one frame.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from deepserve.protocol.model_io import Generated, GeneratedDelta, ToolCall
+from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.tokenizer import encode
 from deepserve_runtime.task import Task
+
+MAX_UNSAID = 32
+"""Tokens that a lost pod takes with it, where they give the reader nothing."""
 
 
 class Piece(NamedTuple):
@@ -24,9 +33,11 @@ class Parser(Protocol):
 
 
 class Generation:
-    def __init__(self, task: Task, parser: Parser | None) -> None:
+    def __init__(self, task: Task, parser: Parser | None, journal: Journal | None = None) -> None:
         self.task = task
         self._parser = parser
+        self._journal = journal or Journal()
+        self._is_resuming = bool(self._journal.token_ids)
         self._text: list[str] = []
         self._calls: list[ToolCall] = []
         self._malformed: list[str] = []
@@ -39,8 +50,15 @@ class Generation:
         """The engine is done with it; its outcome may still wait for the reader."""
         return self._generated is not None
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, token_ids: Iterable[int] = ()) -> None:
+        self._journal.add(token_ids)
         self._take(Piece(text) if self._parser is None else self._parser.feed(text))
+
+    def resumed(self) -> None:
+        """What was added up to now comes first of a sequence that was begun elsewhere: its reader has it already."""
+        if self._is_resuming:
+            self._is_resuming = False
+            self._pending_text, self._pending_calls = "", []
 
     def complete(self, finish_reason: str, prompt_tokens: int, completion_tokens: int) -> None:
         if self._parser is not None:
@@ -61,11 +79,20 @@ class Generation:
                 return False
             delta = GeneratedDelta(self._pending_text, self._pending_calls)
             self._pending_text, self._pending_calls = "", []
-            self.task.emit(*encode(delta))
+            self.task.emit(*encode(delta), self._journal.take())
         if self._generated is None:
+            if self._journal.num_unsaid >= MAX_UNSAID:
+                self.task.note(self._journal.take())
             return False
         self.task.finish(*encode(self._generated))
         return True
+
+    def leave(self) -> None:
+        """Another pod goes on behind what the reader has; what it has no room for is made again there."""
+        has_pending = self._pending_text or self._pending_calls
+        if self._journal.num_unsaid and not (self.task.assignment.kind == "stream" and has_pending):
+            self.task.note(self._journal.take())
+        self.task.release()
 
     def _take(self, piece: Piece) -> None:
         self._text.append(piece.text)

@@ -1,35 +1,125 @@
-"""A model's pod that dies: its request says so, the next one gets another pod."""
+"""A model's pod that dies: its requests go on in another one, with the tokens that would have come."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import deepserve
+from deepserve._current_client import current_client
 from deepserve.errors import PodLost
 
+LONG: Any = {"max_tokens": 120, "temperature": 0}
 
-def test_pod_killed_while_it_streams(llm: deepserve.Model) -> None:
-    with pytest.raises(PodLost, match="SIGKILL"):
-        for number, _piece in enumerate(llm.stream("hi", temperature=1.0, seed=3)):
-            if number == 0:
-                for pod in pods("flowserve"):
-                    os.kill(pod, signal.SIGKILL)
+
+def kill_pods() -> int:
+    killed = pods("flowserve")
+    for pod in killed:
+        os.kill(pod, signal.SIGKILL)
+    return len(killed)
+
+
+def test_pods_killed_while_they_stream(llm: deepserve.Model) -> None:
+    """At random places, and again in the attempt that follows."""
+    undisturbed = list(llm.stream("hi", **LONG))
+    text = "".join(undisturbed)
+    assert len(undisturbed) > 20
+    chance = random.Random(8)
+    for _ in range(2):
+        kills = sorted(chance.sample(range(1, len(text) * 3 // 4), 2))
+        got = ""
+        for piece in llm.stream("hi", **LONG):
+            got += piece
+            if kills and len(got) >= kills[0]:
+                kill_pods()
+                kills.pop(0)
+        assert got == text and not kills
+
+
+def test_a_stream_without_a_seed_goes_on_from_what_its_reader_has(llm: deepserve.Model) -> None:
+    pieces = []
+    for number, piece in enumerate(llm.stream("hi", max_tokens=80, temperature=1.0)):
+        pieces.append(piece)
+        if number == 5:
+            assert kill_pods()
+    assert len(pieces) > 20
+
+
+def test_pods_killed_under_calls_and_many_streams(llm: deepserve.Model) -> None:
+    """While they load, prefill and decode, with several requests on each."""
+    prompts = [f"hi {number}" for number in range(6)]
+    expected = [llm.generate(prompt, **LONG) for prompt in prompts]
+    expected_streams = ["".join(llm.stream(prompt, **LONG)) for prompt in prompts[:3]]
+    got: dict[int, str] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, p=p: got.update({i: llm.generate(p, **LONG)}))
+        for i, p in enumerate(prompts)
+    ]
+    threads += [
+        threading.Thread(target=lambda i=i, p=p: got.update({6 + i: "".join(llm.stream(p, **LONG))}))
+        for i, p in enumerate(prompts[:3])
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    kill_pods()
+    for thread in threads:
+        thread.join(120)
+    assert [got[i] for i in range(9)] == expected + expected_streams
+
+
+def test_a_prompt_that_kills_each_pod_ends(llm: deepserve.Model) -> None:
+    """Before anything of it was said, again and again: its first task tokenises it, the others are its attempts."""
+    llm.generate("hi", max_tokens=1, temperature=0)
+    client = current_client()
+    for _ in range(2):  # a task that one of them takes is not counted for the other
+        client.query("order_fault", {"step": 2, "when": "start"})
+    with pytest.raises(PodLost, match="the last of 2 pods lost under it"):
+        llm.generate("poison", max_tokens=1, temperature=0)
     assert llm.generate("hi", max_tokens=1, temperature=0)
+
+
+def test_killed_while_it_loads_or_is_forked(llm: deepserve.Model) -> None:
+    """The pod, or the template that it is forked from, a little later each time."""
+    expected = llm.generate("hi", max_tokens=5, temperature=0)
+    for number in range(4):
+        kill_pods()
+        with ThreadPoolExecutor(1) as threads:
+            call = threads.submit(llm.generate, "hi", max_tokens=5, temperature=0)
+            time.sleep(0.04 * number)
+            for pid in templates("flowserve") if number % 2 else pods("flowserve"):
+                os.kill(pid, signal.SIGKILL)
+            assert call.result(120) == expected
 
 
 def pods(environment: str) -> list[int]:
     """Processes below this one that were forked from the template of `environment`."""
-    parents, templates = {}, set()
+    parents, found = processes(environment)
+    return [pid for pid in found if parents[pid] in found]
+
+
+def templates(environment: str) -> list[int]:
+    parents, found = processes(environment)
+    return [pid for pid in found if parents[pid] not in found]
+
+
+def processes(environment: str) -> tuple[dict[int, int], set[int]]:
+    """The parent of each process, and those below this one that have the environment's command line."""
+    parents, found = {}, set()
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit():
                 parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 if f"--environment\0{environment}\0" in (entry / "cmdline").read_text():
-                    templates.add(int(entry.name))
+                    found.add(int(entry.name))
         except OSError:
             continue
 
@@ -38,4 +128,4 @@ def pods(environment: str) -> list[int]:
             pid = parents.get(pid, 0)
         return pid != 0
 
-    return [pid for pid in templates if parents[pid] in templates and is_below_this_process(pid)]
+    return parents, {pid for pid in found if is_below_this_process(pid)}

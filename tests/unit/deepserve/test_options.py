@@ -172,10 +172,8 @@ def test_functions_join_their_app_under_their_name() -> None:
         deepserve.App("a/b")
 
 
-def test_functions_have_no_accelerator_but_may_prefer_one() -> None:
-    for given in ({"npu": 1}, {"gpu": "h100"}, {"accelerator": ["npu:910c", "gpu"]}):
-        with pytest.raises(InvalidOption, match="let 'cpu' be the last choice"):
-            deepserve.function(**given)(merged)  # type: ignore[call-overload]
+def test_functions_may_have_accelerators() -> None:
+    assert deepserve.function(npu="910c:2")(merged).spec.resources.accelerators == ("npu:910c:2",)
     assert deepserve.function(accelerator=["gpu:h100", "cpu"])(merged).spec.resources.accelerators == (
         "gpu:h100",
         "cpu",

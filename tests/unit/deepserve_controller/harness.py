@@ -14,7 +14,7 @@ from deepserve_controller.core.actions import Action, FinishRequest, Notify, Sen
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import ChooseSource, PodSource, TemplateView
+from deepserve_controller.core.views import ChooseSource, Device, PodSource, TemplateView
 
 T = TypeVar("T")
 CODE = CodeRef("bundle", "m", "f")
@@ -130,10 +130,12 @@ class Cluster(Driven):
         warm_pods: dict[str, int] | None = None,
         usable_mib: int = 0,
         choose_source: ChooseSource = load_in_each_pod,
+        devices: tuple[Device, ...] = (),
     ) -> None:
         manager = build_cluster_manager(
-            IdAllocator(), default_max_pods, warm_pods or {}, usable_mib=usable_mib, choose_source=choose_source
-        )
+            IdAllocator(), default_max_pods, warm_pods or {}, usable_mib=usable_mib, choose_source=choose_source,
+            devices=devices,
+        )  # fmt: skip
         super().__init__(manager)
 
     def define(self, function_id: str = "fn", **options: Any) -> list[Action]:

@@ -102,7 +102,7 @@ class BrokenParser:
 def test_an_answer_that_cannot_be_read_fails_its_task_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: str
 ) -> None:
-    monkeypatch.setattr(engine, "WholeCalls", lambda parser: BrokenParser(breaks_at))
+    monkeypatch.setattr(engine, "WholeCalls", lambda parser, journal: BrokenParser(breaks_at))
     executor = executor_of(folder)
     executor.load()
     bad = FakePod()

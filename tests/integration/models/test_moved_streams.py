@@ -1,0 +1,93 @@
+"""Streams whose pod is to go while they run: they go on in another pod, and their readers notice nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deepserve
+from deepserve._autoscaler import ask_of_function
+from deepserve._current_client import current_client
+from deepserve._definition import Definition
+from deepserve.protocol.specs import function_id
+from tests.tiny_models import make_model
+
+LONG: Any = {"max_tokens": 1500, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> deepserve.Model:
+    folder: Path = make_model(tmp_path_factory.mktemp("models") / "wide", "qwen3", max_position_embeddings=2048)
+    return deepserve.Model("wide", source=folder, max_pods=2)
+
+
+def scale(llm: deepserve.Model, **bounds: int) -> None:
+    ask_of_function(Definition(function_id(llm.spec), llm.spec, None, llm.spec.label), "scale", **bounds)
+
+
+def ready(llm: deepserve.Model) -> int:
+    found = ask_of_function(Definition(function_id(llm.spec), llm.spec, None, llm.spec.label), "function")
+    return int(found["ready"])
+
+
+def num_pods(llm: deepserve.Model) -> int:
+    """Those that drain too."""
+    return sum(pod["label"] == llm.spec.label for pod in current_client().query("status", {})["pods"])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    ends_at_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends_at_s, "it never came true"
+        time.sleep(0.02)
+
+
+def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) -> None:
+    prompts = [f"hi {number}" for number in range(4)]
+    expected = [wide.generate(prompt, **LONG) for prompt in prompts[:2]]
+    expected += ["".join(wide.stream(prompt, **LONG)) for prompt in prompts[2:]]
+    scale(wide, min_pods=2, max_pods=2)
+    wait_until(lambda: ready(wide) == 2)
+    got: dict[int, str] = {}
+    begun = threading.Barrier(3)
+
+    def read(number: int) -> None:
+        text = ""
+        for at, piece in enumerate(wide.stream(prompts[number], **LONG)):
+            text += piece
+            if at == 0:
+                begun.wait(60)
+        got[number] = text
+
+    threads = [threading.Thread(target=lambda n=n: got.update({n: wide.generate(prompts[n], **LONG)})) for n in (0, 1)]
+    threads += [threading.Thread(target=read, args=(number,)) for number in (2, 3)]
+    for thread in threads:
+        thread.start()
+    begun.wait(60)
+    scale(wide, min_pods=1, max_pods=1)
+    for thread in threads:
+        thread.join(120)
+    assert [got[number] for number in range(4)] == expected
+    wait_until(lambda: num_pods(wide) == 1)
+    requests = current_client().query("requests", {"limit": 4, "label": wide.spec.label})["requests"]
+    moved = [request for request in requests if request["attempts"] == 2]
+    assert moved and all(request["pod_losses"] == 0 for request in requests), requests
+
+
+def test_a_reader_that_stands_still_keeps_no_pod_and_loses_nothing(wide: deepserve.Model) -> None:
+    """What its pod has made and it has no room for is made again elsewhere."""
+    expected = "".join(wide.stream("hello", **LONG))
+    scale(wide, min_pods=2, max_pods=2)
+    wait_until(lambda: ready(wide) == 2)
+    streams = [wide.stream("hello", **LONG) for _ in range(2)]
+    texts = [next(stream) for stream in streams]
+    time.sleep(0.5)
+    assert wide.generate("beside them", max_tokens=3, temperature=0)
+    scale(wide, min_pods=1, max_pods=1)
+    wait_until(lambda: num_pods(wide) == 1)
+    assert [first + "".join(stream) for first, stream in zip(texts, streams, strict=True)] == [expected] * 2
