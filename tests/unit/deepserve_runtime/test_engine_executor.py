@@ -20,9 +20,10 @@ from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
-from deepserve_runtime.executors.engine import EngineExecutor, WholeCalls  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor, WholeCalls, sampling_params  # noqa: E402
 from deepserve_runtime.executors.generation import Piece  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from flowserve.sampling_params import SamplingParams  # noqa: E402
 from flowserve.tool_calls import make_parser  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
@@ -239,3 +240,14 @@ def test_a_model_that_cannot_be_woken_fails_its_task_and_not_the_pod(folder: Pat
     [good] = assign(executor, "t-2")
     run_waiting(executor)
     assert good.finished.outcome.is_ok
+
+
+def test_what_is_asked_of_sampling_reaches_the_engine_over_the_models_defaults() -> None:
+    given: dict[str, Any] = {
+        "max_tokens": 20, "temperature": 0.8, "top_p": 0.9, "top_k": 50, "min_p": 0.01, "seed": 3, "min_tokens": 4,
+        "presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.6, "logit_bias": {278: -100.0},
+        "ignore_eos": True, "bad_words": ["fox"], "stop": ["zzz"], "stop_token_ids": [399],
+    }  # fmt: skip
+    assert given.keys() | {"json_schema"} == set(GenerationParams.__struct_fields__)
+    assert sampling_params(GenerationParams(**given), {"temperature": 0.1}) == SamplingParams(**given)
+    assert sampling_params(GenerationParams(), {"temperature": 0.1}) == SamplingParams(temperature=0.1)
