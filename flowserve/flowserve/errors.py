@@ -5,6 +5,7 @@
     ├── UnsupportedModelError       the folder is fine, this engine cannot run it
     │   └── UnsupportedArchitectureError
     ├── CheckpointError             a file of the folder is truncated, malformed or lacks something
+    ├── LoadingError                the bytes of a model did not come to where they are computed with
     ├── TokenizerError              tokenizer.json is missing or unusable
     ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
     ├── KernelsUnavailableError     the CPU kernels cannot be compiled or loaded, and no other back end was allowed
@@ -48,6 +49,10 @@ class UnsupportedArchitectureError(UnsupportedModelError):
 
 class CheckpointError(FlowServeError):
     """A file of the model folder is truncated, malformed, or lacks a tensor or field."""
+
+
+class LoadingError(FlowServeError):
+    """Weights could not be brought to where they are computed with: a read failed, or who read them was killed."""
 
 
 class TokenizerError(FlowServeError):
