@@ -56,6 +56,14 @@ def run_scale(*, only: str, rounds: int, is_quick: bool, with_peers: bool, outpu
     return _show(measure(options, tell=_tell), output, as_json)
 
 
+def run_models(*, only: str, rounds: int, is_quick: bool, output: Path | None, as_json: bool) -> int:
+    """`deepserve bench models`: likewise."""
+    from deepserve.bench.models import WORKS, Options, measure
+
+    works = _chosen(only, WORKS, rounds, "no work {!r}")
+    return _show(measure(Options(works, 1 if is_quick else rounds, is_quick), tell=_tell), output, as_json)
+
+
 def run_profile(*, num_calls: int, as_json: bool) -> int:
     import deepserve
     from deepserve.bench import profile

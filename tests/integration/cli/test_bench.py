@@ -55,6 +55,19 @@ def test_a_quick_run_scales_and_reads_memory(shell: Shell) -> None:
         assert shell.run("bench", "scale", *words).returncode == 2
 
 
+def test_a_quick_run_starts_models(shell: Shell) -> None:
+    pytest.importorskip("torch")
+    report = json.loads(shell.out("bench", "models", "--quick", "--json"))
+    assert report["failed"] == {}
+    found = {(row["work"], row["who"]): row for row in report["rows"]}
+    assert {"executors 2", "executors 4", "second", "warm template", "no template", "cold file", "file"} <= {
+        work for work, _ in found
+    }
+    assert found["executors 4", "DeepServe"]["private_mb"] > 0
+    assert found["file", "DeepServe"]["of_limit"] > 0 and found["warm template", "DeepServe"]["of_limit"] > 1
+    assert shell.run("bench", "models", "--only", "what").returncode == 2
+
+
 def test_wrong_usage(shell: Shell) -> None:
     for words in (("--only", "warm,what"), ("--rounds", "0")):
         done = shell.run("bench", "calls", *words)

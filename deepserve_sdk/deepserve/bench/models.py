@@ -1,0 +1,65 @@
+"""What starting hosted models costs: many executors, the first token of a cold model, the bytes of its weights.
+
+Subjects are scripts beside those of `deepserve bench scale`, with random models by shape that FlowServe's own benchmark
+makes. Compare figures within one run: machines are shared and noisy.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deepserve.bench.calls import run_script
+from deepserve.bench.rounds import Job, report_of, run_rounds
+from deepserve.bench.subjects import HERE, OURS
+from deepserve.errors import DeepServeError
+
+WORKS = ("executors", "cold", "weights")
+TITLES = {
+    **{f"executors {number}": f"1 to {number} executors, all made a token" for number in (2, 4, 16, 64)},
+    "second": "a second executor, without its first step",
+    "warm template": "a cold model's first token",
+    "no template": "the same, torch to be imported",
+    "cold file": "the same, its file not in memory",
+    "file": "weights from a cold file",
+    "cached": "weights from the page cache",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """works: of WORKS. rounds: samples of each figure. is_quick: tiny models and few executors."""
+
+    works: tuple[str, ...] = WORKS
+    rounds: int = 3
+    is_quick: bool = False
+
+
+def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """All measurements, with what they were taken on. Raises DeepServeError where the engine is not installed."""
+    if find_spec("torch") is None:
+        raise DeepServeError("deepserve bench models needs the engine: pip install 'deepserve[flowserve]'")
+    many, large = ("toy", "toy") if options.is_quick else ("tiny", "small")
+    numbers = ["2", "4"] if options.is_quick else ["2", "16", "64"]
+    commands = {
+        "executors": [["executors.py", many, *numbers]],
+        "cold": [["first_token.py", large, how] for how in ("warm", "cold", "evicted")],
+        "weights": [["weights.py", large]],
+    }
+    with TemporaryDirectory(prefix="ds-bench-") as folder:
+        ignored = shutil.ignore_patterns("__pycache__")
+        scripts = Path(shutil.copytree(HERE / "scale_scripts", Path(folder, "scripts"), ignore=ignored))
+        jobs = [
+            Job(f"{OURS}, {' '.join(words)}", " ".join(words), partial(run_script, [sys.executable, *words], scripts))
+            for work in options.works
+            for words in commands[work]
+        ]
+        found = run_rounds(jobs, options.rounds, tell)
+    return report_of("models", found, options.rounds, None, TITLES)
