@@ -11,6 +11,7 @@ from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
+from deepserve_controller.policies.host_cache import saved_per_memory
 from deepserve_controller.policies.migration import until_the_gap_is_small
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
@@ -52,7 +53,7 @@ def build_cluster_manager(
     """
     prewarm = ReactivePool(warm_pods)
     environments = tuple(sorted(warm_pods))
-    return ClusterManager(
+    manager = ClusterManager(
         ids,
         autoscaler,
         prewarm,
@@ -64,3 +65,5 @@ def build_cluster_manager(
         models_sleep,
         devices,
     )
+    manager.templates.keep_worth = saved_per_memory
+    return manager

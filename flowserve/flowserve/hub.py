@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .errors import InvalidConfigError, ModelNotFoundError
+from .loading.throwaway import has_one_thread, run_apart
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TEXT_FILES = ["*.json", "*.jinja"]
@@ -35,3 +36,12 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelNotFoundError(f"{model!r} is no folder and could not be fetched from the hub: {reason}") from error
+
+
+def resolve_apart(model: str | Path) -> Path:
+    """As `resolve_model`, in a child where this process has one thread: a download leaves connections and threads
+    behind, which a process that is to be forked must not have."""
+    if not Path(model).expanduser().is_dir() and has_one_thread():
+        if found := run_apart(f"fetching {model}", lambda: str(resolve_model(model))):
+            return Path(found)
+    return resolve_model(model)

@@ -232,7 +232,8 @@ class PodAgent:
         return content
 
     def _report_ready(self, action: life.ReportReady) -> None:
-        self._link.send(ExecutorReady(action.function_id, action.slots, action.steps_ms))
+        source = self._executor.source if self._executor is not None else ""
+        self._link.send(ExecutorReady(action.function_id, action.slots, action.steps_ms, source))
 
     def _report_failed(self, action: life.ReportFailed) -> None:
         value, payload = encode_error(action.error, self._pod_id)

@@ -21,7 +21,7 @@ ONE_THREAD_VARIABLES = {
 
 PYTHON_MODULES = ("deepserve_runtime.pod_process", "deepserve_runtime.executors.function")
 TOKENIZER_MODULES = ("tokenizers", "jinja2", "jinja2.sandbox", "deepserve_runtime.executors.tokenizer")
-FLOWSERVE_MODULES = ("torch", "deepserve_runtime.executors.model")
+FLOWSERVE_MODULES = ("torch", "deepserve_runtime.executors.model", "flowserve.engine_template")
 
 ENVIRONMENTS = {
     "python": PYTHON_MODULES,

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.framing import Frame
@@ -24,6 +24,7 @@ from deepserve.protocol.messages import (
     TemplateReady,
     TemplateRefused,
 )
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.agent import PodAgent
 from deepserve_runtime.bundle_store import BundleError, BundleStore
@@ -36,6 +37,9 @@ from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import describe, encode_error, flush_prints
 from deepserve_runtime.template import Template
+
+if TYPE_CHECKING:
+    from deepserve_runtime.executors.loaded_engine import LoadedEngine
 
 _libc = ctypes.CDLL(None)
 
@@ -63,6 +67,8 @@ class FunctionTemplate:
         self._link = Link(self._connection)
         self._store = BundleStore(os.path.join(self._welcome.folder, "bundles"), self._fetch_bundle)
         self._made_calls = False
+        self._refusal = ""
+        self._source, self._held_bytes = "file", 0
         self._steps = StepClock()
 
     def run(self) -> None:
@@ -75,7 +81,8 @@ class FunctionTemplate:
             return
         ready = ReadyAgent(snapshot, PodAgent(snapshot))
         self._settle()
-        self._link.send(TemplateReady(binding.function_id, os.getpid(), self._steps.steps_ms))
+        steps_ms = self._steps.steps_ms
+        self._link.send(TemplateReady(binding.function_id, os.getpid(), steps_ms, self._source, self._held_bytes))
         Template(binding.function_id, self._connection.fileno(), ready).run()
 
     def _load(self, binding: BindExecutor) -> Snapshot | None:
@@ -85,20 +92,33 @@ class FunctionTemplate:
         sdk.install(client)
         error: BaseException | None = None
         try:
-            code = LoadedCode(spec, self._store, _run_coroutine, self._steps)
+            code = self._load_code(spec)
             self._check_memory()
         except BaseException as raised:
             error = raised
-        text = "its code makes remote calls while it is loaded" if self._made_calls else ""
+        text = "its code makes remote calls while it is loaded" if self._made_calls else self._refusal
         if error is not None and not text:
             value, payload = encode_error(error, self._order.template_id)
             self._link.send(TemplateFailed(binding.function_id, describe(error), value), payload)
             return None
-        if text := text or obstacle([self._connection.fileno()], spec.snap):
+        if text := text or obstacle([self._connection.fileno()], spec.is_shared):
             print(f"{spec.name}: not snapshotted: {text}", file=sys.stderr, flush=True)
             self._link.send(TemplateRefused(binding.function_id, text))
             return None
         return Snapshot(binding.function_id, spec, code, self._welcome)
+
+    def _load_code(self, spec: FunctionSpec) -> LoadedCode | LoadedEngine:
+        if spec.kind != "model":
+            return LoadedCode(spec, self._store, _run_coroutine, self._steps)
+        from deepserve_runtime.executors.model import NotForkedError, load_to_fork  # its environment has it
+
+        try:
+            engine = load_to_fork(spec, self._steps)
+        except NotForkedError as error:
+            self._refusal = str(error)
+            raise
+        self._source, self._held_bytes = engine.source, engine.template.weights_bytes
+        return engine
 
     def _settle(self) -> None:
         """What is loaded now moves out of the collector's sight: a collection in a pod would write to, and so copy, it

@@ -227,10 +227,12 @@ class PodStartFailed(Event, frozen=True):
 
 
 class TemplateReady(Event, frozen=True):
-    """The function is loaded and can be forked."""
+    """The function is loaded and can be forked. held_mib: of what it has loaded, as far as that is told."""
 
     template_id: str
     pid: int
+    held_mib: int = 0
+    load_ms: float = 0.0
 
 
 class TemplateRefused(Event, frozen=True):

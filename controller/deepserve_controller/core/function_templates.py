@@ -15,10 +15,11 @@ from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import ChooseSource, PodSource, TemplateView
+from deepserve_controller.core.popularity import Popularity
+from deepserve_controller.core.views import ChooseSource, HeldTemplate, KeepWorth, PodSource, TemplateView
 
-FORKED_KINDS = ("function", "class")
-"""Models and tokenizers have environments of their own, which hold what they share."""
+FORKED_KINDS = ("function", "class", "model")
+"""A tokenizer's environment holds what its pods share."""
 START_ALARM, IDLE_ALARM = "template start", "template idle"
 NUM_REFUSALS = 500
 MIN_WINDOW_S = 1.0
@@ -37,6 +38,9 @@ class FunctionTemplate(msgspec.Struct, eq=False):
     used_s: float = 0.0
     """When a pod of the function was last seen to end."""
     has_idle_alarm: bool = False
+    held_mib: int = 0
+    load_ms: float = 0.0
+    """What loading it took."""
 
 
 class PodOwner(Protocol):
@@ -73,6 +77,8 @@ class FunctionTemplates:
         self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
         """Whether the host's memory holds a template and a pod of it."""
         self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
+        self.keep_worth: KeepWorth = lambda held: held.uses
+        self._popularity = Popularity()
         self._refusals: dict[str, str] = {}
         self._load_ms: dict[str, float] = {}
         self.handlers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -106,13 +112,15 @@ class FunctionTemplates:
             source = source._replace(template_id=self._by_function[pool.function_id].template_id)
         return source
 
-    def give_up_unused(self, asking: FunctionPool) -> bool:
-        """Memory is short: templates whose functions have no pods give theirs."""
+    def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
+        """Memory is short: templates whose functions have no pods give theirs, the least worth first, while some is
+        missing."""
         others = [template for template in self._by_function.values() if template.pool is not asking]
         unused = [item for item in others if item.state == "ready" and not item.pods and not item.pool.pods]
-        for template in unused:
+        for template in sorted(unused, key=lambda item: self.keep_worth(self._held(item, now_s))):
+            if missing_mib() <= 0:
+                return
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")
-        return bool(unused)
 
     def distrust(self, pod: PodRecord) -> None:
         """It did not fork `pod` in time: the next pods come from another one. The pods that it has forked go on."""
@@ -124,13 +132,19 @@ class FunctionTemplates:
         """One of each template that is there."""
         return [template.pool.spec for template in self._templates.values()]
 
+    def held_mib(self) -> int:
+        """Memory of what they have loaded, which they and their pods share."""
+        return sum(template.held_mib for template in self._templates.values())
+
     def is_loading(self, pool: FunctionPool) -> bool:
         template = self._by_function.get(pool.function_id)
         return template is not None and template.state == "loading"
 
     def note_pod(self, pod: PodRecord) -> None:
         """`pod` is ordered from its template."""
-        self._templates[pod.template_id].pods.add(pod.pod_id)
+        template = self._templates[pod.template_id]
+        template.pods.add(pod.pod_id)
+        self._popularity.note(template.pool.function_id, pod.since_s)
 
     def note_load(self, pool: FunctionPool, load_ms: float, now_s: float) -> None:
         """A pod loaded the function itself."""
@@ -159,13 +173,17 @@ class FunctionTemplates:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    def _held(self, template: FunctionTemplate, now_s: float) -> HeldTemplate:
+        uses = self._popularity.of(template.pool.function_id, now_s)
+        return HeldTemplate(template.held_mib, uses, template.load_ms)
+
     def _view(self, pool: FunctionPool, missing: int) -> TemplateView:
         template = self._by_function.get(pool.function_id)
         state: Literal["none", "loading", "ready"] = "none"
         if template is not None and template.state != "ending":
             state = template.state
         return TemplateView(
-            is_snap=pool.spec.snap,
+            is_shared=pool.spec.is_shared,
             state=state,
             refusal=self._refusals.get(pool.function_id, ""),
             missing=missing,
@@ -220,6 +238,7 @@ class FunctionTemplates:
         if template is None or template.state != "loading":
             return
         template.state, template.pid = "ready", event.pid
+        template.held_mib, template.load_ms = event.held_mib, event.load_ms
         template.used_s = now_s
         self._watch_idleness(template, now_s + self._window_s(template))
         self._owner.template_changed(template.pool, now_s)
@@ -233,7 +252,7 @@ class FunctionTemplates:
         """Without a snapshot the pods load for themselves, and are free to fare better."""
         if (template := self._end(event.template_id)) is None or template.state == "ending":
             return
-        if template.pool.spec.snap:
+        if template.pool.spec.is_shared:
             self._owner.template_failed(template, event.text, event.payload, now_s)
         else:
             self._refuse(template, event.text)
@@ -244,7 +263,7 @@ class FunctionTemplates:
             return
         if template.state == "ready":
             template.pool.pod_source = f"its template is gone: {event.text}"
-        elif template.pool.spec.snap:
+        elif template.pool.spec.is_shared:
             self._owner.template_lost(template, Failure("ended", event.text), now_s)
         else:
             self._refuse(template, event.text)
@@ -275,7 +294,7 @@ class FunctionTemplates:
         text = f"{template.template_id} was still loading {pool.spec.label} after {now_s - template.began_s:.3g} s"
         self._end(template.template_id)
         self._out.append(StopTemplate(template.template_id, text))
-        if pool.spec.snap:
+        if pool.spec.is_shared:
             self._owner.template_lost(template, Failure("loads slowly", text), now_s)
         else:
             self._refuse(template, text)

@@ -9,7 +9,7 @@ from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import ChooseParking, IdlePod, Parking
 
-ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 512}
+ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 256}
 """What a pod without a limit of its own is taken to use beyond what it shares with its template, by environment."""
 
 ASLEEP_SHARE = 0.4
@@ -21,6 +21,7 @@ class HostMemory:
     """Adds up the limits of all pods that are not gone. `usable_mib` 0: there is no bound.
 
     `templates`: of which functions there is one; it takes what one of its pods takes, though they share most of it.
+    `held_mib`: what all of them have loaded besides (weights).
     """
 
     def __init__(
@@ -29,7 +30,9 @@ class HostMemory:
         usable_mib: int,
         templates: Callable[[], Iterable[FunctionSpec]],
         park: ChooseParking,
+        held_mib: Callable[[], int],
     ) -> None:
+        self._held_mib = held_mib
         self._pods = pods
         self._templates = templates
         self._park = park
@@ -54,7 +57,7 @@ class HostMemory:
     def used_mib(self) -> int:
         specs = self._templates()
         in_templates = sum(self.need_mib(spec.environment, spec.resources.memory_mib) for spec in specs)
-        return self.total_mib(self._pods.values()) + in_templates
+        return self.total_mib(self._pods.values()) + in_templates + self._held_mib()
 
     def leaving_mib(self) -> int:
         """What pods hold that were told to end."""

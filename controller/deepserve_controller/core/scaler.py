@@ -58,7 +58,7 @@ class Scaler:
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
-        self.memory = HostMemory(self.pods, usable_mib, templates.specs, park)
+        self.memory = HostMemory(self.pods, usable_mib, templates.specs, park, templates.held_mib)
         self.devices = HostDevices(self.pods, devices)
         self._templates = templates
         templates.may_hold_devices = self.devices.may_hold
@@ -140,7 +140,7 @@ class Scaler:
             self.bind(pod, pool, now_s)
             self.warm.note_taken(environment, now_s)
             self.refill(environment, now_s)
-        elif self._has_room(pool):
+        elif self._has_room(pool, now_s):
             pod = self._start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
             self.claim(pod, pool, now_s)
             if template_id:
@@ -171,13 +171,12 @@ class Scaler:
 
     # --- memory ---------------------------------------------------------------------------------------
 
-    def _has_room(self, pool: FunctionPool) -> bool:
+    def _has_room(self, pool: FunctionPool, now_s: float) -> bool:
         """For one more pod of it, after those who have no pod at all; templates that nobody uses make some at once."""
         environment, memory_mib = pool.spec.environment, pool.spec.resources.memory_mib
         if self._yields(pool):
             return False
-        if self.memory.missing_mib(environment, memory_mib) > 0:
-            self._templates.give_up_unused(pool)
+        self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(environment, memory_mib), now_s)
         return self.memory.missing_mib(environment, memory_mib) <= 0
 
     def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> bool:
@@ -230,7 +229,7 @@ class Scaler:
 
     def _has_template_room(self, spec: FunctionSpec) -> bool:
         """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
-        return self.memory.has_room(spec, 2) and (spec.snap or not self.short)
+        return self.memory.has_room(spec, 2) and (spec.is_shared or not self.short)
 
     def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
         if not is_short:

@@ -175,11 +175,12 @@ ChooseParking = Callable[[IdlePod], Parking]
 class TemplateView(NamedTuple):
     """A function whose pods may be forked from a template of its own.
 
-    state: of its template. `refusal`: why it can have none, empty where it can. `missing`: pods to start now, beside
-    `num_pods` that are there, of which `num_bound` have loaded the function. `load_ms`: what loading it took lately.
+    is_shared: all are to come from it (see FunctionSpec).  state: of its template.  refusal: why it can have none, or
+    empty.  missing: pods to start now, beside `num_pods` that are there, of which `num_bound` have loaded the
+    function.  load_ms: what loading it took lately.
     """
 
-    is_snap: bool
+    is_shared: bool
     state: Literal["none", "loading", "ready"]
     refusal: str
     missing: int
@@ -248,6 +249,21 @@ class Allotment(NamedTuple):
     kind: str = ""
     ids: tuple[str, ...] = ()
 
+
+class HeldTemplate(NamedTuple):
+    """A template that has no pod now, and what it keeps in memory for the next.
+
+    uses: pods forked from templates of its function, those of the past counted less and less.  load_ms: what loading
+    took.
+    """
+
+    held_mib: int
+    uses: float
+    load_ms: float
+
+
+KeepWorth = Callable[[HeldTemplate], float]
+"""Where memory is short, those worth the least go first."""
 
 # --- status -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ LONG_LOAD_MS = 500.0
 
 
 def fork_bursts(view: TemplateView) -> PodSource:
-    """Classes with a snapshot always, others where several pods are missing at once or loading takes long.
+    """Models and classes with a snapshot always, others where several pods are missing at once or loading takes long.
 
     The first pod of a function without a snapshot never waits for a template.
     """
@@ -20,9 +20,9 @@ def fork_bursts(view: TemplateView) -> PodSource:
         return PodSource(view.missing, False, False, view.refusal)
     if view.state == "ready":
         return PodSource(view.missing, True, False, "forked from its template")
-    if view.is_snap:
+    if view.is_shared:
         is_wanted = view.state == "none" and view.missing > 0
-        return PodSource(0, False, is_wanted, "its snapshot is built once, for all pods")
+        return PodSource(0, False, is_wanted, "what its pods share is loaded once")
     first = min(view.missing, 1) if view.num_pods == 0 else 0
     if view.state == "loading":
         return PodSource(first, False, False, "its template loads")

@@ -122,6 +122,7 @@ class Controller:
         )
         self.pods.provider = provider
         provider.warm_up("python")
+        self.functions.on_new = lambda spec: provider.warm_up(spec.environment)
         self.listen(self.folders.socket)
         self.cores.give(events.ControllerStarted())
         if self.settings.client_fd >= 0:

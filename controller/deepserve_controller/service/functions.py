@@ -28,6 +28,8 @@ class Functions:
         self._forget_after_s = forget_after_s
         self.is_used: Callable[[str], bool] = lambda function_id: False
         """Whether a request of it is still running."""
+        self.on_new: Callable[[FunctionSpec], None] = lambda spec: None
+        """Called with what was not defined before."""
         self.specs: dict[str, FunctionSpec] = {}
         self._holders: dict[str, set[str]] = {}
         self._timers: dict[str, Timer] = {}
@@ -47,6 +49,7 @@ class Functions:
         if function_id not in self.specs:
             self.specs[function_id] = spec
             self._cores.give(events.FunctionDefined(function_id, spec))
+            self.on_new(spec)
         elif was_released and spec.scaling.min_pods:
             self._cores.give(events.ScalingChanged(function_id, spec.scaling.min_pods, spec.scaling.max_pods))
 

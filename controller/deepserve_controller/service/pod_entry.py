@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.reactor import Timer
+from deepserve_controller.service.scaling_steps import ScalingSteps
 
 MAX_DETAIL_CHARS = 4000
 """Of what a pod or a template says about an outcome or an end; the exception itself is in the payload."""
@@ -31,4 +34,5 @@ class PodEntry(msgspec.Struct):
     is_killed: bool = False
     timers: list[Timer] = []
     steps_ms: dict[str, float] = {}
+    scaling: ScalingSteps = msgspec.field(default_factory=lambda: ScalingSteps(time.monotonic()))
     last_root_links: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,7 @@ class PodLink:
 
     def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
         self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
+        self._pod.scaling.note_ready(time.monotonic(), message.steps_ms, message.source)
         load_ms = sum(message.steps_ms.values())
         self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots, load_ms))
 

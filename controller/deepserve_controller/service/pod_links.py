@@ -102,6 +102,7 @@ class PodLinks:
     def bind(self, action: actions.BindPod) -> None:
         if pod := self._linked(action.pod_id):
             pod.state, pod.function_id, pod.label = "binding", action.function_id, action.spec.label
+            pod.scaling.note_taken(time.monotonic())
             kind, ids = action.devices.kind, action.devices.ids
             self._send(pod, BindExecutor(action.function_id, action.spec, kind, ids))
 
@@ -156,6 +157,7 @@ class PodLinks:
         if pod := self._linked(action.pod_id):
             if reason := self.faults.at_start(action.task_id, action.pod_id):
                 return self._kill(pod, reason)
+            pod.scaling.note_task(time.monotonic())
             pod.last_root_links = root_links  # what it prints may be read only after its outcome
             self._send(pod, message, data)
 
@@ -189,6 +191,7 @@ class PodLinks:
             raise Refusal("key", "the join token is unknown or was used")
         pod.token = ""
         pod.link, pod.pid, pod.state = link, hello.pid, "warm"
+        pod.scaling.note_joined(time.monotonic())
         self._recipients.add(pod.pod_id, link)
         return PodLink(pod, link, self, self._requests, self._cores, self._bundles)
 
@@ -268,7 +271,10 @@ class PodLinks:
     def start_steps_ms(self, pod: PodEntry) -> dict[str, float]:
         """How this pod came to be bound."""
         assert self.provider is not None
-        return {**self.provider.start_steps_ms(pod.pod_id), **{f"bind: {k}": ms for k, ms in pod.steps_ms.items()}}
+        bound = {f"bind: {step}": ms for step, ms in pod.steps_ms.items()}
+        if pod.environment == "flowserve":
+            bound = pod.scaling.steps_ms
+        return {**self.provider.start_steps_ms(pod.pod_id), **bound}
 
     def label_of(self, pod_id: str) -> str:
         pod = self.find(pod_id)

@@ -247,6 +247,8 @@ class Queries:
             "pid": pod.pid,
             "age_s": time.time() - pod.started_at,
             "requests": running,
+            "source": pod.scaling.source,
+            "steps_ms": pod.scaling.steps_ms,
         }
 
     def _describe_function(self, app: App, name: str) -> Body:

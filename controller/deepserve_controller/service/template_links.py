@@ -76,6 +76,7 @@ class TemplateLinks:
         if entry is None or not entry.token or not is_same(entry.token, hello.key):
             raise Refusal("key", "the join token is unknown or was used")
         entry.token, entry.link, entry.pid, entry.state = "", link, hello.pid, "loading"
+        entry.scaling.note_joined(time.monotonic())
         assert self._pods.provider is not None
         handler = self._pods.provider.join_template(entry.pod_id, hello.pid, link)
         link.send(welcome)
@@ -134,8 +135,10 @@ class TemplateLink:
                 self._templates.fetch(self._entry, message)
             case TemplateReady():
                 self._entry.state = "ready"
+                self._entry.scaling.note_ready(time.monotonic(), message.steps_ms, message.source)
                 self._pods.frame_received(message, payload)
-                self._templates.give(events.TemplateReady(template_id, message.pid))
+                held_mib, load_ms = message.held_bytes >> 20, sum(message.steps_ms.values())
+                self._templates.give(events.TemplateReady(template_id, message.pid, held_mib, load_ms))
             case TemplateRefused():
                 self._entry.state = "ending"
                 self._templates.give(events.TemplateRefused(template_id, message.text[:MAX_DETAIL_CHARS]))

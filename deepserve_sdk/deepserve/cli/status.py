@@ -7,6 +7,7 @@ from typing import Any
 from deepserve.cli.connection import connected, query
 from deepserve.cli.exit_codes import OK
 from deepserve.cli.output import print_json, print_table
+from deepserve.protocol.scaling_steps import SCALING_STEPS
 
 LATEST_REQUESTS = 10
 
@@ -29,6 +30,9 @@ def show_status(*, as_json: bool) -> int:
         print_table(
             ("template", "pid", "state", "function"), [template_row(item) for item in status["templates"]], empty=""
         )
+    starts = [start_row(pod) for pod in [*status["templates"], *status["pods"]] if pod["environment"] == "flowserve"]
+    if starts:
+        print_table(("start of", "weights from", *SCALING_STEPS), starts, empty="")
     sources = [(view["label"], view["pods"], view["pod_source"]) for view in status["functions"] if view["pod_source"]]
     if sources:
         print_table(("function", "pods", "where they come from"), sources, empty="")
@@ -44,6 +48,16 @@ def pod_row(pod: dict[str, Any]) -> tuple[object, ...]:
 
 def device_row(device: dict[str, Any]) -> tuple[object, ...]:
     return f"{device['kind']} {device['id']}", device["model"] or "-", device["pod_id"] or "free"
+
+
+def start_row(pod: dict[str, Any]) -> tuple[object, ...]:
+    """Milliseconds of each step of scaling; empty where it has not come to that."""
+    steps_ms = pod["steps_ms"]
+    return (
+        pod["pod_id"],
+        pod["source"] or "-",
+        *(f"{steps_ms[step]:.0f} ms" if step in steps_ms else "" for step in SCALING_STEPS),
+    )
 
 
 def template_row(template: dict[str, Any]) -> tuple[object, ...]:

@@ -110,6 +110,8 @@ class ExecutorReady(Message, frozen=True):
     slots: int
     steps_ms: dict[str, float] = {}
     """What binding took, by step (fetch, import, enter, load)."""
+    source: str = ""
+    """Where what it runs came from: "fork", "host memory", "file" or "conversion"."""
 
 
 class ExecutorFailed(Message, frozen=True):

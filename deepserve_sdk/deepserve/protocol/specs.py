@@ -129,6 +129,11 @@ class FunctionSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         """What a person reads: `app/name`."""
         return f"{self.app}/{self.name}"
 
+    @property
+    def is_shared(self) -> bool:
+        """What its pods need is loaded once, in a template that they are forked from: a model, or a snapshot."""
+        return self.snap or self.kind == "model"
+
 
 def function_id(spec: FunctionSpec) -> str:
     """Content address of `spec`: the same code and options give the same pool of pods."""

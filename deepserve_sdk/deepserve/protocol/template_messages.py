@@ -36,6 +36,10 @@ class TemplateReady(Message, frozen=True):
     environment: str
     pid: int
     steps_ms: dict[str, float] = {}
+    source: str = ""
+    """As in ExecutorReady, where it is a function's."""
+    held_bytes: int = 0
+    """Of a model's weights, which it shares with its pods."""
 
 
 class TemplateFailed(Message, frozen=True):

@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in ten methods, and eight operators for models in torch.
+"""The device adapter: all that differs between devices, in twelve methods, and eight operators for models in torch.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
@@ -131,12 +131,18 @@ class DeviceAdapter(Protocol):
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""
 
+    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> str:
+        """Where `load` would take the weights from now; see `LoadedModel.source`."""
+
     def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> Any:
         """The weights of a plan as this device computes with them. On one thread, so that a fork may follow.
 
         Raises CheckpointError for a tensor that holds NaN or infinity, InvalidConfigError for a quantisation that the
         device does not have, KernelsUnavailableError.
         """
+
+    def weights_bytes(self, weights: Any) -> int:
+        """What loaded weights take of memory, 0 where it is not known."""
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         """How so many blocks are stored for a loaded model."""

@@ -61,6 +61,14 @@ class CpuDevice:
             raise InvalidConfigError(f"dtype {name!r} is not supported on CPU; supported: auto, {', '.join(_DTYPES)}")
         return _DTYPES[name]
 
+    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> str:
+        if config.cpu_backend == "torch":
+            return "file"
+        try:
+            return PackedWeights.source(plan, dtype, config.quantization)
+        except KernelsUnavailableError:  # `load` says so
+            return "file"
+
     def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> DecoderModel | PackedWeights:
         if config.cpu_backend != "torch":
             try:
@@ -73,6 +81,9 @@ class CpuDevice:
             return DecoderModel(plan, self.operators, dtype)
         threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
         return DecoderModel(plan, self.operators, dtype, LinearFactory(plan, config.quantization, dtype, threads))
+
+    def weights_bytes(self, weights: DecoderModel | PackedWeights) -> int:
+        return weights.file.size_bytes if isinstance(weights, PackedWeights) else 0
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):

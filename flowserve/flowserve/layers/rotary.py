@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -20,6 +21,12 @@ class RotaryTable:
         self.rotary_dim = rope.rotary_dim
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), inverse_frequencies(rope, max_positions))
         self.cos, self.sin = angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
+
+
+@lru_cache(maxsize=1)
+def rotary_table(rope: RopeConfig, max_positions: int) -> RotaryTable:
+    """The last table is kept: engines that are forked from one template share it, and a waking one has it at once."""
+    return RotaryTable(rope, max_positions)
 
 
 def inverse_frequencies(rope: RopeConfig, max_positions: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from ..config import EngineConfig
 from ..device.base import DeviceAdapter
 from ..device.select import select_device
+from ..loading.throwaway import has_one_thread, run_apart
 from .checkpoint import Checkpoint
 from .config import ModelConfig, read_model_config
 from .plan import DecoderPlan
@@ -23,7 +24,8 @@ from .registry import plan_builder
 class LoadedModel:
     """Weights in memory, without an engine: what a template process holds before it forks.
 
-    weights: what the device made of the plan, for the device alone to use.
+    weights: what the device made of the plan, for the device alone to use.  source: where they came from: "conversion"
+    of the checkpoint into what the device reads, "file", or "host memory" where the page cache held that file.
     """
 
     folder: Path
@@ -31,25 +33,36 @@ class LoadedModel:
     weights: Any
     dtype: torch.dtype
     device: DeviceAdapter
+    source: str = "file"
 
     @property
     def config(self) -> ModelConfig:
         return self.plan.config
 
 
-def load_model(folder: Path, config: EngineConfig) -> LoadedModel:
+def load_model(folder: Path, config: EngineConfig, *, apart: bool = False) -> LoadedModel:
     """Read a model folder. Runs on one thread, so a process may fork afterwards and its children go parallel.
 
-    Raises ModelNotFoundError, UnsupportedModelError, CheckpointError, or what the device says of the options.
+    apart: what has to be converted first is converted in a child, where this process has one thread.
+    Raises ModelNotFoundError, UnsupportedModelError, CheckpointError, LoadingError, or what the device says of the
+    options.
     """
     model_config = read_model_config(folder)
     build_plan = plan_builder(model_config.architecture)
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
     plan = build_plan(Checkpoint(folder), model_config)
+
+    def convert() -> str:
+        device.load(plan, dtype, config)
+        return ""
+
     with one_thread(), torch.inference_mode():
+        source = device.source(plan, dtype, config)
+        if apart and source == "conversion" and has_one_thread():
+            run_apart(f"converting the weights of {folder}", convert)
         weights = device.load(plan, dtype, config)
-    return LoadedModel(folder, plan, weights, dtype, device)
+    return LoadedModel(folder, plan, weights, dtype, device, source)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from ..attention.base import AttentionLengths, KVLayout
 from ..device.base import StepLogits
 from ..layers.attention import ForwardContext
-from ..layers.rotary import RotaryTable
+from ..layers.rotary import rotary_table
 from ..models.decoder import DecoderModel
 from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
@@ -27,7 +27,7 @@ class ModelRunner:
         self.storage = KVStorage(layout, operators)
         self._attention = operators.attention_backend(layout, loaded.config.head_dim)
         self._windows = set(loaded.config.windows)
-        table = RotaryTable(loaded.config.rope, max_model_len)
+        table = rotary_table(loaded.config.rope, max_model_len)
         self._cos, self._sin = (
             torch.cat((half, half), dim=-1)[:, None].to(operators.torch_device, loaded.dtype)
             for half in (table.cos, table.sin)

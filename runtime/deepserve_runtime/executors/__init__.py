@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.bundle_store import Fetch
 from deepserve_runtime.executors.base import TaskExecutor
@@ -9,13 +11,16 @@ from deepserve_runtime.loaded_code import LoadedCode
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.task_threads import TaskThreads
 
+if TYPE_CHECKING:
+    from deepserve_runtime.executors.loaded_engine import LoadedEngine
+
 
 def make_executor(
-    pod: Pod, spec: FunctionSpec, fetch: Fetch, threads: TaskThreads, code: LoadedCode | None = None
+    pod: Pod, spec: FunctionSpec, fetch: Fetch, threads: TaskThreads, code: LoadedCode | LoadedEngine | None = None
 ) -> TaskExecutor:
     """The executor for `spec`; what it needs is imported here, as not every environment has it.
 
-    `code`: of a function or class, where the pod was forked with it.
+    `code`: what the pod was forked with, where it was.
     """
     if spec.kind == "tokenizer":
         from deepserve_runtime.executors.tokenizer import TokenizerExecutor
@@ -24,7 +29,7 @@ def make_executor(
     if spec.kind == "model":
         from deepserve_runtime.executors.model import make_model_executor
 
-        return make_model_executor(spec, threads)
+        return make_model_executor(spec, threads, cast("LoadedEngine | None", code))
     from deepserve_runtime.executors.function import FunctionExecutor
 
-    return FunctionExecutor(pod, spec, fetch, threads, code)
+    return FunctionExecutor(pod, spec, fetch, threads, cast("LoadedCode | None", code))

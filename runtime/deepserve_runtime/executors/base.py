@@ -12,6 +12,8 @@ from deepserve_runtime.task import Task
 class TaskExecutor(Protocol):
     slots: int
     """Tasks that it runs at the same time."""
+    source: str
+    """Where what it runs came from, known once it is loaded: "fork" of a template that has it, "file", ..."""
 
     def load(self) -> dict[str, float]:
         """Warm -> bound, on the pod's main thread: milliseconds by step. Raises what kept it from loading."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepserve.protocol.model_io import Embedded, EmbedInput
+from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.accelerators import device_of
@@ -18,7 +19,9 @@ from deepserve_runtime.executors.flowserve_parts import (
     embedding_model_from_folder,
     resolve_model,
 )
-from deepserve_runtime.executors.tokenizer import convert, encode, loading
+from deepserve_runtime.executors.loaded_engine import loading
+from deepserve_runtime.executors.tokenizer import convert, encode
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
 
@@ -78,6 +81,7 @@ class EmbeddingExecutor:
     """Hosts a model that embeds and does nothing else; on the pod's main thread, as much at once as has arrived."""
 
     slots = 32
+    source = "file"
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
@@ -87,12 +91,14 @@ class EmbeddingExecutor:
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
 
     def load(self) -> dict[str, float]:
-        with loading(self._model) as steps:
+        steps = StepClock()
+        with loading(self._model):
             folder = resolve_model(self._model.source)
             self._embedder = Embedder(
                 self._model, lambda: embedding_model(folder, self._spec, self._model.max_model_len)
             )
             self._embedder.load()
+        steps.mark(LOAD)
         return steps.steps_ms
 
     def sleep(self, level: int) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
+from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
-from deepserve_runtime.executors.accelerators import device_of
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerEvent,
@@ -27,7 +27,6 @@ from deepserve_runtime.executors.flowserve_parts import (
     CallParser,
     CallStart,
     ChatTemplate,
-    EngineConfig,
     FlowServeError,
     MalformedCall,
     PromptTooLongError,
@@ -36,16 +35,16 @@ from deepserve_runtime.executors.flowserve_parts import (
     StructuredOutputsParams,
     TextDelta,
     UnknownSequenceError,
-    engine_from_folder,
     make_parser,
-    read_sampling_defaults,
-    resolve_model,
+    take_first_step,
 )
 from deepserve_runtime.executors.generation import Generation, Piece
 from deepserve_runtime.executors.journal import Journal
+from deepserve_runtime.executors.loaded_engine import SLOTS, LoadedEngine, loading
 from deepserve_runtime.executors.prefills import Prefills
-from deepserve_runtime.executors.tokenizer import convert, encode, loading
+from deepserve_runtime.executors.tokenizer import convert, encode
 from deepserve_runtime.link import LinkClosed
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
 
@@ -63,12 +62,15 @@ class _Compiling:
 class EngineExecutor:
     """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
 
-    slots = 32
+    slots = SLOTS
 
-    def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
+    def __init__(self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> None:
+        """`loaded`: in the template that the pod was forked from."""
         assert spec.model is not None
         self._spec = spec
         self._model = spec.model
+        self._loaded = loaded
+        self.source = "fork"
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._compiling: dict[str, _Compiling] = {}
@@ -81,10 +83,17 @@ class EngineExecutor:
         self._has_news = False
 
     def load(self) -> dict[str, float]:
-        with loading(self._model) as steps:
-            self._folder = resolve_model(self._model.source)
-            self._defaults = read_sampling_defaults(self._folder)
-            self._engine = engine_from_folder(self._folder, engine_config(self._spec, self.slots))
+        """Ready means that a first step was made."""
+        steps = StepClock()
+        loaded = self._loaded
+        if loaded is None:
+            loaded = LoadedEngine(self._spec, steps)
+            self.source = loaded.source
+        self._folder, self._defaults = loaded.folder, loaded.defaults
+        with loading(self._model):
+            self._engine = loaded.template.engine()
+            take_first_step(self._engine)
+        steps.mark(POST_LOAD)
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -338,21 +347,6 @@ def can_travel(name: str, arguments: dict[str, Any]) -> bool:
     except (OverflowError, ValueError, RecursionError):
         return False
     return True
-
-
-def engine_config(spec: FunctionSpec, slots: int) -> EngineConfig:
-    model = spec.model
-    assert model is not None
-    return EngineConfig(
-        device=device_of(spec.resources.accelerators),
-        dtype=model.dtype,
-        quantization=model.quantization,
-        kv_cache_dtype=model.kv_cache_dtype,
-        speculative_tokens=model.speculative_tokens,
-        tensor_parallel_size=model.tensor_parallel,
-        max_model_len=model.max_model_len,
-        max_num_sequences=slots,
-    )
 
 
 def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:

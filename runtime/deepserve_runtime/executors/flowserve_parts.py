@@ -10,7 +10,7 @@ from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
 from flowserve.generation_config import read_sampling_defaults
-from flowserve.hub import resolve_model
+from flowserve.hub import resolve_apart, resolve_model
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -29,6 +29,7 @@ from flowserve.tool_calls import (
 if TYPE_CHECKING:
     from flowserve.embedding_model import EmbeddingModel
     from flowserve.engine import Engine
+    from flowserve.engine_template import EngineTemplate
 
 __all__ = [
     "DEVICES",
@@ -52,19 +53,28 @@ __all__ = [
     "Tokenizer",
     "UnknownSequenceError",
     "embedding_model_from_folder",
-    "engine_from_folder",
+    "engine_template",
     "is_embedding_model",
     "make_parser",
     "read_sampling_defaults",
+    "resolve_apart",
     "resolve_model",
+    "take_first_step",
 ]
 
 
-def engine_from_folder(folder: Path, config: EngineConfig) -> Engine:
-    """See Engine.from_folder."""
-    from flowserve.engine import Engine
+def engine_template(model: str, config: EngineConfig) -> EngineTemplate:
+    """See EngineTemplate."""
+    from flowserve.engine_template import EngineTemplate
 
-    return Engine.from_folder(folder, config)
+    return EngineTemplate(model, config)
+
+
+def take_first_step(engine: Engine) -> None:
+    """See flowserve's."""
+    from flowserve.engine_template import take_first_step
+
+    take_first_step(engine)
 
 
 def embedding_model_from_folder(folder: Path, *, dtype: str, max_length: int | None, device: str) -> EmbeddingModel:

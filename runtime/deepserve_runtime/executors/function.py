@@ -36,6 +36,7 @@ class FunctionExecutor:
     ) -> None:
         """`code`: already loaded, in the template that the pod was forked from."""
         self.slots = max(1, spec.scaling.max_inputs)
+        self.source = "file" if code is None else "fork"
         self._pod = pod
         self._spec = spec
         self._fetch = fetch

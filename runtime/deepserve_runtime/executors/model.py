@@ -6,17 +6,34 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.executors.embedding import EmbeddingExecutor
 from deepserve_runtime.executors.engine import EngineExecutor
-from deepserve_runtime.executors.flowserve_parts import is_embedding_model, resolve_model
+from deepserve_runtime.executors.flowserve_parts import is_embedding_model, resolve_apart
+from deepserve_runtime.executors.loaded_engine import LoadedEngine, loading
 from deepserve_runtime.executors.model_memory import check_fits_into_memory
-from deepserve_runtime.executors.tokenizer import loading
+from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task_threads import TaskThreads
 
 
-def make_model_executor(spec: FunctionSpec, threads: TaskThreads) -> TaskExecutor:
+class NotForkedError(Exception):
+    """The model is one that each pod loads for itself; the text says why."""
+
+
+def load_to_fork(spec: FunctionSpec, steps: StepClock) -> LoadedEngine:
+    """In a template. Raises NotForkedError, and what make_model_executor raises."""
+    if _embeds(spec):
+        raise NotForkedError("a model that embeds computes in torch's threads")
+    return LoadedEngine(spec, steps)
+
+
+def make_model_executor(spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> TaskExecutor:
     """As its folder says. Raises ModelLoadError, also for a model that does not fit, before anything of it is read."""
+    if loaded is not None:
+        return EngineExecutor(spec, threads, loaded)
+    return EmbeddingExecutor(spec, threads) if _embeds(spec) else EngineExecutor(spec, threads)
+
+
+def _embeds(spec: FunctionSpec) -> bool:
     assert spec.model is not None
     with loading(spec.model):
-        folder = resolve_model(spec.model.source)
+        folder = resolve_apart(spec.model.source)
         check_fits_into_memory(folder, spec)
-        embeds = is_embedding_model(folder)
-    return EmbeddingExecutor(spec, threads) if embeds else EngineExecutor(spec, threads)
+        return is_embedding_model(folder)

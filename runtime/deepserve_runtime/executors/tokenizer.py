@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,9 +15,10 @@ from deepserve.protocol.model_io import (
     PromptContext,
     TokenizedPrompt,
 )
-from deepserve.protocol.specs import FunctionSpec, ModelSpec
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import ChatTemplate, FlowServeError, Tokenizer, resolve_model
+from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
@@ -31,6 +30,7 @@ class TokenizerExecutor:
     """Answers one after the other on the main thread: a prompt takes less time than a hand-over between threads."""
 
     slots = 32
+    source = "file"
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
@@ -39,9 +39,11 @@ class TokenizerExecutor:
         self._template: ChatTemplate | None = None
 
     def load(self) -> dict[str, float]:
-        with loading(self._model) as steps:
+        steps = StepClock()
+        with loading(self._model):
             self._folder = resolve_model(self._model.source, with_weights=False)
             self._tokenizer = Tokenizer.from_folder(self._folder)
+        steps.mark("load")
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -97,19 +99,6 @@ class TokenizerExecutor:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
-
-
-@contextmanager
-def loading(model: ModelSpec) -> Iterator[StepClock]:
-    """Raises ModelLoadError for whatever goes wrong inside."""
-    steps = StepClock()
-    try:
-        yield steps
-    except Exception as error:  # a malformed folder may break anything
-        raise sdk.errors.ModelLoadError(
-            f"model {model.name!r} cannot be loaded from {model.source}: {error}"
-        ) from error
-    steps.mark("load")
 
 
 def convert(given: Any, kind: type[T]) -> T:

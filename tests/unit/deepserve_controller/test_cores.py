@@ -8,7 +8,7 @@ import pytest
 
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.build import build_cluster_manager, build_job_executor
-from deepserve_controller.core.actions import BindPod, FinishRequest, SendTask, StartPod
+from deepserve_controller.core.actions import BindPod, FinishRequest, SendTask, StartPod, StartTemplate
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import (
     ControllerStarted,
@@ -70,8 +70,9 @@ def test_what_others_wait_for_leaves_before_the_cluster_manager_hears_of_it() ->
     assert is_busy_at(TaskFinished("task-2", 1, OK, 1.0)) == [(FinishRequest, True), (type(None), False)]
 
 
-def test_a_cold_model_request_starts_both_pods_at_once() -> None:
+def test_a_cold_model_request_starts_its_tokenizer_and_the_models_template_at_once() -> None:
     driven = Chaos(0, True).driven
     assert driven(ControllerStarted()) == []
     actions = driven(RequestArrived("a", "link", "fn-model"))
-    assert {start.environment for start in of_type(actions, StartPod)} == {"tokenizer", "flowserve"}
+    assert [start.environment for start in of_type(actions, StartPod)] == ["tokenizer"]
+    assert [start.spec.environment for start in of_type(actions, StartTemplate)] == ["flowserve"]

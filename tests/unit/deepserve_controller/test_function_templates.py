@@ -63,6 +63,19 @@ def test_a_forked_pod_is_bound_without_an_order(cluster: Cluster) -> None:
     assert cluster.states() == {pod.pod_id: "bound"}
 
 
+def test_a_model_is_loaded_once_and_all_pods_come_from_it(cluster: Cluster) -> None:
+    cluster.define(kind="model")
+    actions = cluster(demand(1))
+    assert only(actions, StartTemplate).template_id == "template-1" and of_type(actions, StartPod) == []
+    assert only(cluster(TemplateReady("template-1", 7)), StartPod).template_id == "template-1"
+    assert [pod.template_id for pod in of_type(cluster(demand(3)), StartPod)] == ["template-1"] * 2
+
+
+def test_a_tokenizer_has_its_environment_alone(cluster: Cluster) -> None:
+    cluster.define(kind="tokenizer")
+    assert [pod.template_id for pod in of_type(cluster(demand(8)), StartPod)] == [""] * 8
+
+
 def test_what_is_refused_is_loaded_by_each_pod_and_says_why(cluster: Cluster) -> None:
     cluster.define(kind="class", snap=True)
     cluster(demand(2))

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import FlowServeError
-from ...layers.rotary import RotaryTable
+from ...layers.rotary import rotary_table
 from ...models.plan import DecoderPlan
 from ...scheduling.batch import Batch
 from ..base import StepLogits
 from .library import CacheShape, DecoderSpec, KernelLibrary, LayerWeights, Matrix, StepArrays, kernel_library
-from .weight_file import WeightFile, packed_weights
+from .weight_file import WeightFile, packed_source, packed_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class PackedWeights:
         """Map the packed weights, packed now if need be. Raises KernelsUnavailableError or CheckpointError."""
         library = kernel_library()
         return cls(plan, packed_weights(plan, dtype, quantization, library), library)
+
+    @staticmethod
+    def source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> str:
+        """See DeviceAdapter. Raises KernelsUnavailableError."""
+        return packed_source(plan, dtype, quantization, kernel_library())
 
     def matrix(self, name: str) -> Matrix:
         entry = self.file.entries[name]
@@ -112,7 +117,7 @@ class PackedRunner:
         self.storage = PackedStorage(layout)
         self._vocab_size = config.vocab_size
         self._library = weights.library
-        rotary = RotaryTable(config.rope, max_model_len)
+        rotary = rotary_table(config.rope, max_model_len)
         self._cos, self._sin = rotary.cos.contiguous(), rotary.sin.contiguous()
         self._layers = (LayerWeights * config.num_layers)(*(weights.layer(i) for i in range(config.num_layers)))
         self._weights = weights  # keeps the mapping alive

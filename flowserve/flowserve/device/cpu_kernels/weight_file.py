@@ -26,6 +26,9 @@ import numpy as np
 import torch
 
 from ...cache_folder import cache_folder
+from ...errors import LoadingError
+from ...loading.host_copy import copied, is_worth_copying
+from ...loading.residency import IN_MEMORY_SHARE, resident_share
 from ...models.plan import DecoderPlan
 from .library import KernelLibrary
 from .packing import PackedTensor, packed_tensors
@@ -50,7 +53,7 @@ class Entry:
 
 
 class WeightFile:
-    """A mapped file. `address(name)` stays valid as long as the object lives."""
+    """A mapped file. `address(name)` stays valid as long as the object lives. path: None where they are in no file."""
 
     def __init__(self, file: int, path: Path | None = None) -> None:
         """Raises ValueError, KeyError or TypeError for a file that is no whole one."""
@@ -61,7 +64,7 @@ class WeightFile:
             self._pages.madvise(mmap.MADV_HUGEPAGE)
         self._base = int(np.frombuffer(self._pages, dtype=np.uint8).ctypes.data)
         self.size_bytes = len(self._pages)
-        self._path = path
+        self.path = path
         if self._pages[:8] != _MAGIC:
             raise ValueError("no packed weights")
         index = json.loads(self._pages[16 : 16 + int.from_bytes(self._pages[8:16], "little")])
@@ -87,10 +90,10 @@ class WeightFile:
     def forget(self) -> None:
         """Let the page cache drop the pages that no other process maps."""
         self.park()
-        if self._path is None:
+        if self.path is None:
             return
         with suppress(OSError):  # it was replaced or removed
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
@@ -106,8 +109,8 @@ def packed_weights(
     warning. Raises CheckpointError for a tensor that holds NaN or infinity.
     """
     tensors = list(packed_tensors(plan, dtype, quantization))
-    folder = cache_folder() / "weights" / _place_of(plan)
-    path = folder / f"{_fingerprint(plan, tensors, library)}.flat"
+    path = _path_of(plan, tensors, library)
+    folder = path.parent
     try:
         if (found := _open_whole(path)) is not None:
             return found
@@ -125,6 +128,18 @@ def packed_weights(
         return WeightFile(memory)
     finally:
         os.close(memory)
+
+
+def packed_source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, library: KernelLibrary) -> str:
+    """Where `packed_weights` takes them from: "conversion", "file", or "host memory" (most of the file is there)."""
+    path = _path_of(plan, list(packed_tensors(plan, dtype, quantization)), library)
+    if not path.is_file():
+        return "conversion"
+    return "host memory" if resident_share(path) >= IN_MEMORY_SHARE else "file"
+
+
+def _path_of(plan: DecoderPlan, tensors: list[PackedTensor], library: KernelLibrary) -> Path:
+    return cache_folder() / "weights" / _place_of(plan) / f"{_fingerprint(plan, tensors, library)}.flat"
 
 
 def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLibrary) -> WeightFile:
@@ -220,6 +235,7 @@ def _open_whole(path: Path) -> WeightFile | None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    file = _in_memory(file, path)
     try:
         return WeightFile(file, path)
     except (ValueError, KeyError, TypeError):  # of an empty file, too
@@ -228,6 +244,19 @@ def _open_whole(path: Path) -> WeightFile | None:
         os.close(file)
     _logger.warning("the packed weights in %s are damaged; packing anew", path)
     return None
+
+
+def _in_memory(file: int, path: Path) -> int:
+    """`file`, or a copy of it in memory where reading it page by page would wait for the disk again and again."""
+    if not is_worth_copying(path):
+        return file
+    try:
+        copy = copied(path)
+    except LoadingError as error:
+        _logger.warning("%s: read page by page: %s", path, error)
+        return file
+    os.close(file)
+    return copy
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""EngineTemplate: a model loaded once in a process of one thread, for the engines of the processes forked from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .config import EngineConfig
+from .engine import Engine
+from .errors import LoadingError
+from .hub import resolve_apart
+from .kv_memory import plan_kv_memory
+from .layers.rotary import rotary_table
+from .models.loader import load_model, one_thread
+from .sampling_params import SamplingParams
+from .tokenizer import Tokenizer
+
+
+class EngineTemplate:
+    """Weights mapped, tokenizer and configuration read, tables computed; no thread, no parallel operation, no KV.
+
+    What is fetched or converted (see `LoadedModel.source`) is so in a child, whose memory and connections go with it.
+    Raises the ModelNotFound, Unsupported, Checkpoint, Loading, Tokenizer and InvalidConfig errors.
+    """
+
+    def __init__(self, model: str | Path, config: EngineConfig) -> None:
+        self.folder = folder = resolve_apart(model)
+        self._config = config
+        self._loaded = load_model(folder, config, apart=True)
+        self._tokenizer = Tokenizer.from_folder(folder)
+        _, max_model_len = plan_kv_memory(self._loaded, config)
+        with one_thread():
+            rotary_table(self._loaded.config.rope, max_model_len)
+
+    @property
+    def source(self) -> str:
+        """See `LoadedModel.source`."""
+        return self._loaded.source
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the weights as they are in memory."""
+        return self._loaded.device.weights_bytes(self._loaded.weights)
+
+    def engine(self) -> Engine:
+        """An engine of this process: KV storage, threads, scheduler. Its first step is the caller's to make."""
+        return Engine(self._loaded, self._tokenizer, self._config)
+
+
+def take_first_step(engine: Engine) -> None:
+    """One token of a prompt of one, so that no request pays for what a first step does (DeepServe's dummy request).
+
+    Raises LoadingError where that fails.
+    """
+    name = "first step"
+    engine.add(name, [0], SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False))
+    while engine.has_work:
+        for output in engine.step():
+            if output.error is not None:
+                raise LoadingError(f"the first step failed: {output.error}")

@@ -1,0 +1,65 @@
+"""LoadedEngine: what the executors of a model share, loaded by a pod for itself or in a template for all its forks.
+
+Of the steps of scaling, TE-Load and TE-Post-Load are the executor's own; the controller adds those that it alone sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deepserve.protocol.scaling_steps import LOAD
+from deepserve.protocol.specs import FunctionSpec, ModelSpec
+from deepserve_runtime import sdk
+from deepserve_runtime.executors.accelerators import device_of
+from deepserve_runtime.executors.flowserve_parts import (
+    EngineConfig,
+    engine_template,
+    read_sampling_defaults,
+)
+from deepserve_runtime.step_clock import StepClock
+
+SLOTS = 32
+"""Requests that one executor serves at the same time."""
+
+
+class LoadedEngine:
+    """Safe to fork: no thread, no descriptor but those of mapped files. `source`: see flowserve's EngineTemplate."""
+
+    has_pod_hooks = False
+
+    def __init__(self, spec: FunctionSpec, steps: StepClock) -> None:
+        """Raises ModelLoadError."""
+        assert spec.model is not None
+        with loading(spec.model):
+            self.template = engine_template(spec.model.source, engine_config(spec))
+            self.folder = self.template.folder
+            self.defaults = read_sampling_defaults(self.folder)
+        self.source = self.template.source
+        steps.mark(LOAD)
+
+
+@contextmanager
+def loading(model: ModelSpec) -> Iterator[None]:
+    """Raises ModelLoadError for whatever goes wrong inside."""
+    try:
+        yield
+    except Exception as error:  # a malformed folder may break anything
+        raise sdk.errors.ModelLoadError(
+            f"model {model.name!r} cannot be loaded from {model.source}: {error}"
+        ) from error
+
+
+def engine_config(spec: FunctionSpec) -> EngineConfig:
+    model = spec.model
+    assert model is not None
+    return EngineConfig(
+        device=device_of(spec.resources.accelerators),
+        dtype=model.dtype,
+        quantization=model.quantization,
+        kv_cache_dtype=model.kv_cache_dtype,
+        speculative_tokens=model.speculative_tokens,
+        tensor_parallel_size=model.tensor_parallel,
+        max_model_len=model.max_model_len,
+        max_num_sequences=SLOTS,
+    )
