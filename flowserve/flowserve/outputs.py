@@ -28,6 +28,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     output of the first completion.
     finish_reason: "stop" | "length" | "abort" | "deadline" once finished, else None.  error: why an "abort" was not
     asked for.  is_request_fault: because of what the request asks for (a grammar that nothing fits), not of the engine.
+    num_cached_tokens: of the prompt, those whose KV was there already.
     """
 
     sequence_id: str
@@ -42,6 +43,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     index: int = 0  # type: ignore[assignment]  # a tuple has a method of this name, which nobody needs here
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     is_request_fault: bool = False
+    num_cached_tokens: int = 0
 
 
 @dataclass(slots=True)

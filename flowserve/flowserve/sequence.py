@@ -47,6 +47,8 @@ class Sequence:
     next_prompt_logit: int = -1
     num_preemptions: int = 0
     finish_reason: str | None = None
+    num_cached: int = 0
+    """Leading tokens whose KV was there when it first ran."""
 
     @property
     def num_tokens(self) -> int:

@@ -89,6 +89,7 @@ class SequenceStream:
             self.index,
             tokens[0].prompt_logprobs if tokens else None,
             self._is_request_fault,
+            sequence.num_cached,
         )
 
     def _read_token(self, token: SampledToken) -> str | None:

@@ -228,6 +228,8 @@ class Scheduler:
     def _run(self, sequence: Sequence, num_computed: int) -> None:
         """The sequence has blocks in which the KV of its first tokens lies: it runs from now on."""
         sequence.num_scheduled = num_computed
+        if not sequence.num_preemptions:
+            sequence.num_cached = num_computed
         sequence.status = SequenceStatus.RUNNING
         insort(self._running, sequence, key=BY_RANK)
 
