@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
-from starlette.responses import Response
 
 from ..errors import (
     ChatTemplateError,
@@ -58,9 +57,6 @@ class ApiError(Exception):
         # Texts may quote what a client sent; halves of characters cannot be written as UTF-8.
         message = self.message.encode("utf-8", "replace").decode()
         return msgspec.json.encode(ErrorBody(ErrorDetails(message, _type(self.status), self.param, self.code)))
-
-    def response(self) -> Response:
-        return Response(self.body(), self.status, self.headers, JSON_TYPE)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

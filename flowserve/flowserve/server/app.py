@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..answer import AnswerFormat
 from ..errors import FlowServeError, InvalidConfigError
-from .api_error import ApiError, as_api_error
+from .api_error import JSON_TYPE, ApiError, as_api_error
 from .metrics import Metrics
 
 OPEN_PATHS = ("/health", "/version", "/metrics")
@@ -128,7 +128,7 @@ class _Gate:
         else:
             text = "this server needs a key: Authorization: Bearer KEY"
             error = ApiError(401, text, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-            await error.response()(scope, receive, count)
+            await _response(error)(scope, receive, count)
 
     def _may_pass(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] in OPEN_PATHS:
@@ -141,13 +141,17 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     answer = as_api_error(error)
     if answer.status >= 500 and not isinstance(error, ApiError):
         traceback.print_exception(error)
-    return answer.response()
+    return _response(answer)
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     """Starlette's own: no such path, wrong method."""
     text = f"{request.method} {request.url.path}: {error.detail}"
-    return ApiError(error.status_code, text, headers=error.headers).response()
+    return _response(ApiError(error.status_code, text, headers=error.headers))
+
+
+def _response(error: ApiError) -> Response:
+    return Response(error.body(), error.status, error.headers, JSON_TYPE)
 
 
 def _version() -> str:

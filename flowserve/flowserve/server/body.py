@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from starlette.requests import Request
 
 from .api_error import ApiError, invalid
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 T = TypeVar("T", bound=msgspec.Struct)
 

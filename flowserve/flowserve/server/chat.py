@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -14,13 +15,14 @@ from ..answer import AnswerStream
 from ..sampling_params import StructuredOutputsParams
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall, ReasoningDelta
 from .answer_readers import AnswerReader
+from .answering import Pieces
 from .api_error import RequestFields, invalid
 from .chat_choice import ChatChoice, call_id, utf8
 from .chat_messages import template_messages
-from .chunks import ChunkWriter, Usage, encode
-from .generation import Generation, SequenceRequest
+from .chunks import DONE, ChunkWriter, Usage, encode
 from .logprobs import ChatLogprobs, chat_logprobs
 from .outbox import Piece
+from .prompts import Prompt, SequenceRequest
 from .requests import ChatRequest, ResponseFormat
 from .served_model import ServedModel
 from .tool_choice import ToolChoice
@@ -84,13 +86,16 @@ class Chat:
         self._top_logprobs = _top_logprobs(request)
         self._messages = template_messages(request.messages)
 
-    async def sequences(self) -> list[SequenceRequest]:
+    def prompts(self) -> list[Prompt]:
         """Raises ApiError or a FlowServeError of the request's fault."""
         variables = dict(self._request.chat_template_kwargs or {})
         if self._request.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", self._request.reasoning_effort)
-        text = self._model.render(self._messages, self._tools.shown, variables)
-        prompt_ids = await self._model.encode(text, False)
+        return [Prompt(self._model.render(self._messages, self._tools.shown, variables), add_special_tokens=False)]
+
+    def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
+        """Raises ApiError or a FlowServeError of the request's fault."""
+        [prompt] = prompts
         max_tokens = self._request.max_completion_tokens
         params = self._request.sampling(
             self._model.sampling_defaults,
@@ -99,24 +104,31 @@ class Chat:
             structured_outputs=self._structured,
             **({"skip_special_tokens": False} if self._tools.needs_special_tokens(self._model.answer_format) else {}),
         )
-        self._choices = [ChatChoice(self._reader(text)) for _ in range(params.n)]
-        return [SequenceRequest(prompt_ids, params, self._request.priority or 0, self._request.cache_salt)]
+        self.choices = [ChatChoice(self._reader(prompt.text)) for _ in range(params.n)]
+        request = self._request
+        return [SequenceRequest(prompt.token_ids or [], params, request.priority or 0, request.cache_salt)]
 
-    async def body(self, generation: Generation) -> bytes:
-        async for pieces in generation.pieces():
-            for index, piece in pieces:
-                self._choices[index].keep(self._choices[index].read(piece), piece)
-        choices = [self._choice_body(index, choice) for index, choice in enumerate(self._choices)]
+    def keep(self, pieces: Pieces) -> None:
+        for index, piece in pieces:
+            self.choices[index].keep(self.choices[index].read(piece), piece)
+
+    def body(self) -> bytes:
+        choices = [self._choice_body(index, choice) for index, choice in enumerate(self.choices)]
         return encode(ChatBody(self.id, "chat.completion", self._created, self._name, choices, self._usage()))
 
-    async def events(self, generation: Generation) -> AsyncIterator[bytes]:
+    def first_events(self) -> bytes:
+        return b"".join(self._writer.choice(index, _ROLE) for index in range(len(self.choices)))
+
+    def events(self, pieces: Pieces) -> bytes:
+        return b"".join([event for index, piece in pieces for event in self._events(self._writer, index, piece)])
+
+    def last_events(self) -> bytes:
+        return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE
+
+    @cached_property
+    def _writer(self) -> ChunkWriter:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self._name}
-        writer = ChunkWriter(head, self._request.wants_usage_chunk)
-        yield b"".join(writer.choice(index, _ROLE) for index in range(len(self._choices)))
-        async for pieces in generation.pieces():
-            yield b"".join([event for index, piece in pieces for event in self._events(writer, index, piece)])
-        if writer.with_usage:
-            yield writer.usage(self._usage())
+        return ChunkWriter(head, self._request.wants_usage_chunk)
 
     def _reader(self, prompt: str) -> AnswerReader:
         """A grammar leaves no room for reasoning, and that of an answer's format none for calls."""
@@ -127,7 +139,7 @@ class Chat:
 
     def _events(self, writer: ChunkWriter, index: int, piece: Piece) -> list[bytes]:
         """The log probabilities of the piece go with its first event."""
-        choice = self._choices[index]
+        choice = self.choices[index]
         deltas = [_delta(event) for event in choice.read(piece) if not isinstance(event, CallEnd)]
         logprobs = chat_logprobs(piece.logprobs, self._model.token_text) if piece.logprobs else None
         if logprobs is not None and not deltas:
@@ -153,8 +165,8 @@ class Chat:
         return choice.finish_reason
 
     def _usage(self) -> Usage:
-        prompt_tokens = self._choices[0].num_prompt_tokens
-        return Usage.of(prompt_tokens, sum(choice.num_output_tokens for choice in self._choices))
+        prompt_tokens = self.choices[0].num_prompt_tokens
+        return Usage.of(prompt_tokens, sum(choice.num_output_tokens for choice in self.choices))
 
     def _constraint(self) -> tuple[StructuredOutputsParams | None, str | None]:
         """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""

@@ -32,6 +32,7 @@ class ChatChoice:
         self.finish_reason: str | None = None
         self.num_prompt_tokens = 0
         self.num_output_tokens = 0
+        self.num_cached_tokens = 0
 
     @property
     def content(self) -> str:
@@ -45,6 +46,7 @@ class ChatChoice:
         """What became certain of the answer. A malformed call is text, unless the answer was cut off inside it: then it
         might have become a call, and a piece of its markup is of no use to anybody."""
         self.num_prompt_tokens, self.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
+        self.num_cached_tokens = piece.num_cached_tokens
         events = _shown(self._reader.feed(piece.text))
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
 from ..outputs import TokenLogprobs
+from .answering import Pieces
 from .api_error import RequestFields, invalid
-from .chunks import ChunkWriter, Usage, encode
-from .generation import Generation, SequenceRequest
+from .chunks import DONE, ChunkWriter, Usage, encode
 from .logprobs import CompletionLogprobs, completion_logprobs, prompt_logprobs
 from .outbox import Piece
+from .prompts import Prompt, SequenceRequest
 from .requests import CompletionRequest, listed_prompts
 from .served_model import ServedModel
 
@@ -70,7 +72,11 @@ class Completion:
         if request.best_of not in (None, 1 if request.n is None else request.n):
             raise invalid("best_of other than n is not supported", "best_of")
 
-    async def sequences(self) -> list[SequenceRequest]:
+    def prompts(self) -> list[Prompt]:
+        """Raises ApiError."""
+        return [self._prompt(prompt) for prompt in listed_prompts(self._request.prompt, "prompt")]
+
+    def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
         """Raises ApiError or InvalidRequestError."""
         request = self._request
         params = request.sampling(
@@ -80,36 +86,45 @@ class Completion:
             prompt_logprobs=request.logprobs if request.echo else None,
             structured_outputs=request.constraint(),
         )
-        self._prompts = [await self._prompt(prompt) for prompt in listed_prompts(request.prompt, "prompt")]
-        self._choices = [_Choice(index, echo) for index, (_, echo) in enumerate(self._prompts) for _ in range(params.n)]
-        return [SequenceRequest(ids, params, request.priority or 0, request.cache_salt) for ids, _ in self._prompts]
+        self._prompt_ids = [prompt.token_ids or [] for prompt in prompts]
+        echoes = [prompt.text if request.echo else "" for prompt in prompts]
+        self._choices = [_Choice(index, echo) for index, echo in enumerate(echoes) for _ in range(params.n)]
+        priority, salt = request.priority or 0, request.cache_salt
+        return [SequenceRequest(token_ids, params, priority, salt) for token_ids in self._prompt_ids]
 
-    async def body(self, generation: Generation) -> bytes:
-        async for pieces in generation.pieces():
-            for index, piece in pieces:
-                self._extend(self._choices[index], piece)
+    def keep(self, pieces: Pieces) -> None:
+        for index, piece in pieces:
+            self._extend(self._choices[index], piece)
+
+    def body(self) -> bytes:
         choices = [
             CompletionChoice(index, "".join(choice.texts), choice.logprobs, choice.finish_reason)
             for index, choice in enumerate(self._choices)
         ]
         return encode(CompletionBody(self.id, "text_completion", self._created, self._name, choices, self._usage()))
 
-    async def events(self, generation: Generation) -> AsyncIterator[bytes]:
-        head = {"id": self.id, "object": "text_completion", "created": self._created, "model": self._name}
-        writer = ChunkWriter(head, self._request.wants_usage_chunk)
-        async for pieces in generation.pieces():
-            yield b"".join([self._event(writer, index, piece) for index, piece in pieces])
-        if writer.with_usage:
-            yield writer.usage(self._usage())
+    def first_events(self) -> bytes:
+        return b""
 
-    def _event(self, writer: ChunkWriter, index: int, piece: Piece) -> bytes:
+    def events(self, pieces: Pieces) -> bytes:
+        return b"".join([self._event(index, piece) for index, piece in pieces])
+
+    def last_events(self) -> bytes:
+        return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE
+
+    @cached_property
+    def _writer(self) -> ChunkWriter:
+        head = {"id": self.id, "object": "text_completion", "created": self._created, "model": self._name}
+        return ChunkWriter(head, self._request.wants_usage_chunk)
+
+    def _event(self, index: int, piece: Piece) -> bytes:
         choice = self._choices[index]
         self._extend(choice, piece)
         text, logprobs = "".join(choice.texts), choice.logprobs
         choice.texts, choice.logprobs = [], None  # sent
         if not text and logprobs is None and piece.finish_reason is None:
             return b""
-        return writer.choice(index, b'"text":' + encode(text), logprobs, piece.finish_reason)
+        return self._writer.choice(index, b'"text":' + encode(text), logprobs, piece.finish_reason)
 
     def _extend(self, choice: _Choice, piece: Piece) -> None:
         is_first = choice.num_output_tokens == 0
@@ -121,7 +136,7 @@ class Completion:
         if piece.prompt_logprobs is not None:
             self._prompt_logprobs[choice.prompt] = piece.prompt_logprobs
         if is_first and choice.prompt in self._prompt_logprobs:
-            first = self._prompts[choice.prompt][0][0]
+            first = self._prompt_ids[choice.prompt][0]
             self._tell(choice, *prompt_logprobs(first, self._prompt_logprobs[choice.prompt], self._model.token_text))
         if piece.logprobs:
             self._tell(choice, *completion_logprobs(piece.logprobs, self._model.token_text, choice.offset))
@@ -137,11 +152,11 @@ class Completion:
         prompts = {choice.prompt: choice.num_prompt_tokens for choice in self._choices}
         return Usage.of(sum(prompts.values()), sum(choice.num_output_tokens for choice in self._choices))
 
-    async def _prompt(self, prompt: str | list[int]) -> tuple[list[int], str]:
-        """Token ids, and the text to echo."""
+    def _prompt(self, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
-            return await self._model.encode(prompt, True), prompt if self._request.echo else ""
-        return prompt, self._model.tokenizer.decode(self._checked(prompt)) if self._request.echo else ""
+            return Prompt(prompt)
+        echo = self._model.tokenizer.decode(self._checked(prompt)) if self._request.echo else ""
+        return Prompt(echo, token_ids=prompt)
 
     def _checked(self, token_ids: list[int]) -> list[int]:
         if any(not 0 <= token_id < 1 << 32 for token_id in token_ids):

@@ -27,7 +27,8 @@ from .chunks import encode
 from .connected import CLOSED, while_connected
 from .embedding_loop import EmbeddingLoop
 from .metrics import Metrics
-from .model_routes import check_name, model_routes, no_such_task
+from .model_name import check_name
+from .model_routes import model_routes, no_such_task
 from .requests import DetokenizeRequest, EmbeddingRequest, TokenizeRequest, listed_prompts
 from .token_answers import detokenized, tokenized
 
@@ -115,14 +116,14 @@ class EmbeddingApi:
         if asked.prompt is None:
             raise invalid("prompt is missing", "prompt")
         token_ids = self._model.tokenizer.encode(asked.prompt, asked.add_special_tokens is not False)
-        return tokenized(
-            self._model.tokenizer, token_ids, self._model.max_length, with_texts=bool(asked.return_token_strs)
-        )
+        with_texts = bool(asked.return_token_strs)
+        body = tokenized(self._model.tokenizer, token_ids, self._model.max_length, with_texts)
+        return Response(body, media_type=JSON_TYPE)
 
     async def _detokenize(self, request: Request) -> Response:
         asked = decode_body(await read_body(request, self.config.max_body_bytes), DetokenizeRequest)
         check_name(asked.model, self._names)
-        return detokenized(self._model.tokenizer, asked.tokens)
+        return Response(detokenized(self._model.tokenizer, asked.tokens), media_type=JSON_TYPE)
 
     def _dimensions(self, asked: int | None) -> int:
         """Raises ApiError where a shorter vector would mean nothing."""

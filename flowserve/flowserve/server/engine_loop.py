@@ -22,9 +22,10 @@ from ..errors import FlowServeError, UnknownSequenceError
 from ..outputs import EngineStats, SequenceOutput
 from ..structured import GrammarMatcher
 from .api_error import ApiError, RequestFields, as_api_error, invalid
-from .generation import Generation, SequenceRequest
+from .generation import Generation
 from .metrics import Metrics
 from .model_thread import ModelThread
+from .prompts import SequenceRequest
 
 T = TypeVar("T")
 Grammars = Sequence[Future[GrammarMatcher] | None]

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 from ..outputs import SequenceOutput
-from ..sampling_params import SamplingParams
 from .api_error import ApiError, RequestFields
 from .outbox import Outbox, Piece
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceRequest:
-    """What the engine is asked for: a prompt, and params.n completions of it. cache_salt: whose KV it may use."""
-
-    prompt_ids: list[int]
-    params: SamplingParams
-    priority: int = 0
-    cache_salt: str | None = None
+from .prompts import SequenceRequest
 
 
 class Generation:

@@ -13,20 +13,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..engine import Engine
-from .answering import respond
-from .api_error import invalid
+from .api_error import JSON_TYPE
 from .app import ServerConfig, build_asgi
 from .body import decode_body, read_body
 from .chat import Chat
-from .chat_messages import functions_of, template_messages
 from .completions import Completion
 from .engine_loop import EngineLoop, LoopLimits
 from .metrics import Metrics
 from .model_routes import model_routes, no_such_task
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from .responding import encoded, respond
+from .response_request import ResponseRequest
+from .responses import ModelResponse
 from .served_model import ServedModel
 from .sleep_routes import sleep_routes
-from .token_answers import detokenized, tokenized
+from .token_answers import detokenized, prompt_to_tokenize, tokenized
 
 
 class GenerationApi:
@@ -47,6 +48,7 @@ class GenerationApi:
             *model_routes(self.model.names, self.model.created, folder, engine.max_model_len),
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/responses", self._responses, methods=["POST"]),
             Route("/v1/embeddings", no_such_task("embeddings"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
@@ -72,37 +74,30 @@ class GenerationApi:
     async def _completions(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         answer = Completion(decode_body(body, CompletionRequest), self.model)
-        return await respond(answer, request, self.engine, self.config.patience_s)
+        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
 
     async def _chat(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         answer = Chat(decode_body(body, ChatRequest), self.model)
-        return await respond(answer, request, self.engine, self.config.patience_s)
+        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
+
+    async def _responses(self, request: Request) -> Response:
+        body = await read_body(request, self.config.max_body_bytes)
+        answer = ModelResponse(decode_body(body, ResponseRequest), self.model)
+        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
 
     # --- tokens ----------------------------------------------------------------------------------------
 
     async def _tokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, TokenizeRequest)
-        self.model.check_name(asked.model)
-        if (asked.prompt is None) == (asked.messages is None):
-            raise invalid("give either prompt or messages", "prompt")
-        if asked.messages is not None:
-            functions_of(asked.tools or [])
-            variables = {
-                **(asked.chat_template_kwargs or {}),
-                "add_generation_prompt": asked.add_generation_prompt is not False,
-            }
-            text = self.model.render(template_messages(asked.messages), asked.tools, variables)
-            token_ids = await self.model.encode(text, bool(asked.add_special_tokens))
-        else:
-            token_ids = await self.model.encode(asked.prompt or "", asked.add_special_tokens is not False)
-        return tokenized(
-            self.model.tokenizer, token_ids, self.model.max_model_len, with_texts=bool(asked.return_token_strs)
-        )
+        prompt = await encoded(self.model, prompt_to_tokenize(asked, self.model))
+        with_texts = bool(asked.return_token_strs)
+        answer = tokenized(self.model.tokenizer, prompt.token_ids or [], self.model.max_model_len, with_texts)
+        return Response(answer, media_type=JSON_TYPE)
 
     async def _detokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, DetokenizeRequest)
         self.model.check_name(asked.model)
-        return detokenized(self.model.tokenizer, asked.tokens)
+        return Response(detokenized(self.model.tokenizer, asked.tokens), media_type=JSON_TYPE)

@@ -1,4 +1,4 @@
-"""/v1/models, the name check, and what is said of endpoints that are for other models."""
+"""/v1/models, and what is said of endpoints that are for other models."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .api_error import ApiError
+from .model_name import check_name
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-def check_name(name: str | None, names: Sequence[str]) -> str:
-    """The name to answer with. Raises ApiError 404 for another model; none at all means this one."""
-    if not name:
-        return names[0]
-    if name not in names:
-        text = f"the model {name!r} does not exist; this server has {', '.join(names)}"
-        raise ApiError(404, text, param="model", code="model_not_found")
-    return name
 
 
 def model_routes(names: Sequence[str], created: int, folder: Path, max_model_len: int) -> list[Route]:

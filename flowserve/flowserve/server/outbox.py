@@ -24,6 +24,7 @@ class Piece:
     finish_reason: str | None = None
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
+    num_cached_tokens: int = 0
 
 
 class Outbox:
@@ -49,6 +50,7 @@ class Outbox:
             piece.prompt_logprobs = output.prompt_logprobs
         piece.num_prompt_tokens = output.num_prompt_tokens
         piece.num_output_tokens = output.num_output_tokens
+        piece.num_cached_tokens = output.num_cached_tokens
         piece.finish_reason = output.finish_reason
         self.is_finished = output.finished
         self._has_news = True

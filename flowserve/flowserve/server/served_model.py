@@ -9,18 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-
 from ..answer import AnswerFormat
 from ..chat_template import ChatTemplate
 from ..generation_config import read_sampling_defaults
 from ..tokenizer import Tokenizer
-from .model_routes import check_name
+from .model_name import check_name
+from .prompts import Prompt
 from .token_text import TokenText
-
-_LONG_TEXT = 1 << 14
-"""Characters from which encoding would hold up the event loop for milliseconds."""
-
 
 _TEMPLATES_OWN = ("messages", "tools", "documents", "self")
 """What a request's own variables for the template cannot replace."""
@@ -74,7 +69,9 @@ class ServedModel:
         names = {name: value for name, value in variables.items() if name not in _TEMPLATES_OWN}
         return self._template.render(messages, tools=tools, **names)
 
-    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        if len(text) < _LONG_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await anyio.to_thread.run_sync(self.tokenizer.encode, text, add_special_tokens)
+    def encode(self, prompt: Prompt) -> Prompt:
+        """With its token ids. Raises TokenizerError."""
+        if prompt.token_ids is not None:
+            return prompt
+        token_ids = self.tokenizer.encode(prompt.text, prompt.add_special_tokens)
+        return Prompt(prompt.text, prompt.add_special_tokens, token_ids)

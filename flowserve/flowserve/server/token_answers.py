@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.responses import JSONResponse, Response
-
 from ..tokenizer import Tokenizer
 from .api_error import invalid
+from .chat_messages import functions_of, template_messages
+from .chunks import encode
+from .prompts import Prompt
+from .requests import TokenizeRequest
+from .served_model import ServedModel
 
 
-def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], max_model_len: int, with_texts: bool) -> Response:
-    """max_model_len: tokens that the model takes.  with_texts: each token as the vocabulary spells it, too."""
-    return JSONResponse(
+def prompt_to_tokenize(asked: TokenizeRequest, model: ServedModel) -> Prompt:
+    """Its text, or its messages as the template writes them. Raises ApiError or ChatTemplateError."""
+    model.check_name(asked.model)
+    if (asked.prompt is None) == (asked.messages is None):
+        raise invalid("give either prompt or messages", "prompt")
+    if asked.messages is None:
+        return Prompt(asked.prompt or "", asked.add_special_tokens is not False)
+    functions_of(asked.tools or [])
+    variables = {
+        **(asked.chat_template_kwargs or {}),
+        "add_generation_prompt": asked.add_generation_prompt is not False,
+    }
+    text = model.render(template_messages(asked.messages), asked.tools, variables)
+    return Prompt(text, bool(asked.add_special_tokens))
+
+
+def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], max_model_len: int, with_texts: bool) -> bytes:
+    """As JSON. max_model_len: tokens that the model takes.  with_texts: each token as the vocabulary spells it, too."""
+    return encode(
         {
             "count": len(token_ids),
             "max_model_len": max_model_len,
@@ -22,9 +41,9 @@ def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], max_model_len: int
     )
 
 
-def detokenized(tokenizer: Tokenizer, token_ids: Sequence[int]) -> Response:
-    """Raises ApiError for an id that the model does not have."""
+def detokenized(tokenizer: Tokenizer, token_ids: Sequence[int]) -> bytes:
+    """As JSON. Raises ApiError for an id that the model does not have."""
     unknown = [token_id for token_id in token_ids if tokenizer.token(token_id) is None]
     if unknown:
         raise invalid(f"{unknown[0]} is no token id of this model", "tokens")
-    return JSONResponse({"prompt": tokenizer.decode(token_ids, skip_special_tokens=False)})
+    return encode({"prompt": tokenizer.decode(token_ids, skip_special_tokens=False)})

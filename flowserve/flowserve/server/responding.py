@@ -1,0 +1,87 @@
+"""Answers over HTTP: sequences into the engine, one body or a stream of events out."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import AsyncIterator
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import InvalidRequestError
+from .answering import Answer
+from .api_error import JSON_TYPE, ApiError, as_api_error
+from .chunks import DONE, error_event
+from .connected import CLOSED, EventStream, while_connected
+from .engine_loop import EngineLoop
+from .generation import Generation
+from .prompts import Prompt
+from .served_model import ServedModel
+
+_LONG_TEXT = 1 << 14
+"""Characters from which encoding would hold up the event loop for milliseconds."""
+
+
+async def respond(
+    answer: Answer, request: Request, model: ServedModel, engine: EngineLoop, patience_s: float
+) -> Response:
+    """Raises ApiError or FlowServeError while nothing is sent. Whatever runs ends when the client leaves."""
+    try:
+        prompts = [await encoded(model, prompt) for prompt in answer.prompts()]
+        generation = engine.submit(answer.id, answer.sequences(prompts), answer.fields)
+    except InvalidRequestError as error:
+        raise as_api_error(error, answer.fields) from error
+    if not answer.is_stream:
+        try:
+            body = await while_connected(request.receive, _body(answer, generation))
+        finally:
+            generation.close()
+        return Response(status_code=CLOSED) if body is None else Response(body, media_type=JSON_TYPE)
+    try:
+        # The status must wait for the engine's word: afterwards an error could only be an event.
+        stays = await while_connected(request.receive, _accepted(generation))
+    except BaseException:
+        generation.close()
+        raise
+    if not stays:
+        generation.close()
+        return Response(status_code=CLOSED)
+    return EventStream(_to_the_end(_events(answer, generation)), generation.close, patience_s)
+
+
+async def encoded(model: ServedModel, prompt: Prompt) -> Prompt:
+    """With its token ids. Raises TokenizerError."""
+    if prompt.token_ids is not None or len(prompt.text) < _LONG_TEXT:
+        return model.encode(prompt)
+    return await anyio.to_thread.run_sync(model.encode, prompt)
+
+
+async def _accepted(generation: Generation) -> bool:
+    await generation.accepted()
+    return True
+
+
+async def _body(answer: Answer, generation: Generation) -> bytes:
+    async for pieces in generation.pieces():
+        answer.keep(pieces)
+    return answer.body()
+
+
+async def _events(answer: Answer, generation: Generation) -> AsyncIterator[bytes]:
+    yield answer.first_events()
+    async for pieces in generation.pieces():
+        yield answer.events(pieces)
+    yield answer.last_events()
+
+
+async def _to_the_end(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The status is out: an error comes as an event."""
+    try:
+        async for event in events:
+            yield event
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            traceback.print_exc()
+        yield error_event(as_api_error(error).body())
+        yield DONE

@@ -1,0 +1,153 @@
+"""What clients of /v1/responses may send, and the chat that it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .api_error import ApiError, invalid
+from .requests import ChatRequest, NamedFunction, NamedTool, ResponseFormat, StreamOptions
+
+_NOT_KEPT = "this server keeps no responses: send the whole conversation as input"
+
+
+class TextFormat(msgspec.Struct):
+    type: str
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+
+
+class TextOptions(msgspec.Struct):
+    format: TextFormat | None = None
+
+
+class Reasoning(msgspec.Struct):
+    effort: str | None = None
+
+
+class NamedChoice(msgspec.Struct, tag_field="type", tag="function"):
+    name: str
+
+
+class ResponseRequest(msgspec.Struct, kw_only=True):
+    """Fields that are not listed are ignored, as by OpenAI's clients' other servers."""
+
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    stream: bool | None = None
+    metadata: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    background: bool | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+
+    def chat(self) -> ChatRequest:
+        """Raises ApiError."""
+        if self.previous_response_id is not None or self.conversation is not None:
+            raise invalid(_NOT_KEPT, "conversation" if self.previous_response_id is None else "previous_response_id")
+        if self.background:
+            raise invalid("background responses are not supported", "background")
+        return ChatRequest(
+            messages=self._messages(),
+            model=self.model,
+            max_completion_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            tools=[_tool(tool, f"tools[{index}]") for index, tool in enumerate(self.tools or [])] or None,
+            tool_choice=self._choice(),
+            parallel_tool_calls=self.parallel_tool_calls,
+            response_format=self._format(),
+            reasoning_effort=self.reasoning.effort if self.reasoning is not None else None,
+            stream=self.stream,
+            stream_options=StreamOptions(),
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+        )
+
+    def _messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        if self.instructions:
+            messages.append({"role": "system", "content": self.instructions})
+        if isinstance(self.input, str):
+            return [*messages, {"role": "user", "content": self.input}]
+        if not self.input:
+            raise invalid("input is an empty list", "input")
+        for index, item in enumerate(self.input):
+            _add(messages, item, f"input[{index}]")
+        return messages
+
+    def _choice(self) -> str | NamedTool | None:
+        if isinstance(self.tool_choice, NamedChoice):
+            return NamedTool(NamedFunction(self.tool_choice.name))
+        return self.tool_choice
+
+    def _format(self) -> ResponseFormat | None:
+        given = self.text.format if self.text is not None else None
+        if given is None or given.type == "text":
+            return None
+        if given.type not in ("json_object", "json_schema"):
+            text = f"text.format.type must be text, json_object or json_schema, got {given.type!r}"
+            raise invalid(text, "text.format.type")
+        if given.type == "json_schema" and given.schema is None:
+            raise invalid("text.format.schema must be a JSON schema", "text.format.schema")
+        return ResponseFormat(given.type, {"name": given.name, "schema": given.schema})
+
+
+def _add(messages: list[dict[str, Any]], item: dict[str, Any], place: str) -> None:
+    """One item of the input, as a message; calls join those of the answer that they belong to."""
+    match item.get("type", "message"):
+        case "message":
+            messages.append({"role": item.get("role"), "content": _content(item.get("content"), place)})
+        case "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
+            if not messages or messages[-1].get("role") != "assistant":
+                messages.append({"role": "assistant", "content": None})
+            messages[-1].setdefault("tool_calls", []).append(call)
+        case "function_call_output":
+            output = _content(item.get("output"), place)
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+        case "reasoning":  # of an earlier answer: templates leave it out
+            pass
+        case kind:
+            raise invalid(f"{place}: a model for text takes no item of type {kind!r}", place)
+
+
+def _content(content: Any, place: str) -> Any:
+    """Parts as a chat spells them."""
+    if not isinstance(content, list):
+        return content
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        is_text = kind in ("input_text", "output_text", "text")
+        parts.append({"type": "text", "text": part.get("text")} if is_text else part)
+    return parts
+
+
+def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
+    """Responses spell functions flat."""
+    if tool.get("type") != "function":
+        raise invalid(f"{place}.type must be 'function', got {tool.get('type')!r}", f"{place}.type")
+    function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if tool.get(name)}
+    return {"type": "function", "function": function}
+
+
+def renamed(error: ApiError) -> ApiError:
+    """An error about the chat, about the field that it came from."""
+    param, message = error.param or "", error.message
+    for chats, own in (("messages", "input"), ("response_format", "text.format")):
+        if param.startswith(chats):
+            param, message = param.replace(chats, own, 1), message.replace(chats, own, 1)
+    return ApiError(error.status, message, param=param or None, code=error.code, headers=error.headers)

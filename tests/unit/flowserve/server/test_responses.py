@@ -1,0 +1,119 @@
+"""/v1/responses of one server: items whole and streamed, and how input becomes a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from flowserve.server.api_error import ApiError
+from flowserve.server.response_items import ResponseItems
+from flowserve.server.response_request import ResponseRequest
+from flowserve.tool_calls.events import ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
+
+ADD = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
+
+
+def events_of(written: str) -> list[dict[str, Any]]:
+    found = []
+    for block in written.removesuffix("\n\n").split("\n\n"):
+        kind, data = block.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert kind == f"event: {found[-1]['type']}"
+    return found
+
+
+def test_whole_and_streamed(client: Callable[..., TestClient]) -> None:
+    running = client()
+    asked = {"input": "Hello", "max_output_tokens": 8, "temperature": 0}
+    whole = running.post("/v1/responses", json=asked).json()
+    events = events_of(running.post("/v1/responses", json={**asked, "stream": True}).text)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] for event in events[:4]] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    last = events[-1]["response"]
+    assert events[-1]["type"] == "response.incomplete" and last["incomplete_details"] == {"reason": "max_output_tokens"}
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert text == last["output"][0]["content"][0]["text"] == whole["output"][0]["content"][0]["text"]
+    assert whole["usage"]["output_tokens"] == last["usage"]["output_tokens"] == 8
+
+
+def test_items_are_told_one_after_the_other() -> None:
+    items = ResponseItems()
+    for event in (
+        ReasoningDelta("hm"),
+        TextDelta("I "),
+        TextDelta("add"),
+        CallStart(0, "add"),
+        ArgumentsDelta(0, '{"a": '),
+        ArgumentsDelta(0, "1}"),
+        CallEnd(0),
+        CallStart(1, "add"),
+        ArgumentsDelta(1, "{"),
+    ):
+        items.add(event)
+    items.finish(is_whole=False)
+    events = events_of(items.take().decode())
+    kinds = [item["type"] for item in items.items]
+    assert kinds == ["reasoning", "message", "function_call", "function_call"]
+    assert items.items[1]["content"][0]["text"] == "I add" and items.items[2]["arguments"] == '{"a": 1}'
+    assert [item["status"] for item in items.items] == ["completed"] * 3 + ["incomplete"]
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == items.items and not items.take()
+    opened = [event["item"]["id"] for event in events if event["type"] == "response.output_item.added"]
+    assert opened == [item["id"] for item in items.items]
+
+
+def test_input_items_become_messages() -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"}
+    request = ResponseRequest(
+        instructions="Be brief.",
+        input=[
+            {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+            {"type": "reasoning", "summary": []},
+            call,
+            {**call, "call_id": "c2"},
+            {"type": "function_call_output", "call_id": "c1", "output": "3"},
+        ],
+        tools=[ADD],
+    )
+    chat = request.chat()
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant", "tool"]
+    assert [each["id"] for each in chat.messages[2]["tool_calls"]] == ["c1", "c2"]
+    assert chat.tools == [{"type": "function", "function": {"name": "add", "parameters": ADD["parameters"]}}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "c"}, "conversation"),
+        ({"background": True}, "background"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ],
+)
+def test_what_is_not_supported_is_refused(changes: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        ResponseRequest(**{"input": "x", **changes}).chat()
+    assert refused.value.param == param
+
+
+def test_errors_name_the_fields_of_this_api(client: Callable[..., TestClient]) -> None:
+    running = client()
+    for asked, param in (
+        ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+        ({"input": "x", "max_output_tokens": -1}, "max_output_tokens"),
+        ({"input": "x", "tool_choice": "required"}, "tool_choice"),
+        ({"input": "x", "text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"input": 3}, "input"),
+    ):
+        answer = running.post("/v1/responses", json=asked)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
