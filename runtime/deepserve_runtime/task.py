@@ -208,6 +208,13 @@ class Task:
         outcome, value, payload = outcome_of(error, self.pod.pod_id)
         self._finish(outcome.kind, outcome.detail, value, payload, may_retry)
 
+    def fail_with(self, detail: str, value: Value, payload: Buffer) -> None:
+        """The task ends by an error that `value` describes to a caller who does not read exceptions."""
+        if self.cancel_reason:
+            self.finish_cancelled()
+        else:
+            self._finish("error", detail, value, payload)
+
     def finish_cancelled(self) -> None:
         kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
         self._finish(kind, "the code was interrupted", Value(), b"")

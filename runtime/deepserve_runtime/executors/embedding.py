@@ -20,7 +20,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     resolve_model,
 )
 from deepserve_runtime.executors.loaded_engine import loading
-from deepserve_runtime.executors.tokenizer import convert, encode
+from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads

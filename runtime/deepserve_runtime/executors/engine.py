@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,9 +15,11 @@ from typing import Any
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
+from deepserve.protocol.openai_io import GENERATION_METHODS
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerEvent,
@@ -28,10 +30,14 @@ from deepserve_runtime.executors.flowserve_parts import (
     CallStart,
     ChatTemplate,
     FlowServeError,
+    InvalidGrammarError,
     MalformedCall,
     PromptTooLongError,
+    RequestFields,
     SamplingParams,
     SequenceOutput,
+    SequenceRequest,
+    ServedModel,
     StructuredOutputsParams,
     TextDelta,
     UnknownSequenceError,
@@ -41,22 +47,28 @@ from deepserve_runtime.executors.flowserve_parts import (
 from deepserve_runtime.executors.generation import Generation, Piece
 from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.loaded_engine import SLOTS, LoadedEngine, loading
+from deepserve_runtime.executors.openai_generation import OpenAIGeneration
 from deepserve_runtime.executors.prefills import Prefills
-from deepserve_runtime.executors.tokenizer import convert, encode
+from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
 
+AnyGeneration = Generation | OpenAIGeneration
+
 
 @dataclass(frozen=True, slots=True)
 class _Compiling:
-    """A task that waits for its grammar."""
+    """A task that waits for its grammars: one or none for each of its sequences."""
 
-    task: Task
-    prompt: TokenizedPrompt
-    params: SamplingParams
-    grammar: Future[Any]
+    generation: AnyGeneration
+    requests: Sequence[SequenceRequest]
+    grammars: list[Future[Any] | None]
+
+    @property
+    def is_done(self) -> bool:
+        return all(grammar is None or grammar.done() for grammar in self.grammars)
 
 
 class EngineExecutor:
@@ -74,8 +86,8 @@ class EngineExecutor:
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._compiling: dict[str, _Compiling] = {}
-        """By sequence id, until the grammar is there: meanwhile the others go on."""
-        self._generations: dict[str, Generation] = {}
+        """By the id of their first sequence, until the grammars are there: meanwhile the others go on."""
+        self._generations: dict[str, AnyGeneration] = {}
         """By sequence id, until the outcome is sent: also those whose reader has no room for the last words."""
         self._prefills = Prefills()
         self._lock = threading.Lock()
@@ -115,6 +127,11 @@ class EngineExecutor:
         """The model once more, in torch: few ask a generating model for vectors."""
         return Embedder(self._model, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len))
 
+    @cached_property
+    def _served(self) -> ServedModel:
+        """What the OpenAI API needs of the model."""
+        return ServedModel(self._folder, self._engine.tokenizer, (self._model.name,), self._engine.max_model_len)
+
     # --- from the reader thread ------------------------------------------------------------------------
 
     def assign(self, task: Task) -> None:
@@ -150,8 +167,9 @@ class EngineExecutor:
                 self._add(self._arrived.get())
             self._start_compiled()
             self._prefills.start(self._engine)
-            for sequence_id in [i for i, generation in self._generations.items() if generation.task.cancel_reason]:
-                self._abort(sequence_id)
+            for generation in [each for each in self._generations.values() if each.task.cancel_reason]:
+                self._leave_engine(generation)
+                generation.task.finish_cancelled()
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.is_leaving]:
                 self._release(sequence_id)
             for output in self._step():
@@ -160,80 +178,120 @@ class EngineExecutor:
                 self._flush(sequence_id)
 
     def _add(self, task: Task) -> None:
-        sequence_id = f"{task.key[0]}/{task.key[1]}"
         if task.assignment.method == "embed":
             return self._embedder.answer([task])
+        first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):
-            prompt = convert(task.start(), TokenizedPrompt)
-            params = sampling_params(prompt.params, self._defaults)
-            if prompt.parse_tools and self._answers.needs_special_tokens:
-                params = replace(params, skip_special_tokens=False)
+            generation, requests = self._open(task)
             task.open_to_interrupts(self._wake)
             task.watch(self._wake)
-            if params.structured_outputs is None:
-                self._start(sequence_id, task, prompt, params)
-            else:
-                grammar = self._engine.grammars.submit(params.structured_outputs)
-                self._compiling[sequence_id] = _Compiling(task, prompt, params, grammar)
-                grammar.add_done_callback(lambda _: self._wake())
+            asked = [request.params.structured_outputs for request in requests]
+            if all(each is None for each in asked):
+                self._start(first_id, generation, requests, [None] * len(requests))
+                return
+            grammars = [None if each is None else self._engine.grammars.submit(each) for each in asked]
+            self._compiling[first_id] = _Compiling(generation, requests, grammars)
+            for grammar in grammars:
+                if grammar is not None:
+                    grammar.add_done_callback(lambda _: self._wake())
 
-    def _start_compiled(self) -> None:
-        for sequence_id, each in list(self._compiling.items()):
-            if each.task.cancel_reason:
-                each.grammar.cancel()
-                del self._compiling[sequence_id]
-                each.task.finish_cancelled()
-            elif each.task.is_leaving:
-                each.grammar.cancel()
-                del self._compiling[sequence_id]
-                each.task.release()
-            elif each.grammar.done():
-                del self._compiling[sequence_id]
-                with self._answering(each.task):
-                    self._start(sequence_id, each.task, each.prompt, each.params, each.grammar.result())
-
-    def _start(
-        self, sequence_id: str, task: Task, prompt: TokenizedPrompt, params: SamplingParams, grammar: Any = None
-    ) -> None:
-        self._engine.wake()
+    def _open(self, task: Task) -> tuple[AnyGeneration, Sequence[SequenceRequest]]:
+        given = task.start()
+        if task.assignment.method in GENERATION_METHODS:
+            for_openai = OpenAIGeneration.of_task(task, given, self._served)
+            return for_openai, for_openai.requests
+        prompt = convert(given, TokenizedPrompt)
+        params = sampling_params(prompt.params, self._defaults)
+        if prompt.parse_tools and self._answers.needs_special_tokens:
+            params = replace(params, skip_special_tokens=False)
         journal = Journal(task.assignment.journal)
         if params.seed is None:
             params = replace(params, seed=journal.seed)
         parser = WholeCalls(make_parser(self._answers.calls), journal) if prompt.parse_tools else None
-        token_ids, context = prompt.token_ids, prompt.context
-        options: dict[str, Any] = {"grammar": grammar, "output_ids": journal.token_ids}
-        if context is None or task.assignment.method == "cache":
-            self._engine.add(sequence_id, token_ids, params, **options)
+        return Generation(task, parser, journal, prompt.context), [SequenceRequest(prompt.token_ids, params)]
+
+    def _start_compiled(self) -> None:
+        for first_id, each in list(self._compiling.items()):
+            task = each.generation.task
+            if task.cancel_reason or task.is_leaving:
+                for grammar in each.grammars:
+                    if grammar is not None:
+                        grammar.cancel()
+                del self._compiling[first_id]
+                if task.cancel_reason:
+                    task.finish_cancelled()
+                else:
+                    task.release()
+            elif each.is_done:
+                del self._compiling[first_id]
+                with self._answering(task, each.generation):
+                    compiled = [None if grammar is None else grammar.result() for grammar in each.grammars]
+                    self._start(first_id, each.generation, each.requests, compiled)
+
+    def _start(
+        self, first_id: str, generation: AnyGeneration, requests: Sequence[SequenceRequest], grammars: list[Any]
+    ) -> None:
+        """All sequences of a task, or none of them."""
+        self._engine.wake()
+        added: list[str] = []
+        try:
+            for number, (request, grammar) in enumerate(zip(requests, grammars, strict=True)):
+                sequence_id = f"{first_id}/{number}" if number else first_id
+                if isinstance(generation, Generation):
+                    self._add_resumable(sequence_id, generation, request, grammar)
+                else:
+                    self._engine.add(
+                        sequence_id,
+                        request.prompt_ids,
+                        request.params,
+                        priority=request.priority,
+                        cache_salt=request.cache_salt,
+                        grammar=grammar,
+                    )
+                added.append(sequence_id)
+        except Exception:
+            for sequence_id in added:
+                self._engine.abort(sequence_id)
+            raise
+        generation.sequence_ids = added
+        self._generations.update(dict.fromkeys(added, generation))
+
+    def _add_resumable(self, sequence_id: str, generation: Generation, request: SequenceRequest, grammar: Any) -> None:
+        """Behind the tokens of an earlier attempt, and behind a context, where there are such."""
+        context, token_ids = generation.context, request.prompt_ids
+        options: dict[str, Any] = {"grammar": grammar, "output_ids": generation.journal.token_ids}
+        if context is None or generation.task.assignment.method == "cache":
+            self._engine.add(sequence_id, token_ids, request.params, **options)
             if context is not None:
                 self._engine.preserve(sequence_id, context.context_id, context.ttl_s)
         else:  # made here, or by another executor: then it is computed now
             self._engine.add_context(context.context_id, token_ids[: context.num_tokens], context.ttl_s)
             rest = token_ids[context.num_tokens :]
-            self._engine.add(sequence_id, rest, params, context_id=context.context_id, **options)
-        self._generations[sequence_id] = Generation(task, parser, journal)
+            self._engine.add(sequence_id, rest, request.params, context_id=context.context_id, **options)
 
     @contextmanager
-    def _answering(self, task: Task) -> Iterator[None]:
+    def _answering(self, task: Task, generation: AnyGeneration | None = None) -> Iterator[None]:
         """What goes wrong before a task is in the engine is its answer."""
         try:
             yield
         except sdk.errors.InputCancelled:
             task.finish_cancelled()
         except Exception as error:
-            task.fail(self._as_model_error(error))
+            self._fail_task(task, error, generation)
 
-    def _abort(self, sequence_id: str) -> None:
-        generation = self._generations.pop(sequence_id)
-        if not generation.is_complete:
-            self._engine.abort(sequence_id)
-        generation.task.finish_cancelled()
+    def _leave_engine(self, generation: AnyGeneration) -> None:
+        """All sequences of a task: what of them still runs is aborted."""
+        for sequence_id in generation.sequence_ids:
+            if self._generations.pop(sequence_id, None) is not None and not generation.is_complete:
+                with suppress(UnknownSequenceError):  # it has ended
+                    self._engine.abort(sequence_id)
 
     def _release(self, sequence_id: str) -> None:
         """It goes on in another pod."""
         self._flush(sequence_id)
-        if (generation := self._generations.pop(sequence_id, None)) is not None:
-            if not generation.is_complete:
-                self._engine.abort(sequence_id)
+        generation = self._generations.get(sequence_id)
+        if isinstance(generation, Generation):  # others have no journal, and are not asked to leave
+            self._leave_engine(generation)
             generation.leave()
 
     def _step(self) -> list[SequenceOutput]:
@@ -244,54 +302,57 @@ class EngineExecutor:
         except Exception as error:  # one broken step must not leave its sequences without an answer
             traceback.print_exc()
             self._prefills.fail(self._engine, describe(error))
-            for sequence_id, generation in list(self._generations.items()):
-                if not generation.is_complete:
-                    with suppress(UnknownSequenceError):  # it ended in this very step
-                        self._engine.abort(sequence_id)
-                    text = f"{self._model.name}: a step of the engine failed: {describe(error)}"
-                    self._fail(sequence_id, sdk.errors.ModelError(text))
+            for sequence_id in list(self._generations):
+                if sequence_id in self._generations and not self._generations[sequence_id].is_complete:
+                    self._fail(sequence_id, FlowServeError(f"a step of the engine failed: {describe(error)}"))
             return []
 
     def _receive(self, output: SequenceOutput) -> None:
         if self._prefills.take(output):
             return
-        if output.error is not None:
-            self._fail(output.sequence_id, sdk.errors.ModelError(f"{self._model.name}: {output.error}"))
+        generation = self._generations.get(output.sequence_id)
+        if generation is None:  # another sequence of its task has failed in this very step
             return
-        generation = self._generations[output.sequence_id]
+        if output.error is not None:
+            kind = InvalidGrammarError if output.is_request_fault else FlowServeError
+            self._fail(output.sequence_id, kind(output.error))
+            return
         try:
-            generation.add(output.text, output.token_ids)
-            if output.finished:
-                reason = output.finish_reason or "stop"
-                generation.complete(reason, output.num_prompt_tokens, output.num_output_tokens)
-            generation.resumed()
+            generation.receive(output)
         except Exception as error:  # what a model writes must not end the pod, nor the others' answers
             self._fail_unread(output.sequence_id, error)
 
     def _flush(self, sequence_id: str) -> None:
+        generation = self._generations.get(sequence_id)
+        if generation is None or sequence_id != generation.sequence_ids[0]:
+            return
         try:
-            if self._generations[sequence_id].flush():
-                del self._generations[sequence_id]
+            if generation.flush():
+                self._leave_engine(generation)
         except LinkClosed:
             raise
         except (sdk.errors.ValueTooLarge, sdk.errors.StreamReplayMismatch) as error:
-            self._drop(sequence_id, error)
+            self._fail(sequence_id, error)
         except Exception as error:
             self._fail_unread(sequence_id, error)
 
     def _fail_unread(self, sequence_id: str, error: Exception) -> None:
         traceback.print_exc()
-        text = f"{self._model.name}: the answer could not be read: {describe(error)}"
-        self._drop(sequence_id, sdk.errors.ModelError(text))
-
-    def _drop(self, sequence_id: str, error: Exception) -> None:
-        """Fail one that may still go on in the engine."""
-        with suppress(UnknownSequenceError):
-            self._engine.abort(sequence_id)
-        self._fail(sequence_id, error)
+        self._fail(sequence_id, FlowServeError(f"the answer could not be read: {describe(error)}"))
 
     def _fail(self, sequence_id: str, error: Exception) -> None:
-        self._generations.pop(sequence_id).task.fail(error)
+        """Its whole task, of which some may still go on in the engine."""
+        generation = self._generations[sequence_id]
+        self._leave_engine(generation)
+        self._fail_task(generation.task, error, generation)
+
+    def _fail_task(self, task: Task, error: Exception, generation: AnyGeneration | None) -> None:
+        if isinstance(generation, OpenAIGeneration):
+            generation.fail(error)
+        elif task.assignment.method in GENERATION_METHODS:
+            openai_prompts.fail(task, error, RequestFields())
+        else:
+            task.fail(self._as_model_error(error))
 
     def _as_model_error(self, error: Exception) -> Exception:
         if isinstance(error, PromptTooLongError):

@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING
 from flowserve.answer import AnswerFormat
 from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
-from flowserve.errors import FlowServeError, InvalidConfigError, PromptTooLongError, UnknownSequenceError
+from flowserve.errors import (
+    FlowServeError,
+    InvalidConfigError,
+    InvalidGrammarError,
+    PromptTooLongError,
+    UnknownSequenceError,
+)
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_apart, resolve_model
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
+from flowserve.server.answering import Answer
+from flowserve.server.api_error import RequestFields, as_api_error
+from flowserve.server.body import decode_body
+from flowserve.server.chat import Chat
+from flowserve.server.completions import Completion
+from flowserve.server.outbox import Outbox
+from flowserve.server.prompts import Prompt, SequenceRequest
+from flowserve.server.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from flowserve.server.response_request import ResponseRequest
+from flowserve.server.responses import ModelResponse
+from flowserve.server.served_model import ServedModel
+from flowserve.server.token_answers import detokenized, prompt_to_tokenize, tokenized
 from flowserve.tokenizer import Tokenizer
 from flowserve.tool_calls import (
     AnswerEvent,
@@ -33,33 +51,54 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICES",
+    "Answer",
     "AnswerEvent",
     "AnswerFormat",
     "ArgumentsDelta",
     "CallEnd",
     "CallParser",
     "CallStart",
+    "Chat",
+    "ChatRequest",
     "ChatTemplate",
+    "Completion",
+    "CompletionRequest",
+    "DetokenizeRequest",
     "EmbeddingModel",
     "EngineConfig",
     "FlowServeError",
     "InvalidConfigError",
+    "InvalidGrammarError",
     "MalformedCall",
+    "ModelResponse",
+    "Outbox",
+    "Prompt",
     "PromptTooLongError",
+    "RequestFields",
+    "ResponseRequest",
     "SamplingParams",
     "SequenceOutput",
+    "SequenceRequest",
+    "ServedModel",
     "StructuredOutputsParams",
     "TextDelta",
+    "TokenizeRequest",
     "Tokenizer",
     "UnknownSequenceError",
+    "as_api_error",
+    "decode_body",
+    "detokenized",
     "embedding_model_from_folder",
     "engine_template",
     "is_embedding_model",
     "make_parser",
+    "max_model_len",
+    "prompt_to_tokenize",
     "read_sampling_defaults",
     "resolve_apart",
     "resolve_model",
     "take_first_step",
+    "tokenized",
 ]
 
 
@@ -82,3 +121,11 @@ def embedding_model_from_folder(folder: Path, *, dtype: str, max_length: int | N
     from flowserve.embedding_model import EmbeddingModel
 
     return EmbeddingModel(folder, dtype=dtype, max_length=max_length, device=device)
+
+
+def max_model_len(folder: Path, asked: int | None) -> int:
+    """Tokens that an engine of this folder takes. Raises FlowServeError."""
+    from flowserve.models.config import read_model_config
+
+    most = read_model_config(folder).max_positions
+    return most if asked is None else min(asked, most)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from deepserve.protocol.model_io import Generated, GeneratedDelta, ToolCall
+from deepserve.protocol.model_io import Generated, GeneratedDelta, PromptContext, ToolCall
+from deepserve_runtime.executors.flowserve_parts import SequenceOutput
 from deepserve_runtime.executors.journal import Journal
-from deepserve_runtime.executors.tokenizer import encode
+from deepserve_runtime.executors.values import encode
 from deepserve_runtime.task import Task
 
 MAX_UNSAID = 32
@@ -33,11 +34,22 @@ class Parser(Protocol):
 
 
 class Generation:
-    def __init__(self, task: Task, parser: Parser | None, journal: Journal | None = None) -> None:
+    """context: the stored start of the prompt, where there is one, or what it is to become."""
+
+    def __init__(
+        self,
+        task: Task,
+        parser: Parser | None,
+        journal: Journal | None = None,
+        context: PromptContext | None = None,
+    ) -> None:
         self.task = task
+        self.context = context
+        self.sequence_ids: list[str] = []
+        """Its one sequence, once it is in the engine."""
         self._parser = parser
-        self._journal = journal or Journal()
-        self._is_resuming = bool(self._journal.token_ids)
+        self.journal = journal or Journal()
+        self._is_resuming = bool(self.journal.token_ids)
         self._text: list[str] = []
         self._calls: list[ToolCall] = []
         self._malformed: list[str] = []
@@ -51,7 +63,7 @@ class Generation:
         return self._generated is not None
 
     def add(self, text: str, token_ids: Iterable[int] = ()) -> None:
-        self._journal.add(token_ids)
+        self.journal.add(token_ids)
         self._take(Piece(text) if self._parser is None else self._parser.feed(text))
 
     def resumed(self) -> None:
@@ -72,6 +84,12 @@ class Generation:
             malformed_calls=self._malformed,
         )
 
+    def receive(self, output: SequenceOutput) -> None:
+        self.add(output.text, output.token_ids)
+        if output.finished:
+            self.complete(output.finish_reason or "stop", output.num_prompt_tokens, output.num_output_tokens)
+        self.resumed()
+
     def flush(self) -> bool:
         """Sends what may be sent; True once the outcome is out."""
         if self.task.assignment.kind == "stream" and (self._pending_text or self._pending_calls):
@@ -79,10 +97,10 @@ class Generation:
                 return False
             delta = GeneratedDelta(self._pending_text, self._pending_calls)
             self._pending_text, self._pending_calls = "", []
-            self.task.emit(*encode(delta), self._journal.take())
+            self.task.emit(*encode(delta), self.journal.take())
         if self._generated is None:
-            if self._journal.num_unsaid >= MAX_UNSAID:
-                self.task.note(self._journal.take())
+            if self.journal.num_unsaid >= MAX_UNSAID:
+                self.task.note(self.journal.take())
             return False
         self.task.finish(*encode(self._generated))
         return True
@@ -90,8 +108,8 @@ class Generation:
     def leave(self) -> None:
         """Another pod goes on behind what the reader has; what it has no room for is made again there."""
         has_pending = self._pending_text or self._pending_calls
-        if self._journal.num_unsaid and not (self.task.assignment.kind == "stream" and has_pending):
-            self.task.note(self._journal.take())
+        if self.journal.num_unsaid and not (self.task.assignment.kind == "stream" and has_pending):
+            self.task.note(self.journal.take())
         self.task.release()
 
     def _take(self, piece: Piece) -> None:

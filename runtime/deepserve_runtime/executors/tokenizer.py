@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
-import msgspec
-
-from deepserve.protocol.messages import Value
 from deepserve.protocol.model_io import (
     ChatInput,
     CompletionInput,
@@ -15,15 +13,23 @@ from deepserve.protocol.model_io import (
     PromptContext,
     TokenizedPrompt,
 )
+from deepserve.protocol.openai_io import METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
-from deepserve_runtime.executors.flowserve_parts import ChatTemplate, FlowServeError, Tokenizer, resolve_model
+from deepserve_runtime.executors.flowserve_parts import (
+    ChatTemplate,
+    FlowServeError,
+    ServedModel,
+    Tokenizer,
+    max_model_len,
+    resolve_model,
+)
 from deepserve_runtime.executors.loaded_engine import loading
+from deepserve_runtime.executors.openai_prompts import OpenAIPrompter
+from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
-
-T = TypeVar("T")
 
 
 class TokenizerExecutor:
@@ -46,6 +52,11 @@ class TokenizerExecutor:
         steps.mark("load")
         return steps.steps_ms
 
+    @cached_property
+    def _openai(self) -> OpenAIPrompter:
+        length = max_model_len(self._folder, self._model.max_model_len)
+        return OpenAIPrompter(ServedModel(self._folder, self._tokenizer, (self._model.name,), length))
+
     def unload(self) -> None:
         pass
 
@@ -55,6 +66,9 @@ class TokenizerExecutor:
     def _answer(self, task: Task) -> None:
         if task.cancel_reason:
             task.finish_cancelled()
+            return
+        if task.assignment.method in METHODS:
+            self._openai.answer(task)
             return
         try:
             prompt = self._tokenize(task.assignment.method, task.start())
@@ -99,16 +113,3 @@ class TokenizerExecutor:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
-
-
-def convert(given: Any, kind: type[T]) -> T:
-    """A decoded MessagePack value as one of the model messages. Raises ModelError."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise sdk.errors.ModelError(f"not a {kind.__name__}: {error}") from None
-
-
-def encode(message: msgspec.Struct) -> tuple[Value, bytes]:
-    data = msgspec.msgpack.encode(message)
-    return Value("msgpack", len(data)), data

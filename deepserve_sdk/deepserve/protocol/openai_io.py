@@ -1,0 +1,48 @@
+"""What the gateway of the OpenAI API and a model's pods say to each other: MessagePack values of requests.
+
+A request to generate is a stream request to the model with one of GENERATION_METHODS: the tokenizer executor gets
+`OpenAIRequest` and returns `OpenAIPrompts`; the engine executor gets that, streams items of bytes that are ready to be
+written (server-sent events, or one whole JSON body) and ends with `OpenAIUsage`. A request with one of TOKEN_METHODS
+goes to the tokenizer executor alone, which answers in the same way. Whatever goes wrong ends either task with the
+outcome `error` and an `OpenAIError`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+GENERATION_METHODS = ("openai.chat", "openai.completions", "openai.responses")
+TOKEN_METHODS = ("openai.tokenize", "openai.detokenize")
+METHODS = (*GENERATION_METHODS, *TOKEN_METHODS)
+
+
+class OpenAIRequest(msgspec.Struct, frozen=True):
+    """`body`: the HTTP request's, JSON."""
+
+    body: bytes
+
+
+class EncodedPrompt(msgspec.Struct, frozen=True):
+    text: str
+    token_ids: list[int]
+
+
+class OpenAIPrompts(msgspec.Struct, frozen=True):
+    body: bytes
+    prompts: list[EncodedPrompt]
+
+
+class OpenAIUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens of the whole request; cached_tokens are those of the prompts that were in the KV cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    """What the client gets instead of an answer; `body` is in OpenAI's shape."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = {}

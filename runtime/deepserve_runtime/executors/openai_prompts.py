@@ -1,0 +1,99 @@
+"""The tokenizer pod's half of the OpenAI API: bodies are checked, written as prompts and encoded; needs no torch."""
+
+from __future__ import annotations
+
+import traceback
+
+from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage
+from deepserve_runtime import sdk
+from deepserve_runtime.executors.flowserve_parts import (
+    Answer,
+    Chat,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    DetokenizeRequest,
+    ModelResponse,
+    RequestFields,
+    ResponseRequest,
+    ServedModel,
+    TokenizeRequest,
+    as_api_error,
+    decode_body,
+    detokenized,
+    prompt_to_tokenize,
+    tokenized,
+)
+from deepserve_runtime.executors.values import convert, encode
+from deepserve_runtime.task import Task, describe
+
+
+class OpenAIPrompter:
+    """Answers tasks of the methods in `openai_io`, whole, on the thread that calls it."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    def answer(self, task: Task) -> None:
+        fields = RequestFields()
+        try:
+            request = convert(task.start(), OpenAIRequest)
+            match task.assignment.method:
+                case "openai.tokenize":
+                    finish_whole(task, self._tokenize(request.body))
+                case "openai.detokenize":
+                    finish_whole(task, self._detokenize(request.body))
+                case method:
+                    answer = make_answer(method, request.body, self._model)
+                    fields = answer.fields
+                    task.finish(*encode(self._prompts(request.body, answer)))
+        except Exception as error:
+            fail(task, error, fields)
+
+    def _prompts(self, body: bytes, answer: Answer) -> OpenAIPrompts:
+        prompts = [self._model.encode(prompt) for prompt in answer.prompts()]
+        answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
+        return OpenAIPrompts(body, [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts])
+
+    def _tokenize(self, body: bytes) -> bytes:
+        asked = decode_body(body, TokenizeRequest)
+        prompt = self._model.encode(prompt_to_tokenize(asked, self._model))
+        with_texts = bool(asked.return_token_strs)
+        return tokenized(self._model.tokenizer, prompt.token_ids or [], self._model.max_model_len, with_texts)
+
+    def _detokenize(self, body: bytes) -> bytes:
+        asked = decode_body(body, DetokenizeRequest)
+        self._model.check_name(asked.model)
+        return detokenized(self._model.tokenizer, asked.tokens)
+
+
+def make_answer(method: str, body: bytes, model: ServedModel) -> Answer:
+    """Raises ApiError."""
+    if method == "openai.chat":
+        return Chat(decode_body(body, ChatRequest), model)
+    if method == "openai.completions":
+        return Completion(decode_body(body, CompletionRequest), model)
+    if method == "openai.responses":
+        return ModelResponse(decode_body(body, ResponseRequest), model)
+    raise AttributeError(f"a model does not know the method {method!r}")
+
+
+def emit(task: Task, written: bytes) -> None:
+    """One item of bytes for the client, for which there is credit."""
+    task.emit(*encode(written))
+
+
+def finish_whole(task: Task, body: bytes) -> None:
+    emit(task, body)
+    task.finish(*encode(OpenAIUsage()))
+
+
+def fail(task: Task, error: Exception, fields: RequestFields) -> None:
+    """The task ends by what the client gets instead of an answer."""
+    if isinstance(error, sdk.errors.InputCancelled):
+        task.finish_cancelled()
+        return
+    answer = as_api_error(error, fields)
+    if answer.status >= 500:
+        traceback.print_exception(error)
+    task.fail_with(describe(error), *encode(OpenAIError(answer.status, answer.body(), answer.headers)))

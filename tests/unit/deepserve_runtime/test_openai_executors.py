@@ -1,0 +1,265 @@
+"""A body through the tokenizer's executor and the engine's: what a client would be written."""
+
+from __future__ import annotations
+
+import json
+import queue
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+from deepserve.protocol.messages import TaskFinished, TaskOutputs  # noqa: E402
+from deepserve.protocol.openai_io import OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
+from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
+from deepserve_runtime.executors.tokenizer import TokenizerExecutor  # noqa: E402
+from deepserve_runtime.task import Task  # noqa: E402
+from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from tests.tiny_models import make_model  # noqa: E402
+from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
+
+T = TypeVar("T")
+CREDIT = {"credit": 64, "credit_bytes": 1 << 22}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+class Executors:
+    """The pools of one model, each a pod in this thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=self._inbox)))
+        spec = FunctionSpec("models", "tiny", "model", CodeRef("builtin", "", ""), model=ModelSpec("tiny", str(folder)))
+        self.tokenizer = TokenizerExecutor(spec, threads)
+        self.engine = EngineExecutor(spec, threads)
+        self.tokenizer.load()
+        self.engine.load()
+        self._number = 0
+
+    def assign(self, executor: Any, method: str, message: msgspec.Struct, **fields: Any) -> tuple[FakePod, Task]:
+        self._number += 1
+        pod = FakePod()
+        # Bytes stay bytes on their way.
+        body = msgspec.to_builtins(message, builtin_types=(bytes,))
+        task = pod.task(body, f"t-{self._number}", method=method, **fields)
+        executor.assign(task)
+        return pod, task
+
+    def run(self) -> None:
+        """What the pods' main threads would do."""
+        while not self._inbox.empty() or self.engine._compiling:  # which another thread ends
+            self._inbox.get(timeout=60)()
+
+    def prompts(self, method: str, asked: dict[str, Any] | bytes) -> FakePod:
+        body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        pod, _ = self.assign(self.tokenizer, method, OpenAIRequest(body))
+        self.run()
+        return pod
+
+    def answer(self, method: str, **asked: Any) -> FakePod:
+        prompts = self.prompts(method, {"model": "tiny", **asked})
+        pod, _ = self.assign(self.engine, method, result(prompts, OpenAIPrompts), kind="stream", **CREDIT)
+        self.run()
+        return pod
+
+    def check_nothing_left(self) -> None:
+        self.engine._engine.check_invariants()
+        assert not self.engine._engine.has_work and not self.engine._generations and not self.engine._compiling
+
+
+@pytest.fixture(scope="module")
+def executors(tmp_path_factory: pytest.TempPathFactory) -> Executors:
+    return Executors(make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(executors: Executors) -> Any:
+    yield
+    executors.check_nothing_left()
+
+
+def result(pod: FakePod, kind: type[T]) -> T:
+    [(finished, payload)] = pod.link.of(TaskFinished)
+    assert finished.outcome.is_ok, finished.outcome
+    return msgspec.msgpack.decode(payload, type=kind)
+
+
+def refusal(pod: FakePod) -> tuple[int, dict[str, Any]]:
+    [(finished, payload)] = pod.link.of(TaskFinished)
+    assert finished.outcome.kind == "error" and finished.value.format == "msgpack"
+    error = msgspec.msgpack.decode(payload, type=OpenAIError)
+    return error.status, json.loads(error.body)["error"]
+
+
+def written(pod: FakePod) -> bytes:
+    pieces = []
+    for message, payload in pod.link.of(TaskOutputs):
+        at = 0
+        for value in message.values:
+            pieces.append(msgspec.msgpack.decode(payload[at : at + value.size_bytes], type=bytes))
+            at += value.size_bytes
+    return b"".join(pieces)
+
+
+def chunks(pod: FakePod) -> list[dict[str, Any]]:
+    events = written(pod).decode().removesuffix("\n\n").split("\n\n")
+    assert events.pop() == "data: [DONE]"
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def test_a_chat_whole_and_streamed(executors: Executors) -> None:
+    asked: dict[str, Any] = {"messages": HELLO, "max_tokens": 8, "temperature": 0, "logprobs": True}
+    pod = executors.answer("openai.chat", **asked)
+    whole = json.loads(written(pod))
+    assert whole["object"] == "chat.completion" and whole["model"] == "tiny"
+    usage = result(pod, OpenAIUsage)
+    assert usage.completion_tokens == whole["usage"]["completion_tokens"] == 8
+    assert usage.prompt_tokens == whole["usage"]["prompt_tokens"] > 5
+    assert len(whole["choices"][0]["logprobs"]["content"]) == 8
+    streamed = chunks(executors.answer("openai.chat", **asked, stream=True, stream_options={"include_usage": True}))
+    texts = [each["choices"][0]["delta"].get("content", "") for each in streamed if each["choices"]]
+    assert "".join(texts) == whole["choices"][0]["message"]["content"]
+    assert streamed[0]["choices"][0]["delta"]["role"] == "assistant" and streamed[-1]["usage"] == whole["usage"]
+
+
+def test_completions_of_several_prompts(executors: Executors) -> None:
+    pod = executors.answer("openai.completions", prompt=["The quick", [1, 2, 3]], n=2, max_tokens=4, echo=True, seed=1)
+    whole = json.loads(written(pod))
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
+    assert [choice["text"].startswith("The quick") for choice in whole["choices"]] == [True, True, False, False]
+    assert result(pod, OpenAIUsage).completion_tokens == whole["usage"]["completion_tokens"] == 16
+    alone = executors.answer("openai.completions", prompt=[1, 2, 3], max_tokens=4, temperature=0)
+    both = executors.answer("openai.completions", prompt=["x", [1, 2, 3]], max_tokens=4, temperature=0)
+    texts = [json.loads(written(each))["choices"][-1]["text"] for each in (alone, both)]
+    assert texts[0] == texts[1]
+
+
+def test_tokens_that_were_in_the_cache_are_told(executors: Executors) -> None:
+    asked: dict[str, Any] = {"prompt": [7] * 100, "max_tokens": 2, "n": 2, "cache_salt": "a tenant"}
+    first, second = (result(executors.answer("openai.completions", **asked), OpenAIUsage) for _ in range(2))
+    assert first.cached_tokens == 0 and 0 < second.cached_tokens < second.prompt_tokens == 100
+    body = {"input": "Hello " * 30, "max_output_tokens": 2}
+    details = [
+        json.loads(written(executors.answer("openai.responses", **body)))["usage"]["input_tokens_details"]
+        for _ in range(2)
+    ]
+    assert details[0]["cached_tokens"] < details[1]["cached_tokens"]
+
+
+def test_a_required_tool_and_a_schema(executors: Executors) -> None:
+    parameters = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "add", "parameters": parameters}}
+    asked: dict[str, Any] = {"messages": HELLO, "tools": [tool], "max_tokens": 60, "seed": 3}
+    whole = json.loads(written(executors.answer("openai.chat", **asked, tool_choice="required")))
+    [call, *_] = whole["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "add" and json.loads(call["function"]["arguments"])["a"] in (1, 2)
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes", "no"]}}}
+    whole = json.loads(written(executors.answer("openai.chat", messages=HELLO, response_format=schema, seed=1)))
+    assert json.loads(whole["choices"][0]["message"]["content"]) in ("yes", "no")
+
+
+def test_tokens_there_and_back(executors: Executors) -> None:
+    pod, _ = executors.assign(
+        executors.tokenizer,
+        "openai.tokenize",
+        OpenAIRequest(b'{"prompt": "The quick", "return_token_strs": true}'),
+        kind="stream",
+        **CREDIT,
+    )
+    executors.run()
+    found = json.loads(written(pod))
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"]) > 0 and found["max_model_len"] > 0
+    back = json.dumps({"tokens": found["tokens"]}).encode()
+    pod, _ = executors.assign(executors.tokenizer, "openai.detokenize", OpenAIRequest(back), kind="stream", **CREDIT)
+    executors.run()
+    assert json.loads(written(pod)) == {"prompt": "The quick"}
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "param"),
+    [
+        ("openai.chat", {"messages": []}, "messages"),
+        ("openai.chat", {"messages": "hi"}, "messages"),
+        ("openai.chat", {"messages": HELLO, "temperature": -1}, "temperature"),
+        ("openai.chat", {"messages": HELLO, "n": 0}, "n"),
+        ("openai.chat", {"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+        ("openai.chat", {"messages": HELLO, "response_format": {"type": "yaml"}}, "response_format.type"),
+        ("openai.completions", {"prompt": []}, "prompt"),
+        ("openai.completions", {}, "prompt"),
+        ("openai.completions", {"prompt": "x", "suffix": "y"}, "suffix"),
+        ("openai.tokenize", {}, "prompt"),
+        ("openai.detokenize", {"tokens": [1 << 40]}, "tokens"),
+        ("openai.chat", b"{", None),
+        ("openai.chat", b"[1]", None),
+    ],
+)
+def test_a_bad_body_is_refused_before_an_engine_hears_of_it(
+    executors: Executors, method: str, asked: Any, param: str | None
+) -> None:
+    status, error = refusal(executors.prompts(method, asked))
+    assert (status, error["param"], error["type"]) == (400, param, "invalid_request_error")
+
+
+def test_what_only_the_engine_can_refuse(executors: Executors) -> None:
+    long = executors.answer("openai.completions", prompt=[1] * 100_000)
+    assert refusal(long)[1]["code"] == "context_length_exceeded" and refusal(long)[1]["param"] == "prompt"
+    # One of two prompts: none of both may stay.
+    both = executors.answer("openai.completions", prompt=[[1, 2], [1] * 100_000])
+    assert refusal(both)[0] == 400 and not written(both)
+    bad = executors.answer("openai.chat", messages=HELLO, structured_outputs={"grammar": "start: (("}, stream=True)
+    status, error = refusal(bad)
+    assert (status, error["param"]) == (400, "structured_outputs") and not written(bad)
+
+
+def test_a_step_that_breaks_is_a_server_error(executors: Executors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*arguments: Any) -> Any:
+        raise RuntimeError("no kernel for this")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(executors.engine._engine._worker._runner, "run", break_down)
+        pod = executors.answer("openai.completions", prompt=["a", "b"], n=2)
+    status, error = refusal(pod)
+    assert (status, error["type"]) == (500, "server_error") and "no kernel" in error["message"]
+
+
+def test_a_cancelled_task_leaves_with_all_its_sequences(executors: Executors) -> None:
+    prompts = executors.prompts("openai.completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 50})
+    message = result(prompts, OpenAIPrompts)
+    pod, task = executors.assign(executors.engine, "openai.completions", message, kind="stream", **CREDIT)
+    engine, steps = executors.engine._engine, 0
+    step = engine.step
+
+    def count() -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            task.cancel("cancelled")
+        return step()
+
+    engine.step = count  # type: ignore[method-assign]
+    try:
+        executors.run()
+    finally:
+        del engine.step  # type: ignore[attr-defined]
+    assert pod.finished.outcome.kind == "cancelled" and steps < 10
+
+
+def test_a_reader_without_room_gets_the_rest_in_one_piece(executors: Executors) -> None:
+    asked = {"prompt": "The", "max_tokens": 20, "temperature": 0, "stream": True, "ignore_eos": True}
+    message = result(executors.prompts("openai.completions", asked), OpenAIPrompts)
+    fields = {"kind": "stream", "credit": 1, "credit_bytes": 1 << 22}
+    pod, task = executors.assign(executors.engine, "openai.completions", message, **fields)
+    executors.run()
+    assert sum(len(message.values) for message, _ in pod.link.of(TaskOutputs)) == 1
+    assert not pod.link.of(TaskFinished)
+    task.grant(1, 1 << 20)
+    executors.run()
+    assert sum(len(message.values) for message, _ in pod.link.of(TaskOutputs)) == 2
+    whole = executors.answer("openai.completions", **{**asked, "stream": False})
+    text = "".join(chunk["choices"][0]["text"] for chunk in chunks(pod))
+    assert text == json.loads(written(whole))["choices"][0]["text"]
