@@ -56,6 +56,11 @@ class FunctionBook:
         function = self._functions.get(function_id)
         return (function.demand()[0], function.running) if function else (0, 0)
 
+    def slots_of(self, function_id: str) -> tuple[int, int]:
+        """(of one pod, of all its ready pods)."""
+        function = self._functions.get(function_id)
+        return (function.slots, function.num_slots) if function else (0, 0)
+
     def label(self, function_id: str) -> str:
         function = self._functions.get(function_id)
         return function.label if function else function_id

@@ -30,12 +30,15 @@ from deepserve_controller.service.listener import Listener
 from deepserve_controller.service.log_files import LogFiles
 from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.loopback_port import LoopbackPort
 from deepserve_controller.service.map_relay import MapRelay
+from deepserve_controller.service.openai.api_keys import ApiKeys
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.pod_provider import MakeProvider, PodProvider
 from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
 from deepserve_controller.service.queries import Queries
+from deepserve_controller.service.query_body import Body
 from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
 from deepserve_controller.service.recipients import Connection, Recipients
 from deepserve_controller.service.requests import Requests
@@ -108,6 +111,9 @@ class Controller:
             self.logs,
             on_shutdown=self.end,
         )
+        self.api_keys = ApiKeys(store, self.recipients)
+        self._loopback: LoopbackPort | None = None
+        self.queries.add({**self.api_keys.queries, "openai_address": self._openai_address})
         self.messages = ClientMessages(self.requests, self.maps, self.functions, self.bundles, self.queries)
         self.pods.messages = self.messages
         self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.templates, self.logs, self._client)
@@ -134,7 +140,9 @@ class Controller:
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
         if up is None:
-            self._reactor.run_until(lambda: self.is_ended)
+            self._reactor.run_until(lambda: self.is_ended or self._loopback is not None)
+            if self._loopback is not None:
+                self._loopback.serve(self)
         else:
             up.serve(self)
         self._shut_down(provider)
@@ -143,6 +151,13 @@ class Controller:
         self.is_ended = True
         if self.on_end is not None:
             self.on_end()
+
+    def _openai_address(self, link_id: str, body: Body) -> Body:
+        """Where whoever asks finds the OpenAI API, and a key that is good while it is connected."""
+        if self.settings.mode == "embedded" and self._loopback is None:
+            self._loopback = LoopbackPort()
+        url = self._loopback.url if self._loopback is not None else self.queries.about["url"]
+        return {"base_url": f"{url}/v1", "api_key": self.api_keys.new_for(link_id)}
 
     def listen(self, path: str) -> None:
         self._listeners.append(Listener(path, self._open_link))

@@ -17,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
 from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
@@ -99,6 +100,7 @@ class HttpApp:
         recipients: Recipients,
         segments: Segments,
         link_endpoint: LinkEndpoint,
+        openai: ASGIApp,
     ) -> None:
         self._bearer = bearer
         self._queries = queries
@@ -112,6 +114,7 @@ class HttpApp:
             Route("/api/apps", self._guarded(self._apps)),
             Route("/api/call/{app}/{function:path}", self._guarded(self._call), methods=["POST"]),
             WebSocketRoute("/v1/link", link_endpoint.take),
+            Mount("/v1", app=openai),
         ]
         self.asgi = Starlette(routes=routes)
 
@@ -249,9 +252,9 @@ def listen_http(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: HttpApp, tls: ssl.SSLContext | None) -> HttpServer:
+def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> HttpServer:
     config = uvicorn.Config(
-        app.asgi,
+        app,
         http=ImpatientProtocol,
         log_level="warning",
         access_log=False,

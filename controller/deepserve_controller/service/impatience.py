@@ -11,6 +11,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_TIMEOUT_S = 10.0
+ABORT = "deepserve.abort"
+"""Key of the scope's extensions: a function that resets the connection, for a client that reads nothing."""
 
 
 class ImpatientProtocol(HttpToolsProtocol):
@@ -28,6 +30,8 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
+        self.scope["extensions"] = extensions
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

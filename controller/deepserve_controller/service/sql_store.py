@@ -16,7 +16,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.errors import StoreUnreadable
 from deepserve_controller.service import store_tables
 from deepserve_controller.service.bundles import Bundle, BundleKind
-from deepserve_controller.service.store import App, next_revision
+from deepserve_controller.service.store import ApiKey, App, next_revision
 
 SCHEMA_VERSION = 1
 
@@ -39,6 +39,22 @@ class SqlStore:
                 f"{folder}/state.db has format {found}, this version of DeepServe reads {SCHEMA_VERSION}: "
                 f"start the version that wrote it, or move the folder away"
             )
+
+    def keys(self) -> list[ApiKey]:
+        with self._engine.connect() as connection:
+            rows = store_tables.all_keys(connection)
+        try:
+            return [msgspec.msgpack.decode(row.described, type=ApiKey) for row in rows]
+        except msgspec.DecodeError as error:
+            raise StoreUnreadable(f"a stored key cannot be read: {error}") from None
+
+    def put_key(self, key: ApiKey) -> None:
+        with self._engine.begin() as connection:
+            store_tables.put_key(connection, key.key_id, msgspec.msgpack.encode(key))
+
+    def remove_key(self, key_id: str) -> None:
+        with self._engine.begin() as connection:
+            store_tables.delete_key(connection, key_id)
 
     def apps(self) -> list[App]:
         with self._engine.connect() as connection:

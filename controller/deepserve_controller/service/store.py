@@ -27,7 +27,32 @@ class App(msgspec.Struct, frozen=True):
         return {spec.code.digest for spec in self.specs.values() if spec.code.digest}
 
 
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key of the OpenAI API; the secret itself is not kept.
+
+    scopes: endpoints that it may use, models: those that it sees; none = all. Limits of 0 are none.
+    """
+
+    key_id: str
+    name: str
+    digest: str
+    """SHA-256 of the secret, in hexadecimal."""
+    scopes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    created_at: float = 0.0
+    link_id: str = ""
+    """Made for a process: valid while this link of it is open, and never stored."""
+
+
 class Store(Protocol):
+    def keys(self) -> list[ApiKey]: ...
+
+    def put_key(self, key: ApiKey) -> None: ...
+
+    def remove_key(self, key_id: str) -> None: ...
+
     def apps(self) -> list[App]: ...
 
     def put_app(self, app: App, bundles: dict[str, Bundle]) -> App:
@@ -46,6 +71,16 @@ class MemoryStore:
     def __init__(self) -> None:
         self._apps: dict[str, App] = {}
         self._bundles: dict[str, Bundle] = {}
+        self._keys: dict[str, ApiKey] = {}
+
+    def keys(self) -> list[ApiKey]:
+        return list(self._keys.values())
+
+    def put_key(self, key: ApiKey) -> None:
+        self._keys[key.key_id] = key
+
+    def remove_key(self, key_id: str) -> None:
+        self._keys.pop(key_id, None)
 
     def apps(self) -> list[App]:
         return sorted(self._apps.values(), key=lambda app: app.name)

@@ -67,6 +67,12 @@ bundles = Table(
     Column("kind", String, nullable=False),
     Column("checksum", String, nullable=False),
 )
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("described", LargeBinary, nullable=False),
+)
 
 
 def open_engine(path: str) -> Engine:
@@ -85,9 +91,25 @@ def open_engine(path: str) -> Engine:
 def prepare(connection: Connection, version: int) -> int:
     """Makes the tables of a new store; returns the version that it has."""
     if not inspect(connection).has_table("schema_info"):
-        metadata.create_all(connection)
+        schema_info.create(connection)
         connection.execute(insert(schema_info).values(version=version))
-    return int(connection.execute(select(schema_info.c.version)).scalar_one())
+    found = int(connection.execute(select(schema_info.c.version)).scalar_one())
+    if found == version:
+        metadata.create_all(connection)  # those that are new since the store was made, too
+    return found
+
+
+def all_keys(connection: Connection) -> list[Any]:
+    return list(connection.execute(select(api_keys).order_by(api_keys.c.key_id)))
+
+
+def put_key(connection: Connection, key_id: str, described: bytes) -> None:
+    delete_key(connection, key_id)
+    connection.execute(insert(api_keys).values(key_id=key_id, described=described))
+
+
+def delete_key(connection: Connection, key_id: str) -> None:
+    connection.execute(delete(api_keys).where(api_keys.c.key_id == key_id))
 
 
 def all_apps(connection: Connection) -> list[Any]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp
+
 from deepserve_controller.errors import ControllerError
 from deepserve_controller.service.address import check_host, load_tls, url_of
 from deepserve_controller.service.bearer import Bearer
-from deepserve_controller.service.http_port import HttpApp, HttpServer, listen_http, make_server
+from deepserve_controller.service.http_host import HttpHost, make_gateway
+from deepserve_controller.service.http_port import HttpApp, listen_http
 from deepserve_controller.service.keys import load_key
-from deepserve_controller.service.reactor import running_reactor
 from deepserve_controller.service.state_folder import Claim
 from deepserve_controller.service.web_link import LinkEndpoint
 from deepserve_controller.settings import Settings
@@ -48,27 +49,12 @@ class UpPort:
             place = f"{settings.http_host}:{settings.http_port}"
             raise ControllerError(f"HTTP port {place} cannot be opened: {error.strerror}") from None
         self.url = url_of(self._listener, has_tls=self._tls is not None)
-        self._server: HttpServer | None = None
-        self._serving: asyncio.Task[None] | None = None
 
     def serve(self, controller: Controller) -> None:
         """Until the controller's end, in an asyncio loop, which the HTTP server needs and which hosts the reactor."""
-        asyncio.run(self._serve(controller))
+        HttpHost(self._listener, self._tls).serve(controller, lambda: self._open(controller), self._withdraw)
 
-    async def _serve(self, controller: Controller) -> None:
-        ended = asyncio.Event()
-        controller.on_end = ended.set
-        reactor = running_reactor()
-        reactor.enter(asyncio.get_running_loop())
-        try:
-            self._open(controller)
-            if not controller.is_ended:
-                await ended.wait()
-            await self._close()
-        finally:
-            reactor.leave()
-
-    def _open(self, controller: Controller) -> None:
+    def _open(self, controller: Controller) -> ASGIApp:
         controller.listen(self.socket_path)
         app = HttpApp(
             self._bearer,
@@ -78,19 +64,16 @@ class UpPort:
             controller.recipients,
             controller.segments,
             LinkEndpoint(self._bearer, controller.doorkeeper, controller.segments, self._hello_timeout_s),
+            make_gateway(controller, self._bearer).asgi,
         )
-        self._server = make_server(app, self._tls)
-        self._serving = asyncio.ensure_future(self._server.serve(sockets=[self._listener]))
+        # The port listens already: whoever calls before the server runs waits a moment.
         self._announce({"pid": os.getpid(), "socket": self.socket_path, "url": self.url})
+        return app.asgi
 
-    async def _close(self) -> None:
+    def _withdraw(self) -> None:
         for path in (self._announcement, self.socket_path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            await self._serving
-        self._listener.close()
 
     def release(self) -> None:
         self._claim.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -189,7 +188,7 @@ def test_a_peer_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
     async def main() -> None:
         listener = http_port.listen_http("127.0.0.1", 0)
-        server = http_port.make_server(cast(Any, SimpleNamespace(asgi=take)), None)
+        server = http_port.make_server(take, None)
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(

@@ -1,0 +1,75 @@
+"""Admission: requests wait here, not in the pods' queue, so that keys share fairly what the pods can take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from deepserve_controller.core.fair_queue import FairQueue
+from deepserve_controller.service.openai.fault import Fault
+
+QUANTUM_TOKENS = 512
+MAX_WAITING = 1024
+"""Of one model."""
+MAX_WAITING_PER_KEY = 256
+"""Of one model: who floods it finds his own queue full, and the others theirs empty."""
+LOOK_S = 0.05
+"""While requests wait: how often it is looked whether pods have come, which nobody tells of."""
+
+
+class Admission:
+    """One model's. `window`: how many requests may be at the pods now."""
+
+    def __init__(self, window: Callable[[], int]) -> None:
+        self._window = window
+        self._num_admitted = 0
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(QUANTUM_TOKENS)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self, key_id: str, cost: int) -> None:
+        """Returns when it is this request's turn; `leave` must follow. Raises Fault where too many wait."""
+        if not len(self._queue) and self._num_admitted < self._window():
+            self._num_admitted += 1
+            return
+        self._check_room(key_id)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.push(key_id, turn, cost)
+        self._look_later()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not self._queue.remove(key_id, turn):
+                self._num_admitted -= 1  # its turn had just come
+                self._admit()
+            raise
+
+    def leave(self, key_id: str, estimated: int, actual: int) -> None:
+        """The request is over."""
+        self._num_admitted -= 1
+        self._queue.settle(key_id, estimated, actual)
+        self._admit()
+
+    def _admit(self) -> None:
+        while len(self._queue) and self._num_admitted < self._window():
+            _, turn = self._queue.pop()
+            if not turn.done():
+                turn.set_result(None)
+            self._num_admitted += 1
+
+    def _check_room(self, key_id: str) -> None:
+        if self._queue.num_waiting(key_id) >= MAX_WAITING_PER_KEY:
+            text = f"{MAX_WAITING_PER_KEY} requests of this key wait already; try again later"
+            raise Fault(429, text, code="rate_limit_exceeded", headers={"retry-after": "1"})
+        if len(self._queue) >= MAX_WAITING:
+            text = f"{MAX_WAITING} requests wait for this model already; try again later"
+            raise Fault(503, text, code="queue_full", headers={"retry-after": "1"})
+
+    def _look_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._admit()
+        if len(self._queue):
+            self._look_later()

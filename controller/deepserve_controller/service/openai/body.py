@@ -1,0 +1,68 @@
+"""What the gateway reads of a request itself: how large it is, that it is a JSON object, and whose model it names."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from starlette.requests import Request
+
+from deepserve_controller.service.openai.fault import Fault, invalid
+
+MAX_BODY_BYTES = 32 << 20
+BYTES_PER_TOKEN = 4
+OUTPUT_TOKENS = 256
+"""Of a request that names no limit, until it is known."""
+MAX_COST = 1 << 24
+"""Whatever a request says: no model has so long a context."""
+
+_PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+
+
+class Head(msgspec.Struct):
+    """The fields that decide where a request goes and what it may cost; its pods check all of them."""
+
+    model: str | None = None
+    stream: bool | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+    def cost(self, body_bytes: int) -> int:
+        """Tokens, as far as can be told before they are counted."""
+        given = (self.max_completion_tokens, self.max_tokens, self.max_output_tokens)
+        most = next((limit for limit in given if limit is not None), OUTPUT_TOKENS)
+        return min(MAX_COST, body_bytes // BYTES_PER_TOKEN + max(1, most) * max(1, self.n or 1))
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises Fault 413 as soon as more than the limit is announced or has come."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def read_head(body: bytes) -> Head:
+    """Raises Fault 400 that names the field, for whatever bytes."""
+    try:
+        return msgspec.json.decode(body, type=Head)
+    except msgspec.ValidationError as error:
+        place = _PLACE.search(str(error))
+        raise invalid(str(error), place["path"] or None if place else None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise invalid("the body is nested too deeply") from None
+
+
+def _too_large() -> Fault:
+    # The rest of the body is not read, so the connection cannot serve another request.
+    text = f"the body is larger than {MAX_BODY_BYTES} bytes"
+    return Fault(413, text, code="request_too_large", headers={"connection": "close"})

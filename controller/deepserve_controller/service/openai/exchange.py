@@ -1,0 +1,145 @@
+"""Exchange: one request to a hosted model, from the gateway's side; `Exchanges` is the link that all of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import msgspec
+
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import GrantCredit, Message, OpenRequest, RequestFinished, StreamItems, Value
+from deepserve.protocol.openai_io import OpenAIError, OpenAIRequest, OpenAIUsage
+from deepserve_controller.errors import Refusal
+from deepserve_controller.service.openai.fault import Fault
+from deepserve_controller.service.requests import Requests
+from deepserve_controller.service.segments import Segments
+
+LINK_ID = "openai"
+STATUS_OF_OUTCOME = {"timeout": 504, "refused": 503, "cancelled": 503}
+
+
+class Exchange:
+    """Bytes as they come, with the room that their reader has for more; `close` cancels what is not over."""
+
+    def __init__(self, request_id: str, requests: Requests) -> None:
+        self.request_id = request_id
+        self.usage: OpenAIUsage | None = None
+        """Once the answer is whole."""
+        self._requests = requests
+        self._pieces: list[bytes] = []
+        self._owed = [0, 0]
+        """Items and bytes that were handed out and are to be granted anew when they are written."""
+        self._is_over = False
+        self._fault: Fault | None = None
+        self._news = asyncio.Event()
+
+    async def next(self) -> bytes | None:
+        """What came since the last call, None at the end. Raises Fault."""
+        while True:
+            if self._fault is not None:
+                raise self._fault
+            if self._pieces:
+                pieces, self._pieces = self._pieces, []
+                return b"".join(pieces)
+            if self._is_over:
+                return None
+            await self._news.wait()
+            self._news.clear()
+
+    def written(self) -> None:
+        """The client has taken what `next` gave: its pod may send as much again."""
+        items, size_bytes = self._owed
+        self._owed = [0, 0]
+        if items and not self._is_over:
+            self._requests.streams.grant(LINK_ID, GrantCredit(self.request_id, items, size_bytes))
+
+    def fail(self, fault: Fault) -> None:
+        """Whatever still comes: the client gets this."""
+        if self._fault is None:
+            self._fault = fault
+            self._news.set()
+
+    # --- from the controller ---
+
+    def came(self, message: StreamItems, pieces: list[bytes]) -> None:
+        if not message.values:
+            return self.fail(Fault(500, "a part of the answer was lost on its way", code="answer_lost"))
+        self._pieces += pieces
+        self._owed[0] += len(pieces)
+        self._owed[1] += sum(value.size_bytes for value in message.values)
+        self._news.set()
+
+    def finished(self, message: RequestFinished, data: bytes) -> None:
+        self._is_over = True
+        if message.outcome.is_ok:
+            self.usage = msgspec.msgpack.decode(data, type=OpenAIUsage)
+        else:
+            self.fail(_fault_of(message, data))
+        self._news.set()
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+
+class Exchanges:
+    """The link of all requests of the OpenAI API."""
+
+    def __init__(self, requests: Requests, segments: Segments) -> None:
+        self._requests = requests
+        self._segments = segments
+        self._open: dict[str, Exchange] = {}
+
+    def open(self, function_id: str, method: str, body: bytes) -> Exchange:
+        """Raises Fault."""
+        payload = msgspec.msgpack.encode(OpenAIRequest(body))
+        request_id = f"rq-openai-{secrets.token_hex(8)}"
+        exchange = self._open[request_id] = Exchange(request_id, self._requests)
+        value = Value("msgpack", len(payload))
+        message = OpenRequest(request_id, function_id, kind="stream", method=method, value=value)
+        try:
+            self._requests.open(LINK_ID, message, payload)
+        except Refusal as refusal:
+            del self._open[request_id]
+            raise Fault(400, str(refusal)) from None
+        return exchange
+
+    def close(self, exchange: Exchange) -> None:
+        """Nobody reads on."""
+        if self._open.pop(exchange.request_id, None) is not None and not exchange.is_over:
+            self._requests.cancel(exchange.request_id, force=False)
+
+    def send(self, message: Message, payload: Buffer = b"") -> None:
+        if isinstance(message, StreamItems):
+            pieces = [msgspec.msgpack.decode(piece, type=bytes) for piece in self._items(message, bytes(payload))]
+            if (exchange := self._open.get(message.request_id)) is not None:
+                exchange.came(message, pieces)
+        elif isinstance(message, RequestFinished):
+            data = self._segments.take(message.value) if message.value.segment else bytes(payload)
+            if (exchange := self._open.get(message.request_id)) is not None:
+                exchange.finished(message, data)
+
+    def _items(self, message: StreamItems, payload: bytes) -> list[bytes]:
+        items, at = [], 0
+        for value in message.values:
+            if value.segment:
+                items.append(self._segments.take(value))
+            else:
+                items.append(payload[at : at + value.size_bytes])
+                at += value.size_bytes
+        return items
+
+
+def _fault_of(message: RequestFinished, data: bytes) -> Fault:
+    outcome = message.outcome
+    if outcome.kind == "error" and message.value.format == "msgpack":
+        error = msgspec.msgpack.decode(data, type=OpenAIError)
+        return Fault(error.status, outcome.detail, headers=error.headers, written=error.body)
+    if outcome.kind == "startup_failed":
+        return Fault(500, f"the model cannot be loaded: {outcome.detail}", code="model_load_failed")
+    headers = {"retry-after": "1"} if outcome.kind == "refused" else None
+    status = STATUS_OF_OUTCOME.get(outcome.kind, 500)
+    return Fault(
+        status, f"the request ended early ({outcome.kind}): {outcome.detail}", code=outcome.kind, headers=headers
+    )

@@ -1,0 +1,220 @@
+"""The OpenAI API over all hosted models: `/v1` of the controller's HTTP port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from deepserve.protocol.openai_io import TOKEN_METHODS
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.policies.admission_window import admission_window
+from deepserve_controller.service.bearer import Bearer
+from deepserve_controller.service.openai.admission import Admission
+from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
+from deepserve_controller.service.openai.body import Head, read_body, read_head
+from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
+from deepserve_controller.service.openai.exchange import Exchange, Exchanges
+from deepserve_controller.service.openai.fault import Fault
+from deepserve_controller.service.openai.key_limits import KeyLimits
+from deepserve_controller.service.openai.models import Hosted, HostedModels
+from deepserve_controller.service.openai.openapi import openapi_document
+from deepserve_controller.service.store import ApiKey
+
+JSON_TYPE = "application/json"
+HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Gateway:
+    """`asgi` is the application, without the `/v1` that it is mounted at.
+
+    bearer: the controller's own key, where it has one; it may do everything.
+    """
+
+    def __init__(
+        self, bearer: Bearer | None, keys: ApiKeys, models: HostedModels, exchanges: Exchanges, cores: Cores
+    ) -> None:
+        self._bearer = bearer
+        self._keys = keys
+        self._models = models
+        self._exchanges = exchanges
+        self._cores = cores
+        self._limits = KeyLimits()
+        self._admissions: dict[str, Admission] = {}
+        """By function id."""
+        self._running: dict[str, set[Exchange]] = {}
+        """By key id."""
+        keys.on_revoked = self._revoked
+        routes = [
+            Route("/models", self._guarded("models", self._list_models)),
+            Route("/models/{name:path}", self._guarded("models", self._one_model)),
+            Route("/chat/completions", self._answering("chat", "openai.chat"), methods=["POST"]),
+            Route("/completions", self._answering("completions", "openai.completions"), methods=["POST"]),
+            Route("/responses", self._answering("responses", "openai.responses"), methods=["POST"]),
+            Route("/tokenize", self._answering("tokenize", "openai.tokenize"), methods=["POST"]),
+            Route("/detokenize", self._answering("tokenize", "openai.detokenize"), methods=["POST"]),
+            Route("/openapi.json", self._document),
+        ]
+        handlers = {Fault: _answer_fault, HTTPException: _answer_http_error, ClientDisconnect: _answer_nobody}
+        self.asgi = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+
+    # --- who asks ---
+
+    def _guarded(self, scope: str, answer: Callable[[Request, ApiKey], Awaitable[Response]]) -> Handler:
+        """The key is checked before a byte of the body is read."""
+
+        async def guarded(request: Request) -> Response:
+            return await answer(request, self._key_of(request, scope))
+
+        return guarded
+
+    def _key_of(self, request: Request, scope: str) -> ApiKey:
+        """Raises Fault."""
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        if self._bearer is not None and self._bearer.is_brought_by(request):
+            return ROOT
+        key = self._keys.find(secret.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise Fault(401, HOW_TO_BRING_A_KEY, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        if key.scopes and scope not in key.scopes:
+            raise Fault(403, f"the key {key.name!r} has no scope {scope!r}", code="insufficient_permissions")
+        return key
+
+    def _revoked(self, key_id: str) -> None:
+        self._limits.forget(key_id)
+        for exchange in self._running.get(key_id, ()):
+            exchange.fail(_revoked_fault())
+
+    # --- models ---
+
+    async def _list_models(self, request: Request, key: ApiKey) -> Response:
+        cards = [self._models.card(hosted) for hosted in self._models.of(key).values()]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def _one_model(self, request: Request, key: ApiKey) -> Response:
+        return JSONResponse(self._models.card(self._models.find(key, request.path_params["name"])))
+
+    async def _document(self, request: Request) -> Response:
+        return JSONResponse(openapi_document())
+
+    # --- answers ---
+
+    def _answering(self, scope: str, method: str) -> Handler:
+        async def answer(request: Request, key: ApiKey) -> Response:
+            body = await read_body(request)
+            head = read_head(body)
+            hosted = self._models.find(key, head.model)
+            return await self._answer(request, key, hosted, method, head, body)
+
+        return self._guarded(scope, answer)
+
+    async def _answer(
+        self, request: Request, key: ApiKey, hosted: Hosted, method: str, head: Head, body: bytes
+    ) -> Response:
+        """Raises Fault while nothing is sent. Whatever runs ends when the client leaves."""
+        cost = head.cost(len(body))
+        self._limits.charge(key, cost, time.monotonic())
+        admission = self._admission(hosted)
+        has_entered: bool | None = None
+        try:
+            has_entered = await while_connected(request.receive, _entered(admission, key.key_id, cost))
+        finally:
+            if not has_entered:
+                self._limits.settle(key, cost, 0, time.monotonic())
+        if not has_entered:
+            return Response(status_code=CLOSED)
+        exchange = self._open(key, hosted, method, body, admission, cost)
+
+        def close() -> None:
+            self._close(key, exchange, admission, cost)
+
+        try:
+            # The status must wait for the pods' word: afterwards an error could only be an event.
+            first = await while_connected(request.receive, _whole(exchange) if not head.stream else exchange.next())
+        except BaseException:
+            close()
+            raise
+        if first is None:
+            close()
+            return Response(status_code=CLOSED)
+        if head.stream:
+            return EventStream(first, exchange, close)
+        close()
+        return Response(first, media_type=JSON_TYPE)
+
+    def _open(self, key: ApiKey, hosted: Hosted, method: str, body: bytes, admission: Admission, cost: int) -> Exchange:
+        """Raises Fault."""
+        function_id = hosted.spec.tokenizer if method in TOKEN_METHODS else hosted.function_id
+        try:
+            if key is not ROOT and not self._keys.is_valid(key):  # revoked while its request waited
+                raise _revoked_fault()
+            exchange = self._exchanges.open(function_id, method, body)
+        except Fault:
+            admission.leave(key.key_id, cost, 0)
+            self._limits.settle(key, cost, 0, time.monotonic())
+            raise
+        self._running.setdefault(key.key_id, set()).add(exchange)
+        return exchange
+
+    def _close(self, key: ApiKey, exchange: Exchange, admission: Admission, cost: int) -> None:
+        self._exchanges.close(exchange)
+        running = self._running[key.key_id]
+        running.discard(exchange)
+        if not running:
+            del self._running[key.key_id]
+        usage = exchange.usage
+        took = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens if usage is not None else cost
+        admission.leave(key.key_id, cost, took)
+        self._limits.settle(key, cost, took, time.monotonic())
+
+    def _admission(self, hosted: Hosted) -> Admission:
+        function_id = hosted.function_id
+        found = self._admissions.get(function_id)
+        if found is None:
+            found = self._admissions[function_id] = Admission(lambda: self._window(function_id))
+        return found
+
+    def _window(self, function_id: str) -> int:
+        view = self._cores.cluster_manager.function_view(function_id)
+        per_pod, ready = self._cores.job_executor.slots_of(function_id)
+        if view is None:  # removed: its requests are refused at once
+            return 1 << 20
+        return admission_window(per_pod, ready, view.starting, view.max_pods)
+
+
+async def _entered(admission: Admission, key_id: str, cost: int) -> bool:
+    await admission.enter(key_id, cost)
+    return True
+
+
+async def _whole(exchange: Exchange) -> bytes:
+    """Raises Fault."""
+    pieces: list[bytes] = []
+    while (piece := await exchange.next()) is not None:
+        pieces.append(piece)
+        exchange.written()
+    return b"".join(pieces)
+
+
+def _revoked_fault() -> Fault:
+    return Fault(401, "the key was revoked", code="invalid_api_key")
+
+
+async def _answer_fault(request: Request, fault: Fault) -> Response:
+    return Response(fault.body(), fault.status, fault.headers, JSON_TYPE)
+
+
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
+    """Starlette's own: no such path, wrong method."""
+    fault = Fault(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers=error.headers)
+    return await _answer_fault(request, fault)
+
+
+async def _answer_nobody(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=CLOSED)

@@ -1,0 +1,51 @@
+"""HostedModels: the models that requests may name, as their functions are defined at this moment."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.openai.fault import Fault, invalid
+from deepserve_controller.service.store import ApiKey
+
+
+class Hosted(NamedTuple):
+    name: str
+    function_id: str
+    spec: FunctionSpec
+
+
+class HostedModels:
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._seen_at: dict[str, int] = {}
+        """Unix time at which a function was first listed or asked for."""
+
+    def of(self, key: ApiKey) -> dict[str, Hosted]:
+        """Those that a key may use, by name; the latest definition of a name counts."""
+        found = {}
+        for function_id, spec in self._functions.specs.items():
+            if spec.kind == "model" and spec.model is not None and spec.tokenizer:
+                name = spec.model.name
+                if not key.models or name in key.models:
+                    found[name] = Hosted(name, function_id, spec)
+        return found
+
+    def find(self, key: ApiKey, name: str | None) -> Hosted:
+        """Raises Fault."""
+        if not name:
+            raise invalid("you must name a model", "model")
+        there = self.of(key)
+        if name not in there:
+            text = (
+                f"the model {name!r} does not exist, or the key may not use it; there is: {', '.join(there) or 'none'}"
+            )
+            raise Fault(404, text, param="model", code="model_not_found")
+        return there[name]
+
+    def card(self, hosted: Hosted) -> dict[str, Any]:
+        """As OpenAI lists a model."""
+        created = self._seen_at.setdefault(hosted.function_id, int(time.time()))
+        return {"id": hosted.name, "object": "model", "created": created, "owned_by": "deepserve"}

@@ -1,0 +1,185 @@
+"""The OpenAPI document of `/v1`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def openapi_document() -> Schema:
+    """What is promised to clients; further fields of OpenAI's and vLLM's API are taken too (see the guide)."""
+    answers = {
+        "/chat/completions": ("Answer a conversation", _chat_request(), "chat.completion"),
+        "/completions": ("Go on with a text", _completion_request(), "text_completion"),
+    }
+    paths: Schema = {
+        path: {"post": _operation(summary, asked, _generated(kind))} for path, (summary, asked, kind) in answers.items()
+    }
+    paths["/responses"] = {"post": _operation("Answer an input", _response_request(), _response())}
+    paths["/tokenize"] = {"post": _operation("Count and show tokens", _tokenize_request(), _tokens())}
+    paths["/detokenize"] = {"post": _operation("Token ids to text", _detokenize_request(), _prompt())}
+    paths["/models"] = {"get": _question("Models that the key may use", _model_list())}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    paths["/models/{name}"] = {"get": {**_question("One model", _model()), "parameters": [name]}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "DeepServe", "version": "1"},
+        "servers": [{"url": "/v1"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _error()},
+        },
+    }
+
+
+def _operation(summary: str, asked: Schema, answered: Schema) -> Schema:
+    content = {"application/json": {"schema": asked}}
+    return {**_question(summary, answered), "requestBody": {"required": True, "content": content}}
+
+
+def _question(summary: str, answered: Schema) -> Schema:
+    fault = {"description": "Why not", "content": {"application/json": {"schema": _reference("Error")}}}
+    content: Schema = {"application/json": {"schema": answered}}
+    if {"choices", "output"} & set(answered["properties"]):
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"summary": summary, "responses": {"200": {"description": "OK", "content": content}, "default": fault}}
+
+
+def _chat_request() -> Schema:
+    message = _object({"role": _one_of("system", "developer", "user", "assistant", "tool"), "content": {}}, "role")
+    function = _object({"name": _text(), "description": _text(), "parameters": {"type": "object"}}, "name")
+    tool = _object({"type": _one_of("function"), "function": function}, "type", "function")
+    response_format = _object(
+        {"type": _one_of("text", "json_object", "json_schema"), "json_schema": {"type": "object"}}, "type"
+    )
+    own = {
+        "messages": {"type": "array", "items": message, "minItems": 1},
+        "max_completion_tokens": _count(),
+        "tools": {"type": "array", "items": tool},
+        "tool_choice": {"anyOf": [_one_of("auto", "none", "required"), {"type": "object"}]},
+        "parallel_tool_calls": {"type": "boolean"},
+        "response_format": response_format,
+        "logprobs": {"type": "boolean"},
+        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+    }
+    return _object({**_sampling(), **own}, "model", "messages")
+
+
+def _completion_request() -> Schema:
+    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    prompt = {"anyOf": [_text(), {"type": "array", "items": _text()}, ids, {"type": "array", "items": ids}]}
+    own = {"prompt": prompt, "echo": {"type": "boolean"}, "logprobs": {"type": "integer", "minimum": 0}}
+    return _object({**_sampling(), **own}, "model", "prompt")
+
+
+def _response_request() -> Schema:
+    tool = _object({"type": _one_of("function"), "name": _text(), "parameters": {"type": "object"}}, "type", "name")
+    item = _object({"role": _one_of("system", "developer", "user", "assistant"), "content": _text()}, "role", "content")
+    form = _object({"type": _one_of("text", "json_object", "json_schema"), "schema": {"type": "object"}}, "type")
+    fields = {
+        "model": _text(),
+        "input": {"anyOf": [_text(), {"type": "array", "items": item, "minItems": 1}]},
+        "instructions": _text(),
+        "max_output_tokens": _count(),
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        "tools": {"type": "array", "items": tool},
+        "tool_choice": {"anyOf": [_one_of("auto", "none", "required"), {"type": "object"}]},
+        "text": _object({"format": form}),
+        "stream": {"type": "boolean"},
+    }
+    return _object(fields, "model", "input")
+
+
+def _response() -> Schema:
+    output = {"type": "array", "items": _object({"id": _text(), "type": _text()}, "id", "type")}
+    status = _one_of("completed", "incomplete")
+    return _object({"id": _text(), "object": {"const": "response"}, "status": status, "output": output}, "id", "output")
+
+
+def _sampling() -> Schema:
+    return {
+        "model": _text(),
+        "max_tokens": _count(),
+        "n": {"type": "integer", "minimum": 1, "maximum": 128},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        "seed": {"type": "integer"},
+        "stop": {"anyOf": [_text(), {"type": "array", "items": _text(), "maxItems": 4}]},
+        "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "stream": {"type": "boolean"},
+        "stream_options": _object({"include_usage": {"type": "boolean"}}),
+    }
+
+
+def _tokenize_request() -> Schema:
+    messages = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+    return _object({"model": _text(), "prompt": _text(), "messages": messages}, "model")
+
+
+def _detokenize_request() -> Schema:
+    tokens = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    return _object({"model": _text(), "tokens": tokens}, "model", "tokens")
+
+
+def _generated(kind: str) -> Schema:
+    choice = _object({"index": _count(0), "finish_reason": {"type": ["string", "null"]}}, "index", "finish_reason")
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    usage = _object({name: _count(0) for name in names}, *names)
+    fields = {
+        "id": _text(),
+        "object": {"const": kind},
+        "created": _count(0),
+        "model": _text(),
+        "choices": {"type": "array", "items": choice, "minItems": 1},
+        "usage": usage,
+    }
+    return _object(fields, *fields)
+
+
+def _tokens() -> Schema:
+    fields = {"count": _count(0), "max_model_len": _count(), "tokens": {"type": "array", "items": _count(0)}}
+    return _object(fields, *fields)
+
+
+def _prompt() -> Schema:
+    return _object({"prompt": _text()}, "prompt")
+
+
+def _model() -> Schema:
+    fields = {"id": _text(), "object": {"const": "model"}, "created": _count(0), "owned_by": _text()}
+    return _object(fields, *fields)
+
+
+def _model_list() -> Schema:
+    return _object({"object": {"const": "list"}, "data": {"type": "array", "items": _model()}}, "object", "data")
+
+
+def _error() -> Schema:
+    nullable = {"type": ["string", "null"]}
+    details = _object({"message": _text(), "type": _text(), "param": nullable, "code": nullable}, "message", "type")
+    return _object({"error": details}, "error")
+
+
+def _object(properties: Schema, *required: str) -> Schema:
+    return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
+
+
+def _text() -> Schema:
+    return {"type": "string"}
+
+
+def _count(least: int = 1) -> Schema:
+    return {"type": "integer", "minimum": least}
+
+
+def _one_of(*words: str) -> Schema:
+    return {"type": "string", "enum": list(words)}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
