@@ -13,6 +13,7 @@ import msgspec
 from deepserve._current_client import current_client
 from deepserve._definition import Definition
 from deepserve._model_client import ClientRequests
+from deepserve._model_openai import OpenAIVerb
 from deepserve._model_request import ModelRequests
 from deepserve._model_source import ModelSource
 from deepserve._model_verbs import CacheVerb, ChatVerb, EmbedVerb, GenerateVerb, StreamVerb
@@ -234,6 +235,16 @@ class Model:
         (DeepServe: explicit context caching.)
         """
         return CacheVerb(self)
+
+    @property
+    def openai(self) -> OpenAIVerb:
+        """`llm.openai() -> openai.OpenAI`, bound to this model: `client.chat.completions.create(messages=[...])`.
+
+        It speaks to the controller over HTTP on this machine, with a key that is good while this process is connected.
+        `llm.openai.aio() -> openai.AsyncOpenAI`. Options are those of the clients. Raises MissingPackage without the
+        package `openai`.
+        """
+        return OpenAIVerb(self)
 
     def _check_choice(self, option: str, value: Any, choices: Sequence[str | None]) -> None:
         is_one = (value is None or isinstance(value, str)) and value in choices

@@ -170,6 +170,10 @@ class InvalidOption(DeepServeError, ValueError):
     """A decorator's option is wrong; the text names the function and the option."""
 
 
+class MissingPackage(DeepServeError, ImportError):
+    """Something needs a package that is not installed; the text says how to install it."""
+
+
 class NotFound(DeepServeError, LookupError):
     """No such app, function or call."""
 

@@ -200,6 +200,48 @@ def function_schema(target: Target, json: Json = False) -> int:
     return show_schema(target, as_json=json)
 
 
+token_commands = typer.Typer(help="Keys of the OpenAI API.", no_args_is_help=True)
+root.add_typer(token_commands, name="token")
+
+
+@token_commands.command("new")
+def token_new(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[list[str] | None, typer.Option(help="An endpoint that it may use; repeat for more.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model that it may use; repeat for more.")] = None,
+    requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
+    tokens_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
+    json: Json = False,
+) -> int:
+    """Make a key and print it; it is not shown again."""
+    from deepserve.cli.tokens import new_token
+
+    return new_token(
+        name,
+        scopes=scope or [],
+        models=model or [],
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        as_json=json,
+    )
+
+
+@token_commands.command("list")
+def token_list(json: Json = False) -> int:
+    """The keys there are, and what they may do."""
+    from deepserve.cli.tokens import list_tokens
+
+    return list_tokens(as_json=json)
+
+
+@token_commands.command("revoke")
+def token_revoke(key_id: Annotated[str, typer.Argument(help="As `token list` shows it.")], json: Json = False) -> int:
+    """A key is not accepted any more, and what it runs ends."""
+    from deepserve.cli.tokens import revoke_token
+
+    return revoke_token(key_id, as_json=json)
+
+
 @root.command()
 def simulate(
     scenario: Annotated[str | None, typer.Argument(help="Its name; without one, the scenarios there are.")] = None,

@@ -1,0 +1,71 @@
+"""`llm.openai()`: the official client, bound to the controller's OpenAI API and to one model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deepserve._current_client import current_client
+from deepserve.errors import MissingPackage
+
+if TYPE_CHECKING:
+    import openai
+
+    from deepserve._model import Model
+
+_BOUND = {
+    "chat.completions": ("create", "parse", "stream"),
+    "completions": ("create",),
+    "embeddings": ("create",),
+    "responses": ("create", "parse", "stream"),
+}
+"""Methods that take a model; the others name none, or any."""
+
+
+class OpenAIVerb:
+    """`llm.openai()` and `llm.openai.aio()`."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __call__(self, **options: Any) -> openai.OpenAI:
+        """options: those of `openai.OpenAI` (timeout, max_retries, ...). Raises MissingPackage, ModelLoadError."""
+        package = _package()
+        client: openai.OpenAI = package.OpenAI(**self._address(), **options)
+        _bind(client, self._model.name)
+        return client
+
+    def aio(self, **options: Any) -> openai.AsyncOpenAI:
+        """The asynchronous client; nothing to await. Raises MissingPackage, ModelLoadError."""
+        package = _package()
+        client: openai.AsyncOpenAI = package.AsyncOpenAI(**self._address(), **options)
+        _bind(client, self._model.name)
+        return client
+
+    def _address(self) -> dict[str, str]:
+        client = current_client()
+        for definition in self._model.definitions():
+            client.define(definition)
+        answer = client.query("openai_address")
+        return {"base_url": answer["base_url"], "api_key": answer["api_key"]}
+
+
+def _package() -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise MissingPackage(
+            "llm.openai() needs the package openai: pip install 'deepserve[openai]' (or openai alone)"
+        ) from None
+    return openai
+
+
+def _bind(client: Any, name: str) -> None:
+    """`model` need not be given any more, and may be."""
+    for place, methods in _BOUND.items():
+        resource = client
+        for part in place.split("."):
+            resource = getattr(resource, part)
+        for method in methods:
+            if hasattr(resource, method):
+                setattr(resource, method, partial(getattr(resource, method), model=name))
