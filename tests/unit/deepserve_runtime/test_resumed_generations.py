@@ -80,7 +80,7 @@ def generated(pod: FakePod) -> Generated:
 
 PROMPTS = {
     "greedy": TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=40, temperature=0.0)),
-    "a seed of its own": TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=40, temperature=1.0)),
+    "a seed of its own": TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=40, temperature=1.0, ignore_eos=True)),
     "stop strings": TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=60, seed=4, stop=["e", "o"])),
     "schema": TokenizedPrompt([5, 6], GenerationParams(max_tokens=60, temperature=1.0, seed=1, json_schema=CALL)),
     "tool call": TokenizedPrompt([5, 6], GenerationParams(max_tokens=60, seed=1, json_schema=CALL), parse_tools=True),
