@@ -99,8 +99,9 @@ class Mover:
         while self._held and self._held[0][0] <= self._last_step_done:
             self._ready.append(self._held.popleft()[1])
         if (self._reads or self._ready) and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flowserve-mover", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="flowserve-mover", daemon=True)
+            thread.start()  # one that could not start must not be waited for
+            self._thread = thread
         self._changed.notify_all()
 
     def _run(self) -> None:

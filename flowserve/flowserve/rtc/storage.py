@@ -41,6 +41,10 @@ class KVStorage:
         """Make block `target` equal to block `source`."""
         np.copyto(self._bytes[:, :, :, target], self._bytes[:, :, :, source])
 
+    def clear_block(self, block: int) -> None:
+        """Zeros in all layers: what it held for an earlier sequence may be NaN, which no mask hides."""
+        self._bytes[:, :, :, block] = 0
+
     def _shaped(self, buffer: memoryview) -> np.ndarray[Any, Any]:
         layers, pair, heads, _, block_size, row_bytes = self._bytes.shape
         return np.frombuffer(buffer, dtype=np.uint8).reshape(layers, pair, heads, block_size, row_bytes)

@@ -34,7 +34,12 @@ class ModelRunner:
         )
 
     def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
-        inputs = build_inputs(batch, tokens, self.storage.layout.block_size)
+        size = self.storage.layout.block_size
+        for entry in batch.sequences:
+            begun = entry.end // size  # of blocks that a step fills whole nothing is hidden
+            if entry.end % size and entry.start <= begun * size:
+                self.storage.clear_block(entry.block_table[begun])
+        inputs = build_inputs(batch, tokens, size)
         positions = self._operators.to_device(inputs.positions, torch.int64)
         context = ForwardContext(
             self._cos[positions],

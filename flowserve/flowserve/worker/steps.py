@@ -115,8 +115,9 @@ class ThreadedSteps:
     def submit(self, batch: Batch) -> None:
         if self._thread is None:
             arguments = (self._worker, self._submitted, self._finished)  # not self: an engine dropped must not live on
-            self._thread = threading.Thread(target=_run_steps, args=arguments, name="flowserve-worker", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=_run_steps, args=arguments, name="flowserve-worker", daemon=True)
+            thread.start()  # one that could not start must not be waited for
+            self._thread = thread
         self._num_in_flight += 1
         self._submitted.put(batch)
 

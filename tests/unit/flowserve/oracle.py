@@ -90,7 +90,7 @@ class RecordedEngine:
     """An engine whose logits are kept: by sequence, those that give its token number `position`."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.engine = Engine.from_folder(folder, EngineConfig(num_threads=1, **options))
+        self.engine = Engine.from_folder(folder, EngineConfig(**{"num_threads": 1, **options}))
         self.logits: dict[str, dict[int, torch.Tensor]] = {}
         self.prompts: dict[str, list[int]] = {}
         self.tokens: dict[str, list[int]] = {}
@@ -154,7 +154,7 @@ def cases(draw: st.DrawFn, architecture: str) -> Case:
     """A model of this architecture: sizes, bias, window, rope, tied head, checkpoint dtype, number of files."""
     num_kv_heads = draw(st.integers(1, 3))
     num_heads = num_kv_heads * draw(st.integers(1, 4))
-    head_dim = draw(st.sampled_from([8, 16, 24, 32]))
+    head_dim = draw(st.sampled_from([8, 16, 24, 32, 64, 96, 128]))
     num_layers = draw(st.integers(1, 4))
     config: dict[str, Any] = {
         "num_attention_heads": num_heads,
@@ -277,6 +277,7 @@ def runs(draw: st.DrawFn, case: Case) -> Run:
         "block_size": block_size,
         "max_num_batched_tokens": max(draw(st.sampled_from([1, 3, 16, 61, 512])), longest // 40),
         "enable_prefix_caching": draw(st.booleans()),
+        "num_threads": draw(st.sampled_from([1, 2])),
         "max_model_len": min(MAX_POSITIONS, max(longest + 1, 2)) if draw(st.booleans()) else None,
         **case.options,
     }

@@ -180,7 +180,7 @@ class PackedRunner:
             best=best.buffer_info()[0],
         )
         if self._library.c.fs_decoder_step(self._decoder, ctypes.byref(arrays)) != 0:
-            raise FlowServeError(f"no memory for a step of {len(token_ids)} tokens")
+            raise FlowServeError(f"the kernels broke off a step of {len(token_ids)} tokens: no memory")
         return StepLogits(logits, best.tolist())
 
     def close(self) -> None:

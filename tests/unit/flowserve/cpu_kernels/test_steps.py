@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,49 @@ def test_other_processors(
     monkeypatch.setattr("flowserve.device.cpu_kernels.runner.kernel_library", lambda: other_library)
     there = _logits(_runner(folder, cpu_backend="extension", **options), prompts, [7])
     assert float((there - here).norm() / here.norm()) < limit
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"quantization": "int4"}], ids=str
+)
+@pytest.mark.parametrize("layers", [1, 3, 5])
+def test_more_threads_change_nothing(models: Callable[..., Path], options: dict[str, Any], layers: int) -> None:
+    folder, prompts = models("qwen3", num_hidden_layers=layers), _prompts([50, 1, 20])
+    alone = _logits(_runner(folder, cpu_backend="extension", **options), prompts, [])
+    for threads in (2, 3):
+        runner = _runner(folder, cpu_backend="extension", num_threads=threads, **options)
+        for _ in range(3):
+            assert torch.equal(_logits(runner, prompts, [9, 1]), alone)
+        runner.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"kv_cache_dtype": "int8"}, {"cpu_backend": "torch"}], ids=str)
+def test_what_a_block_held_before_does_not_matter(models: Callable[..., Path], options: dict[str, Any]) -> None:
+    prompts = _prompts([19, 33])
+    clean, dirty = (_runner(models(), **{"cpu_backend": "extension", **options}) for _ in range(2))
+    for block in range(64):
+        dirty.storage.write_block(block, memoryview(b"\xff" * dirty.storage.block_bytes))  # all NaN
+    assert torch.equal(_logits(dirty, prompts, [7, 3, 1, 1]), _logits(clean, prompts, [7, 3, 1, 1]))
+
+
+def test_a_team_without_threads_is_an_error(models: Callable[..., Path]) -> None:
+    code = (
+        "import resource, sys\n"
+        "from tests.unit.flowserve.cpu_kernels.test_steps import _runner\n"
+        "from pathlib import Path\n"
+        "from flowserve.errors import FlowServeError\n"
+        "import torch\n"
+        "runner = _runner(Path(sys.argv[1]), cpu_backend='extension')\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n"
+        "try:\n"
+        "    _runner(Path(sys.argv[1]), cpu_backend='extension', num_threads=2000)\n"
+        "except FlowServeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(models())], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "no memory or threads" in done.stdout
 
 
 WHOLE_TILES = {"head_dim": 64, "hidden_size": 128, "intermediate_size": 192}

@@ -44,8 +44,9 @@ inline HeadBlock head_block(const CacheShape& s, uint8_t* cache, int block, int 
 // n floats as whole numbers of -127 .. 127, sixteen at a time: take(index, bytes). Returns their scale.
 template <class Take>
 inline float quantize_to_bytes(const float* x, int n, Take take) {
-    float amax = 0.0f;
-    for (int i = 0; i < n; i++) amax = std::max(amax, std::fabs(x[i]));
+    float amax = 0.0f, poison = 0.0f;
+    for (int i = 0; i < n; i++) amax = std::max(amax, std::fabs(x[i])), poison += x[i] * 0.0f;
+    if (std::isnan(poison)) amax = NAN;
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
     for (int i = 0; i < n; i += LANES) {
         alignas(64) float rest[LANES] = {};
@@ -182,7 +183,8 @@ inline void soften(const AttentionTask& t, AttentionRoom& room, const HeadBlock*
         const float largest = std::max(room.largest[row], max_of(top));
         const bool any = largest != -INFINITY;  // else nothing of this span is visible yet
         const float keep = any ? std::exp(room.largest[row] - largest) : 1.0f;
-        // A hidden score becomes e^-87, which is nothing beside the largest's 1.
+        // A hidden score becomes e^-87, which is nothing beside the largest's 1 (and what it weighs is a number, see
+        // Decoder::clear_begun_blocks).
         F16 total = F16::zero(), heaviest = F16::zero();
         for (int b = 0; b < count; b++)
             for (int i = b * tokens; i < (b + 1) * tokens; i += LANES) {

@@ -1,10 +1,9 @@
 // Decoder: a whole step of a decoder-only model in one call, walked through by all threads of a team.
 //
 // The order of a layer's phases: norm, qkv product, rotation and store, attention, output product, norm, gate and up
-// product with the activation, down product. Preparing the rows of a product's input is part of the phase before it.
+// product with the activation, down product. A norm prepares its rows for the product; the inputs of the output and
+// down products are prepared in phases of their own, where their kind of weights needs it.
 #pragma once
-
-#include <cstdio>
 
 #include "attention.h"
 #include "packing.h"
@@ -68,17 +67,22 @@ class Decoder {
         units_.resize(round_up(int(tokens), MOST_TILE_ROWS) * unit_stride_);
         scales_.resize(tokens);
         for (int t = 0; t < spec.num_threads; t++) rooms_.emplace_back(spec.cache, query_block_ * group_);
-        team_ = std::make_unique<Team>(spec.num_threads, spec.num_layers * 8 + 8, [this](Walk& walk) { this->walk(walk); });
+        team_ = std::make_unique<Team>(spec.num_threads, MOST_PHASES_OF_LAYER * spec.num_layers + OTHER_PHASES,
+                                       [this](Walk& walk) { return this->walk(walk); });
     }
 
     void step(const StepArrays& arrays) {
         a_ = arrays;
+        clear_begun_blocks();
         plan_attention();
         best_.assign(size_t(a_.num_logits) * chunks_of(s_.head, a_.num_logits), {-INFINITY, -1});
         team_->run();
     }
 
   private:
+    static constexpr int MOST_PHASES_OF_LAYER = 10;
+    static constexpr int OTHER_PHASES = 4;  // embedding; norm, product and best of the logits
+
     struct Task {
         int sequence, head, first, rows;  // rows: positions
     };
@@ -131,6 +135,20 @@ class Decoder {
         if (is_prepared(m.kind)) scales_[index] = prepare_row(m.kind, row, m.k, units_.data() + index * unit_stride_);
     }
 
+    // What a block held for an earlier sequence must not reach a later one: a hidden token weighs nothing, but nothing
+    // times NaN is NaN. Blocks that this step fills from their first place to their last hide nothing.
+    void clear_begun_blocks() {
+        const int size = s_.cache.block_size;
+        const bool is_padded = s_.cache.tokens() != size;
+        for (int sequence = 0; sequence < a_.num_sequences; sequence++) {
+            const int32_t* table = a_.tables + a_.table_starts[sequence];
+            const int first = a_.positions[a_.query_starts[sequence]], end = a_.positions[a_.query_starts[sequence + 1] - 1] + 1;
+            for (int block = is_padded ? round_up(first, size) / size : std::max(end / size, round_up(first, size) / size);
+                 block * size < end; block++)
+                std::memset(s_.cache_data + s_.cache.block_bytes() * table[block], 0, s_.cache.block_bytes());
+        }
+    }
+
     void plan_attention() {
         tasks_.clear();
         for (int sequence = 0; sequence < a_.num_sequences; sequence++) {
@@ -150,13 +168,14 @@ class Decoder {
         });
     }
 
-    void walk(Walk& walk) {
+    // False where a phase told the thread to leave.
+    bool walk(Walk& walk) {
         const int rows = a_.num_tokens;
         if (!by_rows(walk, rows, [&](int r) { unpack_row(s_.embedding, a_.token_ids[r], hidden_.data() + int64_t(r) * hidden_stride()); }))
-            return;
+            return false;
         for (int layer = 0; layer < s_.num_layers; layer++)
-            if (!attention_part(walk, layer, rows) || !mlp_part(walk, layers_[layer], rows)) return;
-        logits_part(walk);
+            if (!attention_part(walk, layer, rows) || !mlp_part(walk, layers_[layer], rows)) return false;
+        return logits_part(walk);
     }
 
     bool norm(Walk& walk, int rows, const float* weight, const Matrix& next) {
@@ -261,22 +280,22 @@ class Decoder {
                         room.output.data() + int64_t(r) * s_.cache.value_columns(), sizeof(float) * d);
     }
 
-    void logits_part(Walk& walk) {
+    bool logits_part(Walk& walk) {
         const int n = a_.num_logits;
-        if (n == 0) return;
+        if (n == 0) return true;
         if (!by_rows(walk, n, [&](int i) {
                 float* out = normed_.data() + int64_t(i) * hidden_stride();
                 rms_norm_row(hidden_.data() + int64_t(a_.logit_rows[i]) * hidden_stride(), s_.final_norm, s_.hidden, s_.eps, out);
                 prepare(out, i, s_.head);
             }))
-            return;
+            return false;
         const int chunks = chunks_of(s_.head, n);
         if (!product(walk, s_.head, rows_of(normed_.data(), hidden_stride()), n, [&](int chunk, int row, int panel, F16 v) {
                 store(a_.logits + int64_t(row) * s_.vocab, s_.head, panel, v);
                 note_best(best_[size_t(row) * chunks + chunk], panel, v);
             }))
-            return;
-        by_rows(walk, n, [&](int row) {
+            return false;
+        return by_rows(walk, n, [&](int row) {
             Best best{-INFINITY, -1};  // -1: no row entry is a number
             for (int c = 0; c < chunks; c++)
                 if (best_[size_t(row) * chunks + c].value > best.value) best = best_[size_t(row) * chunks + c];

@@ -319,11 +319,16 @@ inline void multiply_by_vectors(const Matrix& m, const Rows& x, int num_rows, in
 // signed, for 4-bit weights.
 template <bool OFFSET = true>
 inline float quantize_row(const float* x, int k, Activation* out) {
-    F16 largest = F16::zero();
+    F16 largest = F16::zero(), poison = F16::zero();
     int i = 0;
-    for (; i + LANES <= k; i += LANES) largest = max(largest, abs(F16::load(x + i)));
-    float amax = max_of(largest);
-    for (; i < k; i++) amax = std::max(amax, std::fabs(x[i]));
+    for (; i + LANES <= k; i += LANES) {
+        const F16 v = F16::load(x + i);
+        largest = max(largest, abs(v));
+        poison = fma(v, F16::zero(), poison);
+    }
+    float amax = max_of(largest), poisoned = sum(poison);
+    for (; i < k; i++) amax = std::max(amax, std::fabs(x[i])), poisoned += x[i] * 0.0f;
+    if (std::isnan(poisoned)) amax = NAN;  // not hidden in whole numbers: the row's products are none either
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
     const int padded = padded_inputs(INT8, k);
     for (i = 0; i < padded; i += LANES) {

@@ -260,7 +260,7 @@ struct WeightsBf16 {
     }
 };
 
-// e^x to about two units in the last place; below -87 it is 0.
+// e^x to about two units in the last place; below -87.3 it is e^-87.3, about 1e-38.
 inline F16 exp(F16 x) {
     x = max(min(x, F16::all(88.0f)), F16::all(-87.3f));
     F16 n = round(x * F16::all(1.44269504088896341f));

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -52,21 +53,24 @@ class Walk {
 
 class Team {
   public:
-    // work(walk) is what every thread does in every run. It reads its data from an object that outlives the team, never
+    // work(walk) is what every thread does in every run; false where a phase told it to leave. It reads its data from an object that outlives the team, never
     // from the caller's frame: a latecomer may look at the data of the next run before it sees that it is too late.
-    Team(int num_threads, int max_phases, std::function<void(Walk&)> work)
+    // max_phases: of one run. Throws what std::thread throws where the machine has no more threads.
+    Team(int num_threads, int max_phases, std::function<bool(Walk&)> work)
         : num_threads(num_threads), phases_(new Phase[max_phases]), max_(max_phases), work_(std::move(work)) {
-        for (int t = 1; t < num_threads; t++) threads_.emplace_back([this, t] { follow(t); });
+        try {
+            for (int t = 1; t < num_threads; t++) threads_.emplace_back([this, t] { follow(t); });
+        } catch (...) {  // a thread that is destroyed while it runs would end the process
+            end_threads();
+            throw;
+        }
     }
-    ~Team() {
-        stopping_.store(true);
-        wake();
-        for (auto& thread : threads_) thread.join();
-    }
+    ~Team() { end_threads(); }
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    // Returns when all phases of a new run are done. One caller at a time.
+    // Returns when all phases of a new run are done. One caller at a time. Throws where the caller's own walk did not
+    // come to its end: there were more phases than max_phases.
     void run() {
         const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
         if (num_threads > 1) {
@@ -78,7 +82,7 @@ class Team {
             wake();
         }
         Walk walk(*this, run, 0);
-        work_(walk);
+        if (!work_(walk)) throw std::logic_error("a step has more phases than its team has room for");
     }
 
     const int num_threads;
@@ -90,6 +94,12 @@ class Team {
         std::atomic<uint64_t> next{0};  // run << 32 | chunk
         std::atomic<int32_t> done{0};
     };
+
+    void end_threads() {
+        stopping_.store(true);
+        wake();
+        for (auto& thread : threads_) thread.join();
+    }
 
     static void pause_or_yield(int spins) {
         if (spins > 2000)
@@ -131,7 +141,7 @@ class Team {
 
     std::unique_ptr<Phase[]> phases_;
     const int max_;
-    const std::function<void(Walk&)> work_;
+    const std::function<bool(Walk&)> work_;
     std::atomic<uint32_t> run_{0}, signal_{0};
     std::atomic<int32_t> sleeping_{0};
     std::atomic<bool> stopping_{false};
@@ -144,6 +154,7 @@ bool Walk::phase(int chunks, F f) {
         for (int c = 0; c < chunks; c++) f(c);
         return true;
     }
+    if (phase_ == team_.max_) return false;
     Team::Phase& phase = team_.phases_[phase_++];
     const uint64_t first = uint64_t(run_) << 32;
     for (;;) {
