@@ -38,6 +38,8 @@ class EngineConfig:
     newest, in memory (`Engine.step_log`); None = off.
     cost_model: a file that `flowserve calibrate` or `fit-cost` wrote for such an engine, by which it is decided whether
     KV in lower tiers is fetched or computed again; None = by a guess, and then by what steps take.
+    direct_load: weights that are not in memory are read past the page cache, into memory that forks share and that
+    the system cannot take back; else into the page cache.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -66,6 +68,7 @@ class EngineConfig:
     context_cache_share: float = 0.5
     step_log: str | Path | bool | None = None
     cost_model: str | Path | None = None
+    direct_load: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()

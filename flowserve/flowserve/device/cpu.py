@@ -72,7 +72,7 @@ class CpuDevice:
     def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> DecoderModel | PackedWeights:
         if config.cpu_backend != "torch":
             try:
-                return PackedWeights.load(plan, dtype, config.quantization)
+                return PackedWeights.load(plan, dtype, config.quantization, config.direct_load)
             except KernelsUnavailableError as error:
                 if config.cpu_backend == "extension":
                     raise

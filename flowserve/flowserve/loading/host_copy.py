@@ -8,9 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import LoadingError
-from .pipeline import load_file
+from .direct_file import DirectFile
+from .mapped_file import MappedFile
+from .pipeline import ChunkedLoad
 from .residency import IN_MEMORY_SHARE, resident_share
 
+CACHED_CHUNK_BYTES = 4 * 2**20
 _MADV_HUGEPAGE = 14
 _SMALL_BYTES = 64 * 2**20
 """A file of less is there before threads would be."""
@@ -51,25 +54,35 @@ class HostCopy:
         os.close(self.descriptor)
 
 
-def is_worth_copying(path: Path) -> bool:
-    """A large file that the page cache does not hold, and for which there is memory."""
+def bring(path: Path, file: int, is_direct: bool) -> int:
+    """A descriptor of the bytes of a file that is open as `file`, in memory as far as there is memory for them.
+
+    A small one, or one that the page cache holds, is left as it is; others are read into the page cache, or with
+    `is_direct` past it into a HostCopy. Raises LoadingError.
+    """
+    size = os.fstat(file).st_size
+    if size < _SMALL_BYTES or size > _MEMORY_SHARE * _available_bytes() or resident_share(path) >= IN_MEMORY_SHARE:
+        return file
+    if is_direct:
+        return copied(path)
+    cached = MappedFile(path)
     try:
-        size = path.stat().st_size
-    except OSError:
-        return False
-    if size < _SMALL_BYTES or size > _MEMORY_SHARE * _available_bytes():
-        return False
-    return resident_share(path) < IN_MEMORY_SHARE
+        ChunkedLoad(cached, cached, chunk_bytes=CACHED_CHUNK_BYTES).wait()
+    finally:
+        cached.close()
+    return file
 
 
 def copied(path: Path) -> int:
-    """A descriptor of memory that holds the file's bytes, read by several threads at once. Raises LoadingError."""
-    copy = HostCopy(path.stat().st_size)
+    """A descriptor of a HostCopy that holds the file's bytes. Raises LoadingError."""
+    file = DirectFile(path)
+    copy = HostCopy(file.size_bytes)
     try:
-        load_file(path, copy)
+        ChunkedLoad(file, copy).wait()
         return os.dup(copy.descriptor)
     finally:
         copy.close()
+        file.close()
 
 
 def _available_bytes() -> int:

@@ -18,11 +18,23 @@ from typing import Protocol
 
 from ..errors import LoadingError
 from .chunks import Chunk, Prefix, chunks_of
-from .direct_file import DirectFile
 
 CHUNK_BYTES = 16 * 2**20
 NUM_READERS = 4
 POOL_CHUNKS = 8
+
+
+class Source(Protocol):
+    """The first tier. is_direct: it passes the page cache by."""
+
+    path: Path
+    size_bytes: int
+
+    @property
+    def is_direct(self) -> bool: ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from an offset that begins a page; in several threads at once. Raises LoadingError."""
 
 
 class Destination(Protocol):
@@ -62,7 +74,7 @@ class ChunkedLoad:
 
     def __init__(
         self,
-        file: DirectFile,
+        file: Source,
         destination: Destination,
         *,
         num_readers: int = NUM_READERS,
@@ -177,12 +189,3 @@ class ChunkedLoad:
             self._prefix.note(chunk)
             self._ended_s = time.perf_counter()
             self._changed.notify_all()
-
-
-def load_file(path: Path, destination: Destination, *, is_direct: bool = True) -> LoadReport:
-    """All of a file into `destination`. Raises LoadingError."""
-    file = DirectFile(path, is_direct)
-    try:
-        return ChunkedLoad(file, destination).wait()
-    finally:
-        file.close()

@@ -13,7 +13,7 @@ from meeting import tell
 
 from flowserve.bench.shapes import SHAPES, model_folder
 from flowserve.loading.direct_file import DirectFile
-from flowserve.loading.host_copy import HostCopy, copied
+from flowserve.loading.host_copy import HostCopy, bring, copied
 
 CHUNK_BYTES = 16 << 20
 
@@ -26,7 +26,8 @@ def main() -> None:
     for work, prepare in (("file", evict), ("cached", read)):
         for who, path, load in (
             ("limit: one direct reader", flat, read_direct),
-            ("DeepServe", flat, lambda path: os.close(copied(path))),
+            ("DeepServe", flat, read_cached),
+            ("DeepServe, direct", flat, lambda path: os.close(copied(path))),
             ("safetensors and torch", checkpoint, read_torch),
         ):
             if work == "cached" and path is flat and load is read_direct:
@@ -49,6 +50,12 @@ def read_direct(path: Path) -> None:
     for offset in range(0, file.size_bytes, CHUNK_BYTES):
         file.read_into(offset, room[: min(CHUNK_BYTES, file.size_bytes - offset)])
     file.close()
+
+
+def read_cached(path: Path) -> None:
+    """Into the page cache, from where it is mapped."""
+    file = os.open(path, os.O_RDONLY)
+    os.close(bring(path, file, is_direct=False))
 
 
 def read_torch(path: Path) -> None:

@@ -28,10 +28,12 @@ class PackedWeights:
     library: KernelLibrary
 
     @classmethod
-    def load(cls, plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> PackedWeights:
+    def load(
+        cls, plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, is_direct: bool = False
+    ) -> PackedWeights:
         """Map the packed weights, packed now if need be. Raises KernelsUnavailableError or CheckpointError."""
         library = kernel_library()
-        return cls(plan, packed_weights(plan, dtype, quantization, library), library)
+        return cls(plan, packed_weights(plan, dtype, quantization, library, is_direct), library)
 
     @staticmethod
     def source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> str:

@@ -27,7 +27,7 @@ import torch
 
 from ...cache_folder import cache_folder
 from ...errors import LoadingError
-from ...loading.host_copy import copied, is_worth_copying
+from ...loading.host_copy import bring
 from ...loading.residency import IN_MEMORY_SHARE, resident_share
 from ...models.plan import DecoderPlan
 from .library import KernelLibrary
@@ -101,9 +101,13 @@ class WeightFile:
 
 
 def packed_weights(
-    plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, library: KernelLibrary
+    plan: DecoderPlan,
+    dtype: torch.dtype,
+    quantization: str | None,
+    library: KernelLibrary,
+    is_direct: bool = False,
 ) -> WeightFile:
-    """The model's packed weights, from the cache or packed now.
+    """The model's packed weights, from the cache or packed now. is_direct: see EngineConfig.direct_load.
 
     Where the cache folder cannot hold them they are packed into memory of this process and its children, with a
     warning. Raises CheckpointError for a tensor that holds NaN or infinity.
@@ -112,11 +116,11 @@ def packed_weights(
     path = _path_of(plan, tensors, library)
     folder = path.parent
     try:
-        if (found := _open_whole(path)) is not None:
+        if (found := _open_whole(path, is_direct)) is not None:
             return found
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / ".lock"):
-            if (found := _open_whole(path)) is not None:  # packed by another process meanwhile
+            if (found := _open_whole(path, is_direct)) is not None:  # packed by another process meanwhile
                 return found
             (folder / _SOURCE).write_text(str(_folder_of(plan)))
             return _pack_into_cache(path, tensors, library)
@@ -229,13 +233,13 @@ def _fields(entry: Entry) -> tuple[int | None, int, int, int, int]:
     return kind, entry.n, entry.k, entry.offset, entry.size_bytes
 
 
-def _open_whole(path: Path) -> WeightFile | None:
+def _open_whole(path: Path, is_direct: bool) -> WeightFile | None:
     """The file if it is there, as long as its index says, and its sample right; a damaged one is made anew."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    file = _in_memory(file, path)
+    file = _in_memory(file, path, is_direct)
     try:
         return WeightFile(file, path)
     except (ValueError, KeyError, TypeError):  # of an empty file, too
@@ -246,17 +250,16 @@ def _open_whole(path: Path) -> WeightFile | None:
     return None
 
 
-def _in_memory(file: int, path: Path) -> int:
-    """`file`, or a copy of it in memory where reading it page by page would wait for the disk again and again."""
-    if not is_worth_copying(path):
-        return file
+def _in_memory(file: int, path: Path, is_direct: bool) -> int:
+    """`file`, its bytes now in memory, or a copy of it there: page by page the disk would be waited for each time."""
     try:
-        copy = copied(path)
+        found = bring(path, file, is_direct)
     except LoadingError as error:
         _logger.warning("%s: read page by page: %s", path, error)
         return file
-    os.close(file)
-    return copy
+    if found != file:
+        os.close(file)
+    return found
 
 
 @contextmanager

@@ -80,6 +80,16 @@ def test_a_damaged_file_is_made_anew(model: Path, tmp_path: Path, damage: str) -
     assert _files(tmp_path)[0].read_bytes() == whole
 
 
+@pytest.mark.parametrize("direct_load", [False, True])
+def test_a_file_that_is_not_in_memory(model: Path, direct_load: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _tokens(model)
+    monkeypatch.setattr("flowserve.loading.host_copy._SMALL_BYTES", 1)
+    for module in ("loading.host_copy", "device.cpu_kernels.weight_file"):
+        monkeypatch.setattr(f"flowserve.{module}.resident_share", lambda path: 0.1)
+    assert load_model(model, EngineConfig(cpu_backend="extension")).source == "file"
+    assert _tokens(model, direct_load=direct_load) == first
+
+
 def test_a_cache_that_cannot_be_written(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

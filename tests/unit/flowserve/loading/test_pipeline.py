@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from flowserve.errors import LoadingError
 from flowserve.loading.chunks import Prefix, chunks_of
 from flowserve.loading.direct_file import DirectFile
-from flowserve.loading.host_copy import HostCopy, copied
-from flowserve.loading.pipeline import ChunkedLoad, load_file
+from flowserve.loading.host_copy import HostCopy, bring, copied
+from flowserve.loading.mapped_file import MappedFile
+from flowserve.loading.pipeline import ChunkedLoad, Destination, LoadReport
 from flowserve.loading.residency import resident_share
 from flowserve.loading.throwaway import run_apart
 
@@ -48,6 +49,14 @@ class Device:
         if self.breaks:
             raise OSError("the device is gone")
         self.bytes[offset : offset + len(data)] = data
+
+
+def load_file(path: Path, destination: Destination) -> LoadReport:
+    file = DirectFile(path)
+    try:
+        return ChunkedLoad(file, destination).wait()
+    finally:
+        file.close()
 
 
 @given(st.integers(0, 5000), st.integers(1, 700), st.randoms(use_true_random=False))
@@ -83,6 +92,32 @@ def test_a_copy_outlives_the_file(path: Path) -> None:
     path.unlink()
     assert os.pread(memory, SIZE + 1, 0) == whole
     os.close(memory)
+
+
+def test_into_the_page_cache(path: Path) -> None:
+    os.sync()
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    mapped = MappedFile(path)
+    report = ChunkedLoad(mapped, mapped, chunk_bytes=3 * PAGE).wait()
+    mapped.close()
+    assert resident_share(path) == 1.0 and report == LoadReport(SIZE, report.seconds, False)
+    with pytest.raises(LoadingError, match="No such file"):
+        MappedFile(path.with_name("none"))
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_large_cold_file_is_brought_into_memory(path: Path, is_direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowserve.loading.host_copy._SMALL_BYTES", 1)
+    monkeypatch.setattr("flowserve.loading.host_copy.resident_share", lambda path: 0.1)
+    file = os.open(path, os.O_RDONLY)
+    found = bring(path, file, is_direct)
+    assert (found == file) != is_direct
+    assert os.pread(found, SIZE + 1, 0) == path.read_bytes()
+    monkeypatch.setattr("flowserve.loading.host_copy._available_bytes", lambda: SIZE)
+    assert bring(path, file, is_direct) == file
+    for descriptor in {file, found}:
+        os.close(descriptor)
 
 
 def test_who_waits_for_the_beginning_goes_on_before_the_end_is_there(path: Path) -> None:
