@@ -8,11 +8,13 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device
+from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device, ModelRouting
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.policies.host_cache import saved_per_memory
 from deepserve_controller.policies.migration import until_the_gap_is_small
+from deepserve_controller.policies.model_autoscaler import TokenLoadScaling
+from deepserve_controller.policies.model_router import BlockCost
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.prewarm import ReactivePool
@@ -21,6 +23,8 @@ from deepserve_controller.policies.routing import least_loaded
 
 WARM_PODS: Mapping[str, int] = {"python": 1}
 AUTOSCALER: Autoscaler = Reactive()
+MODEL_ROUTING: ModelRouting = BlockCost()
+MODEL_AUTOSCALER: Autoscaler = TokenLoadScaling()
 
 
 def build_job_executor(
@@ -30,11 +34,14 @@ def build_job_executor(
     system_retries: int = 3,
     max_depth: int = 100,
     chunking: Chunking = by_run_time,
+    model_routing: ModelRouting = MODEL_ROUTING,
 ) -> JobExecutor:
-    """`random` is for retry jitter only; `grace_s` is what stopped code gets; `max_depth` bounds recursion."""
+    """`random` is for retry jitter and for sending a prompt away from its cache now and then; `grace_s` is what stopped
+    code gets; `max_depth` bounds recursion."""
     return JobExecutor(
-        ids, random, least_loaded, backoff_delay_s, until_the_gap_is_small, grace_s, system_retries, max_depth, chunking
-    )
+        ids, random, least_loaded, backoff_delay_s, until_the_gap_is_small, grace_s, system_retries, max_depth,
+        chunking, model_routing,
+    )  # fmt: skip
 
 
 def build_cluster_manager(
@@ -46,6 +53,7 @@ def build_cluster_manager(
     autoscaler: Autoscaler = AUTOSCALER,
     choose_source: ChooseSource = fork_bursts,
     devices: tuple[Device, ...] = (),
+    model_autoscaler: Autoscaler = MODEL_AUTOSCALER,
 ) -> ClusterManager:
     """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
 
@@ -64,6 +72,7 @@ def build_cluster_manager(
         usable_mib,
         models_sleep,
         devices,
+        model_autoscaler,
     )
     manager.templates.keep_worth = saved_per_memory
     return manager

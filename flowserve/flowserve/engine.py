@@ -61,6 +61,7 @@ class Engine:
         runner, self.max_model_len = self._hold.runner, self._hold.max_model_len
         setting = setting_of(config, loaded, self._hold.layout, runner)
         self._cache = engine_cache(self._hold.layout, config, setting.window)
+        self.take_relocations = self._cache.take_relocations
         self._scheduler = Scheduler(
             SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepserve.protocol.credit import Credit
 from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutputs, TaskReleased, Value
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve_runtime import sdk
 from deepserve_runtime.outputs import Outputs
 
@@ -47,6 +48,8 @@ class Task:
         """What a cancel raises in the running code."""
         self.num_reruns = 0
         """Runs of its batch beyond the first."""
+        self.prompt: PromptBlocks | None = None
+        """Of a tokenizer's result: what routing is to know of it."""
         self._on_finished = on_finished
         self._credit = Credit(assignment.credit, assignment.credit_bytes)
         self._lock = threading.RLock()
@@ -252,7 +255,7 @@ class Task:
         if self.outputs is not None:
             self.outputs.flush()
             count = self.outputs.num_items
-        message = TaskFinished(task_id, attempt, outcome, run_ms, value, count, may_retry, self.num_reruns)
+        message = TaskFinished(task_id, attempt, outcome, run_ms, value, count, may_retry, self.num_reruns, self.prompt)
         self.pod.link.send(message, payload)
         sdk.let_refs_go(value)
         self._on_finished(self)

@@ -53,6 +53,7 @@ class ClusterManager:
         usable_mib: int = 0,
         park: ChooseParking = lambda pod: Parking(0, "idle"),
         devices: tuple[Device, ...] = (),
+        model_autoscaler: Autoscaler | None = None,
     ) -> None:
         """`usable_mib`: memory of this host that pods may have, 0 without a bound. `devices`: its NPUs and GPUs."""
         self._default_max_pods = default_max_pods
@@ -60,8 +61,8 @@ class ClusterManager:
         self._alarms = Alarms(OWNER, self._out)
         self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
         self._scaler = Scaler(
-            ids, autoscaler, prewarm, self._alarms, self._out, stop_grace_s, usable_mib, self.templates, prewarmed,
-            park, devices,
+            ids, autoscaler, model_autoscaler or autoscaler, prewarm, self._alarms, self._out, stop_grace_s,
+            usable_mib, self.templates, prewarmed, park, devices,
         )  # fmt: skip
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
@@ -128,10 +129,10 @@ class ClusterManager:
             scaling = event.spec.scaling
             max_pods = self._max_pods(scaling.min_pods, scaling.max_pods)
             window_s = scaling.scaledown_window_s
-            use = PodUse(max(window_s, self._scaler.autoscaler.stable_window_s, 1.0), since_s=now_s)
+            use = PodUse(max(window_s, self._scaler.autoscaler_of(event.spec).stable_window_s, 1.0), since_s=now_s)
             pool = FunctionPool(
                 event.function_id, event.spec, scaling.min_pods, max_pods, scaling.buffer_pods, window_s,
-                max(1, scaling.max_inputs), use,
+                max(1, scaling.max_inputs), use, now_s,
             )  # fmt: skip
             self._pools[event.function_id] = pool
         self._scaler.scale(pool, now_s)
@@ -169,7 +170,7 @@ class ClusterManager:
         pool = self._pools.get(event.function_id)
         if pool is None:
             return
-        pool.queued, pool.running = event.queued, event.running
+        pool.queued, pool.running, pool.tokens = event.queued, event.running, event.tokens
         pool.note_use(now_s)
         if event.queued:
             pool.is_broken = False
@@ -217,9 +218,7 @@ class ClusterManager:
         if pod is None or pod.state != "binding":
             return
         pool = self._pools[pod.function_id]
-        pod.move("bound", now_s)
-        pod.slots = pool.slots = max(1, event.slots)
-        pool.num_failures, pool.retry_s = 0, 0.0
+        pool.note_ready(pod, max(1, event.slots), now_s)
         pod.idle_since_s = now_s
         self.templates.note_load(pool, event.load_ms, now_s)
         self._scaler.plan_review(pool, now_s)

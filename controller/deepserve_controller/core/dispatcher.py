@@ -7,18 +7,20 @@ It does not know what a task is for: that is the job executor's half.
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 from deepserve.protocol.credit import Credit
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.chunk import Chunk
-from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodIdle, PodStuck
+from deepserve_controller.core.events import EngineReported, ExecutorReady, PodBusy, PodDrained, PodIdle, PodStuck
 from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
 from deepserve_controller.core.map_inputs import MapInputs
+from deepserve_controller.core.model_routes import ModelRoutes
 from deepserve_controller.core.stream_flow import StreamFlow
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import Routed, Routing
+from deepserve_controller.core.views import ModelRouting, Routed, Routing
 
 NO_CREDIT = Credit(0, 0)
 
@@ -26,8 +28,12 @@ NO_CREDIT = Credit(0, 0)
 class Dispatcher:
     """Queue -> pod. Actions are appended to `out`, which the job executor returns."""
 
-    def __init__(self, functions: FunctionBook, routing: Routing, alarms: Alarms, out: list[Action]) -> None:
+    def __init__(
+        self, functions: FunctionBook, routing: Routing, models: ModelRouting | None, random: Random, alarms: Alarms,
+        out: list[Action],
+    ) -> None:  # fmt: skip
         self._route = routing
+        self._models = ModelRoutes(models, routing, random)
         self._alarms = alarms
         self._out = out
         self._functions = functions
@@ -79,7 +85,7 @@ class Dispatcher:
 
     def withdraw(self, task: Task) -> None:
         """Take a waiting task out of its queue."""
-        del task.function.waiting[task.task_id]
+        task.function.pop(task.task_id)
         self._touched[task.function.function_id] = task.function
 
     def release(self, task: Task, now_s: float) -> None:
@@ -90,6 +96,8 @@ class Dispatcher:
             return
         task.executor = None
         del executor.tasks[task.task_id]
+        if executor.function.engines is not None:
+            executor.function.engines.left(executor.pod_id, task.task_id)
         if not task.is_blocked:
             self._give_slot(executor)
         task.is_blocked = False
@@ -117,8 +125,7 @@ class Dispatcher:
             return
         self._touched[function.function_id] = function
         while function.waiting or function.maps:
-            routed = self._route(function.routable.values())
-            if routed is None:
+            if (routed := self._choose(function, next(iter(function.waiting.values()), None))) is None:
                 return
             self._assign(self._take_next(function), routed, now_s)
 
@@ -135,14 +142,17 @@ class Dispatcher:
                 del function.maps[request_id]
             return task
         function.is_turn_of_maps = True
-        return function.waiting.popitem(last=False)[1]
+        return function.pop(next(iter(function.waiting)))
 
     def _try_assign(self, task: Task, now_s: float) -> bool:
-        routed = self._route(task.function.routable.values())
-        if routed is None:
-            return False
-        self._assign(task, routed, now_s)
-        return True
+        if (routed := self._choose(task.function, task)) is not None:
+            self._assign(task, routed, now_s)
+        return routed is not None
+
+    def _choose(self, function: FunctionQueue, task: Task | None) -> Routed | None:
+        if function.engines is None:
+            return self._route(function.routable.values())
+        return self._models.route(function, task)
 
     def tasks_on(self, pod_id: str) -> list[Task]:
         executor = self._executors.get(pod_id)
@@ -163,6 +173,9 @@ class Dispatcher:
         task.reason = f"{routed.reason}; {task.reason}" if task.reason and not task.attempt else routed.reason
         task.attempt += 1
         task.assigned_s = now_s
+        if function.engines is not None:
+            function.engines.assigned(executor.pod_id, task.task_id, task.prompt, now_s)
+            self._touched[function.function_id] = function
         if task.alarm is not None:
             self._alarms.cancel(task.alarm)
         job = task.job
@@ -219,15 +232,17 @@ class Dispatcher:
 
     # --- pods -----------------------------------------------------------------------------------------
 
-    def add_executor(self, pod_id: str, function_id: str, slots: int, now_s: float) -> None:
-        function = self._functions.get(function_id)
+    def add_executor(self, event: ExecutorReady, now_s: float) -> None:
+        pod_id, function = event.pod_id, self._functions.get(event.function_id)
         if function is None or pod_id in self._executors or pod_id in self._unwanted:
             return
-        executor = ExecutorRecord(pod_id, function, max(1, slots))
+        executor = ExecutorRecord(pod_id, function, max(1, event.slots))
         self._executors[pod_id] = executor
         function.set_slots(executor.slots)
         function.add_executor(executor)
-        self._touched[function_id] = function
+        if function.engines is not None:
+            function.engines.add(pod_id)
+        self._touched[function.function_id] = function
         self.assign_waiting(function, now_s)
 
     def drain(self, pod_id: str) -> None:
@@ -288,6 +303,8 @@ class Dispatcher:
             return []
         function = executor.function
         function.routable.pop(pod_id, None)
+        if function.engines is not None:
+            function.engines.remove(pod_id)
         function.running -= executor.load
         executor.load = 0
         tasks = list(executor.tasks.values())
@@ -299,6 +316,11 @@ class Dispatcher:
             del self._stuck[task_id]
         self._note_pod_gone(function)
         return tasks
+
+    def engine_reported(self, event: EngineReported, now_s: float) -> None:
+        if (executor := self._executors.get(event.pod_id)) is not None and executor.function.engines is not None:
+            executor.function.engines.reported(event.pod_id, event.report, now_s)
+            self._touched[executor.function.function_id] = executor.function
 
     def _tell_empty(self, executor: ExecutorRecord) -> None:
         if executor.stuck:
@@ -322,24 +344,13 @@ class Dispatcher:
         if not function.routable and (function.waiting or function.maps):
             self.repeat_demand(function)
 
-    def report_demand(self) -> None:
-        """Tell the cluster manager what changed materially: any growth in pods needed, an eighth less, an empty queue.
-
-        A call that is routed at once changes nothing here, unless pods have several slots: then the cluster manager
-        cannot see from busy and idle pods how many are needed.
-        """
+    def report_demand(self, now_s: float) -> None:
+        """Tell the cluster manager what changed materially."""
         if not self._touched:
             return
         for function in self._touched.values():
-            queued, pods = function.demand()
-            before = function.reported_pods
-            if not queued and not function.reported_queued and (function.slots == 1 or max(pods, before) <= 1):
-                continue
-            is_material = bool(queued) != bool(function.reported_queued) or pods > before or pods < before - before // 8
-            if is_material:
-                function.reported_queued, function.reported_pods = queued, pods
-                event = DemandChanged(function.function_id, queued, function.running, function.oldest_arrival_s())
-                self._out.append(Notify(event))
+            if (news := function.demand_news(now_s)) is not None:
+                self._out.append(Notify(news))
         self._touched.clear()
 
     # --- checks ---------------------------------------------------------------------------------------
@@ -362,6 +373,10 @@ class Dispatcher:
             assert in_maps == function.num_map_inputs, f"{function.label}: {in_maps} inputs wait in its maps"
             for task in function.waiting.values():
                 assert task.state == "queued" and task.executor is None, f"{task.task_id} waits but is {task.state}"
+            tokens = sum(task.prompt.num_tokens for task in function.waiting.values() if task.prompt is not None)
+            assert tokens == function.queued_tokens, f"{function.label}: {tokens} tokens wait, not what is counted"
+            if function.engines is not None:
+                function.engines.check_invariants()
             for task in function.expected.values():
                 assert task.state not in ("stopping", "finished"), f"{task.task_id} is {task.state} but expected"
             is_wanted = bool(is_waited or function.expected)

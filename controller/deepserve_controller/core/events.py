@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 
-from deepserve.protocol.messages import Outcome, RequestKind, Value
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Value
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.views import TokenLoad
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -110,6 +112,14 @@ class TaskFinished(Event, frozen=True):
     count: int = 0
     may_retry: bool = False
     num_reruns: int = 0
+    prompt: PromptBlocks | None = None
+
+
+class EngineReported(Event, frozen=True):
+    """News of the engine in a pod: see the message."""
+
+    pod_id: str
+    report: EngineReport
 
 
 class InputsFinished(Event, frozen=True):
@@ -264,6 +274,8 @@ class DemandChanged(Event, frozen=True):
     queued: int
     running: int
     oldest_arrival_s: float | None
+    tokens: TokenLoad | None = None
+    """Of a model."""
 
 
 class PodIdle(Event, frozen=True):

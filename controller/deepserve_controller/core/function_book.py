@@ -8,6 +8,7 @@ from typing import NamedTuple
 from deepserve.protocol.messages import Outcome, RequestKind
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.endings import missing_tokenizer_outcome, removed_outcome, unknown_outcome
+from deepserve_controller.core.engine_book import EngineBook
 from deepserve_controller.core.function_queue import FunctionQueue
 
 NUM_REMOVED = 200
@@ -36,7 +37,8 @@ class FunctionBook:
         function = self._functions.get(function_id)
         if function is None:
             slots = max(1, spec.scaling.max_inputs)
-            self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots)
+            engines = EngineBook() if spec.kind == "model" else None
+            self._functions[function_id] = FunctionQueue(function_id, spec, spec.label, slots, engines=engines)
         else:
             function.is_removed = False
             self._removed.pop(function_id, None)

@@ -11,12 +11,22 @@ from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaling_history import ScalingHistory
-from deepserve_controller.core.views import NO_PANIC, Autoscaler, FunctionLoad, FunctionView, Panic, PodsWanted
+from deepserve_controller.core.views import (
+    NO_PANIC,
+    Autoscaler,
+    FunctionLoad,
+    FunctionView,
+    Panic,
+    PodsWanted,
+    TokenLoad,
+)
 
 REVIEW_S = 1.0
 """Between two looks at pods that are too many and yet kept."""
 
 MAX_START_FAILURES = 3
+START_WEIGHT = 0.3
+"""Of the latest start in their average."""
 START_BACKOFF_S = 0.1
 """Before the second try; doubled for the third."""
 
@@ -42,11 +52,18 @@ class FunctionPool(msgspec.Struct, eq=False):
     window_s: float
     slots: int
     use: PodUse
+    defined_s: float = 0.0
     pods: dict[str, PodRecord] = {}
     num_busy: int = 0
     """Of `pods`: those with a task."""
     queued: int = 0
     running: int = 0
+    tokens: TokenLoad | None = None
+    """Of a model, as last reported."""
+    start_s: float = 0.0
+    """What it takes a pod to get ready, as a moving average; 0 before the first."""
+    needed: int = 0
+    """See PodsWanted."""
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
     panic: Panic = NO_PANIC
     history: ScalingHistory = msgspec.field(default_factory=ScalingHistory)
@@ -97,7 +114,7 @@ class FunctionPool(msgspec.Struct, eq=False):
         """Pods with several slots may all be busy with what fewer could do: those count."""
         in_use = self.num_busy
         if in_use > 1 and self.slots > 1:
-            in_use = min(in_use, max(1, -(-self.running // self.target)))
+            in_use = min(in_use, max(1, -(-self.running // self.target), self.needed))
         self.use.note(in_use, now_s)
 
     def set_window(self, window_s: float) -> None:
@@ -118,8 +135,15 @@ class FunctionPool(msgspec.Struct, eq=False):
             len(self.pods), self.count("bound"), self._recent_pods(now_s),
             self.use.average(autoscaler.stable_window_s, now_s),
             self.use.average(autoscaler.panic_window_s, now_s),
-            self.panic,
+            self.panic, self.tokens, self.start_s, now_s - self.defined_s,
         )  # fmt: skip
+
+    def note_ready(self, pod: PodRecord, slots: int, now_s: float) -> None:
+        took_s = now_s - (pod.started_s if pod.template_id else pod.since_s)
+        self.start_s += START_WEIGHT * (took_s - self.start_s) if self.start_s else took_s
+        pod.move("bound", now_s)
+        pod.slots = self.slots = slots
+        self.num_failures, self.retry_s = 0, 0.0
 
     def note_failure(self, now_s: float, failure: Failure) -> bool:
         """Whether to try again, at `retry_s`; else it is given up."""

@@ -6,7 +6,10 @@ from collections import OrderedDict
 
 import msgspec
 
+from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.engine_book import EngineBook
+from deepserve_controller.core.events import DemandChanged
 from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.run_times import RunTimes
 from deepserve_controller.core.task import Task
@@ -54,6 +57,11 @@ class FunctionQueue(msgspec.Struct, eq=False):
     """Tasks of one pod that scaling aims at; set with `slots`."""
     reported_queued: int = 0
     reported_pods: int = 0
+    engines: EngineBook | None = None
+    """Of a model: what routing and scaling know of its engines."""
+    queued_tokens: int = 0
+    """Of the prompts that wait."""
+    reported_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.set_slots(self.slots)
@@ -74,8 +82,17 @@ class FunctionQueue(msgspec.Struct, eq=False):
 
     def push(self, task: Task, first: bool = False) -> None:
         self.waiting[task.task_id] = task
+        if task.prompt is not None:
+            self.queued_tokens += task.prompt.num_tokens
         if first:
             self.waiting.move_to_end(task.task_id, last=False)
+
+    def pop(self, task_id: str) -> Task:
+        """Take a task out, the first or one that will not run."""
+        task = self.waiting.pop(task_id)
+        if task.prompt is not None:
+            self.queued_tokens -= task.prompt.num_tokens
+        return task
 
     @property
     def num_waiting(self) -> int:
@@ -97,6 +114,25 @@ class FunctionQueue(msgspec.Struct, eq=False):
             num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
             queued += max(0, len(self.expected) - num_free)
         return queued, -(-(queued + self.running) // self.target)
+
+    def demand_news(self, now_s: float) -> DemandChanged | None:
+        """What changed materially since it was last told: any growth in pods needed, an eighth less, an empty queue;
+        of a model also an eighth of the tokens that its engines have before them, and a block at least.
+
+        A call that is routed at once changes nothing here, unless pods have several slots: then the cluster manager
+        cannot see from busy and idle pods how many are needed.
+        """
+        queued, pods = self.demand()
+        before = self.reported_pods
+        in_flight = self.queued_tokens + self.engines.prefill_tokens if self.engines is not None else 0
+        is_material = abs(in_flight - self.reported_tokens) > max(BLOCK_TOKENS, self.reported_tokens // 8)
+        if queued or self.reported_queued or (self.slots > 1 and max(pods, before) > 1):
+            is_material |= bool(queued) != bool(self.reported_queued) or pods > before or pods < before - before // 8
+        if not is_material:
+            return None
+        self.reported_queued, self.reported_pods, self.reported_tokens = queued, pods, in_flight
+        tokens = self.engines.token_load(self.queued_tokens, now_s) if self.engines is not None else None
+        return DemandChanged(self.function_id, queued, self.running, self.oldest_arrival_s(), tokens)
 
     def oldest_arrival_s(self) -> float | None:
         for tasks in (self.waiting, self.expected):

@@ -37,7 +37,7 @@ from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.unstartable import Unstartable
-from deepserve_controller.core.views import Chunking, ChunkSize, DecideMigration, RetryDelay, Routing
+from deepserve_controller.core.views import Chunking, ChunkSize, DecideMigration, ModelRouting, RetryDelay, Routing
 
 OWNER = "job_executor"
 
@@ -65,6 +65,7 @@ class JobExecutor:
         system_retries: int = 3,
         max_depth: int = 100,
         chunking: Chunking = lambda load: ChunkSize(1, "inputs go alone"),
+        model_routing: ModelRouting | None = None,
     ) -> None:
         self._ids = ids
         self._max_depth = max_depth
@@ -73,7 +74,7 @@ class JobExecutor:
         self._functions = FunctionBook()
         self.load_of = self._functions.load_of
         self.slots_of = self._functions.slots_of
-        self._dispatcher = Dispatcher(self._functions, routing, self._alarms, self._out)
+        self._dispatcher = Dispatcher(self._functions, routing, model_routing, random, self._alarms, self._out)
         self._orphans: deque[Job] = deque()
         self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)
         self._stopping = Stopping(
@@ -109,6 +110,7 @@ class JobExecutor:
             events.LinkClosed: self._on_link_closed,
             events.TaskProduced: self._on_task_produced,
             events.TaskFinished: self._on_task_finished,
+            events.EngineReported: self._dispatcher.engine_reported,
             events.InputsFinished: self._chunks.on_inputs_finished,
             events.InputFinished: self._chunks.on_input_finished,
             events.InputsReturned: self._chunks.on_inputs_returned,
@@ -123,7 +125,7 @@ class JobExecutor:
             events.PodEnding: lambda event, now_s: self._dispatcher.end(event.pod_id, event.reason),
             events.FunctionDefined: self._on_function_defined,
             events.FunctionRemoved: unstartable.on_function_removed,
-            events.ExecutorReady: self._on_executor_ready,
+            events.ExecutorReady: self._dispatcher.add_executor,
             events.ExecutorFailed: unstartable.on_executor_failed,
             events.PodLost: self._on_pod_lost,
             events.TimerFired: self._on_timer,
@@ -141,7 +143,7 @@ class JobExecutor:
             if self._settled:
                 self._dependency_finished(*self._settled.popleft(), now_s)
         self._migrations.drop_ended()
-        self._dispatcher.report_demand()
+        self._dispatcher.report_demand(now_s)
         actions = self._out.copy()
         self._out.clear()
         return actions
@@ -213,8 +215,7 @@ class JobExecutor:
 
     def _open_next_task(self, done: Task, function: FunctionQueue, payload: Payload, now_s: float) -> None:
         """The tokenise task gave token ids: generate with them."""
-        job = done.job
-        task = Task(self._ids.new("task"), job, function, job.kind, done.method, done.index, payload, now_s)
+        task = done.next_task(self._ids.new("task"), function, payload, now_s)
         self._jobs.add_task(task)
         self._dispatcher.enqueue(task, now_s)
 
@@ -273,6 +274,7 @@ class JobExecutor:
             self._dispatcher.note_freed(event.task_id, event.attempt)
             return
         task.num_reruns += event.num_reruns
+        task.prompt = task.prompt or event.prompt
         if task.kind != "stream":
             task.function.run_times.learn(task.method, event.run_ms / 1e3)
         if task.state == "stopping":
@@ -359,9 +361,6 @@ class JobExecutor:
 
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:
         self._functions.define(event.function_id, event.spec)
-
-    def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
-        self._dispatcher.add_executor(event.pod_id, event.function_id, event.slots, now_s)
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.drain(event.pod_id)

@@ -39,6 +39,7 @@ class Scaler:
         self,
         ids: IdAllocator,
         autoscaler: Autoscaler,
+        model_autoscaler: Autoscaler,
         prewarm: Prewarm,
         alarms: Alarms,
         out: list[Action],
@@ -50,7 +51,8 @@ class Scaler:
         devices: tuple[Device, ...] = (),
     ) -> None:
         self._ids = ids
-        self.autoscaler = autoscaler
+        self._autoscaler = autoscaler
+        self._model_autoscaler = model_autoscaler
         self._alarms = alarms
         self._out = out
         self._stop_grace_s = stop_grace_s
@@ -65,6 +67,9 @@ class Scaler:
         templates.has_room = self._has_template_room
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory or devices, the longest waiting first."""
+
+    def autoscaler_of(self, spec: FunctionSpec) -> Autoscaler:
+        return self._model_autoscaler if spec.kind == "model" else self._autoscaler
 
     # --- how many --------------------------------------------------------------------------------------
 
@@ -97,8 +102,12 @@ class Scaler:
         return self.memory.never_fits(spec) or self.devices.never_fits(spec)
 
     def decide(self, pool: FunctionPool, now_s: float) -> None:
-        pool.wanted = self.autoscaler.decide(pool.load(self.autoscaler, now_s), now_s)
+        autoscaler = self.autoscaler_of(pool.spec)
+        pool.wanted = autoscaler.decide(pool.load(autoscaler, now_s), now_s)
         pool.panic = pool.wanted.panic
+        if pool.wanted.needed or pool.needed:
+            pool.needed = pool.wanted.needed
+            pool.note_use(now_s)
 
     def record(self, pool: FunctionPool, before: int, reason: str, now_s: float) -> None:
         view = pool.view(self.num_draining(pool))

@@ -29,6 +29,8 @@ class StreamFlow:
         if end > task.num_produced:
             task.job.credit.spend(end - task.num_produced, event.size_bytes)
             task.num_produced = end
+            if task.function.engines is not None:
+                task.function.engines.began(task.pod_id, task.task_id, now_s)
             if task.idle_alarm is not None:
                 task.idle_since_s = now_s if task.job.credit.is_open else NEVER_S
 

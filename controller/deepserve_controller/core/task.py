@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve_controller.core.alarms import NEVER_S, Alarm
 from deepserve_controller.core.events import NO_PAYLOAD, Payload
 
@@ -68,6 +69,8 @@ class Task(msgspec.Struct, eq=False):
     alarm: Alarm | None = None
     """The limit while running (of a chunk: when to look after it), the grace while stopping, the delay while waiting,
     the patience while queued."""
+    prompt: PromptBlocks | None = None
+    """Of a model's task, and of the tokenise task that gave it."""
     waits_for: set[str] = set()
     """Requests whose results it is given as arguments and that have not finished."""
     stop_outcome: Outcome | None = None
@@ -113,6 +116,12 @@ class Task(msgspec.Struct, eq=False):
             self.job.job_id, self.task_id, self.pod_id, attempts, queued_ms, run_ms, total_ms,
             self.user_retries, self.pod_losses,
         )  # fmt: skip
+
+    def next_task(self, task_id: str, function: FunctionQueue, payload: Payload, now_s: float) -> Task:
+        """What takes this one's result."""
+        task = Task(task_id, self.job, function, self.job.kind, self.method, self.index, payload, now_s)
+        task.prompt = self.prompt
+        return task
 
     def move(self, state: TaskState) -> None:
         assert state in TRANSITIONS[self.state], f"{self.task_id}: {self.state} -> {state} is no transition"

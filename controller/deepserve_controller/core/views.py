@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import ExecutorKind, RetrySpec
 
 # --- routing ------------------------------------------------------------------------------------------
@@ -34,6 +36,35 @@ class Routed(NamedTuple):
 
 Routing = Callable[[Iterable[ExecutorLoad]], Routed | None]
 """Chooses among a function's routable pods, given in the order of their ids; None where none has room."""
+
+
+class EngineView(NamedTuple):
+    """One engine of a model, as routing sees it before a prompt is sent there. Sizes in KV blocks.
+
+    prefill_blocks: of prompts that it still has to compute. decode_blocks: that its tasks fill. device, host, file:
+    leading blocks of this prompt that it has, by tier. has_reported: it tells what it holds.
+    """
+
+    pod_id: str
+    slots: int
+    load: int
+    prefill_blocks: int = 0
+    decode_blocks: int = 0
+    device: int = 0
+    host: int = 0
+    file: int = 0
+    has_reported: bool = False
+
+    @property
+    def matched(self) -> int:
+        return self.device + self.host + self.file
+
+
+class ModelRouting(Protocol):
+    """Which engine takes a prompt; None where none has room. `draw`: a number in [0, 1), the only chance there is."""
+
+    def choose(self, engines: Sequence[EngineView], prompt: PromptBlocks | None, draw: float) -> Routed | None: ...
+
 
 # --- retries ------------------------------------------------------------------------------------------
 
@@ -76,6 +107,24 @@ class Panic(NamedTuple):
 NO_PANIC = Panic()
 
 
+class TokenLoad(NamedTuple):
+    """What a model's engines have to do, in tokens, and how fast they are; 0 where nothing is known yet.
+
+    queued, prefill: of prompts that wait for an engine, and that engines have not computed. decode_blocks: KV blocks of
+    running tasks. prompt_tokens_per_s: of one engine. late_s: how much later first tokens came than their own prompts
+    take, the 95th percentile of the last half minute; step_s: between two tokens, lately. arrivals: tokens of prompts
+    a second, by windows of the past, the latest last.
+    """
+
+    queued: int = 0
+    prefill: int = 0
+    decode_blocks: int = 0
+    prompt_tokens_per_s: float = 0.0
+    late_s: float = 0.0
+    step_s: float = 0.0
+    arrivals: tuple[float, ...] = ()
+
+
 class FunctionLoad(NamedTuple):
     """One function's demand and pods. `max_pods` is resolved: never 0 for "the host's default"."""
 
@@ -96,12 +145,20 @@ class FunctionLoad(NamedTuple):
     panic_pods: float = 0.0
     """The same over its panic window."""
     panic: Panic = NO_PANIC
+    tokens: TokenLoad | None = None
+    """Of a model, where it is known."""
+    start_s: float = 0.0
+    """What it lately took a pod of the function to get ready; 0 unknown."""
+    age_s: float = math.inf
+    """Since this controller knows of the function."""
 
 
 class PodsWanted(NamedTuple):
     pods: int
     reason: str
     panic: Panic = NO_PANIC
+    needed: int = 0
+    """By what is measured now, where that is more than tasks and slots tell: counts as pods in use."""
 
 
 class Autoscaler(Protocol):

@@ -43,7 +43,10 @@ class Reactive(msgspec.Struct, frozen=True):
     max_down_rate: float = 2.0
 
     def decide(self, load: FunctionLoad, now_s: float) -> PodsWanted:
-        needed, reason = fit_demand(load, math.ceil(self.max_up_rate * max(1, load.pods)))
+        return self.decide_for(load, *fit_demand(load, math.ceil(self.max_up_rate * max(1, load.pods))), now_s)
+
+    def decide_for(self, load: FunctionLoad, needed: int, reason: str, now_s: float) -> PodsWanted:
+        """`needed` now, as others have found it; what stays beyond it is decided here."""
         panic = self._panic(load, needed, now_s)
         kept, why = self._kept(load, panic, now_s)
         if kept > needed:
@@ -93,7 +96,7 @@ def fit_demand(load: FunctionLoad, most: int = 1 << 30) -> tuple[int, str]:
 
 
 def within_bounds(load: FunctionLoad, wanted: PodsWanted) -> PodsWanted:
-    pods, reason, panic = wanted
+    pods, reason, panic, _ = wanted
     if pods > load.max_pods:
         return PodsWanted(load.max_pods, f"{reason}, at most {load.max_pods}", panic)
     if pods < load.min_pods:

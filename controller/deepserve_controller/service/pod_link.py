@@ -10,6 +10,7 @@ from deepserve.protocol.map_messages import InputFinished, InputsFinished, Input
 from deepserve.protocol.messages import (
     BundleContent,
     CancelReceived,
+    EngineReport,
     ExecutorFailed,
     ExecutorReady,
     FetchBundle,
@@ -65,6 +66,7 @@ class PodLink:
             TaskReleased: self._task_released,
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
+            EngineReport: lambda message, data: cores.give(events.EngineReported(pod.pod_id, message)),
             FetchBundle: self._fetch_bundle,
             ExecutorReady: self._executor_ready,
             ExecutorFailed: self._executor_failed,
@@ -106,6 +108,7 @@ class PodLink:
                 count=message.count,
                 may_retry=message.may_retry,
                 num_reruns=message.num_reruns,
+                prompt=message.prompt,
             )
         )
         if message.value.segment:

@@ -1,5 +1,6 @@
 """`python -m deepserve_controller.simulator bursts --seed 1` compares scaling policies in a scenario.
 
+Scenarios `models-...` replay traces of hosted models and compare scaling and routing with other systems' rules.
 `--report` prints more of what happened under the policy in use; `--list` the scenarios.
 """
 
@@ -11,13 +12,19 @@ from dataclasses import asdict
 
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.simulator.comparison import POLICIES, compare, table
+from deepserve_controller.simulator.model_scenarios import MODEL_SCENARIOS, compare_models, model_table
+from deepserve_controller.simulator.placement import compare_placement, placement_table
 from deepserve_controller.simulator.report import report
 from deepserve_controller.simulator.scenarios import SCENARIOS, run_by_name
+
+PLACEMENT = "models-placement"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="deepserve_controller.simulator", description=__doc__)
-    parser.add_argument("scenario", nargs="?", choices=sorted(SCENARIOS), default="bursts")
+    parser.add_argument(
+        "scenario", nargs="?", choices=sorted([*SCENARIOS, *MODEL_SCENARIOS, PLACEMENT]), default="bursts"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stable-window", type=float, action="append", help="also with this one, in seconds")
     parser.add_argument("--json", action="store_true")
@@ -25,8 +32,17 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
-        about = {name: " ".join((build.__doc__ or "").split()) for name, build in sorted(SCENARIOS.items())}
-        print(json.dumps(about) if arguments.json else "\n".join(f"{name:12} {text}" for name, text in about.items()))
+        builders = sorted({**SCENARIOS, **MODEL_SCENARIOS, PLACEMENT: compare_placement}.items())
+        about = {name: " ".join((build.__doc__ or "").split()) for name, build in builders}
+        print(json.dumps(about) if arguments.json else "\n".join(f"{name:20} {text}" for name, text in about.items()))
+    elif arguments.scenario == PLACEMENT:
+        placed = compare_placement(arguments.seed)
+        document = {"scenario": PLACEMENT, "seed": arguments.seed, "rules": [asdict(row) for row in placed]}
+        print(json.dumps(document) if arguments.json else placement_table(placed))
+    elif arguments.scenario in MODEL_SCENARIOS:
+        rows = compare_models(arguments.scenario, arguments.seed)
+        document = {"scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in rows]}
+        print(json.dumps(document) if arguments.json else model_table(rows))
     elif arguments.report:
         scenario, run = run_by_name(arguments.scenario, arguments.seed)
         title = f"{scenario.title} (seed {arguments.seed})"
@@ -35,9 +51,11 @@ def main() -> None:
     else:
         windows_s = arguments.stable_window or []
         others = {f"stable window {window_s:g} s": Reactive(stable_window_s=window_s) for window_s in windows_s}
-        rows = compare(arguments.scenario, arguments.seed, {**POLICIES, **others})
-        document = {"scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in rows]}
-        print(json.dumps(document) if arguments.json else table(rows))
+        compared = compare(arguments.scenario, arguments.seed, {**POLICIES, **others})
+        document = {
+            "scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in compared]
+        }  # fmt: skip
+        print(json.dumps(document) if arguments.json else table(compared))
 
 
 if __name__ == "__main__":

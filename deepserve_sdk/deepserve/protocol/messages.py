@@ -43,6 +43,7 @@ from deepserve.protocol.pod_messages import BindExecutor as BindExecutor
 from deepserve.protocol.pod_messages import BundleContent as BundleContent
 from deepserve.protocol.pod_messages import CancelReceived as CancelReceived
 from deepserve.protocol.pod_messages import CancelTask as CancelTask
+from deepserve.protocol.pod_messages import EngineReport as EngineReport
 from deepserve.protocol.pod_messages import ExecutorFailed as ExecutorFailed
 from deepserve.protocol.pod_messages import ExecutorReady as ExecutorReady
 from deepserve.protocol.pod_messages import FetchBundle as FetchBundle

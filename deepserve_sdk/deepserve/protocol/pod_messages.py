@@ -6,6 +6,7 @@ from typing import Literal
 
 from deepserve.protocol.credit import STREAM_BYTES
 from deepserve.protocol.message_parts import Message, Outcome, RequestKind, Value
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, Replay
 
 # --- controller -> pods ------------------------------------------------------------------------------
@@ -149,6 +150,27 @@ class TaskFinished(Message, frozen=True):
     """The user's Retries(on=...) covers the exception: judged in the pod, which has its class."""
     num_reruns: int = 0
     """How often the pod ran the input again by itself: its batch had failed, or was stopped for another item."""
+    prompt: PromptBlocks | None = None
+    """From a tokenizer: what the value is about, for routing the task that takes it."""
+
+
+class EngineReport(Message, frozen=True):
+    """What an engine did since its last report: sent when a first token came or a task ended, and ten times a second.
+
+    on_device, on_host, in_file, gone: names of beginnings (see PromptBlocks) by where their KV is now. began: tasks
+    whose first token came. steps, step_ms: of all steps. prompt_tokens, prompt_ms: computed for prompts, and the time
+    of the steps that computed some.
+    """
+
+    on_device: bytes = b""
+    on_host: bytes = b""
+    in_file: bytes = b""
+    gone: bytes = b""
+    began: tuple[str, ...] = ()
+    steps: int = 0
+    step_ms: float = 0.0
+    prompt_tokens: int = 0
+    prompt_ms: float = 0.0
 
 
 class TaskPrepared(Message, frozen=True):
@@ -191,5 +213,5 @@ class TaskResumed(Message, frozen=True):
 PodMessage = (
     BindExecutor | BundleContent | AssignTask | PrepareTask | ReleaseTask | CancelTask | TaskCredit | StopPod
     | SleepExecutor | FetchBundle | ExecutorReady | ExecutorFailed | TaskPrepared | TaskReleased | TaskOutputs
-    | TaskFinished | CancelReceived | PodEnding | TaskBlocked | TaskResumed
+    | TaskFinished | EngineReport | CancelReceived | PodEnding | TaskBlocked | TaskResumed
 )  # fmt: skip

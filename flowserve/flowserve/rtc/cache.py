@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .contexts import ContextBook
-from .device_blocks import DeviceBlocks, Eviction
+from .device_blocks import DeviceBlocks, Relocation
 from .index import Node
 from .moves import MoveResult
 from .populates import PopulateBook, PopulateStatus
@@ -205,11 +205,12 @@ class RelationalTensorCache:
     def stats(self) -> CacheStats:
         return self._blocks.stats.copy()
 
-    def take_evictions(self) -> list[Eviction]:
-        """What left the device since the last call (the newest few thousand): a router wants to know who holds what."""
-        evictions = list(self._blocks.evictions)
-        self._blocks.evictions.clear()
-        return evictions
+    def take_relocations(self) -> list[Relocation]:
+        """What came to the device or left it since the last call (the newest few thousand), in order: a router wants to
+        know who holds what."""
+        relocations = list(self._blocks.relocations)
+        self._blocks.relocations.clear()
+        return relocations
 
     def check_invariants(self) -> None:
         held = [0] * self.num_blocks

@@ -11,12 +11,12 @@ from .moves import Tier
 from .stats import CacheStats
 from .tiers import LowerTiers
 
-MAX_EVICTIONS_NOTED = 4096
+MAX_RELOCATIONS_NOTED = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Eviction:
-    """The KV of a prefix left the device. prefix: its name (`block_hashes`).  tier: where it is now, None = gone."""
+class Relocation:
+    """The KV of a prefix is in another tier. prefix: its name (`block_hashes`).  tier: where it is now, None = gone."""
 
     prefix: str
     tier: Tier | None
@@ -36,7 +36,7 @@ class DeviceBlocks:
         self.index = PrefixIndex(block_size, is_windowed)
         self.tiers = LowerTiers(num_host_blocks, num_file_blocks, self.forget)
         self.stats = CacheStats()
-        self.evictions: deque[Eviction] = deque(maxlen=MAX_EVICTIONS_NOTED)
+        self.relocations: deque[Relocation] = deque(maxlen=MAX_RELOCATIONS_NOTED)
 
     @property
     def num_free(self) -> int:
@@ -64,6 +64,7 @@ class DeviceBlocks:
         """A held block is that of a node from now on."""
         self.index.place(node, block)
         self.pool.share(block)
+        self.relocations.append(Relocation(node.digest.hex(), Tier.DEVICE))
 
     def forget(self, node: Node) -> None:
         """Take a node and all below it out of the index; their blocks stay with whoever holds them."""
@@ -107,7 +108,7 @@ class DeviceBlocks:
             self.forget(node)
 
     def _note(self, node: Node, tier: Tier | None) -> None:
-        self.evictions.append(Eviction(node.digest.hex(), tier))
+        self.relocations.append(Relocation(node.digest.hex(), tier))
         if tier is None:
             self.stats.forgotten_blocks += 1
         else:

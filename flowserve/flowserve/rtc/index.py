@@ -178,7 +178,7 @@ class PrefixIndex:
 
 
 def block_hashes(token_ids: list[int], block_size: int, salt: str | None = None) -> list[str]:
-    """The names of all whole-block prefixes of a prompt, shortest first: `Eviction.prefix` says which one left.
+    """The names of all whole-block prefixes of a prompt, shortest first: `Relocation.prefix` says which one moved.
 
     The same in every process, so that a router can remember by name what an engine holds.
     """

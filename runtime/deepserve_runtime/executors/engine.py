@@ -21,6 +21,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
+from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerEvent,
     AnswerFormat,
@@ -106,6 +107,7 @@ class EngineExecutor:
             self._engine = loaded.template.engine()
             take_first_step(self._engine)
         steps.mark(POST_LOAD)
+        self._news = EngineNews(self._engine)
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -172,7 +174,9 @@ class EngineExecutor:
                 generation.task.finish_cancelled()
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.is_leaving]:
                 self._release(sequence_id)
-            for output in self._step():
+            outputs = self._step()
+            self._news.tell(outputs, self._generations)  # before the ends of tasks, which settle what was expected
+            for output in outputs:
                 self._receive(output)
             for sequence_id in list(self._generations):
                 self._flush(sequence_id)

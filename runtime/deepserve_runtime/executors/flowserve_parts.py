@@ -19,6 +19,8 @@ from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_apart, resolve_model
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput
+from flowserve.rtc.index import block_hashes
+from flowserve.rtc.moves import Tier
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
 from flowserve.server.answering import Answer
 from flowserve.server.api_error import RequestFields, as_api_error
@@ -46,7 +48,7 @@ from flowserve.tool_calls import (
 
 if TYPE_CHECKING:
     from flowserve.embedding_model import EmbeddingModel
-    from flowserve.engine import Engine
+    from flowserve.engine import Engine as Engine
     from flowserve.engine_template import EngineTemplate
 
 __all__ = [
@@ -82,10 +84,12 @@ __all__ = [
     "ServedModel",
     "StructuredOutputsParams",
     "TextDelta",
+    "Tier",
     "TokenizeRequest",
     "Tokenizer",
     "UnknownSequenceError",
     "as_api_error",
+    "block_hashes",
     "decode_body",
     "detokenized",
     "embedding_model_from_folder",

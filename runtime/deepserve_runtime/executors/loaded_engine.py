@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
 from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
@@ -62,4 +63,6 @@ def engine_config(spec: FunctionSpec) -> EngineConfig:
         tensor_parallel_size=model.tensor_parallel,
         max_model_len=model.max_model_len,
         max_num_sequences=SLOTS,
+        block_size=BLOCK_TOKENS,
+        step_log=True,
     )

@@ -24,6 +24,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     prompt_to_tokenize,
     tokenized,
 )
+from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.task import Task, describe
 
@@ -46,13 +47,15 @@ class OpenAIPrompter:
                 case method:
                     answer = make_answer(method, request.body, self._model)
                     fields = answer.fields
-                    task.finish(*encode(self._prompts(request.body, answer)))
+                    task.finish(*encode(self._prompts(task, request.body, answer)))
         except Exception as error:
             fail(task, error, fields)
 
-    def _prompts(self, body: bytes, answer: Answer) -> OpenAIPrompts:
+    def _prompts(self, task: Task, body: bytes, answer: Answer) -> OpenAIPrompts:
         prompts = [self._model.encode(prompt) for prompt in answer.prompts()]
-        answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
+        sequences = answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
+        num_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
+        task.prompt = prompt_blocks(sequences[0].prompt_ids, sequences[0].cache_salt, num_tokens)
         return OpenAIPrompts(body, [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts])
 
     def _tokenize(self, body: bytes) -> bytes:

@@ -26,6 +26,7 @@ from deepserve_runtime.executors.flowserve_parts import (
 )
 from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.executors.openai_prompts import OpenAIPrompter
+from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
@@ -77,6 +78,7 @@ class TokenizerExecutor:
         except Exception as error:
             task.fail(error)
         else:
+            task.prompt = prompt_blocks(prompt.token_ids)
             task.finish(*encode(prompt))
 
     def _tokenize(self, method: str, given: Any) -> TokenizedPrompt:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Outcome, RequestKind
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind
+from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, RetrySpec
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
@@ -226,6 +227,7 @@ class Chaos:
             (8, self.template_comes_up),
             (1, self.lose_template),
             (2, self.grant_credit),
+            (2, self.engine_tells),
             (1, self.close_link),
             (1, self.change_scaling),
             (1, self.remove_or_define),
@@ -361,7 +363,9 @@ class Chaos:
             del pod.tasks[task.task_id]
             raises = luck < 0.35
             outcome = Outcome("error", "ValueError") if raises else Outcome("ok")
-            finished = events.TaskFinished(task.task_id, task.attempt, outcome, 0.1, may_retry=raises)
+            names = self.random.randbytes(8 * self.random.randrange(4))
+            prompt = PromptBlocks(self.random.randrange(200), names) if luck < 0.9 else None
+            finished = events.TaskFinished(task.task_id, task.attempt, outcome, 0.1, may_retry=raises, prompt=prompt)
             self.old.append(finished)
             self.ended.add((task.task_id, task.attempt))
             self.give(finished)
@@ -444,6 +448,15 @@ class Chaos:
         self.old += [events.TaskFinished(task.task_id, task.attempt, OK, 1.0) for task in pod.tasks.values()]
         pod.tasks.clear()
         pod.chunks.clear()
+
+    def engine_tells(self) -> None:
+        """Also of what nobody asked for, and pods that are no engines."""
+        if self.pods:
+            pod_id = self.random.choice(list(self.pods))
+            names = [self.random.randbytes(8 * self.random.randrange(4)) for _ in range(4)]
+            began = tuple(self.pods[pod_id].tasks)[:1]
+            report = EngineReport(*names, began, 3, self.random.random() * 100, 40, 20.0)
+            self.give(events.EngineReported(pod_id, report))
 
     def grant_credit(self) -> None:
         if self.requests:

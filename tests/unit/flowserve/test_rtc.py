@@ -273,13 +273,17 @@ def test_blocks_reach_the_file_before_the_host_needs_their_place() -> None:
     assert cache.stats().forgotten_blocks == 0
 
 
-def test_evictions_are_told_by_names_that_a_router_can_compute() -> None:
+def test_relocations_are_told_by_names_that_a_router_can_compute() -> None:
     cache = RelationalTensorCache(3, 4)
     holding(cache, "a", A)
     cache.free("a")
+    assert [(each.prefix, each.tier) for each in cache.take_relocations()] == [
+        (name, Tier.DEVICE) for name in block_hashes(A, 4)
+    ]
     holding(cache, "b", [7] * 8)
-    assert [each.prefix for each in cache.take_evictions()] == block_hashes(A, 4)[:0:-1]
-    assert cache.take_evictions() == []
+    gone = [each.prefix for each in cache.take_relocations() if each.tier is None]
+    assert gone == block_hashes(A, 4)[:0:-1]
+    assert cache.take_relocations() == []
     assert block_hashes(A, 4, "one")[0] != block_hashes(A, 4)[0] != block_hashes(A[4:], 4)[0]
 
 

@@ -1,0 +1,195 @@
+"""SimulatedEngine: one FlowServe engine in simulated time: its real cache, steps as long as a cost model says."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from deepserve.protocol.messages import EngineReport
+from deepserve.protocol.prompt_blocks import BLOCK_TOKENS, PromptBlocks, pack
+from flowserve.cost_model import TERMS, CostModel
+from flowserve.rtc.cache import RelationalTensorCache
+from flowserve.rtc.index import block_hashes
+from flowserve.rtc.moves import Tier
+from flowserve.step_record import StepSetting, StepWork, num_pairs
+
+CHUNK_TOKENS = 512
+MS_PER_TERM = (20.0, 0.05, 0.25, 0.1, 1e-5, 1e-5, 0.05)
+COST = CostModel(
+    coefficients=dict(zip(TERMS, MS_PER_TERM, strict=True)), knee=64,
+    setting=StepSetting(chunk=CHUNK_TOKENS, block_size=BLOCK_TOKENS),
+)  # fmt: skip
+"""A small accelerator: steps of some 20 ms for few sequences, some 3,500 prompt tokens a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`token_ids`: of the prompt and of the answer that it will get, `num_output` of them."""
+
+    token_ids: list[int]
+    num_output: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) - self.num_output
+
+    @property
+    def blocks(self) -> PromptBlocks:
+        names = pack(block_hashes(self.token_ids[: self.num_tokens], BLOCK_TOKENS))
+        return PromptBlocks(self.num_tokens, names)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    task_id: str
+    attempt: int
+    prompt: Prompt
+    num_computed: int = 0
+    num_produced: int = 0
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens of the prompt that are not computed."""
+        return max(0, self.prompt.num_tokens - self.num_computed)
+
+    @property
+    def is_over(self) -> bool:
+        return self.num_produced >= self.prompt.num_output
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Steps of one kind: one with a chunk of prompts in it, or several that only decode, each `step_s` long."""
+
+    start_s: float
+    step_s: float
+    num_steps: int
+    chunks: dict[str, int] = field(default_factory=dict)
+    """Tokens of prompts, by task."""
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.step_s * self.num_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a stretch brought: sequences that got their first token, and those that are over."""
+
+    report: EngineReport
+    over: list[Sequence]
+
+
+class SimulatedEngine:
+    """Continuous batching with chunked prefill, as FlowServe's scheduler does it, in stretches of equal steps."""
+
+    def __init__(self, cost: CostModel, num_blocks: int, num_seats: int) -> None:
+        self._cost = cost
+        self._cache = RelationalTensorCache(num_blocks, BLOCK_TOKENS)
+        self._num_seats = num_seats
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[str, Sequence] = {}
+        self.stretch: Stretch | None = None
+        self.prompt_tokens = 0
+        self.hit_tokens = 0
+
+    def add(self, sequence: Sequence, now_s: float) -> bool:
+        """Whether `stretch` has changed: a new one, or one that ends with the step that runs, to let it in."""
+        self._waiting.append(sequence)
+        if self.stretch is None:
+            return self._begin(now_s)
+        if self.stretch.num_steps > 1 and len(self._running) < self._num_seats:
+            done = max(1, math.ceil((now_s - self.stretch.start_s) / self.stretch.step_s))
+            self.stretch.num_steps = min(self.stretch.num_steps, done)
+            return True
+        return False
+
+    def end_stretch(self) -> Done:
+        """At the end of `stretch`; the next one has begun where there is work."""
+        stretch = self.stretch
+        assert stretch is not None
+        began, over = [], []
+        for task_id, sequence in list(self._running.items()):
+            if sequence.num_missing and task_id not in stretch.chunks:
+                continue
+            was_first = sequence.num_produced == 0
+            sequence.num_computed += stretch.chunks.get(task_id, stretch.num_steps)
+            if not sequence.num_missing:
+                sequence.num_produced += 1 if task_id in stretch.chunks else stretch.num_steps
+            if was_first and sequence.num_produced:
+                began.append(task_id)
+                self._cache.tables.computed(task_id, sequence.prompt.token_ids, sequence.prompt.num_tokens)
+            if sequence.num_produced and sequence.is_over:
+                over.append(sequence)
+                del self._running[task_id]
+                self._cache.tables.computed(task_id, sequence.prompt.token_ids, len(sequence.prompt.token_ids) - 1)
+                self._cache.free(task_id)
+        prompt_tokens = sum(stretch.chunks.values())
+        end_s, self.stretch = stretch.end_s, None
+        self._begin(end_s)
+        ms = stretch.step_s * stretch.num_steps * 1e3
+        return Done(self._report(began, stretch.num_steps, ms, prompt_tokens), over)
+
+    def drop(self, task_id: str) -> None:
+        """A cancelled task; its blocks are given back."""
+        self._waiting = deque(each for each in self._waiting if each.task_id != task_id)
+        if self._running.pop(task_id, None) is not None:
+            self._cache.free(task_id)
+
+    def _begin(self, now_s: float) -> bool:
+        self._admit()
+        if not self._running:
+            return False
+        decoding = [each for each in self._running.values() if not each.num_missing]
+        contexts = sum(each.prompt.num_tokens + each.num_produced for each in decoding)
+        chunks, pairs, finishing = self._chunks(CHUNK_TOKENS - len(decoding))
+        work = StepWork(
+            prefill_tokens=sum(chunks.values()), decode_sequences=len(decoding),
+            num_sequences=len(decoding) + len(chunks), num_logits=len(decoding) + finishing,
+            prefill_pairs=pairs, decode_pairs=contexts,
+        )  # fmt: skip
+        num_steps = 1 if chunks else min(each.prompt.num_output - each.num_produced for each in decoding)
+        self.stretch = Stretch(now_s, self._cost.estimate(work) / 1e3, num_steps, chunks)
+        return True
+
+    def _chunks(self, budget: int) -> tuple[dict[str, int], int, int]:
+        """Tokens of each prompt in the next step, their query-key pairs, and how many prompts they finish."""
+        chunks, pairs, finishing = {}, 0, 0
+        for task_id, sequence in self._running.items():
+            num_tokens = min(budget, sequence.num_missing)
+            if num_tokens > 0:
+                chunks[task_id] = num_tokens
+                pairs += num_pairs(sequence.num_computed, num_tokens)
+                finishing += num_tokens == sequence.num_missing
+                budget -= num_tokens
+        return chunks, pairs, finishing
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._num_seats:
+            sequence = self._waiting[0]
+            token_ids = sequence.prompt.token_ids
+            match = self._cache.match_by_prefix_token(token_ids[: sequence.prompt.num_tokens])
+            if not self._cache.fits(match, len(token_ids), 0):
+                assert self._running, f"{sequence.task_id} never fits"
+                return
+            self._waiting.popleft()
+            self._cache.adopt(sequence.task_id, match)
+            assert self._cache.alloc_blocks(sequence.task_id, len(token_ids))
+            sequence.num_computed = match.num_tokens
+            self.hit_tokens += match.num_tokens
+            self.prompt_tokens += sequence.prompt.num_tokens
+            self._running[sequence.task_id] = sequence
+
+    def _report(self, began: list[str], num_steps: int, ms: float, prompt_tokens: int) -> EngineReport:
+        latest = {each.prefix: each.tier for each in self._cache.take_relocations()}
+        return EngineReport(
+            on_device=pack(prefix for prefix, tier in latest.items() if tier is Tier.DEVICE),
+            gone=pack(prefix for prefix, tier in latest.items() if tier is None),
+            began=tuple(began),
+            steps=num_steps, step_ms=ms, prompt_tokens=prompt_tokens, prompt_ms=ms if prompt_tokens else 0.0,
+        )  # fmt: skip
+
+    def check_invariants(self) -> None:
+        self._cache.check_invariants()
+        assert self._cache.tables.sequence_ids == self._running.keys(), "blocks of sequences that are gone"

@@ -1,0 +1,248 @@
+"""Scenarios of hosted models: traces of real services, and the policies in use beside those of other systems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from random import Random
+
+import msgspec
+
+from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
+from deepserve_controller.build import MODEL_AUTOSCALER, MODEL_ROUTING, build_cluster_manager, build_job_executor
+from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.events import ControllerStarted, FunctionDefined, RequestArrived, ScalingChanged
+from deepserve_controller.core.views import Autoscaler, FunctionLoad, ModelRouting, PodsWanted
+from deepserve_controller.policies.autoscaler import Reactive, within_bounds
+from deepserve_controller.policies.model_router import RoundRobin
+from deepserve_controller.simulator.engine import Occurrence, Simulation
+from deepserve_controller.simulator.model_engine import Prompt
+from deepserve_controller.simulator.model_world import CHECK_EVERY, Engines, ModelRecord, ModelWorld
+from deepserve_controller.simulator.report import Record, percentile
+from deepserve_controller.simulator.traces import TraceRow, read_trace
+from deepserve_controller.simulator.world import Faults, Times
+
+MODEL, TOKENIZER = "fn-model", "fn-model.tokenizer"
+CODE = CodeRef("builtin", "", "")
+MAX_PODS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScenario:
+    """`prompts`: by request id, in order; `arrivals_s` of each."""
+
+    title: str
+    arrivals_s: Mapping[str, float]
+    prompts: Mapping[str, Prompt]
+    end_s: float
+    engines: Engines = field(default_factory=Engines)
+    scaling: Scaling = Scaling(max_pods=MAX_PODS, scaledown_window_s=60.0, max_inputs=32)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPolicy:
+    """How engines are scaled and chosen. `scale`: what becomes of the scenario's bounds; `tick_s`: a look at the
+    demand besides those that news cause, for policies that need one."""
+
+    autoscaler: Callable[[], Autoscaler] = lambda: MODEL_AUTOSCALER
+    routing: Callable[[], ModelRouting] = lambda: MODEL_ROUTING
+    scale: Callable[[Scaling], Scaling] = lambda scaling: scaling
+    tick_s: float = 0.0
+
+
+class OneATick:
+    """ServerlessLLM's controller: an instance for every `target` requests; one is started in a tick, none is kept."""
+
+    stable_window_s = 0.0
+    panic_window_s = 0.0
+
+    def __init__(self, target: int = 2, tick_s: float = 1.0) -> None:
+        self._target = target
+        self._tick_s = tick_s
+        self._started_s = -math.inf
+
+    def decide(self, load: FunctionLoad, now_s: float) -> PodsWanted:
+        wanted = -(-(load.queued + load.running) // self._target)
+        if wanted > load.pods:
+            if now_s - self._started_s < self._tick_s:
+                return within_bounds(load, PodsWanted(load.pods, "one in a tick"))
+            self._started_s = now_s
+            return within_bounds(load, PodsWanted(load.pods + 1, f"{wanted} wanted, one in a tick"))
+        return within_bounds(load, PodsWanted(max(wanted, load.pods - 1), f"{wanted} wanted"))
+
+
+def always_on(scaling: Scaling) -> Scaling:
+    return msgspec.structs.replace(scaling, min_pods=scaling.max_pods)
+
+
+def no_keep_alive(scaling: Scaling) -> Scaling:
+    return msgspec.structs.replace(scaling, max_inputs=2, scaledown_window_s=0.0)
+
+
+def knative(scaling: Scaling) -> Scaling:
+    """Target utilisation 70 %, scale to zero after 30 s."""
+    return msgspec.structs.replace(scaling, target_inputs=int(0.7 * scaling.max_inputs), scaledown_window_s=30.0)
+
+
+POLICIES: Mapping[str, ModelPolicy] = {
+    "deepserve": ModelPolicy(),
+    "round robin": ModelPolicy(routing=RoundRobin),
+    "always on": ModelPolicy(scale=always_on),
+    "one a tick": ModelPolicy(OneATick, RoundRobin, no_keep_alive, tick_s=1.0),
+    "knative": ModelPolicy(
+        lambda: Reactive(stable_window_s=60.0, panic_window_s=6.0), RoundRobin, knative, tick_s=2.0
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """What one policy made of a scenario. Seconds; first tokens from the requests' arrivals.
+
+    cold: share of requests that waited for an engine to get ready. hits: share of prompt tokens found in caches.
+    """
+
+    policy: str
+    requests: int
+    first_p50_s: float
+    first_p99_s: float
+    cold: float
+    engine_s: float
+    engines: int
+    hits: float
+    digest: str
+
+
+def conversation(random: Random) -> ModelScenario:
+    """Five minutes of the Azure conversation trace at 0.6 of its rate: prompts of 1,150 tokens, answers of 250."""
+    return of_trace("Azure conversation", read_trace("azure_llm_2023_conv", 300.0, 0.6))
+
+
+def code(random: Random) -> ModelScenario:
+    """Ten minutes of the Azure code trace: bursts of long prompts and short answers, and minutes of nothing."""
+    return of_trace("Azure code", read_trace("azure_llm_2023_code", 600.0))
+
+
+def sessions(random: Random) -> ModelScenario:
+    """80 conversations of 5 turns: each prompt begins with all that was said before; lengths are the trace's."""
+    rows = read_trace("azure_llm_2023_conv", 1200.0)
+    arrivals_s: dict[str, float] = {}
+    prompts: dict[str, Prompt] = {}
+    for number in range(80):
+        at_s, length, base = random.uniform(0.0, 200.0), 0, (number + 1) << 20
+        for turn in range(5):
+            row = random.choice(rows)
+            said, answer = min(row.input_tokens, 1500), max(1, min(row.output_tokens, 300))
+            request_id = f"rq-{number}-{turn}"
+            token_ids = list(range(base, base + length + said + answer))
+            arrivals_s[request_id], prompts[request_id] = at_s, Prompt(token_ids, answer)
+            length += said + answer
+            at_s += 15.0 + random.expovariate(1 / 20.0)
+    return ModelScenario("conversations of several turns", arrivals_s, prompts, max(arrivals_s.values()) + 200.0)
+
+
+def of_trace(title: str, rows: Iterable[TraceRow]) -> ModelScenario:
+    """No two prompts begin alike: the trace does not say."""
+    arrivals_s: dict[str, float] = {}
+    prompts: dict[str, Prompt] = {}
+    for number, row in enumerate(rows):
+        base, length = (number + 1) << 15, row.input_tokens + row.output_tokens
+        arrivals_s[f"rq-{number}"] = 1.0 + row.arrival_s
+        prompts[f"rq-{number}"] = Prompt(list(range(base, base + length)), row.output_tokens)
+    return ModelScenario(title, arrivals_s, prompts, max(arrivals_s.values()) + 200.0)
+
+
+MODEL_SCENARIOS: Mapping[str, Callable[[Random], ModelScenario]] = {
+    "models-code": code,
+    "models-conversation": conversation,
+    "models-sessions": sessions,
+}
+
+
+def compare_models(name: str, seed: int, policies: Mapping[str, ModelPolicy] = POLICIES) -> list[ModelRow]:
+    """The same requests for each. AssertionError where an invariant breaks or a request gets no answer."""
+    scenario = MODEL_SCENARIOS[name](Random(seed))
+    return [row_of(name, run_models(scenario, Random(seed), policy)) for name, policy in policies.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRun:
+    cores: Cores
+    simulation: Simulation
+    record: Record
+    models: ModelRecord
+
+
+def run_models(scenario: ModelScenario, random: Random, policy: ModelPolicy) -> ModelRun:
+    ids = IdAllocator()
+    manager = build_cluster_manager(
+        ids, MAX_PODS, {"flowserve": 1, "tokenizer": 1}, model_autoscaler=policy.autoscaler()
+    )  # fmt: skip
+    cores = Cores(build_job_executor(ids, random, model_routing=policy.routing()), manager)
+    record = Record()
+    world = ModelWorld(random, Times(), Faults(), record, scenario.engines, scenario.prompts)
+    simulation = Simulation(
+        cores, world.consequences, world.before, world.is_alive, lambda cores: None, CHECK_EVERY
+    )  # fmt: skip
+    simulation.add([Occurrence(0.0, ControllerStarted())])
+    scaling = policy.scale(scenario.scaling)
+    for function_id, spec in specs(scaling).items():
+        simulation.add([Occurrence(0.0, FunctionDefined(function_id, spec))])
+    if policy.tick_s:
+        bounds = ScalingChanged(MODEL, scaling.min_pods, scaling.max_pods)
+        ticks = int(scenario.end_s / policy.tick_s)
+        simulation.add(Occurrence(number * policy.tick_s, bounds) for number in range(1, ticks))
+    simulation.add(
+        Occurrence(at_s, RequestArrived(request_id, "client-1", MODEL, method="chat"))
+        for request_id, at_s in sorted(scenario.arrivals_s.items(), key=lambda item: (item[1], item[0]))
+    )
+    simulation.run(scenario.end_s)
+    world.close(scenario.end_s)
+    cores.check_invariants()
+    missing = scenario.prompts.keys() - world.models.finished_s.keys()
+    assert not missing, f"{len(missing)} requests got no answer"
+    assert record.outcomes() == {"ok": len(scenario.prompts)}
+    return ModelRun(cores, simulation, record, world.models)
+
+
+def specs(scaling: Scaling) -> Mapping[str, FunctionSpec]:
+    tokenizer = FunctionSpec(
+        "models", "tokenizer", "tokenizer", CODE, "tokenizer", scaling=Scaling(min_pods=1, max_pods=2, max_inputs=32)
+    )
+    model = FunctionSpec(
+        "models", "model", "model", CODE, "flowserve", scaling=scaling, timeout_s=3600.0, tokenizer=TOKENIZER
+    )
+    return {TOKENIZER: tokenizer, MODEL: model}
+
+
+def row_of(policy: str, done: ModelRun) -> ModelRow:
+    models, num_requests = done.models, len(done.models.finished_s)
+    first_s = list(models.first_token_s.values())
+    return ModelRow(
+        policy=policy,
+        requests=num_requests,
+        first_p50_s=round(percentile(first_s, 50), 3),
+        first_p99_s=round(percentile(first_s, 99), 3),
+        cold=round(len(models.cold) / num_requests, 4),
+        engine_s=round(models.engine_s, 1),
+        engines=models.num_engines,
+        hits=round(models.hit_tokens / models.prompt_tokens, 4),
+        digest=done.simulation.digest,
+    )
+
+
+HEAD = ("policy", "requests", "first token p50 s", "p99 s", "cold", "engine s", "engines", "prefix hits")
+
+
+def model_table(rows: Iterable[ModelRow]) -> str:
+    """Markdown, aligned for reading as plain text too."""
+    body = [
+        [str(value) if not isinstance(value, float) else f"{value:g}" for value in list(asdict(row).values())[:-1]]
+        for row in rows
+    ]
+    widths = [max(len(cells[i]) for cells in [list(HEAD), *body]) for i in range(len(HEAD))]
+    lines = [HEAD, tuple("-" * width for width in widths), *body]
+    aligned = [" | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines]
+    return "\n".join(f"| {line} |" for line in aligned)

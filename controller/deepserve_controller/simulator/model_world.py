@@ -1,0 +1,162 @@
+"""ModelWorld: a world whose pods may also be tokenizers and FlowServe engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from deepserve.protocol.messages import Outcome
+from deepserve_controller.core import actions, events
+from deepserve_controller.core.actions import Action
+from deepserve_controller.core.events import Event
+from deepserve_controller.simulator.engine import Occurrence
+from deepserve_controller.simulator.model_engine import COST, Prompt, Sequence, SimulatedEngine, Stretch
+from deepserve_controller.simulator.report import Record
+from deepserve_controller.simulator.world import Faults, Range, Times, World
+from flowserve.cost_model import CostModel
+
+TOKENIZE_S_PER_TOKEN = 1e-6
+CHECK_EVERY = 200
+"""Of the invariants of engines and cores, which look at each block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What engines are: how fast, how large (KV blocks, sequences at once), and how long they take to load."""
+
+    cost: CostModel = COST
+    num_blocks: int = 2000
+    num_seats: int = 32
+    load_s: Range = (2.5, 3.5)
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """What happened to the requests of models; simulated seconds, by request id where it says so."""
+
+    first_token_s: dict[str, float] = field(default_factory=dict)
+    """From the request's arrival."""
+    finished_s: dict[str, float] = field(default_factory=dict)
+    cold: set[str] = field(default_factory=set)
+    """Requests that went to an engine which got ready after they had arrived."""
+    engine_s: float = 0.0
+    """Of all engines together, from the order to load the model to their end."""
+    num_engines: int = 0
+    prompt_tokens: int = 0
+    hit_tokens: int = 0
+
+
+class ModelWorld(World):
+    """`prompts`: by request id. A request's tokenise task tells its blocks, its engine task ends with its tokens."""
+
+    def __init__(
+        self,
+        random: Random,
+        times: Times,
+        faults: Faults,
+        record: Record,
+        engines: Engines,
+        prompts: Mapping[str, Prompt],
+    ) -> None:
+        super().__init__(random, times, faults, record)
+        self.models = ModelRecord()
+        self._about = engines
+        self._prompts = prompts
+        self._engines: dict[str, SimulatedEngine] = {}
+        self._bound_s: dict[str, float] = {}
+        self._ready_s: dict[str, float] = {}
+        self._request_of: dict[str, str] = {}
+        self._num_stretches = 0
+
+    def before(self, event: Event, now_s: float) -> None:
+        if isinstance(event, events.PodLost):
+            self._close(event.pod_id, now_s)
+        elif isinstance(event, events.ExecutorReady) and event.pod_id in self._engines:
+            self._ready_s[event.pod_id] = now_s
+        elif isinstance(event, events.EngineReported):
+            for task_id in event.report.began:
+                request_id = self._request_of[task_id]
+                first_s = now_s - self._record.arrived_s[request_id]
+                self.models.first_token_s.setdefault(request_id, first_s)
+        super().before(event, now_s)
+
+    def close(self, now_s: float) -> None:
+        """The run ends: engines that are left count up to now."""
+        for pod_id in list(self._engines):
+            self._close(pod_id, now_s)
+
+    def consequences(self, action: Action, now_s: float) -> Iterator[Occurrence]:
+        if isinstance(action, actions.FinishRequest):
+            self.models.finished_s[action.request_id] = now_s
+        elif isinstance(action, actions.SendCancel) and action.pod_id in self._engines:
+            self._engines[action.pod_id].drop(action.task_id)
+        yield from super().consequences(action, now_s)
+
+    def _close(self, pod_id: str, now_s: float) -> None:
+        engine = self._engines.pop(pod_id, None)
+        if engine is not None:
+            self.models.engine_s += now_s - self._bound_s[pod_id]
+            self.models.prompt_tokens += engine.prompt_tokens
+            self.models.hit_tokens += engine.hit_tokens
+
+    def _bind(self, action: actions.BindPod, now_s: float) -> Iterator[Occurrence]:
+        if action.spec.kind != "model":
+            yield from super()._bind(action, now_s)
+            return
+        pod_id = action.pod_id
+        at_s = now_s + self._draw(self._about.load_s)
+        self._pods[pod_id].function_id = action.function_id
+        self._engines[pod_id] = SimulatedEngine(self._about.cost, self._about.num_blocks, self._about.num_seats)
+        self._bound_s[pod_id] = now_s
+        self.models.num_engines += 1
+        slots, load_ms = action.spec.scaling.max_inputs, (at_s - now_s) * 1e3
+        yield Occurrence(at_s, events.ExecutorReady(pod_id, action.function_id, slots, load_ms), pod_id)
+
+    def _run(self, task: actions.SendTask, now_s: float) -> Iterator[Occurrence]:
+        kind = self._specs[task.function_id].kind
+        pod = self._pods.get(task.pod_id)
+        if pod is None or kind not in ("model", "tokenizer"):
+            yield from super()._run(task, now_s)
+            return
+        pod.tasks[task.task_id] = task
+        prompt = self._prompts[task.request_id]
+        if kind == "tokenizer":
+            at_s = now_s + prompt.num_tokens * TOKENIZE_S_PER_TOKEN
+            finished = events.TaskFinished(
+                task.task_id, task.attempt, Outcome("ok"), (at_s - now_s) * 1e3, prompt=prompt.blocks
+            )
+            yield Occurrence(at_s, finished, task.pod_id)
+            return
+        self._request_of[task.task_id] = task.request_id
+        if self._ready_s[task.pod_id] > self._record.arrived_s[task.request_id]:
+            self.models.cold.add(task.request_id)
+        engine = self._engines[task.pod_id]
+        if engine.add(Sequence(task.task_id, task.attempt, prompt), now_s):
+            yield self._end_of_stretch(task.pod_id, engine)
+
+    def _end_of_stretch(self, pod_id: str, engine: SimulatedEngine) -> Occurrence:
+        stretch = engine.stretch
+        assert stretch is not None
+        at_s = stretch.end_s
+        return Occurrence(at_s, WORLD, pod_id, lambda now_s: self._end_stretch(pod_id, engine, stretch, at_s))
+
+    def _end_stretch(self, pod_id: str, engine: SimulatedEngine, stretch: Stretch, at_s: float) -> Iterator[Occurrence]:
+        if engine.stretch is not stretch or stretch.end_s != at_s:
+            return  # it was cut short meanwhile
+        done = engine.end_stretch()
+        self._num_stretches += 1
+        if self._num_stretches % CHECK_EVERY == 0:
+            engine.check_invariants()
+        report = done.report
+        if report.began or done.over or report.on_device or report.gone:
+            yield Occurrence(at_s, events.EngineReported(pod_id, report), pod_id)
+        for sequence in done.over:
+            finished = events.TaskFinished(sequence.task_id, sequence.attempt, Outcome("ok"), 1.0)
+            yield Occurrence(at_s, finished, pod_id)
+        if engine.stretch is not None:
+            yield self._end_of_stretch(pod_id, engine)
+
+
+WORLD = Event()
+"""What occurs is the world's own."""

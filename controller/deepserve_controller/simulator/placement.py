@@ -1,0 +1,250 @@
+"""Placement in simulated time: models on hosts with few devices, which start where they are ready first.
+
+The controller has one host so far, and chooses none: here `StartupTimes` and `least_startup_time` are compared with the
+rules that ServerlessLLM's paper discusses (first free device; wait for the host with the model in memory).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from random import Random
+
+from deepserve_controller.policies.model_placement import HostOption, Instance, Placement, least_startup_time
+from deepserve_controller.policies.startup_time import StartupTimes
+from deepserve_controller.simulator.report import percentile
+
+GB = 10**9
+RESUME_S_PER_TOKEN, RESUME_S = 0.001, 0.1
+RULES = ("least startup time", "without moves", "first free", "wait for locality")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Bytes a second are what links really do; the estimator begins with twice as much, as optimistic tools say."""
+
+    num_hosts: int = 4
+    devices: int = 2
+    memory_bytes: int = 40 * GB
+    disk_bytes_per_s: float = 1.5 * GB
+    bus_bytes_per_s: float = 12.0 * GB
+    engine_s: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    at_s: float
+    model: int
+    run_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An engine with a model, for any number of requests. `until_s`: when the last one ends: then it is idle and may
+    be dropped."""
+
+    number: int
+    model: int
+    ready_s: float
+    begins_s: float
+    until_s: float
+
+
+@dataclass(slots=True)
+class Host:
+    engines: list[Running] = field(default_factory=list)
+    memory: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    """Models in the host's memory, the least recently used first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRow:
+    rule: str
+    requests: int
+    warm: float
+    start_p50_s: float
+    start_p99_s: float
+    start_mean_s: float
+    moves: int
+    error_p50_s: float
+    """Of the estimated start of an engine, without waiting for a device."""
+
+
+class PlacementWorld:
+    def __init__(self, cluster: Cluster, sizes_bytes: Sequence[int], rule: str, random: Random) -> None:
+        self._cluster = cluster
+        self._sizes = sizes_bytes
+        self._rule = rule
+        self._random = random
+        self._hosts = {f"host-{number}": Host() for number in range(cluster.num_hosts)}
+        rates: dict[str, float] = {}
+        for name in self._hosts:
+            rates |= {f"{name}/disk": 2 * cluster.disk_bytes_per_s, f"{name}/bus": 2 * cluster.bus_bytes_per_s}
+        self._times = StartupTimes(rates, engine_s=cluster.engine_s / 2)
+        self._truth = StartupTimes({name: rate / 2 for name, rate in rates.items()}, engine_s=cluster.engine_s)
+        self._num_engines = 0
+        self.starts_s: list[float] = []
+        self.errors_s: list[float] = []
+        self.num_warm = self.num_moves = 0
+
+    def serve(self, asks: Sequence[Ask]) -> None:
+        """In order of arrival; who finds no device tries again when the next engine falls idle."""
+        queue = [(ask.at_s, number, ask) for number, ask in enumerate(asks)]
+        heapq.heapify(queue)
+        while queue:
+            now_s, number, ask = heapq.heappop(queue)
+            if not self._start(ask, now_s):
+                ends = [e.until_s for host in self._hosts.values() for e in host.engines if e.until_s > now_s]
+                heapq.heappush(queue, (min(ends), number, ask))
+            self.check_invariants(now_s)
+
+    def _start(self, ask: Ask, now_s: float) -> bool:
+        for host in self._hosts.values():
+            for engine in host.engines:
+                if engine.model == ask.model:
+                    begins_s = max(now_s, engine.ready_s)
+                    if engine.until_s <= now_s:
+                        engine.begins_s = now_s
+                    engine.until_s = max(engine.until_s, begins_s + ask.run_s)
+                    self.starts_s.append(begins_s - ask.at_s)
+                    self.num_warm += 1
+                    return True
+        placed = self._place(ask.model, now_s)
+        if placed is None:
+            return False
+        free_s = now_s
+        for move in placed.moves:
+            free_s += self._move(move.instance_id, placed.host, move.to_host, now_s)
+        self._drop_idle(placed.host, now_s)
+        ready_s = free_s + self._load(ask.model, placed.host, now_s)
+        self._add(ask.model, placed.host, ready_s, ready_s, ready_s + ask.run_s)
+        self.starts_s.append(ready_s - ask.at_s)
+        return True
+
+    def _place(self, model: int, now_s: float) -> Placement | None:
+        options = [self._option(name, model, now_s) for name in self._hosts]
+        if self._rule == "least startup time":
+            return least_startup_time(options, 1)
+        alone = [option._replace(instances=()) for option in options]
+        if self._rule == "without moves":
+            return least_startup_time(alone, 1)
+        if self._rule == "first free":
+            return next((least_startup_time([option], 1) for option in alone if option.free_devices), None)
+        best = min(alone, key=lambda option: (option.start_s, -option.free_devices, option.host))
+        return least_startup_time([best], 1)
+
+    def _option(self, name: str, model: int, now_s: float) -> HostOption:
+        running = [engine for engine in self._hosts[name].engines if engine.until_s > now_s]
+        instances = [
+            Instance(
+                f"{engine.number}",
+                1,
+                self._resume_s(engine, now_s),
+                {other: self._estimate_s(engine.model, other, now_s) for other in self._hosts if other != name},
+            )
+            for engine in running
+            if engine.begins_s <= now_s
+        ]
+        free = self._cluster.devices - len(running)
+        return HostOption(name, free, self._estimate_s(model, name, now_s), instances)
+
+    def _resume_s(self, engine: Running, now_s: float) -> float:
+        return RESUME_S_PER_TOKEN * 30.0 * (now_s - engine.begins_s) + RESUME_S
+
+    def _path(self, model: int, name: str) -> tuple[str, ...]:
+        return (f"{name}/bus",) if model in self._hosts[name].memory else (f"{name}/disk", f"{name}/bus")
+
+    def _estimate_s(self, model: int, name: str, now_s: float) -> float:
+        return self._times.estimate_s(str(model), self._path(model, name), self._sizes[model], now_s)
+
+    def _load(self, model: int, name: str, now_s: float) -> float:
+        """Seconds that it takes in truth; the estimator learns of them."""
+        path, size = self._path(model, name), self._sizes[model]
+        estimate_s = self._estimate_s(model, name, now_s)
+        noise = self._random.uniform(0.9, 1.1)
+        took_s = self._truth.estimate_s("", path, size, now_s) * noise
+        moved_s = took_s - self._cluster.engine_s * noise
+        self.errors_s.append(abs(took_s - estimate_s))
+        load_id = f"load-{len(self.errors_s)}"
+        for times in (self._times, self._truth):
+            times.book(load_id, str(model), path, size, now_s)
+        self._times.ended(load_id, now_s + took_s, moved_s)
+        self._remember(model, name)
+        return took_s
+
+    def _remember(self, model: int, name: str) -> None:
+        memory = self._hosts[name].memory
+        memory[model] = None
+        memory.move_to_end(model)
+        while sum(self._sizes[each] for each in memory) > self._cluster.memory_bytes and len(memory) > 1:
+            memory.popitem(last=False)
+
+    def _move(self, number: str, from_host: str, to_host: str, now_s: float) -> float:
+        """The request goes on there, later by what computing its tokens again takes."""
+        engine = next(each for each in self._hosts[from_host].engines if f"{each.number}" == number)
+        self._hosts[from_host].engines.remove(engine)
+        self._drop_idle(to_host, now_s)
+        seconds = self._load(engine.model, to_host, now_s) + self._resume_s(engine, now_s)
+        self._add(engine.model, to_host, now_s, engine.begins_s, engine.until_s + self._resume_s(engine, now_s))
+        self.num_moves += 1
+        return seconds
+
+    def _add(self, model: int, name: str, ready_s: float, begins_s: float, until_s: float) -> None:
+        self._num_engines += 1
+        self._hosts[name].engines.append(Running(self._num_engines, model, ready_s, begins_s, until_s))
+
+    def _drop_idle(self, name: str, now_s: float) -> None:
+        """One device is wanted: the engine that has been idle longest goes, if all are taken."""
+        engines = self._hosts[name].engines
+        if len(engines) >= self._cluster.devices:
+            engines.remove(min(engines, key=lambda engine: engine.until_s))
+
+    def check_invariants(self, now_s: float) -> None:
+        self._times.check_invariants()
+        for name, host in self._hosts.items():
+            assert len(host.engines) <= self._cluster.devices, f"{name} has {len(host.engines)} engines"
+
+
+def asks_of(random: Random, num_models: int, per_s: float, end_s: float) -> list[Ask]:
+    """Bursty (gamma gaps with a coefficient of variation of 8) and skewed (Zipf), as ServerlessLLM's evaluation."""
+    weights = [1.0 / (rank + 1) for rank in range(num_models)]
+    asks, at_s, shape = [], 0.0, 1 / 64
+    while (at_s := at_s + random.gammavariate(shape, 1 / (per_s * shape))) < end_s:
+        model = random.choices(range(num_models), weights)[0]
+        asks.append(Ask(at_s, model, min(60.0, random.expovariate(1 / 8.0) + 0.5)))
+    return asks
+
+
+def compare_placement(seed: int) -> list[PlacementRow]:
+    """20 models of 2 to 26 GB on 4 hosts with 2 devices each; the same requests for each rule."""
+    random = Random(seed)
+    sizes = [round(GB * random.choice((2.5, 5.0, 13.0, 26.0))) for _ in range(20)]
+    asks = asks_of(random, len(sizes), 0.2, 4000.0)
+    rows = []
+    for rule in RULES:
+        world = PlacementWorld(Cluster(), sizes, rule, Random(seed))
+        world.serve(asks)
+        starts_s = world.starts_s
+        rows.append(
+            PlacementRow(
+                rule,
+                len(starts_s),
+                round(world.num_warm / len(starts_s), 3),
+                round(percentile(starts_s, 50), 2),
+                round(percentile(starts_s, 99), 1),
+                round(sum(starts_s) / len(starts_s), 2),
+                world.num_moves,
+                round(percentile(world.errors_s, 50), 3),
+            )  # fmt: skip
+        )
+    return rows
+
+
+def placement_table(rows: Sequence[PlacementRow]) -> str:
+    head = ("rule", "requests", "warm", "start p50 s", "p99 s", "mean s", "moves", "estimate off by p50 s")
+    body = [[str(value) for value in asdict(row).values()] for row in rows]
+    widths = [max(len(cells[i]) for cells in [list(head), *body]) for i in range(len(head))]
+    lines = [head, tuple("-" * width for width in widths), *body]
+    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True))} |" for cells in lines)

@@ -1,0 +1,55 @@
+"""Prompts of real models find the pod that holds their beginning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepserve
+from deepserve._current_client import current_client
+
+LABEL = "models/twin"
+
+
+def status() -> dict[str, Any]:
+    return current_client().query("status")
+
+
+def last_pod() -> str:
+    """Of the request that finished last."""
+    return str([request["pod_id"] for request in status()["requests"] if request["label"] == LABEL][-1])
+
+
+def wait_until(is_so: Callable[[dict[str, Any]], bool]) -> None:
+    for _ in range(600):
+        if is_so(status()):
+            return
+        time.sleep(0.05)
+    raise AssertionError("not so after 30 s")
+
+
+def has_two_pods(now: dict[str, Any]) -> bool:
+    return any(view["label"] == LABEL and view["ready"] == 2 for view in now["functions"])
+
+
+def test_the_next_turn_of_a_conversation_goes_where_its_cache_is(folder: Path) -> None:
+    llm = deepserve.Model("twin", source=folder, min_pods=2, max_pods=2)
+    llm.generate("hi", max_tokens=1, temperature=0)
+    wait_until(has_two_pods)
+    llm.generate("hi", max_tokens=1, temperature=0)
+    first_pod = last_pod()  # where equals go
+    messages = [{"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * 12}]
+    stream = llm.stream("Busy.", max_tokens=400, temperature=1.0, seed=1)
+    next(stream)
+    answer = llm.chat(messages, max_tokens=8, temperature=0).text
+    home = last_pod()
+    assert home != first_pod
+    stream.close()
+    wait_until(lambda now: not now["num_running"])
+    llm.generate("Short.", max_tokens=1, temperature=0)
+    assert last_pod() == first_pod
+    messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Go on."}]
+    llm.chat(messages, max_tokens=8, temperature=0)
+    assert last_pod() == home

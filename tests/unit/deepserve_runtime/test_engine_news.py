@@ -1,0 +1,91 @@
+"""What the controller is told of an engine, and when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from deepserve.protocol.messages import EngineReport
+from deepserve.protocol.prompt_blocks import pack
+from deepserve_runtime.executors.engine_news import PERIOD_S, EngineNews
+from flowserve.outputs import SequenceOutput
+from flowserve.rtc.device_blocks import Relocation
+from flowserve.rtc.moves import Tier
+from flowserve.step_log import StepLog
+from flowserve.step_record import StepRecord, StepSetting
+
+A, B, C = ("a" * 32, "b" * 32, "c" * 32)
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.relocations: list[Relocation] = []
+        self.step_log = StepLog(StepSetting())
+
+    def take_relocations(self) -> list[Relocation]:
+        taken, self.relocations = self.relocations, []
+        return taken
+
+
+class Told:
+    """EngineNews about one running sequence, with a clock by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.engine = Engine()
+        self.reports: list[EngineReport] = []
+        self.news = EngineNews(self.engine, lambda: self.now_s)  # type: ignore[arg-type]
+        link = SimpleNamespace(send=self.reports.append)
+        task = SimpleNamespace(key=("task-1", 2), pod=SimpleNamespace(link=link))
+        self.generations: Any = {"task-1/2": SimpleNamespace(task=task)}
+
+    def __call__(self, num_output: int, finished: bool = False, sequence_id: str = "task-1/2") -> list[EngineReport]:
+        output = SequenceOutput(sequence_id, (7,), "", finished, None, 40, num_output)
+        self.reports.clear()
+        self.news.tell([output], self.generations)
+        return list(self.reports)
+
+
+def test_first_tokens_and_ends_are_told_at_once_and_the_rest_now_and_then() -> None:
+    told = Told()
+    [first] = told(1)
+    assert first.began == ("task-1",)
+    assert told(2) == []
+    told.now_s += 1.5 * PERIOD_S
+    [periodic] = told(3)
+    assert periodic.began == ()
+    assert len(told(4, finished=True)) == 1
+    assert told(1, sequence_id="dropped") == [], "nobody waits for it any more"
+    told.generations = {}
+    told.now_s += 1.0
+    assert told(5) == []
+
+
+def test_where_kv_is_now_by_its_latest_move() -> None:
+    told = Told()
+    told.engine.relocations = [
+        Relocation(A, Tier.DEVICE), Relocation(B, Tier.DEVICE), Relocation(A, None), Relocation(C, Tier.HOST),
+    ]  # fmt: skip
+    [report] = told(1)
+    assert (report.on_device, report.gone, report.on_host, report.in_file) == (pack([B]), pack([A]), pack([C]), b"")
+    told.now_s += 1.0
+    [report] = told(2)
+    assert report.on_device == report.gone == b"", "told once"
+
+
+def test_steps_since_the_last_report() -> None:
+    told = Told()
+    told.engine.step_log.add(StepRecord(number=1, device_ms=50.0, prefill_tokens=40))
+    told.engine.step_log.add(StepRecord(number=2, device_ms=5.0, decode_sequences=1))
+    [report] = told(1)
+    assert (report.steps, report.step_ms, report.prompt_tokens, report.prompt_ms) == (2, 55.0, 40, 50.0)
+    told.now_s += 1.0
+    [report] = told(2)
+    assert report.steps == 0
+
+
+def test_a_sequence_that_goes_on_from_tokens_of_another_pod_begins_too() -> None:
+    told = Told()
+    [first] = told(17)
+    assert first.began == ("task-1",)
+    assert told(18) == []
