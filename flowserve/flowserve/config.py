@@ -14,17 +14,20 @@ from .errors import InvalidConfigError
 class EngineConfig:
     """Options of one engine. Raises `InvalidConfigError` naming the field.
 
-    dtype: "auto" (float32 on CPU), "float32" or "bfloat16"; of weights, activations and KV cache.
+    device: "auto" or "cpu".
+    dtype: "auto" (float32 on CPU), "float32" or "bfloat16". In torch of weights, activations and, unless it has a dtype
+    of its own, the KV cache; the CPU's own kernels only keep the weights in it, and compute in float32.
     quantization: of the weights: None (exact), "int8" (a scale per output, activations quantised per token) or "int4"
     (a scale per 32 weights; embedding and output projection at 8 bits).
     kv_cache_dtype: "float32", "int8" (a scale per token and head), or "auto": int8 where weights are quantised and the
-    own kernels read them; torch would be slower for it.
+    own kernels read them, for torch would be slower with it; else as the activations.
     cpu_backend: "extension" (own kernels, compiled once per machine), "torch", or "auto": the first that works.
     tensor_parallel_size: only 1 is supported so far.
     max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.
     max_num_sequences: sequences that run at once.  max_num_batched_tokens: tokens of one step (the prefill chunk).
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
-    num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block; None = device's.
+    num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block, 1 to 1,024;
+    None = the device's.
     enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
     host_cache_bytes, file_cache_bytes: room below the device for blocks that leave it, in memory and, through that, in
     a file that is gone with the process; None = none. Preempted sequences are swapped there instead of computed again.
@@ -96,17 +99,14 @@ class EngineConfig:
             raise InvalidConfigError(
                 f"speculative_ngram must be the shortest and the longest run, 1 to 16, got {self.speculative_ngram}"
             )
-        for name in ("max_num_sequences", "max_num_batched_tokens"):
-            if getattr(self, name) < 1:
-                raise InvalidConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         self._check_tiers()
-        for name in (
-            "max_model_len", "kv_cache_bytes", "num_kv_blocks", "block_size", "num_threads",
-            "host_cache_bytes", "file_cache_bytes",
-        ):  # fmt: skip
+        for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidConfigError(f"{name} must be at least 1 or None, got {value}")
+                or_none = "" if name.startswith("max_num") else " or None"
+                raise InvalidConfigError(f"{name} must be at least 1{or_none}, got {value}")
+            if value is not None and most is not None and value > most:
+                raise InvalidConfigError(f"{name} must be at most {most}, got {value}")
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -129,7 +129,18 @@ DEVICES = ("auto", "cpu")
 QUANTIZATIONS = (None, "int8", "int4")
 KV_CACHE_DTYPES = ("auto", "float32", "int8")
 CPU_BACKENDS = ("auto", "extension", "torch")
-
+_MOST: dict[str, int | None] = {
+    "max_num_sequences": 2**20,
+    "max_num_batched_tokens": 2**20,
+    "max_model_len": None,
+    "kv_cache_bytes": None,
+    "num_kv_blocks": 2**31 - 1,
+    "block_size": 1024,
+    "num_threads": 4096,
+    "host_cache_bytes": None,
+    "file_cache_bytes": None,
+}
+"""What is at least 1, and at most so much: beyond, 32 bits would cut it off. None = as much as there is."""
 
 _TYPES = get_type_hints(EngineConfig)
 

@@ -31,7 +31,11 @@ def calibrate(
     out: Output = None,
     log: Annotated[Path | None, typer.Option(help="Keep the step log there.", dir_okay=False)] = None,
     seconds: Annotated[float, typer.Option(help="How long to run.", min=1.0)] = 30.0,
-    quantization: Annotated[str | None, typer.Option(help="None, int8 or int4.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="Of the weights: int8 or int4.")] = None,
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto, float32 or int8.")] = "auto",
+    cpu_backend: Annotated[str, typer.Option(help="auto, extension or torch.")] = "auto",
+    block_size: Annotated[int | None, typer.Option(help="Tokens of one KV block.")] = None,
     max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens of one step.")] = 512,
     max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
     num_threads: Annotated[int | None, typer.Option(help="Threads of tensor operations.")] = None,
@@ -45,7 +49,11 @@ def calibrate(
     if out is not None:
         check_place(out)
     config = EngineConfig(
+        dtype=dtype,
         quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        cpu_backend=cpu_backend,
+        block_size=block_size,
         max_model_len=max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
         num_threads=num_threads,

@@ -109,10 +109,15 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
             total += self.estimate(StepWork.of_prompt(chunk, start, self.setting.window, is_last=is_last))
         return total
 
-    def cost_view(self, transfer_s_per_block: Mapping[Tier, float], context: int = 0) -> CostView:
-        """For the choice between fetching preserved KV and computing it again behind `context` tokens."""
-        chunk = self.setting.chunk
-        return CostView(self.prefill_ms(chunk, context) / chunk / 1000.0, dict(transfer_s_per_block))
+    def cost_view(self, transfer_s_per_block: Mapping[Tier, float]) -> CostView:
+        """For the choice between fetching preserved KV and computing it again: `prefill_ms` of a part of a prompt.
+
+        What a full chunk costs beside attention is shared by its tokens.
+        """
+        chunk, pair_ms = self.setting.chunk, self.coefficients["prefill_pair"]
+        chunk_ms = self.estimate(StepWork(prefill_tokens=chunk, num_sequences=1))
+        per_token_s, per_pair_s = chunk_ms / chunk / 1000.0, pair_ms / 1000.0
+        return CostView(per_token_s, dict(transfer_s_per_block), per_pair_s, self.setting.window)
 
 
 def fit(records: Sequence[StepRecord], setting: StepSetting | None = None) -> CostModel:

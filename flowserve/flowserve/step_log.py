@@ -173,14 +173,19 @@ def step_log_of(config: EngineConfig, setting: StepSetting) -> StepLog | None:
 
 def setting_of(config: EngineConfig, loaded: LoadedModel, layout: StorageLayout, runner: Runner) -> StepSetting:
     """Under which conditions an engine takes its steps."""
+    model = loaded.config
+    heads = (model.num_heads, model.num_kv_heads, model.head_dim)
     return StepSetting(
         model=loaded.folder.resolve().name,
+        shape=(model.hidden_size, model.intermediate_size, model.num_layers, *heads, model.vocab_size),
         device=loaded.device.name,
         backend=type(runner).__name__,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        checkpoint_dtype=model.dtype,
         quantization=config.quantization,
-        kv_cache_dtype=config.kv_cache_dtype,
-        num_threads=config.num_threads,
-        window=shared_window(loaded.config.windows),
+        kv_cache_dtype=layout.kv_dtype,
+        num_threads=runner.num_threads,
+        window=shared_window(model.windows),
         chunk=config.max_num_batched_tokens,
         block_size=layout.block_size,
         block_bytes=layout.block_bytes,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from .query_key_pairs import num_pairs
 from .scheduling.batch import Batch
 
 
@@ -99,12 +100,18 @@ class StepRecord(StepWork, frozen=True, kw_only=True, omit_defaults=True, forbid
 class StepSetting(msgspec.Struct, frozen=True, kw_only=True):
     """Under which conditions steps were taken: only those of one setting may be fitted together.
 
+    All as the engine has it, also where its config leaves the choice to it.
+    model: name of its folder.  shape: hidden and intermediate size, layers, heads, KV heads, head size, vocabulary.
+    dtype: of activations.  checkpoint_dtype: of the weights, where they are not quantised.
     window: as in `StepWork.of_batch`.  chunk: tokens of one step at most.  block_bytes: of one KV block, all layers.
     """
 
     model: str = ""
+    shape: tuple[int, ...] = ()
     device: str = ""
     backend: str = ""
+    dtype: str = ""
+    checkpoint_dtype: str = ""
     quantization: str | None = None
     kv_cache_dtype: str = ""
     num_threads: int | None = None
@@ -114,21 +121,7 @@ class StepSetting(msgspec.Struct, frozen=True, kw_only=True):
     block_bytes: int = 0
 
 
-def num_pairs(start: int, num_tokens: int, window: int = 0) -> int:
-    """Keys that the queries [start, start + num_tokens) of one sequence see together, each also its own."""
-    end = start + num_tokens
-    if not window or end <= window:
-        return _triangle(end) - _triangle(start)
-    if start >= window:
-        return num_tokens * window
-    return _triangle(window) - _triangle(start) + (end - window) * window
-
-
 def shared_window(windows: Iterable[int]) -> int:
     """The window that bounds every layer; 0 where one layer sees all."""
     listed = list(windows)
     return max(listed) if listed and all(listed) else 0
-
-
-def _triangle(count: int) -> int:
-    return count * (count + 1) // 2

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from deepserve.protocol.messages import EngineReport
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS, PromptBlocks, pack
 from flowserve.cost_model import TERMS, CostModel
+from flowserve.query_key_pairs import num_pairs
 from flowserve.rtc.cache import RelationalTensorCache
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
-from flowserve.step_record import StepSetting, StepWork, num_pairs
+from flowserve.step_record import StepSetting, StepWork
 
 CHUNK_TOKENS = 512
 MS_PER_TERM = (20.0, 0.05, 0.25, 0.1, 1e-5, 1e-5, 0.05)

@@ -42,6 +42,10 @@ class KVLayout:
     def size_bytes(self) -> int:
         return self.block_bytes * self.num_blocks
 
+    @property
+    def kv_dtype(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionLengths:

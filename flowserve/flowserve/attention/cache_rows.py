@@ -20,13 +20,16 @@ class CacheRows(Protocol):
 
 
 class PlainRows:
-    """W = D, in the engine's dtype."""
+    """W = D, in a dtype of floats; None = that of the rows."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
 
     def store(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows
+        return rows if self._dtype is None else rows.to(self._dtype)
 
     def load(self, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return stored
+        return stored.to(dtype)
 
 
 class Int8Rows:

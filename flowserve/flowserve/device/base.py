@@ -37,6 +37,10 @@ class StorageLayout(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
+    @property
+    def kv_dtype(self) -> str:
+        """What keys and values are stored as: "float32", "bfloat16" or "int8"."""
+
 
 class BlockStorage(Protocol):
     """KV storage as those see it who move blocks and need not know what is in them."""
@@ -58,8 +62,8 @@ class BlockStorage(Protocol):
 class StepLogits:
     """What a step computes: float32 logits [n, V], in the batch's order, for its reader to change as it likes.
 
-    best: the most likely token of each row (the first of equals; -1 where no logit is a number), where the device found
-    it on the way.
+    best: the most likely token of each row (the first of equals), where the device found it on the way; -1 for a row
+    that holds a NaN or nothing above -inf, which nobody can sample from.
     """
 
     values: torch.Tensor
@@ -71,6 +75,10 @@ class Runner(Protocol):
 
     @property
     def storage(self) -> BlockStorage: ...
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of this process that compute a step."""
 
     def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
         """Compute a batch: logits of the last `num_logits` tokens of each entry, in order.
@@ -148,7 +156,10 @@ class DeviceAdapter(Protocol):
         """How so many blocks are stored for a loaded model."""
 
     def runner(self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig) -> Runner:
-        """Allocate the storage and make the model ready to run, in the process that runs it."""
+        """Allocate the storage and make the model ready to run, in the process that runs it.
+
+        Raises InvalidConfigError for a storage that the device has no memory for.
+        """
 
     def park(self, weights: Any) -> bool:
         """Give back the memory of loaded weights, but keep them within reach. False: they must be loaded anew.

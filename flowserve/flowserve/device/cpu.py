@@ -92,6 +92,8 @@ class CpuDevice:
         model, dtype, width = loaded.config, loaded.dtype, loaded.config.head_dim
         if config.kv_cache_dtype == "int8":  # in torch it saves memory only, so "auto" is not int8 here
             dtype, width = torch.int8, Int8Rows(width).width
+        elif config.kv_cache_dtype == "float32":
+            dtype = torch.float32
         return KVLayout(model.num_layers, num_blocks, block_size, model.num_kv_heads, width, dtype)
 
     def runner(self, loaded: LoadedModel, layout: StorageLayout, max_model_len: int, config: EngineConfig) -> Runner:

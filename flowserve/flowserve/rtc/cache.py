@@ -96,9 +96,10 @@ class RelationalTensorCache:
         below = nodes[len(on_device) :]
         if not below:
             return Match(len(blocks) * self.block_size, blocks, arriving=arriving)
-        decision = fetch_or_recompute([node.tier for node in below], self.block_size, self.costs)
+        num_tokens = len(blocks) * self.block_size
+        decision = fetch_or_recompute([node.tier for node in below], self.block_size, self.costs, num_tokens)
         chosen = tuple(below[: decision.num_blocks])
-        return Match(len(blocks) * self.block_size, blocks, chosen, arriving, decision)
+        return Match(num_tokens, blocks, chosen, arriving, decision)
 
     def match_by_id(
         self, context_id: str, token_ids: list[int], now_s: float, salt: str | None = None

@@ -6,8 +6,9 @@ MemServe's rule (arXiv 2406.17565, section on the cost model): fetch iff transfe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..query_key_pairs import num_pairs
 from .moves import Tier
 
 
@@ -15,12 +16,21 @@ from .moves import Tier
 class CostView:
     """What the choice is made from.
 
-    recompute_s_per_token: seconds of computing one prompt token.  transfer_s_per_block: seconds of moving one block to
-    the device, by the tier it lies in; a tier that is missing is never fetched from.
+    recompute_s_per_token, recompute_s_per_pair: seconds of computing one prompt token, and of each query-key pair of
+    its attention: as many as tokens come before it, up to `window`; 0 = all of them.
+    transfer_s_per_block: seconds of moving one block to the device, by the tier it lies in; a tier that is missing is
+    never fetched from.
     """
 
     recompute_s_per_token: float
     transfer_s_per_block: Mapping[Tier, float]
+    recompute_s_per_pair: float = 0.0
+    window: int = 0
+
+    def recompute_s(self, context: int, num_tokens: int) -> float:
+        """Seconds of computing `num_tokens` prompt tokens behind `context` others."""
+        pairs_s = self.recompute_s_per_pair * num_pairs(context, num_tokens, self.window)
+        return self.recompute_s_per_token * num_tokens + pairs_s
 
 
 ALWAYS_FETCH = CostView(1.0, {Tier.HOST: 0.0, Tier.FILE: 0.0})
@@ -39,24 +49,25 @@ class FetchDecision:
     reason: str
 
 
-def fetch_or_recompute(tiers: Sequence[Tier], block_size: int, costs: CostView) -> FetchDecision:
+def fetch_or_recompute(tiers: Sequence[Tier], block_size: int, costs: CostView, context: int = 0) -> FetchDecision:
     """How many of the leading blocks to fetch, given the tier of each: the number that costs least in all.
+
+    context: tokens before them, whose KV is on the device.
 
     KV is only of use together with all that comes before it, so leading blocks are fetched and the tail is recomputed;
     where two numbers cost the same the larger is taken, because fetching leaves the device to others.
     """
-    per_block = costs.recompute_s_per_token * block_size
     best = FetchDecision(0, 0.0, 0.0, "nothing to fetch")
-    transfer_s = saved = best_saved = 0.0
+    transfer_s = best_saved = 0.0
     for num_blocks, tier in enumerate(tiers, 1):
         if tier not in costs.transfer_s_per_block:
             break
         transfer_s += costs.transfer_s_per_block[tier]
-        saved = num_blocks * per_block - transfer_s
-        if saved >= best_saved:
-            best_saved = saved
-            best = FetchDecision(num_blocks, transfer_s, num_blocks * per_block, "")
-    num_all, all_s = len(tiers), len(tiers) * per_block
+        recompute_s = costs.recompute_s(context, num_blocks * block_size)
+        if recompute_s - transfer_s >= best_saved:
+            best_saved = recompute_s - transfer_s
+            best = FetchDecision(num_blocks, transfer_s, recompute_s, "")
+    num_all, all_s = len(tiers), costs.recompute_s(context, len(tiers) * block_size)
     if best.num_blocks:
         reason = (
             f"fetch {best.num_blocks} of {num_all} blocks: {best.transfer_s:.6f} s, {best.recompute_s:.6f} s to compute"
@@ -75,6 +86,7 @@ class MeasuredCosts:
     _WEIGHT = 0.2  # of the newest measurement
 
     def __init__(self, estimate: CostView, is_fitted: bool = False) -> None:
+        self._estimate = estimate
         self._recompute_s = estimate.recompute_s_per_token
         self._transfer_s = dict(estimate.transfer_s_per_block)
         self._measured: set[Tier] = set()
@@ -82,7 +94,8 @@ class MeasuredCosts:
         self._is_fitted = is_fitted
 
     def view(self) -> CostView:
-        return CostView(self._recompute_s, dict(self._transfer_s))
+        transfer_s = dict(self._transfer_s)
+        return replace(self._estimate, recompute_s_per_token=self._recompute_s, transfer_s_per_block=transfer_s)
 
     def observe_step(self, num_tokens: int, seconds: float) -> None:
         """A step that computed `num_tokens` prompt tokens (and little else) took `seconds`."""

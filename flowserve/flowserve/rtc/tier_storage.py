@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 import zlib
 from pathlib import Path
 
+from ..anonymous_memory import anonymous_memory
 from ..errors import InvalidConfigError
 
 
@@ -20,9 +20,9 @@ class HostArena:
     """`num_slots` blocks of `block_bytes` in one anonymous mapping, which takes memory only where it is written."""
 
     def __init__(self, num_slots: int, block_bytes: int) -> None:
+        """Raises InvalidConfigError where the machine has not so much."""
         self._block_bytes = block_bytes
-        self._pages = mmap.mmap(-1, num_slots * block_bytes)
-        self._view = memoryview(self._pages)
+        self._view = memoryview(anonymous_memory(num_slots * block_bytes, "host_cache_bytes"))
 
     def slot(self, index: int) -> memoryview:
         return self._view[index * self._block_bytes : (index + 1) * self._block_bytes]
@@ -34,11 +34,11 @@ class BlockFile:
     Each slot's checksum is kept here, so that a block that comes back is the one that was written.
     """
 
-    def __init__(self, folder: str | Path | None, num_slots: int, block_bytes: int) -> None:
+    def __init__(self, folder: str | Path | None, block_bytes: int) -> None:
         """folder: None = the system's for temporary files. Raises InvalidConfigError where it cannot be written."""
         folder = folder or tempfile.gettempdir()
         self._block_bytes = block_bytes
-        self._checksums: list[int | None] = [None] * num_slots
+        self._checksums: dict[int, int] = {}
         try:
             descriptor, path = tempfile.mkstemp(prefix="flowserve-kv-", suffix=".blocks", dir=folder)
             os.unlink(path)
@@ -51,7 +51,7 @@ class BlockFile:
 
     def write(self, slot: int, buffer: memoryview) -> None:
         """Raises BlockLostError where the disk is full or broken; the slot then holds nothing."""
-        self._checksums[slot] = None
+        self._checksums.pop(slot, None)
         offset, rest = slot * self._block_bytes, buffer
         try:
             while rest:
@@ -71,7 +71,7 @@ class BlockFile:
             raise BlockLostError(f"the file tier cannot be read: {error.strerror}") from error
         if rest:
             raise BlockLostError("the file tier is shorter than it was")
-        if zlib.crc32(buffer) != self._checksums[slot]:
+        if zlib.crc32(buffer) != self._checksums.get(slot):
             raise BlockLostError("a block of the file tier is damaged")
 
     def close(self) -> None:

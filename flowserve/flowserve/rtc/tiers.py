@@ -69,7 +69,7 @@ class SlotTier:
             assert not self._nodes and not in_moves
             return
         self._pool.check_invariants()
-        for slot in range(self.num_slots):
+        for slot in range(self._pool.num_used):
             expected = (slot in self._nodes) + in_moves.count(slot)
             assert self._pool.references(slot) == expected, f"slot {slot} of {self.tier.name} is miscounted"
 

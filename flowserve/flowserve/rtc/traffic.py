@@ -13,6 +13,12 @@ from .mover import Mover
 from .rules import MeasuredCosts, estimated_costs
 from .tier_storage import BlockFile, HostArena
 
+COMPARED = (
+    *("shape", "device", "backend", "dtype", "checkpoint_dtype", "quantization", "kv_cache_dtype", "num_threads"),
+    "window",
+)
+"""What the time of a step depends on, beside what is in it."""
+
 PREFILL_TOKENS = 16
 """Steps of fewer tokens say nothing about what a prompt's tokens cost."""
 
@@ -31,12 +37,12 @@ def engine_cache(layout: StorageLayout, config: EngineConfig, window: int) -> Re
 
 
 def engine_costs(config: EngineConfig, setting: StepSetting, num_parameters: int) -> MeasuredCosts:
-    """What an engine's cache weighs fetching by. Raises StepLogError; InvalidConfigError for another engine's model."""
+    """What an engine's cache weighs fetching by. Raises StepLogError; InvalidConfigError for a model of other steps."""
     estimate = estimated_costs(num_parameters, setting.block_bytes)
     if config.cost_model is None:
         return MeasuredCosts(estimate)
     model = CostModel.load(config.cost_model)
-    for name in ("device", "backend", "quantization", "window"):
+    for name in COMPARED:
         fitted, own = getattr(model.setting, name), getattr(setting, name)
         if fitted != own:
             raise InvalidConfigError(
@@ -67,8 +73,8 @@ class BlockTraffic:
         self._num_done = 0
         if cache.tiers.exist:
             host = HostArena(cache.tiers.host.num_slots, storage.block_bytes)
-            num_file = cache.tiers.file.num_slots
-            file = BlockFile(config.file_cache_folder, num_file, storage.block_bytes) if num_file else None
+            has_file = cache.tiers.file.num_slots > 0
+            file = BlockFile(config.file_cache_folder, storage.block_bytes) if has_file else None
             self._mover = Mover(storage, host, file)
 
     def receive(self) -> None:

@@ -33,6 +33,10 @@ class ModelRunner:
             for half in (table.cos, table.sin)
         )
 
+    @property
+    def num_threads(self) -> int:
+        return torch.get_num_threads()
+
     def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
         size = self.storage.layout.block_size
         for entry in batch.sequences:

@@ -120,10 +120,23 @@ def test_what_the_simulator_asks() -> None:
 
 def test_what_the_cache_asks() -> None:
     slow, fast = LAW.cost_view({Tier.HOST: 1.0}), LAW.cost_view({Tier.HOST: 0.001})
-    assert slow.recompute_s_per_token == pytest.approx(LAW.prefill_ms(256) / 256 / 1000)
+    row_ms = LAW.coefficients["logit_row"]  # which computing a part of a prompt does not need
+    for context, num_tokens in ((0, 256), (0, 1024), (5000, 512)):
+        expected_ms = LAW.prefill_ms(num_tokens, context) - row_ms
+        assert slow.recompute_s(context, num_tokens) == pytest.approx(expected_ms / 1000)
     assert fetch_or_recompute([Tier.HOST] * 3, 32, slow).num_blocks == 0
     assert fetch_or_recompute([Tier.HOST] * 3, 32, fast).num_blocks == 3
-    assert LAW.cost_view({}, context=5000).recompute_s_per_token > slow.recompute_s_per_token
+
+
+def test_behind_a_long_prefix_more_is_worth_fetching() -> None:
+    """A token's attention looks at all that come before it."""
+    block_s = LAW.cost_view({}).recompute_s(0, 32)
+    costs = LAW.cost_view({Tier.HOST: 2 * block_s})
+    assert fetch_or_recompute([Tier.HOST], 32, costs, context=1024).num_blocks == 0
+    assert fetch_or_recompute([Tier.HOST], 32, costs, context=100_000).num_blocks == 1
+    windowed = msgspec.structs.replace(LAW, setting=msgspec.structs.replace(LAW.setting, window=64))
+    view = windowed.cost_view({Tier.HOST: 2 * block_s})
+    assert fetch_or_recompute([Tier.HOST], 32, view, context=100_000).num_blocks == 0
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

@@ -239,6 +239,14 @@ def test_files_that_a_folder_may_lack(folder: Path) -> None:
         ({"max_model_len": 100, "num_kv_blocks": 2, "block_size": 32}, "needs 4 KV blocks.*holds 2"),
         ({"max_model_len": 100, "kv_cache_bytes": 1000}, "needs 4 KV blocks.*holds 0"),
         ({"kv_cache_bytes": 1000}, "hold no sequence"),
+        ({"block_size": 2**32}, "block_size must be at most 1024, got 4294967296"),
+        ({"block_size": 1025}, "block_size must be at most 1024, got 1025"),
+        ({"num_kv_blocks": 10**15}, "num_kv_blocks must be at most 2147483647"),
+        ({"max_num_batched_tokens": 2**32}, "max_num_batched_tokens must be at most"),
+        ({"num_kv_blocks": 2**31 - 1, "block_size": 1024}, "no memory of .* bytes for 2147483647 KV blocks: "),
+        ({"num_kv_blocks": 2**31 - 1, "block_size": 1024, "cpu_backend": "torch"}, "no memory of .* KV blocks: "),
+        ({"host_cache_bytes": 10**17}, "no memory of .* bytes for host_cache_bytes: "),
+        ({"host_cache_bytes": 10**30}, "no memory of .* bytes for host_cache_bytes: "),
     ],
 )
 def test_engine_options(options: dict[str, Any], words: str, models: Models) -> None:

@@ -324,6 +324,21 @@ def test_fetch_iff_it_costs_less_than_computing(
     assert decision.transfer_s <= decision.recompute_s
 
 
+def test_what_lies_before_the_blocks_below_counts() -> None:
+    """Two of three blocks are on the device: the attention of the third's tokens looks at them, too."""
+    cache = RelationalTensorCache(3, 4, num_host_blocks=2)
+    holding(cache, "a", A)
+    cache.free("a")
+    assert cache.alloc_blocks("b", 1)
+    cache.finish_moves([MoveResult(move, None, 0.0) for move in cache.tiers.take_moves()])
+    for pair_s, num_fetched in ((0.1, 1), (0.01, 0)):
+        cache.costs = CostView(0.0, {Tier.HOST: 1.0}, recompute_s_per_pair=pair_s)
+        match = cache.match_by_prefix_token([*A, 1])
+        assert (match.num_tokens, len(match.below)) == (8, num_fetched)
+        assert cache.costs.recompute_s(8, 4) == pytest.approx((9 + 10 + 11 + 12) * pair_s)
+    assert match.decision is not None and "0.420000 s" in match.decision.reason
+
+
 def test_costs_follow_what_is_measured() -> None:
     costs = MeasuredCosts(estimated_costs(num_parameters=1_000_000, block_bytes=2_000_000))
     assert costs.view().recompute_s_per_token == pytest.approx(4e-5)

@@ -17,9 +17,10 @@ from flowserve import SamplingParams
 from flowserve.cli import commands
 from flowserve.cost_model import TERMS, CostModel, check_place
 from flowserve.errors import StepLogError
+from flowserve.query_key_pairs import num_pairs
 from flowserve.scheduling.batch import Batch, ScheduledSequence
 from flowserve.step_log import FLUSH_RECORDS, FLUSH_S, RING_SIZE, StepLog, read_step_log, renames_before
-from flowserve.step_record import StepRecord, StepSetting, StepWork, num_pairs, shared_window
+from flowserve.step_record import StepRecord, StepSetting, StepWork, shared_window
 from tests.unit.flowserve.running import run_to_end
 
 SETTING = StepSetting(model="small", device="cpu", chunk=512, block_size=32)
@@ -157,12 +158,12 @@ def test_a_file_that_cannot_make_way_ends_the_writing_with_one_warning(
 ) -> None:
     path = tmp_path / "steps.jsonl"
     (tmp_path / "steps.jsonl.1" / "in the way").mkdir(parents=True)
-    log = StepLog(SETTING, path, max_file_bytes=300)
+    log = StepLog(SETTING, path, max_file_bytes=400)
     for number in range(1, 9):
         log.add(record(number))
         log.flush()
     log.close()
-    assert len(log.records()) == 8 and path.stat().st_size <= 300
+    assert len(log.records()) == 8 and path.stat().st_size <= 400
     assert len([each for each in caplog.records if "ends here" in each.message]) == 1
 
 
@@ -253,6 +254,22 @@ def test_logging_changes_no_tokens_and_off_means_off(engine: Any) -> None:
     assert found == found[:1] * 4
 
 
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, ("float32", "float32", 1)),
+        ({"quantization": "int8"}, ("float32", "int8", 1)),
+        ({"quantization": "int8", "kv_cache_dtype": "float32"}, ("float32", "float32", 1)),
+        ({"dtype": "bfloat16", "cpu_backend": "torch"}, ("bfloat16", "bfloat16", 1)),
+        ({"dtype": "bfloat16", "cpu_backend": "torch", "kv_cache_dtype": "float32"}, ("bfloat16", "float32", 1)),
+    ],
+)
+def test_the_setting_says_what_was_chosen(engine: Any, options: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    setting = engine(step_log=True, **options).step_log.setting
+    assert (setting.dtype, setting.kv_cache_dtype, setting.num_threads) == expected
+    assert setting.shape[2] == 2 and setting.checkpoint_dtype == "float32"
+
+
 def test_a_log_that_cannot_be_opened_stops_the_engine_before_it_starts(engine: Any, tmp_path: Path) -> None:
     with pytest.raises(StepLogError, match="nowhere"):
         engine(step_log=tmp_path / "nowhere" / "steps.jsonl")
@@ -262,12 +279,15 @@ def test_calibrated_and_fitted_from_the_command_line(models: Any, tmp_path: Path
     """What the fit of so short a run is worth depends on the machine, so the error is printed, not judged."""
     log, out, again = tmp_path / "steps.jsonl", tmp_path / "cost.json", tmp_path / "again.json"
     arguments = ["calibrate", str(models()), "--out", str(out), "--log", str(log), "--seconds", "2"]
-    ran = CliRunner().invoke(commands, [*arguments, "--num-threads", "1"])
+    options = ["--num-threads", "1", "--kv-cache-dtype", "int8", "--cpu-backend", "torch", "--block-size", "16"]
+    ran = CliRunner().invoke(commands, [*arguments, *options])
     assert ran.exit_code == 0, ran.output
     assert "median" in ran.output and "decode" in ran.output
     print(ran.output)
     model = CostModel.load(out)
     assert model.setting.model == models().name and model.num_steps >= 40
+    found = model.setting.kv_cache_dtype, model.setting.backend, model.setting.block_size, model.setting.num_threads
+    assert found == ("int8", "ModelRunner", 16, 1)
     assert model.decode_ms([30] * 8) > 0.0 and model.prefill_ms(100) > model.prefill_ms(4)
     ran = CliRunner().invoke(commands, ["fit-cost", str(log), "--out", str(again)])
     assert ran.exit_code == 0 and CostModel.load(again).setting == model.setting

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowserve import SamplingParams
@@ -20,7 +22,6 @@ from flowserve.rtc.mover import Mover
 from flowserve.rtc.moves import Move, Tier
 from flowserve.rtc.rules import ALWAYS_FETCH, CostView, MeasuredCosts
 from flowserve.rtc.tier_storage import BlockFile, BlockLostError, HostArena
-from flowserve.step_record import StepSetting
 from tests.unit.flowserve.running import run_to_end
 
 Build = Callable[..., Any]
@@ -153,13 +154,34 @@ def test_a_cost_model_decides(engine: Build, tmp_path: Path, token_ms: float, fe
     assert (tight.stats().cache.populates > 0) == fetches
 
 
-def test_cost_models_that_are_refused(engine: Build, tmp_path: Path) -> None:
+def test_cost_models_that_are_refused(engine: Build, models: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
     with pytest.raises(StepLogError, match="cost.json"):
-        engine(cost_model=tmp_path / "cost.json")
-    coefficients = dict.fromkeys(TERMS, 0.0)
-    CostModel(coefficients=coefficients, knee=1, setting=StepSetting(device="npu")).save(tmp_path / "cost.json")
-    with pytest.raises(InvalidConfigError, match="device is 'npu', here 'cpu'"):
-        engine(cost_model=tmp_path / "cost.json")
+        engine(cost_model=path)
+    own = engine(step_log=True).step_log.setting
+
+    def save(**changes: Any) -> None:
+        setting = msgspec.structs.replace(own, **changes)
+        CostModel(coefficients=dict.fromkeys(TERMS, 0.0), knee=1, setting=setting).save(path)
+
+    save(model="of another name", chunk=64, block_size=8)  # steps of one length take as long
+    engine(cost_model=path)
+    for name, other in (("device", "npu"), ("num_threads", 7), ("kv_cache_dtype", "int8"), ("shape", (1, 2, 3))):
+        save(**{name: other})
+        with pytest.raises(InvalidConfigError, match=f"{name} is {re.escape(repr(other))}, here "):
+            engine(cost_model=path)
+    save()
+    with pytest.raises(InvalidConfigError, match="kv_cache_dtype is 'float32', here 'int8'"):
+        engine(cost_model=path, kv_cache_dtype="int8")
+    with pytest.raises(InvalidConfigError, match="shape is .*, here .*"):
+        engine(models(hidden_size=96), cost_model=path)
+
+
+def test_a_file_tier_larger_than_any_disk_takes_what_there_is(engine: Build, always_fetch: None) -> None:
+    expected = tokens_of(engine(block_size=4), PROMPTS)
+    tight = engine(**SMALL, host_cache_bytes=2**16, file_cache_bytes=10**17)
+    assert tokens_of(tight, PROMPTS) == expected
+    assert tight.stats().cache.failed_moves == {}
 
 
 def with_fetches_held(engine: Build, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int], Callable[[], None]]:
@@ -301,7 +323,7 @@ def test_the_mover_reads_before_the_batch_and_writes_after_the_step() -> None:
 
 def test_what_was_lost_fails_until_it_is_written_again(tmp_path: Path) -> None:
     storage = Blocks(4)
-    file = BlockFile(tmp_path, 2, 1)
+    file = BlockFile(tmp_path, 1)
     mover = Mover(storage, HostArena(2, 1), file)
     mover.submit([Move(0, Tier.FILE, 0, Tier.DEVICE, 0)], 0)
     (first,) = results(mover, 1)
@@ -318,7 +340,7 @@ def test_what_was_lost_fails_until_it_is_written_again(tmp_path: Path) -> None:
 
 
 def test_a_block_file_gives_back_what_was_written_or_says_so(tmp_path: Path) -> None:
-    file = BlockFile(tmp_path, 3, 4)
+    file = BlockFile(tmp_path, 4)
     buffer = memoryview(bytearray(4))
     file.write(2, memoryview(b"abcd"))
     file.read(2, buffer)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from ...anonymous_memory import anonymous_memory
 from ...errors import FlowServeError
 from ...layers.rotary import rotary_table
 from ...models.plan import DecoderPlan
@@ -62,7 +62,7 @@ class PackedWeights:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Size of the KV storage. A block holds, for each layer and KV head, keys and values packed like weights."""
+    """See StorageLayout. A block holds, for each layer and KV head, keys and values packed like weights."""
 
     shape: CacheShape
     num_blocks: int
@@ -80,13 +80,17 @@ class PackedLayout:
     def size_bytes(self) -> int:
         return self.num_blocks * self.block_bytes
 
+    @property
+    def kv_dtype(self) -> str:
+        return "int8" if self.shape.int8 else "float32"
+
 
 class PackedStorage:
     """All blocks in one mapping; pages take memory where they are written."""
 
     def __init__(self, layout: PackedLayout) -> None:
         self.layout = layout
-        self._pages = mmap.mmap(-1, layout.size_bytes)
+        self._pages = anonymous_memory(layout.size_bytes, f"{layout.num_blocks} KV blocks")
         self._bytes = memoryview(self._pages)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
 
@@ -115,6 +119,7 @@ class PackedRunner:
         self, weights: PackedWeights, layout: PackedLayout, max_model_len: int, max_tokens: int, num_threads: int
     ) -> None:
         self._decoder = None  # until there is one: `close` may come first
+        self.num_threads = num_threads
         config = weights.plan.config
         self.storage = PackedStorage(layout)
         self._vocab_size = config.vocab_size

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 
+from ...anonymous_memory import anonymous_memory
 from ...attention.base import AttentionBackend, KVLayout
-from ...attention.cache_rows import Int8Rows
+from ...attention.cache_rows import Int8Rows, PlainRows
 from ...attention.torch_paged import TorchPagedAttention
 
 
@@ -27,12 +27,12 @@ class CpuOperators:
         return torch.tensor(values, dtype=dtype)
 
     def allocate_kv(self, layout: KVLayout) -> torch.Tensor:
-        # An anonymous mapping reads as zeros and takes memory only where it is written, unlike torch.zeros.
-        pages = mmap.mmap(-1, layout.size_bytes)
+        # Takes memory only where it is written, unlike torch.zeros.
+        pages = anonymous_memory(layout.size_bytes, f"{layout.num_blocks} KV blocks")
         return torch.frombuffer(pages, dtype=layout.dtype).view(layout.shape)
 
     def attention_backend(self, layout: KVLayout, head_dim: int) -> AttentionBackend:
-        return TorchPagedAttention(Int8Rows(head_dim) if layout.dtype is torch.int8 else None)
+        return TorchPagedAttention(Int8Rows(head_dim) if layout.dtype is torch.int8 else PlainRows(layout.dtype))
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         # For small models the number of operations is the cost: in place, and no casts where there is nothing to cast.

@@ -45,6 +45,7 @@ def _logits(runner: Runner, cuts: tuple[int, ...] = ()) -> torch.Tensor:
     ("options", "limit"),
     [
         ({"kv_cache_dtype": "int8"}, 0.04),
+        ({"dtype": "bfloat16", "kv_cache_dtype": "float32"}, 0.04),
         ({"quantization": "int8"}, 0.12),
         ({"quantization": "int8", "kv_cache_dtype": "int8"}, 0.12),
         ({"quantization": "int8", "dtype": "bfloat16"}, 0.12),
@@ -77,6 +78,13 @@ def test_blocks_of_whole_numbers_can_be_moved(models: Callable[..., Path]) -> No
     assert runner.storage.block_bytes * 3 < exact.storage.block_bytes
     expected, moved = logits_before_and_after(runner, PROMPT[:24])
     assert torch.equal(moved, expected)
+
+
+def test_keys_and_values_of_bfloat16_activations_may_be_kept_as_float32(models: Callable[..., Path]) -> None:
+    half, whole = (_runner(models(), dtype="bfloat16", kv_cache_dtype=name) for name in ("auto", "float32"))
+    assert whole.storage.block_bytes == 2 * half.storage.block_bytes
+    # What bfloat16 rounds them to is what the activations are: the storage alone changes nothing.
+    assert torch.equal(_logits(whole, (13, 1, 1, 20)), _logits(half, (13, 1, 1, 20)))
 
 
 def test_int8_tokens_do_not_depend_on_the_batch(models: Callable[..., Path], engine: Callable[..., Engine]) -> None:
