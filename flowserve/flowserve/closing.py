@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from .device_hold import DeviceHold
+from .params_compiler import ParamsCompiler
 from .rtc.traffic import BlockTraffic
 from .step_log import StepLog
-from .structured import GrammarCompiler
 from .worker.steps import StepsInFlight
 from .worker.worker import Worker
 
 
 def close_parts(
-    grammars: GrammarCompiler, steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None,
+    compiler: ParamsCompiler, steps: StepsInFlight, traffic: BlockTraffic, log: StepLog | None,
     worker: Worker, hold: DeviceHold,
 ) -> None:  # fmt: skip
-    grammars.close()
+    compiler.close()
     is_idle = steps.close()
     traffic.close()
     if log is not None:

@@ -18,6 +18,7 @@ from .hub import resolve_model
 from .intake import Intake, Prepared, check_turn
 from .models.loader import LoadedModel, load_model
 from .outputs import EngineStats, SequenceOutput
+from .params_compiler import Compiled, ParamsCompiler
 from .resume import Resumed
 from .rtc.contexts import check_context
 from .rtc.traffic import BlockTraffic, engine_cache, engine_costs
@@ -28,7 +29,7 @@ from .scheduling.scheduler import Scheduler
 from .sequence_stream import SequenceStream
 from .sequence_text import Text
 from .step_log import StepLog, setting_of, step_log_of
-from .structured import GrammarCompiler, GrammarMatcher
+from .structured import GrammarCompiler
 from .tokenizer import Tokenizer
 from .worker.sampler_state import SamplerState
 from .worker.steps import FinishedStep, steps_of
@@ -70,11 +71,12 @@ class Engine:
         costs = engine_costs(config, setting, loaded.config.num_parameters)
         self._traffic = BlockTraffic(self._cache, runner.storage, config, costs)
         self.step_log: StepLog | None = step_log_of(config, setting)
-        self.grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
+        grammars = GrammarCompiler(tokenizer, loaded.config.vocab_size, tokenizer.eos_token_ids)
+        self.compiler = ParamsCompiler(tokenizer, grammars)
         self._closing = weakref.finalize(
-            self, close_parts, self.grammars, self._steps, self._traffic, self.step_log, self._worker, self._hold
+            self, close_parts, self.compiler, self._steps, self._traffic, self.step_log, self._worker, self._hold
         )
-        self._intake = Intake(tokenizer, self.grammars, loaded.config.vocab_size, self.max_model_len, config)
+        self._intake = Intake(tokenizer, self.compiler, loaded.config.vocab_size, self.max_model_len, config)
         self._streams: dict[str, SequenceStream] = {}
         self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
         # Starts the other completions of a sequence's prompt, which may share what a step has computed of it.
@@ -107,7 +109,7 @@ class Engine:
         deadline_s: float | None = None,
         cache_salt: str | None = None,
         context_id: str | None = None,
-        grammar: GrammarMatcher | None = None,
+        compiled: Compiled | None = None,
         output_ids: Sequence[int] = (),
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
@@ -115,8 +117,8 @@ class Engine:
         priority: lower comes earlier, equals in order of arrival (`BoundedPriority` has the whole rule).  deadline_s:
         seconds of the engine's clock (time.monotonic) at which it ends with the reason "deadline" if it still goes on.
         cache_salt: the tenant; only what the same tenant computed is used again.  context_id: of a context (`preserve`)
-        of this tenant, whose tokens the prompt continues; they count as part of it.  grammar: what `grammars.submit`
-        gave for params.structured_outputs; None = it is compiled here, while all others wait.
+        of this tenant, whose tokens the prompt continues; they count as part of it.  compiled: what `compiler.submit`
+        gave for these params; None = they are compiled here, while all others wait.
         output_ids: what the sequence has put out before, here or elsewhere; it goes on behind them with the very tokens
         that would have come (params.seed given, where it draws). Its first output has their text and no token; that may
         be its last: they may hold its end.
@@ -130,7 +132,7 @@ class Engine:
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
-        prepared = self._intake.prepare(prompt_ids, params, grammar, output_ids)
+        prepared = self._intake.prepare(prompt_ids, params, compiled, output_ids)
         turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
@@ -291,6 +293,7 @@ class Engine:
             block_size=self._cache.block_size,
             num_preemptions=self._scheduler.num_preemptions,
             num_steps=self._num_steps,
+            prefix_query_tokens=self._scheduler.prefix_query_tokens,
             prefix_hit_tokens=self._scheduler.prefix_hit_tokens,
             num_draft_tokens=self._scheduler.num_draft_tokens,
             num_accepted_tokens=self._scheduler.num_accepted_tokens,

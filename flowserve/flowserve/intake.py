@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
 from .errors import InvalidPromptError, InvalidRequestError, InvalidSamplingParamsError, PromptTooLongError
+from .params_compiler import Compiled, ParamsCompiler
 from .resume import replay
 from .sampling_params import SamplingParams
 from .sequence_text import NoText, SequenceText, Text
-from .structured import GrammarCompiler, GrammarMatcher
 from .tokenizer import Tokenizer
 from .worker.ngrams import Drafter
 from .worker.sampler import derived_seed
@@ -34,9 +34,8 @@ class Prepared:
     params: SamplingParams
     max_tokens: int
     end_token_ids: frozenset[int]
-    bad_words: tuple[tuple[int, ...], ...]
+    compiled: Compiled
     vocab_size: int
-    grammar: GrammarMatcher | None
     detokenizers: DetokenizerFactory
     config: EngineConfig
 
@@ -53,8 +52,8 @@ class Prepared:
             tokens,
             len(self.prompt_ids),
             ends,
-            self.grammar.copy() if self.grammar is not None else None,
-            self.bad_words,
+            self.compiled.grammar.copy() if self.compiled.grammar is not None else None,
+            self.compiled.bad_words,
             wants_prompt_logprobs=index == 0 and self.params.prompt_logprobs is not None,
             drafter=drafter,
         )
@@ -68,7 +67,7 @@ class Prepared:
         if not params.detokenize:
             return NoText()
         detokenizer = self.detokenizers.make(self.prompt_ids, params.skip_special_tokens)
-        return SequenceText(detokenizer, params.stop, params.include_stop_str_in_output, params.min_tokens)
+        return SequenceText(detokenizer, self.compiled.stop, params.include_stop_str_in_output, params.min_tokens)
 
 
 class Intake:
@@ -77,7 +76,7 @@ class Intake:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        grammars: GrammarCompiler,
+        compiler: ParamsCompiler,
         vocab_size: int,
         max_model_len: int,
         config: EngineConfig,
@@ -86,14 +85,14 @@ class Intake:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
-        self._grammars = grammars
+        self._compiler = compiler
         self._detokenizers = DetokenizerFactory(tokenizer)
 
     def prepare(
         self,
         prompt_ids: Sequence[int],
         params: SamplingParams,
-        grammar: GrammarMatcher | None = None,
+        compiled: Compiled | None = None,
         output_ids: Sequence[int] = (),
     ) -> Prepared:
         """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError, InvalidGrammarError, or
@@ -105,8 +104,6 @@ class Intake:
         if output_ids and params.n > 1:
             raise InvalidRequestError(f"one completion at a time is resumed, and params.n is {params.n}")
         self._check_bias(params)
-        if grammar is None and params.structured_outputs is not None:
-            grammar = self._grammars.compile(params.structured_outputs)
         left = self._max_model_len - len(prompt_ids)
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
         return Prepared(
@@ -115,9 +112,8 @@ class Intake:
             params=params,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             end_token_ids=frozenset((*eos, *params.stop_token_ids)),
-            bad_words=self._bad_words(params),
+            compiled=compiled or self._compiler.compile(params),
             vocab_size=self._vocab_size,
-            grammar=grammar,
             detokenizers=self._detokenizers,
             config=self._config,
         )
@@ -144,16 +140,6 @@ class Intake:
                 raise InvalidSamplingParamsError(
                     f"logit_bias names the token {token_id}, which is not in the vocabulary of {self._vocab_size}"
                 )
-
-    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
-        """As they begin a text and as they follow one, in the tokenizer's own writing."""
-        words: dict[tuple[int, ...], None] = {}
-        for word in params.bad_words:
-            bare = word.lstrip(" ")
-            for text in (bare, " " + bare):
-                if ids := tuple(self._tokenizer.encode(text, add_special_tokens=False)):
-                    words[ids] = None
-        return tuple(words)
 
 
 def check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:

@@ -210,6 +210,8 @@ def _extend(request: RequestOutput, step: SequenceOutput) -> None:
     completion.error = step.error
     if step.prompt_logprobs is not None:
         request.prompt_logprobs = [None, *step.prompt_logprobs]
+    if step.index == 0:
+        request.num_cached_tokens = step.num_cached_tokens
     request.finished = all(each.finish_reason is not None for each in request.outputs)
 
 

@@ -66,6 +66,7 @@ class RequestOutput:
     """One prompt and its `n` completions. `prompt` is None when token ids were given.
 
     prompt_logprobs: one entry per prompt token where SamplingParams asked for it; None for the first token.
+    num_cached_tokens: prompt tokens whose KV was there when the first completion began.
     """
 
     request_id: str
@@ -74,6 +75,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool = False
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class EngineStats:
     """Counts at one moment; blocks are KV cache blocks of `block_size` tokens.
 
     free_blocks: can be handed out now, including cached ones that no sequence uses.
+    prefix_query_tokens, prefix_hit_tokens: prompt tokens of sequences that began, and those whose KV was there already;
+    once for each sequence.
     num_draft_tokens, num_accepted_tokens: guesses of speculation that were verified, and those that were right.
     sleep_level: 0 = awake (`Engine.sleep`).
     cache: what the KV cache has done.  pinned_blocks: those that the `num_contexts` living contexts keep.
@@ -94,6 +98,7 @@ class EngineStats:
     block_size: int
     num_preemptions: int
     num_steps: int
+    prefix_query_tokens: int
     prefix_hit_tokens: int
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0

@@ -28,6 +28,8 @@ class Sequence:
     num_scheduled: leading tokens whose KV is computed or in flight.  num_pending: sampled, value not back yet.
     num_drafts: guessed tokens in flight behind the last known one; until it is known how many were right, the
     sequence cannot be planned further.
+    num_cached_tokens: leading prompt tokens whose KV was there when it began; what it finds of its own after a
+    preemption does not count.
     next_prompt_logit: the first prompt token whose logits are still wanted (`num_prompt_tokens` - 1: none).
     """
 
@@ -44,11 +46,10 @@ class Sequence:
     num_scheduled: int = 0
     num_pending: int = 0
     num_drafts: int = 0
+    num_cached_tokens: int = 0
     next_prompt_logit: int = -1
     num_preemptions: int = 0
     finish_reason: str | None = None
-    num_cached: int = 0
-    """Leading tokens whose KV was there when it first ran."""
 
     @property
     def num_tokens(self) -> int:

@@ -89,7 +89,7 @@ class SequenceStream:
             self.index,
             tokens[0].prompt_logprobs if tokens else None,
             self._is_request_fault,
-            sequence.num_cached,
+            sequence.num_cached_tokens,
         )
 
     def _read_token(self, token: SampledToken) -> str | None:

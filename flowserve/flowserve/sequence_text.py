@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 from .detokenizer import Detokenizer
-from .stop_strings import ROOT, stop_strings
+from .stop_strings import ROOT, StopStrings
 
 
 class SequenceText:
@@ -17,10 +16,10 @@ class SequenceText:
     """
 
     def __init__(
-        self, detokenizer: Detokenizer, stop: Sequence[str] = (), include_stop: bool = False, min_tokens: int = 0
+        self, detokenizer: Detokenizer, stop: StopStrings | None = None, include_stop: bool = False, min_tokens: int = 0
     ) -> None:
         self._detokenizer = detokenizer
-        self._stop = stop_strings(tuple(stop)) if stop else None
+        self._stop = stop
         self._include_stop = include_stop
         self._num_unstoppable = min_tokens
         self._state = ROOT

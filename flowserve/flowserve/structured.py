@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -37,12 +36,6 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._built: Any = None
         self._kept: OrderedDict[str, GrammarMatcher] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, "flowserve-grammar")  # which the first grammar starts
-
-    def submit(self, params: StructuredOutputsParams) -> Future[GrammarMatcher]:
-        """Compile in a thread, behind those that were submitted before and not cancelled, for whoever has others to
-        serve meanwhile. The result is that of `compile`, or its error."""
-        return self._thread.submit(self.compile, params)
 
     def compile(self, params: StructuredOutputsParams) -> GrammarMatcher:
         """Raises InvalidGrammarError with llguidance's words; TokenizerError."""
@@ -58,10 +51,6 @@ class GrammarCompiler:
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return matcher
-
-    def close(self) -> None:
-        """Cancel what has not begun. May be called again; nothing may be submitted any more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _ll_tokenizer(self) -> Any:
         if self._built is None:

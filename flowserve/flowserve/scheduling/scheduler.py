@@ -39,6 +39,7 @@ class Scheduler:
         self.config = config
         self.cache = cache
         self.num_preemptions = 0
+        self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
@@ -209,7 +210,6 @@ class Scheduler:
             return
         if self.cache.tables.fork(parent.sequence_id, child.sequence_id, num_shared):
             self._waiting.pop()
-            self.prefix_hit_tokens += num_shared
             self._run(child, num_shared)
 
     @property
@@ -222,14 +222,15 @@ class Scheduler:
             status = self.cache.query_populate(sequence.sequence_id)
             if status.state is not PopulateState.PENDING:
                 self._populating.remove(sequence)
-                self.prefix_hit_tokens += status.num_tokens
                 self._run(sequence, status.num_tokens)
 
     def _run(self, sequence: Sequence, num_computed: int) -> None:
         """The sequence has blocks in which the KV of its first tokens lies: it runs from now on."""
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = min(num_computed, sequence.num_prompt_tokens)
+            self.prefix_query_tokens += sequence.num_prompt_tokens
+            self.prefix_hit_tokens += sequence.num_cached_tokens
         sequence.num_scheduled = num_computed
-        if not sequence.num_preemptions:
-            sequence.num_cached = num_computed
         sequence.status = SequenceStatus.RUNNING
         insort(self._running, sequence, key=BY_RANK)
 
@@ -341,7 +342,6 @@ class Scheduler:
         self.cache.adopt(sequence.sequence_id, match, sequence.cache_salt)
         allocated = self.cache.alloc_blocks(sequence.sequence_id, num_found + num_tokens)
         assert allocated
-        self.prefix_hit_tokens += num_found
         self._run(sequence, num_found)
         step.spend(num_tokens)
         step.entries.append(self._advance(sequence, num_tokens))

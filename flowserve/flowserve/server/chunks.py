@@ -11,14 +11,21 @@ encode = msgspec.json.encode
 DONE = b"data: [DONE]\n\n"
 
 
+class PromptTokensDetails(msgspec.Struct):
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
-        return cls(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+    def of(cls, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> Usage:
+        """cached_tokens: those of the prompt whose KV was there already."""
+        total_tokens = prompt_tokens + completion_tokens
+        return cls(prompt_tokens, completion_tokens, total_tokens, PromptTokensDetails(cached_tokens))
 
 
 class ChunkWriter:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from ..engine import Engine
 from ..errors import FlowServeError, UnknownSequenceError
 from ..outputs import EngineStats, SequenceOutput
-from ..structured import GrammarMatcher
+from ..params_compiler import Compiled
 from .api_error import ApiError, RequestFields, as_api_error, invalid
 from .generation import Generation
 from .metrics import Metrics
@@ -28,7 +28,7 @@ from .model_thread import ModelThread
 from .prompts import SequenceRequest
 
 T = TypeVar("T")
-Grammars = Sequence[Future[GrammarMatcher] | None]
+Compiling = Sequence[Future[Compiled] | None]
 
 RETRY_AFTER_S = 1
 LOOK_S = 0.05
@@ -65,8 +65,8 @@ class EngineLoop:
         self._thread = ModelThread("engine", self._run, self.end_all)
         self._known: dict[str, int] = {}
         """Prompts in the engine, as its thread knows them: how many completions of each go on."""
-        self._compiling: dict[str, Grammars] = {}
-        """Grammars of a request that is not in the engine yet, by its first sequence: one or none for each prompt."""
+        self._compiling: dict[str, Compiling] = {}
+        """Of a request that is not in the engine yet, by its first sequence: one or none for each prompt."""
         self._calls: set[asyncio.Future[Any]] = set()
         self.stats: EngineStats = engine.stats()
         """At most `LOOK_S` old; right whenever a sequence has ended or nothing runs."""
@@ -238,25 +238,24 @@ class EngineLoop:
         return bool(finished)
 
     def _compile(self, generation: Generation) -> None:
-        """Have a request's grammars compiled while the others go on; then it is added, unless it is forgotten first."""
-        asked = [request.params.structured_outputs for request in generation.requests]
-        compiling = [None if each is None else self._engine.grammars.submit(each) for each in asked]
+        """Have a request's params compiled while the others go on; then it is added, unless it is forgotten first."""
+        compiling = [self._engine.compiler.submit(request.params) for request in generation.requests]
         self._compiling[generation.sequence_ids[0]] = compiling
-        for grammar in compiling:
-            if grammar is not None:
-                grammar.add_done_callback(lambda _: self._commands.put(lambda: self._add(generation)))
+        for each in compiling:
+            if each is not None:
+                each.add_done_callback(lambda _: self._commands.put(lambda: self._add(generation)))
         self._add(generation)
 
     def _add(self, generation: Generation) -> None:
         """All prompts of a request, or none of them."""
-        grammars = self._compiling.get(generation.sequence_ids[0])
-        if grammars is None or not all(grammar is None or grammar.done() for grammar in grammars):
+        compiling = self._compiling.get(generation.sequence_ids[0])
+        if compiling is None or not all(each is None or each.done() for each in compiling):
             return
         del self._compiling[generation.sequence_ids[0]]
         added: dict[str, int] = {}
         try:
-            for sequence_id, request, grammar in zip(
-                generation.sequence_ids, generation.requests, grammars, strict=True
+            for sequence_id, request, compiled in zip(
+                generation.sequence_ids, generation.requests, compiling, strict=True
             ):
                 self._engine.add(
                     sequence_id,
@@ -264,7 +263,7 @@ class EngineLoop:
                     request.params,
                     priority=request.priority,
                     cache_salt=request.cache_salt,
-                    grammar=None if grammar is None else grammar.result(),
+                    compiled=None if compiled is None else compiled.result(),
                 )
                 added[sequence_id] = request.params.n
         except Exception as error:
@@ -298,9 +297,9 @@ class EngineLoop:
 
     def _forget(self, sequence_ids: list[str]) -> None:
         for sequence_id in sequence_ids:
-            for grammar in self._compiling.pop(sequence_id, ()):
-                if grammar is not None:
-                    grammar.cancel()
+            for compiling in self._compiling.pop(sequence_id, ()):
+                if compiling is not None:
+                    compiling.cancel()
             if self._known.pop(sequence_id, None) is not None:
                 with suppress(UnknownSequenceError):
                     self._engine.abort(sequence_id)

@@ -32,13 +32,11 @@ _REQUEST_S = (
 class Metrics:
     """Counts what the engine loop reports; a sequence counts as a request, as in vLLM."""
 
-    def __init__(self, model_name: str, max_model_len: int, has_prefix_cache: bool = False) -> None:
+    def __init__(self, model_name: str, max_model_len: int) -> None:
         self._registry = CollectorRegistry()
         self._values = (model_name, "0")
         tokens = tuple(_one_two_five(max_model_len))
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of sequences that began.")
-        self._has_prefix_cache = has_prefix_cache
-        self._prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._generation_tokens = self._counter("vllm:generation_tokens", "Generated tokens.")
         self._first_token_s = self._histogram(
             "vllm:time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN_S
@@ -72,14 +70,12 @@ class Metrics:
         """One step's output of one sequence; `last_s`: when the one before it came."""
         num_tokens = len(output.token_ids)
         self._generation_tokens.inc(num_tokens)
-        if last_s is None:
-            self._prompt_tokens.inc(output.num_prompt_tokens)
-            if self._has_prefix_cache:
-                self._prefix_queries.inc(output.num_prompt_tokens)
-            self._first_token_s.observe(now_s - arrived_s)
-        else:
+        if last_s is not None:
             for _ in range(num_tokens):
                 self._between_tokens_s.observe((now_s - last_s) / num_tokens)
+        elif num_tokens and output.error is None:  # else it ended before its first one
+            self._prompt_tokens.inc(output.num_prompt_tokens)
+            self._first_token_s.observe(now_s - arrived_s)
         if output.finished:
             self._request_s.observe(now_s - arrived_s)
             self._request_prompt_tokens.observe(output.num_prompt_tokens)
@@ -123,6 +119,7 @@ class _EngineCollector(Collector):
         yield self._gauge("vllm:num_requests_waiting", "Sequences that wait for room.", stats.waiting)
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use; 1 = all.", used)
         yield self._count("vllm:num_preemptions", "Preemptions.", stats.num_preemptions)
+        yield self._count("vllm:prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_query_tokens)
         yield self._count("vllm:prefix_cache_hits", "Prompt tokens found in the cache.", stats.prefix_hit_tokens)
         yield self._count("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", stats.num_draft_tokens)
         yield self._count("vllm:spec_decode_num_accepted_tokens", "Right guesses.", stats.num_accepted_tokens)

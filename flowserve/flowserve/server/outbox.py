@@ -15,6 +15,7 @@ class Piece:
     """Several steps of one sequence as one. `finish_reason`: "stop" | "length" once it is over, else None.
 
     token_ids: the new tokens; num_output_tokens: all so far.  prompt_logprobs: with the first of a prompt's pieces.
+    num_cached_tokens: of the prompt's.
     """
 
     text: str = ""

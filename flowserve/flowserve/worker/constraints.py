@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -54,23 +54,30 @@ class LogitBias:
         pass
 
 
+class BadWordTable:
+    """Token sequences by what they forbid. alone: tokens.  behind: those of several, by the token before the last."""
+
+    def __init__(self, words: Collection[tuple[int, ...]]) -> None:
+        self.alone = np.array(sorted({word[0] for word in words if len(word) == 1}), dtype=np.int64)
+        self.behind: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
+        for word in words:
+            if len(word) > 1:
+                self.behind[word[-2]].append(word)
+        self.longest = max(map(len, words), default=1)
+
+
 class BadWords:
     """Token sequences that the output must not complete: the last token is forbidden behind the others."""
 
-    def __init__(self, words: Iterable[tuple[int, ...]], output: Sequence[int]) -> None:
-        alone = sorted({word[0] for word in words if len(word) == 1})
-        self._alone = np.array(alone, dtype=np.int64)
-        self._behind: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)  # by the token before the last
-        for word in words:
-            if len(word) > 1:
-                self._behind[word[-2]].append(word)
-        self._num_kept = max((len(word) for word in words), default=1)
+    def __init__(self, words: BadWordTable, output: Sequence[int]) -> None:
+        self._words = words
+        self._num_kept = words.longest
         self._output = list(output[-self._num_kept :])
 
     def apply(self, logits: Row) -> None:
-        if len(self._alone):
-            logits[self._alone] = _FORBIDDEN
-        if self._output and (words := self._behind.get(self._output[-1])):
+        if len(self._words.alone):
+            logits[self._words.alone] = _FORBIDDEN
+        if self._output and (words := self._words.behind.get(self._output[-1])):
             for word in words:
                 if self._output[1 - len(word) :] == list(word[:-1]):
                     logits[word[-1]] = _FORBIDDEN

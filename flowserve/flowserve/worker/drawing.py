@@ -26,7 +26,7 @@ _CANDIDATES = (256, 4096)
 
 
 def draw(logits: Row, params: SamplingParams, draw: float) -> int:
-    """A token by its logits [V]; `draw` in [0, 1) decides. -1 where no token has a probability, or they are NaN.
+    """A token by its logits [V]; `draw` in [0, 1) decides. -1 where no token has a probability.
 
     The logits may be overwritten, unless the answer is -1.
     """

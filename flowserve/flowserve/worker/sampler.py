@@ -7,7 +7,6 @@ the same seed gives the same tokens in any batch, after preemption, and when a s
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ Rows = NDArray[np.float32]
 
 NO_TOKEN = "no token may come next: the constraints of this request forbid all that the model knows"
 NO_NUMBERS = "the model's logits are no numbers (NaN): its weights are broken or too large for the dtype"
+"""Also where one of them alone is none: whatever made it touches the others too."""
 
 
 class SampledToken(NamedTuple):
@@ -63,27 +63,28 @@ def sample_rows(
     logits: Rows, rows: Sequence[int], states: Sequence[SamplerState], best: Sequence[int] | None = None
 ) -> list[SampledToken]:
     """The same for some rows of logits [n, V], one per state. `best` is for all n rows."""
-    return [
-        _accept_plain(state, _most_likely(logits[row]) if best is None else best[row])
-        if state.is_plain
-        else _sample_alone(logits[row], state)
-        for row, state in zip(rows, states, strict=True)
-    ]
+    sampled = []
+    for row, state in zip(rows, states, strict=True):
+        token_id = _most_likely(logits[row]) if best is None else best[row]
+        if token_id < 0:
+            sampled.append(SampledToken(0, error=NO_NUMBERS))
+        else:
+            sampled.append(_accept_plain(state, token_id) if state.is_plain else _sample_alone(logits[row], state))
+    return sampled
 
 
 def most_likely(logits: Rows) -> list[int]:
-    """The token with the largest logit of each row [n, V]; -1 where they are no numbers."""
+    """The token with the largest logit of each row [n, V], as `StepLogits.best`."""
     return [_most_likely(row) for row in logits]
 
 
 def _most_likely(logits: Row) -> int:
-    best = int(logits.argmax())  # of the first NaN, where there is one
-    return -1 if math.isnan(logits[best]) else best
+    """-1 for a row with a NaN, or with nothing above -inf."""
+    best = int(logits.argmax())  # the first NaN, where there is one
+    return best if logits[best] > -np.inf else -1
 
 
 def _accept_plain(state: SamplerState, token_id: int) -> SampledToken:
-    if token_id < 0:
-        return SampledToken(0, error=NO_NUMBERS)
     state.append(token_id)
     return SampledToken(token_id, prompt_logprobs=state.take_prompt_logprobs())
 
@@ -107,8 +108,6 @@ def _sample_one(logits: Row, state: SamplerState) -> SampledToken:
         constraint.apply(logits)
     token_id = _choose(logits, state)
     if token_id < 0:
-        if np.isnan(logits).any():
-            return SampledToken(0, error=NO_NUMBERS)
         is_constrained = grammar is not None or len(state.constraints) > 0
         return SampledToken(0, error=NO_TOKEN, is_request_fault=is_constrained)
     state.append(token_id)
@@ -135,7 +134,7 @@ def _choose(logits: Row, state: SamplerState) -> int:
     if grammar is not None and not grammar.allows(best):  # most often it does, and the mask is not needed
         grammar.mask(logits)
         best = _most_likely(logits)
-    return -1 if best < 0 or logits[best] == -np.inf else best
+    return best
 
 
 def uniform(seed: int, position: int) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..config import MAX_SPECULATIVE_TOKENS
 from ..outputs import TokenLogprobs
 from ..sampling_params import SamplingParams
 from ..structured import GrammarMatcher
-from .constraints import BadWords, Constraint, LogitBias, MinTokens, Penalties
+from .constraints import BadWords, BadWordTable, Constraint, LogitBias, MinTokens, Penalties
 from .ngrams import Drafter
 
 
@@ -36,7 +34,7 @@ class SamplerState:
         num_prompt_tokens: int,
         end_token_ids: tuple[int, ...] = (),
         grammar: GrammarMatcher | None = None,
-        bad_words: Iterable[tuple[int, ...]] = (),
+        bad_words: BadWordTable | None = None,
         wants_prompt_logprobs: bool = False,
         drafter: Drafter | None = None,
     ) -> None:
@@ -45,7 +43,7 @@ class SamplerState:
         self.tokens = tokens
         self.num_prompt_tokens = num_prompt_tokens
         self.grammar = grammar
-        self.constraints = _constraints(params, tokens, num_prompt_tokens, end_token_ids, tuple(bad_words))
+        self.constraints = _constraints(params, tokens, num_prompt_tokens, end_token_ids, bad_words)
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants_prompt_logprobs else None
         self.drafter = drafter
         self.drafts: list[int] = []
@@ -88,12 +86,12 @@ def _constraints(
     tokens: list[int],
     num_prompt_tokens: int,
     end_token_ids: tuple[int, ...],
-    bad_words: tuple[tuple[int, ...], ...],
+    bad_words: BadWordTable | None,
 ) -> list[Constraint]:
     """In the order in which vLLM applies them."""
     constraints: list[Constraint] = []
     output = tokens[num_prompt_tokens:]
-    if bad_words:
+    if bad_words is not None:
         constraints.append(BadWords(bad_words, output))
     if len(output) < params.min_tokens and end_token_ids:
         constraints.append(MinTokens(params.min_tokens - len(output), end_token_ids))

@@ -25,7 +25,7 @@ def sample_batch(
 ) -> dict[str, list[SampledToken]]:
     """logits [n, V] float32 as the batch's entries ask for them; the new tokens of each entry that samples.
 
-    best: see `sampler.most_likely`.
+    best: see `StepLogits`.
     """
     host = on_host(logits)
     sampled: dict[str, list[SampledToken]] = {}
@@ -41,7 +41,7 @@ def sample_batch(
             num_drafts[entry.sequence_id] = entry.num_drafts
             sampled[entry.sequence_id] = []
         num_rows += entry.num_logits
-    if best is None and any(num_drafts.values()) and any(states[sequence_id].is_plain for sequence_id in rows):
+    if best is None and any(num_drafts.values()):
         best = most_likely(host)  # once for all rounds
     while rows:
         tokens = sample_rows(host, list(rows.values()), [states[sequence_id] for sequence_id in rows], best)

@@ -61,15 +61,15 @@ AnyGeneration = Generation | OpenAIGeneration
 
 @dataclass(frozen=True, slots=True)
 class _Compiling:
-    """A task that waits for its grammars: one or none for each of its sequences."""
+    """A task that waits for grammars, or many bad words or stop strings: one or none for each of its sequences."""
 
     generation: AnyGeneration
     requests: Sequence[SequenceRequest]
-    grammars: list[Future[Any] | None]
+    compiling: list[Future[Any] | None]
 
     @property
     def is_done(self) -> bool:
-        return all(grammar is None or grammar.done() for grammar in self.grammars)
+        return all(each is None or each.done() for each in self.compiling)
 
 
 class EngineExecutor:
@@ -87,7 +87,7 @@ class EngineExecutor:
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._compiling: dict[str, _Compiling] = {}
-        """By the id of their first sequence, until the grammars are there: meanwhile the others go on."""
+        """By the id of their first sequence, until they are compiled: meanwhile the others go on."""
         self._generations: dict[str, AnyGeneration] = {}
         """By sequence id, until the outcome is sent: also those whose reader has no room for the last words."""
         self._prefills = Prefills()
@@ -189,15 +189,14 @@ class EngineExecutor:
             generation, requests = self._open(task)
             task.open_to_interrupts(self._wake)
             task.watch(self._wake)
-            asked = [request.params.structured_outputs for request in requests]
-            if all(each is None for each in asked):
+            compiling = [self._engine.compiler.submit(request.params) for request in requests]
+            if all(each is None for each in compiling):
                 self._start(first_id, generation, requests, [None] * len(requests))
                 return
-            grammars = [None if each is None else self._engine.grammars.submit(each) for each in asked]
-            self._compiling[first_id] = _Compiling(generation, requests, grammars)
-            for grammar in grammars:
-                if grammar is not None:
-                    grammar.add_done_callback(lambda _: self._wake())
+            self._compiling[first_id] = _Compiling(generation, requests, compiling)
+            for each in compiling:
+                if each is not None:
+                    each.add_done_callback(lambda _: self._wake())
 
     def _open(self, task: Task) -> tuple[AnyGeneration, Sequence[SequenceRequest]]:
         given = task.start()
@@ -218,9 +217,9 @@ class EngineExecutor:
         for first_id, each in list(self._compiling.items()):
             task = each.generation.task
             if task.cancel_reason or task.is_leaving:
-                for grammar in each.grammars:
-                    if grammar is not None:
-                        grammar.cancel()
+                for compiling in each.compiling:
+                    if compiling is not None:
+                        compiling.cancel()
                 del self._compiling[first_id]
                 if task.cancel_reason:
                     task.finish_cancelled()
@@ -229,20 +228,20 @@ class EngineExecutor:
             elif each.is_done:
                 del self._compiling[first_id]
                 with self._answering(task, each.generation):
-                    compiled = [None if grammar is None else grammar.result() for grammar in each.grammars]
+                    compiled = [None if one is None else one.result() for one in each.compiling]
                     self._start(first_id, each.generation, each.requests, compiled)
 
     def _start(
-        self, first_id: str, generation: AnyGeneration, requests: Sequence[SequenceRequest], grammars: list[Any]
+        self, first_id: str, generation: AnyGeneration, requests: Sequence[SequenceRequest], compiled: list[Any]
     ) -> None:
         """All sequences of a task, or none of them."""
         self._engine.wake()
         added: list[str] = []
         try:
-            for number, (request, grammar) in enumerate(zip(requests, grammars, strict=True)):
+            for number, (request, one) in enumerate(zip(requests, compiled, strict=True)):
                 sequence_id = f"{first_id}/{number}" if number else first_id
                 if isinstance(generation, Generation):
-                    self._add_resumable(sequence_id, generation, request, grammar)
+                    self._add_resumable(sequence_id, generation, request, one)
                 else:
                     self._engine.add(
                         sequence_id,
@@ -250,7 +249,7 @@ class EngineExecutor:
                         request.params,
                         priority=request.priority,
                         cache_salt=request.cache_salt,
-                        grammar=grammar,
+                        compiled=one,
                     )
                 added.append(sequence_id)
         except Exception:
@@ -260,10 +259,10 @@ class EngineExecutor:
         generation.sequence_ids = added
         self._generations.update(dict.fromkeys(added, generation))
 
-    def _add_resumable(self, sequence_id: str, generation: Generation, request: SequenceRequest, grammar: Any) -> None:
+    def _add_resumable(self, sequence_id: str, generation: Generation, request: SequenceRequest, compiled: Any) -> None:
         """Behind the tokens of an earlier attempt, and behind a context, where there are such."""
         context, token_ids = generation.context, request.prompt_ids
-        options: dict[str, Any] = {"grammar": grammar, "output_ids": generation.journal.token_ids}
+        options: dict[str, Any] = {"compiled": compiled, "output_ids": generation.journal.token_ids}
         if context is None or generation.task.assignment.method == "cache":
             self._engine.add(sequence_id, token_ids, request.params, **options)
             if context is not None:

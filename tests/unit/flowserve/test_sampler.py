@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flowserve import SamplingParams
 from flowserve.worker import sampler
+from flowserve.worker.constraints import BadWordTable
 from flowserve.worker.drawing import draw, largest
 from flowserve.worker.logprobs import token_logprobs
 from flowserve.worker.sampler import NO_NUMBERS, NO_TOKEN, derived_seed, sample, uniform
@@ -125,7 +126,7 @@ def test_ties_and_certainties() -> None:
 
 def greedy(logits: list[float], tokens: list[int], num_prompt: int = 1, **params: Any) -> int:
     """The next token after `tokens`, where the others came one by one through `append`."""
-    bad_words = params.pop("bad_ids", ())
+    bad_words = BadWordTable(ids) if (ids := params.pop("bad_ids", ())) else None
     each = SamplerState(
         SamplingParams(temperature=0.0, **params), 0, tokens[:num_prompt], num_prompt, (4,), bad_words=bad_words
     )
@@ -252,9 +253,13 @@ def test_plain_greedy_rows_are_not_looked_at_where_the_best_is_known(monkeypatch
     assert [token.token_id for token in sample(torch.tensor([LOGITS] * 2), mixed, best=[2, 2])] == [2, 3]
 
 
-@pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"temperature": 0.0, "logprobs": 1}])
-def test_logits_that_are_no_numbers_end_their_row_alone(params: dict[str, Any]) -> None:
-    rows = torch.tensor([LOGITS, [math.nan] * 5, LOGITS])
+@pytest.mark.parametrize("row", [[math.nan] * 5, [*LOGITS[:3], math.nan, LOGITS[4]], [-math.inf] * 5])
+@pytest.mark.parametrize(
+    "params",
+    [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"temperature": 0.0, "logprobs": 1}, {"min_tokens": 1}],
+)
+def test_logits_that_are_no_numbers_end_their_row_alone(row: list[float], params: dict[str, Any]) -> None:
+    rows = torch.tensor([LOGITS, row, LOGITS])
     states = [state(temperature=0.0), state(**params), state(temperature=0.0)]
     tokens = sample(rows, states)
     assert [token.error for token in tokens] == [None, NO_NUMBERS, None]
@@ -263,7 +268,7 @@ def test_logits_that_are_no_numbers_end_their_row_alone(params: dict[str, Any]) 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"min_p": 0.1}])
 def test_constraints_that_leave_nothing_end_their_row_alone(params: dict[str, Any]) -> None:
-    forbidding = SamplerState(SamplingParams(**params), 0, [9], 1, bad_words=[(i,) for i in range(5)])
+    forbidding = SamplerState(SamplingParams(**params), 0, [9], 1, bad_words=BadWordTable([(i,) for i in range(5)]))
     tokens = sample(torch.tensor([LOGITS] * 2), [forbidding, state(temperature=0.0)])
     assert [token.error for token in tokens] == [NO_TOKEN, None]
 

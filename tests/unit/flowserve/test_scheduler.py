@@ -104,6 +104,21 @@ def test_the_youngest_is_preempted_and_comes_back() -> None:
     assert scheduler.num_preemptions == 1
 
 
+def test_what_a_sequence_finds_of_its_own_is_no_hit() -> None:
+    run = Run(build(num_blocks=8, block_size=2, max_num_sequences=1))
+    low = run.add("low", [1, 2, 3, 4, 5, 6], 5)
+    for _ in range(3):
+        run.step()
+    run.add("urgent", [7, 8], 1, priority=-1)
+    run.drain()
+    run.check_results()
+    assert low.num_preemptions == 1 and low.num_cached_tokens == 0
+    assert (run.scheduler.prefix_query_tokens, run.scheduler.prefix_hit_tokens) == (8, 0)
+    again = run.add("again", [1, 2, 3, 4, 5, 6], 1)
+    run.drain()
+    assert again.num_cached_tokens == run.scheduler.prefix_hit_tokens == 4 and run.scheduler.prefix_query_tokens == 14
+
+
 def test_admission_keeps_a_block_for_each_running_sequence() -> None:
     run = Run(build(num_blocks=3, block_size=4, caching=False))
     run.add("a", [1] * 8, 4)

@@ -25,7 +25,7 @@ class Letters:
 
 def run(pieces: list[str], stops: list[str], last: str = "", **options: object) -> tuple[str, int | None]:
     """(the text shown, the token that ended it)."""
-    text, shown = SequenceText(Letters(pieces, last), stops, **options), ""  # type: ignore[arg-type]
+    text, shown = SequenceText(Letters(pieces, last), StopStrings(stops), **options), ""  # type: ignore[arg-type]
     for token_id in range(len(pieces)):
         stopped = text.push(token_id)
         shown += text.take()
@@ -60,7 +60,7 @@ def test_as_a_plain_search_would_find_them(text: str, stops: list[str], cuts: li
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(text=st.text("ab", max_size=30), stops=st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4))
 def test_no_more_is_held_back_than_may_become_a_stop_string(text: str, stops: list[str]) -> None:
-    sequence_text, shown = SequenceText(Letters(list(text)), stops), ""
+    sequence_text, shown = SequenceText(Letters(list(text)), StopStrings(stops)), ""
     for count in range(len(text)):
         if sequence_text.push(count):
             return

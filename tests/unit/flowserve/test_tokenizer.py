@@ -18,6 +18,7 @@ from tokenizers import models as rust_models
 from flowserve.detokenizer import DetokenizerFactory, TableDetokenizer, WindowDetokenizer
 from flowserve.errors import ModelNotFoundError, TokenizerError
 from flowserve.sequence_text import SequenceText
+from flowserve.stop_strings import StopStrings
 from flowserve.tokenizer import Tokenizer
 
 TEXTS = [
@@ -160,7 +161,7 @@ def test_special_tokens_and_stop_text(tokenizer: Tokenizer) -> None:
     stops=st.lists(st.text("abé", min_size=1, max_size=4), max_size=3),
 )
 def test_stop_strings_in_any_text(tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
-    sequence_text, shown, stopped = SequenceText(DetokenizerFactory(tokenizer).make(), stops), "", False
+    sequence_text, shown, stopped = SequenceText(DetokenizerFactory(tokenizer).make(), StopStrings(stops)), "", False
     for token_id in tokenizer.encode(text):
         stopped = sequence_text.push(token_id)
         shown += sequence_text.take()

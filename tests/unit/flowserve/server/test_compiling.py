@@ -1,4 +1,4 @@
-"""A grammar that takes long to compile keeps its own request waiting, and nobody else's."""
+"""What takes long to compile keeps its own request waiting, and nobody else's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowserve import structured
+from flowserve import SamplingParams, structured
+from flowserve.params_compiler import Compiled, ParamsCompiler
 from flowserve.server.generation_api import GenerationApi
+from flowserve.structured import GrammarCompiler
+from flowserve.tokenizer import Tokenizer
 from tests.unit.flowserve.server.asgi import AsgiClient
 from tests.unit.flowserve.server.test_leaving import PATH, SHORT, idle, started
 
@@ -117,3 +121,48 @@ def test_the_same_grammar_is_compiled_once(api: Callable[..., GenerationApi], he
             assert len(held.compiled) == 1
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"bad_words": [f"word {n}" for n in range(200)]}, {"stop": [f"stop {n}" for n in range(200)]}]
+)
+def test_many_words_are_compiled_beside_the_engine(
+    api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]
+) -> None:
+    threads = []
+    compile_all = ParamsCompiler.compile
+
+    def noting(self: ParamsCompiler, params: SamplingParams) -> Compiled:
+        threads.append(threading.current_thread().name)
+        return compile_all(self, params)
+
+    monkeypatch.setattr(ParamsCompiler, "compile", noting)
+
+    async def run() -> None:
+        async with started(api()) as running:
+            for more in (wanted, {name: words[:3] for name, words in wanted.items()}):
+                client = AsgiClient(running.asgi, PATH, {**SHORT, **more})
+                await client.task
+                assert client.status == 200
+            await idle(running)
+
+    asyncio.run(run())
+    long, short = threads
+    assert long.startswith("flowserve-compiler") and not short.startswith("flowserve-compiler")
+
+
+def test_the_words_of_several_prompts_are_looked_up_once(models: Callable[..., Path]) -> None:
+    tokenizer = Tokenizer.from_folder(models())
+    compiler = ParamsCompiler(tokenizer, GrammarCompiler(tokenizer, 400, ()))
+    params = SamplingParams(bad_words=["fox", " dog"], stop=["END"])
+    first, second = compiler.compile(params), compiler.compile(params)
+    assert first.bad_words is second.bad_words and first.stop is second.stop and first.grammar is None
+    found = {tuple(tokenizer.encode(text, add_special_tokens=False)) for text in ("fox", " fox", "dog", " dog")}
+    table = first.bad_words
+    assert table is not None
+    listed = {(int(token_id),) for token_id in table.alone} | {
+        word for words in table.behind.values() for word in words
+    }
+    assert listed == found
+    assert compiler.submit(params) is None and compiler.compile(SamplingParams()) == Compiled()
+    compiler.close()
