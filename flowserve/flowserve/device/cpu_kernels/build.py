@@ -32,7 +32,7 @@ _logger = logging.getLogger("flowserve")
 
 
 def built_library() -> Path:
-    """The compiled library, compiled now (about ten seconds) if the cache does not have it.
+    """The compiled library, compiled now (10 to 20 seconds) if the cache does not have it.
 
     Raises KernelsUnavailableError: no Linux, no C++ compiler, a failed compilation, a cache that cannot be written.
     """

@@ -22,6 +22,7 @@ class Kind(IntEnum):
     BFLOAT16 = 1
     INT8 = 2
     INT4 = 3
+    FLOAT16 = 4
 
 
 class Matrix(Structure):

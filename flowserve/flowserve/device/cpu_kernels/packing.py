@@ -12,6 +12,7 @@ from ...models.plan import DecoderPlan, LayerPlan
 from .library import Kind
 
 LANES = 16
+_EXACT = {torch.bfloat16: Kind.BFLOAT16, torch.float16: Kind.FLOAT16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class PackedTensor:
 def packed_tensors(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> Iterator[PackedTensor]:
     """All entries of a model in the order a step reads them.
 
-    Exact storage keeps a bfloat16 checkpoint in 16 bits, because float32 arithmetic reads it from there without loss.
+    Exact storage keeps a checkpoint of bfloat16 or float16 in its 16 bits, because float32 arithmetic reads it from
+    there without loss.
     With 4-bit weights the embedding and the output projection stay at 8 bits: they are the most sensitive.
     """
 
@@ -42,8 +44,7 @@ def packed_tensors(plan: DecoderPlan, dtype: torch.dtype, quantization: str | No
             return Kind.INT8
         if quantization == "int4":
             return Kind.INT4
-        half = dtype is torch.bfloat16 or parameter.stored_dtype is torch.bfloat16
-        return Kind.BFLOAT16 if half else Kind.FLOAT32
+        return _EXACT.get(torch.bfloat16 if dtype is torch.bfloat16 else parameter.stored_dtype, Kind.FLOAT32)
 
     yield _plain("embedding", plan.embedding, kind_of(plan.embedding, outer=True))
     for index, layer in enumerate(plan.layers):

@@ -23,7 +23,7 @@ def _check(library: KernelLibrary, kind: Kind, n: int, k: int, rows: int) -> Non
     seen = quantized_rows(x) if kind in (Kind.INT8, Kind.INT4) else x
     np.testing.assert_allclose(packed.multiply(x), seen @ stored.T + bias, rtol=2e-5, atol=2e-5 * k**0.5 + 1e-5)
     most = np.abs(weight).max(axis=1, keepdims=True)
-    error = {Kind.FLOAT32: 0.0, Kind.BFLOAT16: 2.0**-8, Kind.INT8: 0.5 / 127, Kind.INT4: 1.01 / 8}[kind]
+    error = {Kind.BFLOAT16: 2.0**-8, Kind.FLOAT16: 2.0**-11, Kind.INT8: 0.5 / 127, Kind.INT4: 1.01 / 8}.get(kind, 0.0)
     assert (np.abs(stored - weight) <= error * most * 1.001).all()
 
 
@@ -57,6 +57,22 @@ def test_a_row_that_is_not_finite_is_found(kind: Kind, poison: float) -> None:
     library = kernel_library()
     memory = np.zeros(library.matrix_bytes(kind, 50, 40), np.uint8)
     assert library.c.fs_pack(kind, weight.ctypes.data, 50, 40, memory.ctypes.data) == 37
+
+
+def _halves(seed: int, n: int, k: int) -> np.ndarray:
+    """Of every size that half precision knows: the smallest are below its normal range."""
+    bits = np.random.default_rng(seed).integers(0, 0x7C00, (n, k), dtype=np.uint16)
+    signs = np.random.default_rng(seed + 1).integers(0, 2, (n, k), dtype=np.uint16) << 15
+    return (bits | signs).view(np.float16)
+
+
+def test_half_precision_is_kept_bit_by_bit(other_library: KernelLibrary) -> None:
+    weight = _halves(0, 40, 300).astype(np.float32)
+    for library in (kernel_library(), other_library):
+        np.testing.assert_array_equal(Packed.of(library, Kind.FLOAT16, weight).weight(), weight)
+        x = _random(1, 5, 300)
+        exact = Packed.of(library, Kind.FLOAT32, weight).multiply(x)
+        np.testing.assert_array_equal(Packed.of(library, Kind.FLOAT16, weight).multiply(x), exact)
 
 
 def test_zero_rows_and_columns_stay_zero() -> None:

@@ -89,6 +89,24 @@ def test_exact_weights_give_the_logits_of_torch(
     runner.close()
 
 
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}])
+def test_a_float16_checkpoint_stays_in_its_bits_and_loses_nothing(
+    models: Callable[..., Path], tmp_path: Path, config: dict[str, Any]
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    found = {}
+    for dtype in (np.float16, np.float32):
+        folder = Path(shutil.copytree(models("qwen3", **config), tmp_path / dtype.__name__))
+        tensors = load_file(folder / "model.safetensors")
+        halves = {name: values.astype(np.float16).astype(dtype) for name, values in tensors.items()}
+        save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+        runner = _runner(folder, cpu_backend="extension")
+        found[dtype] = _logits(runner, _prompts([30, 5]), [3]), runner._weights.file.entries["layers.0.down"].size_bytes
+    (half, half_bytes), (whole, whole_bytes) = found.values()
+    assert torch.equal(half, whole) and 2 * half_bytes == whole_bytes
+
+
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=6), cuts=st.lists(st.integers(1, 30), max_size=4))
 def test_batches_and_cuts(models: Callable[..., Path], lengths: list[int], cuts: list[int]) -> None:

@@ -45,7 +45,7 @@ struct StepArrays {
     const int32_t* table_starts;  // num_sequences
     const int32_t* logit_rows;    // num_logits packed tokens
     float* logits;                // [num_logits, vocab]
-    int32_t* best;                // [num_logits]: the first of the largest logits; -1 where none is a number
+    int32_t* best;                // [num_logits]: the first of the largest logits; -1 where one is NaN or all are -inf
 };
 
 class Decoder {
@@ -296,20 +296,25 @@ class Decoder {
             }))
             return false;
         return by_rows(walk, n, [&](int row) {
-            Best best{-INFINITY, -1};  // -1: no row entry is a number
-            for (int c = 0; c < chunks; c++)
-                if (best_[size_t(row) * chunks + c].value > best.value) best = best_[size_t(row) * chunks + c];
+            Best best{-INFINITY, -1};
+            for (int c = 0; c < chunks; c++) {
+                const Best& other = best_[size_t(row) * chunks + c];
+                if (other.value > best.value || std::isnan(other.value)) best = other;
+            }
             a_.best[row] = best.index;
         });
     }
 
+    // Once a NaN was seen it is the best, for nothing is larger.
     void note_best(Best& best, int panel, F16 value) const {
         const int count = std::min(LANES, s_.vocab - panel * LANES);
-        if (count == LANES && !(max_of(value) > best.value)) return;
+        if (count == LANES && !any_above(value, best.value)) return;
         alignas(64) float lanes[LANES];
         value.store(lanes);
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
             if (lanes[i] > best.value) best = {lanes[i], panel * LANES + i};
+            if (std::isnan(lanes[i])) best = {NAN, -1};
+        }
     }
 
     const DecoderSpec s_;

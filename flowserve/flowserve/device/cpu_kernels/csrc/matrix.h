@@ -2,6 +2,7 @@
 //
 // Panel of each kind, k' = padded_inputs:
 //   float32   k x 16 floats
+//   float16   k x 16 halves of floats, IEEE's
 //   bfloat16  k'/2 pairs x 16 outputs x 2 halves of floats
 //   int8      k'/UNIT units x 16 outputs x UNIT values, then 16 float scales (one per output); where activations carry
 //             an offset also 16 whole numbers, what it adds to the sum of each output
@@ -17,7 +18,7 @@
 
 namespace fs {
 
-enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3, FLOAT16 = 4 };
 
 constexpr int GROUP = 32;
 constexpr int GROUP_BYTES = LANES * GROUP / 2;  // its values
@@ -37,7 +38,9 @@ inline int round_up(int value, int multiple) { return (value + multiple - 1) / m
 inline bool is_integer(int kind) { return kind == INT8 || kind == INT4; }
 
 // The inputs of a panel with those behind the last, which are zero: a multiple of what one instruction takes.
-inline int padded_inputs(int kind, int k) { return kind == FLOAT32 ? k : round_up(k, kind == INT8 ? 64 : GROUP); }
+inline int padded_inputs(int kind, int k) {
+    return kind == FLOAT32 || kind == FLOAT16 ? k : round_up(k, kind == INT8 ? 64 : GROUP);
+}
 
 constexpr int INT8_TAIL_BYTES = LANES * 4 * (ACTIVATION_OFFSET != 0 ? 2 : 1);
 
@@ -45,6 +48,7 @@ inline int64_t panel_bytes(int kind, int k) {
     const int64_t padded = padded_inputs(kind, k);
     switch (kind) {
         case FLOAT32: return padded * LANES * 4;
+        case FLOAT16:
         case BFLOAT16: return padded * LANES * 2;
         case INT8: return padded * LANES + INT8_TAIL_BYTES;
         default: return padded / GROUP * GROUP_BYTES + (padded / GROUP * SCALES_BYTES + 63) / 64 * 64;
@@ -229,6 +233,9 @@ inline void tile(const Matrix& m, const uint8_t* panel, const Rows& x, int64_t r
     if (m.kind == FLOAT32) {
         const float* w = (const float*)panel;
         tile_float<R>([w](int i) { return F16::load(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride, out);
+    } else if (m.kind == FLOAT16) {
+        const uint16_t* w = (const uint16_t*)panel;
+        tile_float<R>([w](int i) { return load_half(w + i * LANES); }, m.k, x.floats + row * x.stride, x.stride, out);
     } else if (m.kind == BFLOAT16) {
         tile_bf16<R>((const uint16_t*)panel, m.k, x.floats + row * x.stride, x.stride, out);
     } else if (m.kind == INT8) {

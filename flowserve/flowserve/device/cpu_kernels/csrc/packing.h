@@ -8,6 +8,14 @@ namespace fs {
 // Where value i (of k) of output lane `lane` lies in a panel of units of `bytes` bytes each.
 inline int64_t unit_place(int lane, int i) { return (int64_t(i / UNIT) * LANES + lane) * UNIT + i % UNIT; }
 
+inline void pack_float16_lane(uint8_t* panel, int lane, const float* row, int k) {
+    for (int i = 0; i < k; i++) {
+        uint16_t halves[LANES];
+        store_half(halves, F16::all(row[i]));
+        ((uint16_t*)panel)[int64_t(i) * LANES + lane] = halves[0];
+    }
+}
+
 // Where value i of output lane `lane` lies in a bfloat16 panel.
 inline int64_t pair_place(int lane, int i) { return (int64_t(i / 2) * LANES + lane) * 2 + i % 2; }
 
@@ -71,6 +79,8 @@ inline int pack_panel(int kind, const float* rows, int count, int k, uint8_t* pa
             for (int i = 0; i < k; i++) ((float*)panel)[int64_t(i) * LANES + lane] = row[i];
         else if (kind == BFLOAT16)
             for (int i = 0; i < k; i++) ((uint16_t*)panel)[pair_place(lane, i)] = float_to_bf16(row[i]);
+        else if (kind == FLOAT16)
+            pack_float16_lane(panel, lane, row, k);
         else if (kind == INT8)
             pack_int8_lane(panel, lane, row, k, amax);
         else
@@ -87,6 +97,12 @@ inline void unpack_row(const Matrix& m, int index, float* out) {
         for (int i = 0; i < m.k; i++) out[i] = ((const float*)panel)[int64_t(i) * LANES + lane];
     } else if (m.kind == BFLOAT16) {
         for (int i = 0; i < m.k; i++) out[i] = bf16_to_float(((const uint16_t*)panel)[pair_place(lane, i)]);
+    } else if (m.kind == FLOAT16) {
+        for (int i = 0; i < m.k; i++) {
+            float values[LANES];
+            load_half((const uint16_t*)panel + int64_t(i) * LANES).store(values);
+            out[i] = values[lane];
+        }
     } else if (m.kind == INT8) {
         const float scale = ((const float*)(panel + int64_t(padded_inputs(INT8, m.k)) * LANES))[lane];
         for (int i = 0; i < m.k; i++) out[i] = scale * float(((const int8_t*)panel)[unit_place(lane, i)]);

@@ -69,6 +69,8 @@ inline F16 abs(F16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F16 round(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline float sum(F16 a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(F16 a) { return _mm512_reduce_max_ps(a.v); }
+// Whether one of them is larger, or no number.
+inline bool any_above(F16 a, float limit) { return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(limit), _CMP_NLE_UQ) != 0; }
 // 2^n for integral n in [-126, 127].
 inline F16 power_of_two(F16 n) {
     __m512i bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
@@ -141,6 +143,10 @@ inline float max_of(F16 x) {
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
+inline bool any_above(F16 x, float limit) {
+    const __m256 l = _mm256_set1_ps(limit);
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, l, _CMP_NLE_UQ), _mm256_cmp_ps(x.b, l, _CMP_NLE_UQ))) != 0;
+}
 inline F16 power_of_two(F16 n) {
     const __m256i bias = _mm256_set1_epi32(127);
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.a), bias), 23)),
@@ -202,6 +208,7 @@ inline F16 abs(F16 a) { FS_LANES a.v[i] = std::fabs(a.v[i]); return a; }
 inline F16 round(F16 a) { FS_LANES a.v[i] = std::nearbyint(a.v[i]); return a; }
 inline float sum(F16 a) { float s = 0; FS_LANES s += a.v[i]; return s; }
 inline float max_of(F16 a) { float m = a.v[0]; FS_LANES m = a.v[i] > m ? a.v[i] : m; return m; }
+inline bool any_above(F16 a, float limit) { bool any = false; FS_LANES any |= !(a.v[i] <= limit); return any; }
 inline F16 power_of_two(F16 n) { FS_LANES n.v[i] = std::ldexp(1.0f, int(n.v[i])); return n; }
 inline void store_int16(int16_t* p, F16 a) { FS_LANES p[i] = int16_t(std::nearbyint(a.v[i])); }
 inline void store_int8(int8_t* p, F16 a) { FS_LANES p[i] = int8_t(std::nearbyint(a.v[i])); }

@@ -14,6 +14,7 @@ struct __m128i { uint8_t b[16]; };
 
 #define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_NO_EXC 8
+#define _CMP_NLE_UQ 6
 #define EACH for (int i = 0; i < 16; i++)
 
 template <class T>
@@ -34,6 +35,8 @@ inline __m512 _mm512_abs_ps(__m512 a) { EACH a.v[i] = std::fabs(a.v[i]); return 
 inline __m512 _mm512_roundscale_ps(__m512 a, int) { EACH a.v[i] = std::nearbyint(a.v[i]); return a; }
 inline float _mm512_reduce_add_ps(__m512 a) { float s = 0; EACH s += a.v[i]; return s; }
 inline float _mm512_reduce_max_ps(__m512 a) { float m = a.v[0]; EACH m = a.v[i] > m ? a.v[i] : m; return m; }
+// Of the comparisons the one that is asked for: not less or equal, or not to be ordered.
+inline uint16_t _mm512_cmp_ps_mask(__m512 a, __m512 b, int) { uint16_t m = 0; EACH m |= uint16_t(!(a.v[i] <= b.v[i]) << i); return m; }
 
 inline __m512i _mm512_setzero_si512() { return __m512i{}; }
 inline __m512i _mm512_loadu_si512(const void* p) { return loaded<__m512i>(p); }
