@@ -189,7 +189,7 @@ def main() -> None:
 
 def _show_log() -> None:
     """On stderr. As a library the engine leaves that to the program around it, which here is this one; unseen, a first
-    use that compiles or measures for some seconds would look like one that hangs."""
+    use that compiles or measures for a while would look like one that hangs."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("flowserve: %(message)s"))
     log = logging.getLogger("flowserve")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import secrets
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,7 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..answer import AnswerFormat
 from ..errors import FlowServeError, InvalidConfigError
 from .api_error import JSON_TYPE, ApiError, as_api_error
+from .connected import CLOSED
 from .metrics import Metrics
+
+REQUEST_ID = b"x-request-id"
+"""Header of every answer: what the client sent under this name, else a fresh one."""
+_REQUEST_ID = re.compile(rb"[!-~]{1,200}")
 
 OPEN_PATHS = ("/health", "/version", "/metrics")
 """Need no key: they tell nothing of what is asked or answered."""
@@ -97,6 +103,7 @@ def build_asgi(
         FlowServeError: _answer_error,
         RecursionError: _answer_error,
         HTTPException: _answer_http_error,
+        ClientDisconnect: _answer_nobody,
         Exception: _answer_error,
     }
     app = Starlette(routes=[*routes, *common], lifespan=lifespan, exception_handlers=handlers)
@@ -104,7 +111,7 @@ def build_asgi(
 
 
 class _Gate:
-    """In front of all routes: asks for the key, counts the responses."""
+    """In front of all routes: asks for the key, counts the responses and gives each its id."""
 
     def __init__(self, app: ASGIApp, api_key: str | None, metrics: Metrics, paths: set[str]) -> None:
         self._app = app
@@ -117,10 +124,14 @@ class _Gate:
             await self._app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self._paths else "other"
+        request_id = _header(scope, REQUEST_ID)
+        if _REQUEST_ID.fullmatch(request_id) is None:
+            request_id = secrets.token_hex(16).encode()
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.http_response(path, message["status"])
+                message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, request_id)]}
             await send(message)
 
         if self._may_pass(scope):
@@ -133,8 +144,12 @@ class _Gate:
     def _may_pass(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] in OPEN_PATHS:
             return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self._expected)
+        return hmac.compare_digest(_header(scope, b"authorization"), self._expected)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    """Empty where it was not sent."""
+    return next((value for each, value in scope["headers"] if each == name), b"")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -142,6 +157,11 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if answer.status >= 500 and not isinstance(error, ApiError):
         traceback.print_exception(error)
     return _response(answer)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The client left while its request was read."""
+    return Response(status_code=CLOSED)
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:

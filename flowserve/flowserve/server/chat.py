@@ -73,6 +73,7 @@ class Chat:
 
     def __init__(self, request: ChatRequest, model: ServedModel) -> None:
         """Raises ApiError for what no conversation could make right."""
+        request.check_supported()
         self._request = request
         self._model = model
         self._name = model.check_name(request.model)
@@ -165,8 +166,9 @@ class Chat:
         return choice.finish_reason
 
     def _usage(self) -> Usage:
-        prompt_tokens = self.choices[0].num_prompt_tokens
-        return Usage.of(prompt_tokens, sum(choice.num_output_tokens for choice in self.choices))
+        first = self.choices[0]  # the others find its prompt
+        num_prompt_tokens, num_cached_tokens = first.num_prompt_tokens, first.num_cached_tokens
+        return Usage.of(num_prompt_tokens, num_cached_tokens, sum(choice.num_output_tokens for choice in self.choices))
 
     def _constraint(self) -> tuple[StructuredOutputsParams | None, str | None]:
         """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""

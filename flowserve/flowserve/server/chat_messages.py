@@ -12,7 +12,8 @@ MAX_TOOLS = 512
 
 
 def template_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Texts as strings, arguments of earlier calls as objects. Raises ApiError that names the place."""
+    """Texts as strings, arguments of earlier calls as objects, unless they are no JSON. Raises ApiError that names the
+    place."""
     if not messages:
         raise invalid("messages is empty", "messages")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
@@ -74,8 +75,8 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise invalid(f"{place}.function.arguments is not JSON: {error}", place) from None
+        except (ValueError, RecursionError):  # cut off by max_tokens, most likely: the template gets the text
+            return {**call, "function": {**function, "arguments": arguments}}
     if not isinstance(arguments, dict | None):
         raise invalid(f"{place}.function.arguments must be an object as JSON", place)
     return {**call, "function": {**function, "arguments": arguments or {}}}

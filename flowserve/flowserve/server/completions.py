@@ -49,6 +49,7 @@ class _Choice:
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
     num_output_tokens: int = 0
     offset: int = 0
     """Characters of the tokens whose log probabilities were told."""
@@ -74,7 +75,8 @@ class Completion:
 
     def prompts(self) -> list[Prompt]:
         """Raises ApiError."""
-        return [self._prompt(prompt) for prompt in listed_prompts(self._request.prompt, "prompt")]
+        listed = listed_prompts(self._request.prompt, "prompt", self._model.max_model_len)
+        return [self._prompt(prompt) for prompt in listed]
 
     def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
         """Raises ApiError or InvalidRequestError."""
@@ -133,6 +135,7 @@ class Completion:
         choice.texts.append(piece.text)
         choice.finish_reason = piece.finish_reason
         choice.num_prompt_tokens, choice.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
+        choice.num_cached_tokens = piece.num_cached_tokens
         if piece.prompt_logprobs is not None:
             self._prompt_logprobs[choice.prompt] = piece.prompt_logprobs
         if is_first and choice.prompt in self._prompt_logprobs:
@@ -149,8 +152,12 @@ class Completion:
             choice.logprobs.extend(logprobs)
 
     def _usage(self) -> Usage:
-        prompts = {choice.prompt: choice.num_prompt_tokens for choice in self._choices}
-        return Usage.of(sum(prompts.values()), sum(choice.num_output_tokens for choice in self._choices))
+        firsts = {choice.prompt: choice for choice in reversed(self._choices)}.values()
+        return Usage.of(
+            sum(choice.num_prompt_tokens for choice in firsts),
+            sum(choice.num_cached_tokens for choice in firsts),
+            sum(choice.num_output_tokens for choice in self._choices),
+        )
 
     def _prompt(self, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):

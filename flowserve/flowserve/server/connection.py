@@ -1,6 +1,6 @@
 """Connection: uvicorn's, less patient, and one that an answer can reset.
 
-uvicorn waits for ever for a request's head, and a transport whose client reads nothing never closes by itself.
+uvicorn waits for ever for a request's head and body, and a transport whose client reads nothing never closes by itself.
 """
 
 from __future__ import annotations
@@ -13,36 +13,58 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .connected import ABORT
 
 HEAD_TIMEOUT_S = 20.0
+BODY_TIMEOUT_S = 30.0
+"""For the next bytes of a body. Whoever reads one is answered sooner (`body.CHUNK_TIMEOUT_S`); not all are read."""
 
 
 class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait(HEAD_TIMEOUT_S)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._wait_for_head()
+        if self._timer is None:
+            self._wait(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
-        self._stop_waiting()
+        self._wait(BODY_TIMEOUT_S)
         extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._wait(BODY_TIMEOUT_S)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_waiting()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _wait_for_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+    def end_receiving(self) -> None:
+        """Reset the connection if its request has not come to its end: there is nothing to answer yet."""
+        if self.cycle is not None and self.cycle.more_body:
+            self.transport.abort()
+
+    def _wait(self, timeout_s: float) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(timeout_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.flow.read_paused:  # it is this side that does not read
+            self._wait(BODY_TIMEOUT_S)
+        else:
+            self.transport.abort()
 
     def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from ..embedding_model import EmbeddingModel
 from .api_error import JSON_TYPE, invalid
 from .app import ServerConfig, build_asgi
+from .beside_loop import beside_loop
 from .body import decode_body, read_body
 from .chunks import encode
 from .connected import CLOSED, while_connected
@@ -115,15 +116,18 @@ class EmbeddingApi:
         check_name(asked.model, self._names)
         if asked.prompt is None:
             raise invalid("prompt is missing", "prompt")
-        token_ids = self._model.tokenizer.encode(asked.prompt, asked.add_special_tokens is not False)
-        with_texts = bool(asked.return_token_strs)
-        body = tokenized(self._model.tokenizer, token_ids, self._model.max_length, with_texts)
+        tokenizer, special, with_texts = self._model.tokenizer, asked.add_special_tokens, bool(asked.return_token_strs)
+        token_ids = await beside_loop(len(asked.prompt), tokenizer.encode, asked.prompt, special is not False)
+        max_length = self._model.max_length
+        body = await beside_loop(len(token_ids), tokenized, tokenizer, token_ids, max_length, with_texts)
         return Response(body, media_type=JSON_TYPE)
 
     async def _detokenize(self, request: Request) -> Response:
         asked = decode_body(await read_body(request, self.config.max_body_bytes), DetokenizeRequest)
         check_name(asked.model, self._names)
-        return Response(detokenized(self._model.tokenizer, asked.tokens), media_type=JSON_TYPE)
+        tokenizer, max_length = self._model.tokenizer, self._model.max_length
+        body = await beside_loop(len(asked.tokens), detokenized, tokenizer, asked.tokens, max_length)
+        return Response(body, media_type=JSON_TYPE)
 
     def _dimensions(self, asked: int | None) -> int:
         """Raises ApiError where a shorter vector would mean nothing."""

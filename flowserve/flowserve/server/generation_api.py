@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,8 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..engine import Engine
+from .answering import Answer
 from .api_error import JSON_TYPE
 from .app import ServerConfig, build_asgi
+from .beside_loop import beside_loop
 from .body import decode_body, read_body
 from .chat import Chat
 from .completions import Completion
@@ -29,6 +33,8 @@ from .served_model import ServedModel
 from .sleep_routes import sleep_routes
 from .token_answers import detokenized, prompt_to_tokenize, tokenized
 
+T = TypeVar("T", bound=msgspec.Struct)
+
 
 class GenerationApi:
     """`asgi` is the application; its lifespan starts and ends the engine's thread."""
@@ -40,7 +46,7 @@ class GenerationApi:
         self.name = names[0]
         formats = (self.config.call_format, self.config.reasoning)
         self.model = ServedModel(folder, engine.tokenizer, names, engine.max_model_len, *formats)
-        metrics = Metrics(self.name, engine.max_model_len, engine.config.enable_prefix_caching)
+        metrics = Metrics(self.name, engine.max_model_len)
         limits = LoopLimits(engine.config.max_num_sequences + self.config.max_queue, self.config.max_unsent)
         self.engine = EngineLoop(engine, metrics, limits)
         metrics.watch(lambda: self.engine.stats)
@@ -72,32 +78,33 @@ class GenerationApi:
     # --- generation ------------------------------------------------------------------------------------
 
     async def _completions(self, request: Request) -> Response:
-        body = await read_body(request, self.config.max_body_bytes)
-        answer = Completion(decode_body(body, CompletionRequest), self.model)
-        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
+        return await self._answer(request, CompletionRequest, Completion)
 
     async def _chat(self, request: Request) -> Response:
-        body = await read_body(request, self.config.max_body_bytes)
-        answer = Chat(decode_body(body, ChatRequest), self.model)
-        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
+        return await self._answer(request, ChatRequest, Chat)
 
     async def _responses(self, request: Request) -> Response:
+        return await self._answer(request, ResponseRequest, ModelResponse)
+
+    async def _answer(self, request: Request, kind: type[T], make: Callable[[T, ServedModel], Answer]) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
-        answer = ModelResponse(decode_body(body, ResponseRequest), self.model)
-        return await respond(answer, request, self.model, self.engine, self.config.patience_s)
+        answer = await beside_loop(len(body), lambda: make(decode_body(body, kind), self.model))
+        return await respond(answer, len(body), request, self.model, self.engine, self.config.patience_s)
 
     # --- tokens ----------------------------------------------------------------------------------------
 
     async def _tokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, TokenizeRequest)
-        prompt = await encoded(self.model, prompt_to_tokenize(asked, self.model))
-        with_texts = bool(asked.return_token_strs)
-        answer = tokenized(self.model.tokenizer, prompt.token_ids or [], self.model.max_model_len, with_texts)
+        prompt = await encoded(self.model, await beside_loop(len(body), prompt_to_tokenize, asked, self.model))
+        ids, limit, with_texts = prompt.token_ids or [], self.model.max_model_len, bool(asked.return_token_strs)
+        answer = await beside_loop(len(ids), tokenized, self.model.tokenizer, ids, limit, with_texts)
         return Response(answer, media_type=JSON_TYPE)
 
     async def _detokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, DetokenizeRequest)
         self.model.check_name(asked.model)
-        return Response(detokenized(self.model.tokenizer, asked.tokens), media_type=JSON_TYPE)
+        tokenizer, limit = self.model.tokenizer, self.model.max_model_len
+        answer = await beside_loop(len(asked.tokens), detokenized, tokenizer, asked.tokens, limit)
+        return Response(answer, media_type=JSON_TYPE)

@@ -144,6 +144,9 @@ class _Server(uvicorn.Server):
 
     def _end_answers(self) -> None:
         self._api.end_all("the server is shutting down")
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.end_receiving()
 
 
 def _embedding_model(folder: Path, config: EngineConfig) -> EmbeddingModel:

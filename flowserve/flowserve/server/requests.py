@@ -6,6 +6,7 @@ need not be given may be null, as some clients send it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -138,6 +139,16 @@ class ChatRequest(SamplingFields, kw_only=True):
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    continue_final_message: bool | None = None
+
+    def check_supported(self) -> None:
+        """Raises ApiError for what would change the answer, and is not done here."""
+        if self.functions or self.function_call not in (None, "none"):
+            old, new = ("functions", "tools") if self.functions else ("function_call", "tool_choice")
+            raise invalid(f"{old} is not supported: its newer name is {new}", old)
+        check_no_continuation(self.continue_final_message)
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -150,6 +161,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 
@@ -166,12 +178,25 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     truncate_prompt_tokens: int | None = None
 
 
-def listed_prompts(given: Prompts, field: str) -> list[str | list[int]]:
-    """One text, a list of texts, token ids or a list of those, as a list of prompts. Raises ApiError."""
+def check_no_continuation(continue_final_message: bool | None) -> None:
+    """Raises ApiError."""
+    if continue_final_message:
+        raise invalid("continue_final_message is not supported: an answer is a message", "continue_final_message")
+
+
+def listed_prompts(given: Prompts, field: str, max_tokens: int | None = None) -> list[str | list[int]]:
+    """One text, a list of texts, token ids or a list of those, as a list of prompts. Raises ApiError.
+
+    max_tokens: of each; more are refused before anybody looks at them.
+    """
     if isinstance(given, str):
         return [given]
     if not given:
         raise invalid(f"{field} is an empty list", field)
+    if max_tokens is not None:
+        for listed in [given] if isinstance(given[0], int) else given:
+            if isinstance(listed, list):
+                check_num_tokens(listed, field, max_tokens)
     ids = [item for item in given if isinstance(item, int)]
     if len(ids) == len(given):
         return [ids]
@@ -179,3 +204,10 @@ def listed_prompts(given: Prompts, field: str) -> list[str | list[int]]:
     if len(texts_or_ids) != len(given):
         raise invalid(f"{field} mixes token ids with prompts", field)
     return texts_or_ids
+
+
+def check_num_tokens(token_ids: Sequence[Any], field: str, max_tokens: int) -> None:
+    """Raises ApiError for more than a model takes."""
+    if len(token_ids) > max_tokens:
+        text = f"{field} of {len(token_ids)} tokens does not fit the context of {max_tokens} tokens"
+        raise invalid(text, field, "context_length_exceeded")

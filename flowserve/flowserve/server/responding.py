@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import AsyncIterator
 
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import InvalidRequestError
 from .answering import Answer
 from .api_error import JSON_TYPE, ApiError, as_api_error
+from .beside_loop import beside_loop
 from .chunks import DONE, error_event
 from .connected import CLOSED, EventStream, while_connected
 from .engine_loop import EngineLoop
@@ -19,16 +19,16 @@ from .generation import Generation
 from .prompts import Prompt
 from .served_model import ServedModel
 
-_LONG_TEXT = 1 << 14
-"""Characters from which encoding would hold up the event loop for milliseconds."""
-
 
 async def respond(
-    answer: Answer, request: Request, model: ServedModel, engine: EngineLoop, patience_s: float
+    answer: Answer, size: int, request: Request, model: ServedModel, engine: EngineLoop, patience_s: float
 ) -> Response:
-    """Raises ApiError or FlowServeError while nothing is sent. Whatever runs ends when the client leaves."""
+    """size: of the request's body, in bytes.
+
+    Raises ApiError or FlowServeError while nothing is sent. Whatever runs ends when the client leaves.
+    """
     try:
-        prompts = [await encoded(model, prompt) for prompt in answer.prompts()]
+        prompts = [await encoded(model, prompt) for prompt in await beside_loop(size, answer.prompts)]
         generation = engine.submit(answer.id, answer.sequences(prompts), answer.fields)
     except InvalidRequestError as error:
         raise as_api_error(error, answer.fields) from error
@@ -52,9 +52,7 @@ async def respond(
 
 async def encoded(model: ServedModel, prompt: Prompt) -> Prompt:
     """With its token ids. Raises TokenizerError."""
-    if prompt.token_ids is not None or len(prompt.text) < _LONG_TEXT:
-        return model.encode(prompt)
-    return await anyio.to_thread.run_sync(model.encode, prompt)
+    return await beside_loop(len(prompt.text) if prompt.token_ids is None else 0, model.encode, prompt)
 
 
 async def _accepted(generation: Generation) -> bool:

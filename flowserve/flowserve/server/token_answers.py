@@ -9,7 +9,7 @@ from .api_error import invalid
 from .chat_messages import functions_of, template_messages
 from .chunks import encode
 from .prompts import Prompt
-from .requests import TokenizeRequest
+from .requests import TokenizeRequest, check_no_continuation, check_num_tokens
 from .served_model import ServedModel
 
 
@@ -20,6 +20,7 @@ def prompt_to_tokenize(asked: TokenizeRequest, model: ServedModel) -> Prompt:
         raise invalid("give either prompt or messages", "prompt")
     if asked.messages is None:
         return Prompt(asked.prompt or "", asked.add_special_tokens is not False)
+    check_no_continuation(asked.continue_final_message)
     functions_of(asked.tools or [])
     variables = {
         **(asked.chat_template_kwargs or {}),
@@ -41,8 +42,9 @@ def tokenized(tokenizer: Tokenizer, token_ids: Sequence[int], max_model_len: int
     )
 
 
-def detokenized(tokenizer: Tokenizer, token_ids: Sequence[int]) -> bytes:
-    """As JSON. Raises ApiError for an id that the model does not have."""
+def detokenized(tokenizer: Tokenizer, token_ids: Sequence[int], max_model_len: int) -> bytes:
+    """As JSON. Raises ApiError for more tokens than the model takes, and for an id that it does not have."""
+    check_num_tokens(token_ids, "tokens", max_model_len)
     unknown = [token_id for token_id in token_ids if tokenizer.token(token_id) is None]
     if unknown:
         raise invalid(f"{unknown[0]} is no token id of this model", "tokens")

@@ -67,7 +67,7 @@ class OpenAIPrompter:
     def _detokenize(self, body: bytes) -> bytes:
         asked = decode_body(body, DetokenizeRequest)
         self._model.check_name(asked.model)
-        return detokenized(self._model.tokenizer, asked.tokens)
+        return detokenized(self._model.tokenizer, asked.tokens, self._model.max_model_len)
 
 
 def make_answer(method: str, body: bytes, model: ServedModel) -> Answer:

@@ -74,6 +74,19 @@ def test_a_body_without_an_end_is_refused_while_it_comes(serve: Any) -> None:
         assert connection.recv(12) in (b"HTTP/1.1 413", b"")
 
 
+def test_requests_without_an_end_do_not_hold_up_the_end(serve: Any) -> None:
+    """Neither one whose body is read nor one that is answered without it."""
+    running = serve("--grace-s", "0")
+    connections = []
+    for path in ("POST /v1/completions", "GET /health"):
+        connections.append(socket.create_connection(("127.0.0.1", running.port), timeout=WAIT_S))
+        connections[-1].sendall(f"{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
+    assert connections[1].recv(12) == b"HTTP/1.1 200"
+    assert running.end() == (0, "")
+    for connection in connections:
+        connection.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_end_within_the_grace(serve: Any, number: int) -> None:
     running = serve("--grace-s", "250")

@@ -10,10 +10,15 @@ from typing import Any
 class AsgiClient:
     """One request. `leave` disconnects it; `take` lets that many more messages of the answer through."""
 
-    def __init__(self, app: Any, path: str, asked: dict[str, Any], *, room: int | None = None) -> None:
+    def __init__(
+        self, app: Any, path: str, asked: dict[str, Any], *, room: int | None = None, is_whole: bool = True
+    ) -> None:
+        """is_whole: the body; else the rest of it never comes."""
         self.sent: list[dict[str, Any]] = []
         self.was_reset = False
-        self._body: list[dict[str, Any]] = [{"type": "http.request", "body": json.dumps(asked).encode()}]
+        self._body: list[dict[str, Any]] = [
+            {"type": "http.request", "body": json.dumps(asked).encode(), "more_body": not is_whole}
+        ]
         self._left = asyncio.Event()
         self._room = asyncio.Semaphore(room) if room is not None else None
         self._news = asyncio.Event()

@@ -43,6 +43,39 @@ def test_a_conversation_is_answered(client: Client, answer: Callable[..., str], 
     assert joined_content(chunks) == expected
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_was_cut_off_may_stay_in_the_conversation(client: Client, stream: bool) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": [1, "two'}}
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "user", "content": "And?"},
+    ]
+    running = client()
+    response = running.post(PATH, json={"messages": messages, "max_tokens": 4, "stream": stream})
+    assert response.status_code == 200 and '"error"' not in response.text
+    tokens = running.post("/tokenize", json={"messages": messages}).json()["tokens"]
+    assert "[1, " in running.post("/detokenize", json={"tokens": tokens}).json()["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("functions", [{"name": "add"}]), ("function_call", "auto"), ("function_call", {"name": "add"}),
+        ("continue_final_message", True),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_answer_and_is_not_done_is_refused(client: Client, field: str, value: Any) -> None:
+    running = client()
+    paths = [PATH, "/tokenize"] if field == "continue_final_message" else [PATH]
+    for path in paths:
+        error = running.post(path, json={"messages": HELLO, field: value}).json()["error"]
+        assert error["param"] == field and f"{field} is not supported" in error["message"]
+    for harmless in (None, False) if field == "continue_final_message" else (None,):
+        asked = {"messages": HELLO, "max_tokens": 1, field: harmless}
+        assert running.post(PATH, json=asked).status_code == 200
+
+
 def test_max_completion_tokens_is_max_tokens_newer_name(client: Client) -> None:
     asked = {"messages": HELLO, "max_completion_tokens": 3, "max_tokens": 9, "ignore_eos": True}
     assert client().post(PATH, json=asked).json()["usage"]["completion_tokens"] == 3

@@ -88,7 +88,23 @@ def test_usage_counts_a_prompt_once_for_all_its_choices(client: Client) -> None:
         "prompt_tokens": 5,
         "completion_tokens": 12,
         "total_tokens": 17,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/chat/completions"])
+def test_usage_says_how_much_of_the_prompts_was_cached(client: Client, path: str) -> None:
+    running = client(engine={"block_size": 4})
+    messages = [{"role": "user", "content": "What is seventeen times twenty-three?"}]
+    prompts = [list(range(5, 26)), list(range(40, 50))]
+    asked = {"prompt": prompts, "messages": messages, "n": 2, "max_tokens": 3, "ignore_eos": True}
+    first, second = (running.post(path, json=asked).json()["usage"] for _ in range(2))
+    assert first["prompt_tokens_details"] == {"cached_tokens": 0}, "what its own completions share does not count"
+    num_tokens = second["prompt_tokens"]
+    expected = 20 + 8 if path == PATH else (num_tokens - 1) // 4 * 4
+    assert second["prompt_tokens_details"] == {"cached_tokens": expected}
+    streamed = running.post(path, json={**asked, "stream": True, "stream_options": {"include_usage": True}})
+    assert events(streamed.text)[-1]["usage"] == second
 
 
 @pytest.mark.parametrize("stream", [False, True])

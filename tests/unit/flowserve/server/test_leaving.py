@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowserve.server import body
 from flowserve.server.api_error import ApiError
 from flowserve.server.generation_api import GenerationApi
 from tests.unit.flowserve.server.asgi import AsgiClient
@@ -60,6 +61,37 @@ def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., GenerationAp
             assert other.status == 200
 
     asyncio.run(run())
+
+
+def test_a_body_that_stops_coming_is_a_timeout(
+    api: Callable[..., GenerationApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "CHUNK_TIMEOUT_S", 0.05)
+
+    async def run() -> None:
+        async with started(api()) as running:
+            for path in (PATH, "/tokenize"):
+                client = AsgiClient(running.asgi, path, SHORT, is_whole=False)
+                await client.task
+                assert client.status == 408 and b"0.05 seconds" in client.body
+                assert (b"connection", b"close") in client.sent[0]["headers"]
+
+    asyncio.run(run())
+
+
+def test_one_that_leaves_amid_its_body_is_nobody_s_fault(
+    api: Callable[..., GenerationApi], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        async with started(api()) as running:
+            client = AsgiClient(running.asgi, PATH, SHORT, is_whole=False)
+            await asyncio.sleep(0)
+            client.leave()
+            await client.task
+            assert client.status == 499
+
+    asyncio.run(run())
+    assert capsys.readouterr() == ("", "")
 
 
 def test_one_that_leaves_before_its_prompt_is_in_is_forgotten(api: Callable[..., GenerationApi]) -> None:

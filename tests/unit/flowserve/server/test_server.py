@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from flowserve.chat_template import ChatTemplate
+from flowserve.outputs import SequenceOutput
+from flowserve.server import beside_loop
+from flowserve.server.metrics import Metrics
 from flowserve.server.requests import ChatRequest, CompletionRequest, TokenizeRequest
+from flowserve.tokenizer import Tokenizer
 
 Client = Callable[..., TestClient]
 COMPLETIONS = "/v1/completions"
@@ -44,6 +50,68 @@ def test_text_goes_to_tokens_and_back(client: Client) -> None:
     assert running.post("/detokenize", json={"tokens": [10**9]}).status_code == 400
     assert running.post("/tokenize", json={}).status_code == 400
     assert running.post("/tokenize", json={"prompt": "a", "messages": []}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/detokenize", {"tokens": [5] * 513}),
+        (COMPLETIONS, {"prompt": [5] * 513, "echo": True}),
+        (COMPLETIONS, {"prompt": [[5], [5] * 513]}),
+    ],
+)
+def test_more_tokens_than_the_context_are_refused_before_they_are_looked_at(
+    client: Client, path: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = client()
+    monkeypatch.setattr(Tokenizer, "decode", None)
+    monkeypatch.setattr(Tokenizer, "token", None)
+    response = running.post(path, json=asked)
+    assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+    assert "513 tokens does not fit the context of 512" in response.json()["error"]["message"]
+
+
+LONG_TEXT = "a long text. " * 2000
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "asked"),
+    [
+        ("decode", "/detokenize", {"tokens": [5] * 300}),
+        ("decode", COMPLETIONS, {"prompt": [5] * 300, "echo": True, "max_tokens": 1}),
+        ("render", "/v1/chat/completions", {"messages": [{"role": "user", "content": LONG_TEXT}]}),
+        ("render", "/tokenize", {"messages": [{"role": "user", "content": LONG_TEXT}]}),
+        ("encode", "/tokenize", {"prompt": LONG_TEXT}),
+    ],
+)
+def test_what_reads_much_does_not_hold_up_the_event_loop(
+    client: Client, part: str, path: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, threads = client(), set()
+    monkeypatch.setattr(beside_loop, "MUCH", 256)
+    kind: Any = ChatTemplate if part == "render" else Tokenizer
+    work = getattr(kind, part)
+
+    def noting(*given: Any, **named: Any) -> Any:
+        threads.add(threading.get_ident())
+        return work(*given, **named)
+
+    monkeypatch.setattr(kind, part, noting)
+    running.post(path, json=asked)
+    assert threads and running.portal.call(threading.get_ident) not in threads
+
+
+@pytest.mark.parametrize("given", ["from-the-client-7", None, "", "a b", "x" * 201])
+def test_every_answer_has_an_id(client: Client, given: str | None) -> None:
+    running = client(api_key="sesame")
+    headers = {} if given is None else {"x-request-id": given}
+    found = [running.get(path, headers=headers) for path in ("/health", "/nowhere", "/v1/models")]
+    assert [response.status_code for response in found] == [200, 401, 401]
+    ids = [response.headers["x-request-id"] for response in found]
+    if given == "from-the-client-7":
+        assert ids == [given] * 3
+    else:
+        assert len(set(ids)) == 3 and all(len(each) == 32 for each in ids)
 
 
 def test_a_key_is_asked_for_where_one_is_set(client: Client) -> None:
@@ -170,6 +238,16 @@ def test_metrics_count_under_vllm_s_names(client: Client) -> None:
     assert after["vllm:kv_cache_usage_perc", None] == 0
     assert after["vllm:num_preemptions_total", None] == 0
     assert after["flowserve:http_responses_total", COMPLETIONS] >= 1
+
+
+def test_an_end_without_a_token_is_no_first_token() -> None:
+    counted = Metrics("tiny", 64)
+    counted.output(SequenceOutput("a", (), "", True, "deadline", 5, 0), 1.0, None, 2.0)
+    counted.output(SequenceOutput("b", (0,), "", True, "abort", 5, 1, error="no token"), 1.0, None, 2.0)
+    text = counted.text().decode()
+    for name in ("time_to_first_token_seconds_count", "prompt_tokens_total", "inter_token_latency_seconds_count"):
+        assert f'vllm:{name}{{engine="0",model_name="tiny"}} 0.0' in text
+    assert 'vllm:request_success_total{engine="0",finished_reason="deadline",model_name="tiny"} 1.0' in text
 
 
 def test_tenants_do_not_hit_each_other_s_prefixes(client: Client) -> None:
