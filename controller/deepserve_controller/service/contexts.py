@@ -75,10 +75,10 @@ class Contexts:
         self._contexts[context_id] = context
         self._num_bytes += len(context.data)
 
-    def delete(self, context_id: str, label: str) -> None:
+    def delete(self, context_id: str) -> None:
         """Raises ContextRefused."""
         self._expire()
-        self._used(context_id, label)
+        self._find(context_id)
         self._remove(context_id)
 
     def check_invariants(self) -> None:
@@ -99,16 +99,20 @@ class Contexts:
         return Context(label, data, given.ttl_s, 0.0)
 
     def _used(self, context_id: str, label: str) -> Context:
+        context = self._find(context_id)
+        if context.label != label:
+            raise ContextRefused("context", f"context {context_id!r} is of {context.label}, not of {label}")
+        context.expires_s = self._clock() + context.ttl_s
+        self._contexts.move_to_end(context_id)
+        return context
+
+    def _find(self, context_id: str) -> Context:
         context = self._contexts.get(context_id)
         if context is None and context_id in self._expired:
             ttl = self._expired[context_id]
             raise ContextRefused("context_expired", f"context {context_id!r} has expired: nobody used it for {ttl}")
         if context is None:
             raise ContextRefused("context", f"there is no context {context_id!r}: it never was, or was deleted")
-        if context.label != label:
-            raise ContextRefused("context", f"context {context_id!r} is of {context.label}, not of {label}")
-        context.expires_s = self._clock() + context.ttl_s
-        self._contexts.move_to_end(context_id)
         return context
 
     def _expire(self) -> None:

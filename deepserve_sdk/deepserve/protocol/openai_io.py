@@ -5,11 +5,15 @@ A request to generate is a stream request to the model with one of GENERATION_ME
 written (server-sent events, or one whole JSON body) and ends with `OpenAIUsage`. A request with one of TOKEN_METHODS
 goes to the tokenizer executor alone, which answers in the same way. Whatever goes wrong ends either task with the
 outcome `error` and an `OpenAIError`.
+
+Contexts are made by the method `cache` of `model_io`, for OpenAI clients as for the SDK's.
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from deepserve.protocol.model_io import ContextInput, PromptContext
 
 GENERATION_METHODS = ("openai.chat", "openai.completions", "openai.responses")
 TOKEN_METHODS = ("openai.tokenize", "openai.detokenize")
@@ -17,9 +21,10 @@ METHODS = (*GENERATION_METHODS, *TOKEN_METHODS)
 
 
 class OpenAIRequest(msgspec.Struct, frozen=True):
-    """`body`: the HTTP request's, JSON."""
+    """`body`: the HTTP request's, JSON. context: which a chat continues; written by the controller, as in ChatInput."""
 
     body: bytes
+    context: ContextInput | None = None
 
 
 class EncodedPrompt(msgspec.Struct, frozen=True):
@@ -28,8 +33,11 @@ class EncodedPrompt(msgspec.Struct, frozen=True):
 
 
 class OpenAIPrompts(msgspec.Struct, frozen=True):
+    """context: that the only prompt begins with. `body` has its messages and tools, too."""
+
     body: bytes
     prompts: list[EncodedPrompt]
+    context: PromptContext | None = None
 
 
 class OpenAIUsage(msgspec.Struct, frozen=True, omit_defaults=True):

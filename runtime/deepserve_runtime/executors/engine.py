@@ -240,17 +240,7 @@ class EngineExecutor:
         try:
             for number, (request, one) in enumerate(zip(requests, compiled, strict=True)):
                 sequence_id = f"{first_id}/{number}" if number else first_id
-                if isinstance(generation, Generation):
-                    self._add_resumable(sequence_id, generation, request, one)
-                else:
-                    self._engine.add(
-                        sequence_id,
-                        request.prompt_ids,
-                        request.params,
-                        priority=request.priority,
-                        cache_salt=request.cache_salt,
-                        compiled=one,
-                    )
+                self._add_sequence(sequence_id, generation, request, one)
                 added.append(sequence_id)
         except Exception:
             for sequence_id in added:
@@ -259,16 +249,20 @@ class EngineExecutor:
         generation.sequence_ids = added
         self._generations.update(dict.fromkeys(added, generation))
 
-    def _add_resumable(self, sequence_id: str, generation: Generation, request: SequenceRequest, compiled: Any) -> None:
+    def _add_sequence(
+        self, sequence_id: str, generation: AnyGeneration, request: SequenceRequest, compiled: Any
+    ) -> None:
         """Behind the tokens of an earlier attempt, and behind a context, where there are such."""
-        context, token_ids = generation.context, request.prompt_ids
-        options: dict[str, Any] = {"compiled": compiled, "output_ids": generation.journal.token_ids}
+        context, token_ids, salt = generation.context, request.prompt_ids, request.cache_salt
+        options: dict[str, Any] = {"compiled": compiled, "priority": request.priority, "cache_salt": salt}
+        if isinstance(generation, Generation):
+            options["output_ids"] = generation.journal.token_ids
         if context is None or generation.task.assignment.method == "cache":
             self._engine.add(sequence_id, token_ids, request.params, **options)
             if context is not None:
                 self._engine.preserve(sequence_id, context.context_id, context.ttl_s)
         else:  # made here, or by another executor: then it is computed now
-            self._engine.add_context(context.context_id, token_ids[: context.num_tokens], context.ttl_s)
+            self._engine.add_context(context.context_id, token_ids[: context.num_tokens], context.ttl_s, salt)
             rest = token_ids[context.num_tokens :]
             self._engine.add(sequence_id, rest, request.params, context_id=context.context_id, **options)
 

@@ -23,7 +23,7 @@ from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
 from flowserve.server.answering import Answer
-from flowserve.server.api_error import RequestFields, as_api_error
+from flowserve.server.api_error import ApiError, RequestFields, as_api_error
 from flowserve.server.body import decode_body
 from flowserve.server.chat import Chat
 from flowserve.server.completions import Completion
@@ -56,6 +56,7 @@ __all__ = [
     "Answer",
     "AnswerEvent",
     "AnswerFormat",
+    "ApiError",
     "ArgumentsDelta",
     "CallEnd",
     "CallParser",

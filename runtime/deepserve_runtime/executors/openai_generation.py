@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepserve.protocol.model_io import PromptContext
 from deepserve.protocol.openai_io import OpenAIPrompts, OpenAIUsage
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.flowserve_parts import (
@@ -24,8 +25,16 @@ class OpenAIGeneration:
     See `generation.Generation`, which is the same for requests of the SDK.
     """
 
-    def __init__(self, task: Task, answer: Answer, requests: Sequence[SequenceRequest]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        answer: Answer,
+        requests: Sequence[SequenceRequest],
+        context: PromptContext | None = None,
+    ) -> None:
+        """context: the stored start of the only prompt."""
         self.task = task
+        self.context = context
         self.requests = requests
         self.sequence_ids: list[str] = []
         """Of the prompts in the engine."""
@@ -44,7 +53,7 @@ class OpenAIGeneration:
         answer = openai_prompts.make_answer(task.assignment.method, prompts.body, model)
         # The template has been rendered in the tokenizer's pod.
         requests = answer.sequences([Prompt(each.text, token_ids=each.token_ids) for each in prompts.prompts])
-        return cls(task, answer, requests)
+        return cls(task, answer, requests, prompts.context)
 
     @property
     def is_complete(self) -> bool:

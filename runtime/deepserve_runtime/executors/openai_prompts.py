@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 
+from deepserve.protocol.model_io import ContextInput, PromptContext
 from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
@@ -14,6 +15,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     CompletionRequest,
     DetokenizeRequest,
     ModelResponse,
+    Prompt,
     RequestFields,
     ResponseRequest,
     ServedModel,
@@ -24,6 +26,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     prompt_to_tokenize,
     tokenized,
 )
+from deepserve_runtime.executors.openai_contexts import continued
 from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.task import Task, describe
@@ -45,18 +48,38 @@ class OpenAIPrompter:
                 case "openai.detokenize":
                     finish_whole(task, self._detokenize(request.body))
                 case method:
-                    answer = make_answer(method, request.body, self._model)
-                    fields = answer.fields
-                    task.finish(*encode(self._prompts(task, request.body, answer)))
+                    fields = make_answer(method, request.body, self._model).fields
+                    task.finish(*encode(self._prompts(task, request)))
         except Exception as error:
             fail(task, error, fields)
 
-    def _prompts(self, task: Task, body: bytes, answer: Answer) -> OpenAIPrompts:
-        prompts = [self._model.encode(prompt) for prompt in answer.prompts()]
+    def _prompts(self, task: Task, request: OpenAIRequest) -> OpenAIPrompts:
+        method, body, about = task.assignment.method, request.body, None
+        if request.context is None:
+            answer = make_answer(method, body, self._model)
+            prompts = [self._model.encode(prompt) for prompt in answer.prompts()]
+        else:
+            body, start = continued(body, request.context)
+            answer = make_answer(method, body, self._model)
+            [whole], [head] = answer.prompts(), make_answer(method, start, self._model).prompts()
+            prompt, about = self._behind_context(whole, head, request.context)
+            prompts = [prompt]
         sequences = answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
         num_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
         task.prompt = prompt_blocks(sequences[0].prompt_ids, sequences[0].cache_salt, num_tokens)
-        return OpenAIPrompts(body, [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts])
+        return OpenAIPrompts(body, [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts], about)
+
+    def _behind_context(
+        self, whole: Prompt, head: Prompt, context: ContextInput
+    ) -> tuple[Prompt, PromptContext | None]:
+        """The context's part is encoded apart, as it was when the context was made."""
+        if not whole.text.startswith(head.text):  # the template tells the start otherwise now that it goes on
+            return self._model.encode(whole), None
+        rest = Prompt(whole.text[len(head.text) :], add_special_tokens=False)
+        head_ids, rest_ids = (self._model.encode(each).token_ids or [] for each in (head, rest))
+        return Prompt(whole.text, False, head_ids + rest_ids), PromptContext(
+            context.context_id, len(head_ids), context.ttl_s
+        )
 
     def _tokenize(self, body: bytes) -> bytes:
         asked = decode_body(body, TokenizeRequest)

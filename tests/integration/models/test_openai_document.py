@@ -34,6 +34,8 @@ PATHS = [
     ("/completions", "POST"),
     ("/chat/completions", "POST"),
     ("/responses", "POST"),
+    ("/contexts", "POST"),
+    ("/contexts/{context_id}", "DELETE"),
 ]
 
 

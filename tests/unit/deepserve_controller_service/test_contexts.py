@@ -118,7 +118,7 @@ def test_no_more_than_there_is_room_for(clock: Clock) -> None:
     contexts.finished(coming, Outcome("cancelled"))
     make(contexts, "ctx-3", text="x" * 1000)
     make(contexts, "ctx-3", text="y" * 900)  # the same name again takes the place of the first
-    contexts.delete("ctx-1", "models/a")
+    contexts.delete("ctx-1")
     assert refusal(contexts, "ctx-1").code == "context"
     assert len(contexts) == 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from deepserve_controller.service.openai.fault import Fault, invalid
 
+T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20
 BYTES_PER_TOKEN = 4
 OUTPUT_TOKENS = 256
@@ -28,6 +30,7 @@ class Head(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    context_id: str | None = None
 
     def cost(self, body_bytes: int) -> int:
         """Tokens, as far as can be told before they are counted."""
@@ -50,9 +53,14 @@ async def read_body(request: Request) -> bytes:
 
 
 def read_head(body: bytes) -> Head:
+    """Raises Fault 400 that names the field."""
+    return decode(body, Head)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
     """Raises Fault 400 that names the field, for whatever bytes."""
     try:
-        return msgspec.json.decode(body, type=Head)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         place = _PLACE.search(str(error))
         raise invalid(str(error), place["path"] or None if place else None) from None

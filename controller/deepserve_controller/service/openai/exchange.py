@@ -8,14 +8,26 @@ import secrets
 import msgspec
 
 from deepserve.protocol.framing import Buffer
-from deepserve.protocol.messages import GrantCredit, Message, OpenRequest, RequestFinished, StreamItems, Value
+from deepserve.protocol.messages import (
+    GrantCredit,
+    Message,
+    OpenRequest,
+    Outcome,
+    RequestFinished,
+    RequestKind,
+    StreamItems,
+    Value,
+)
+from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import OpenAIError, OpenAIRequest, OpenAIUsage
 from deepserve_controller.errors import Refusal
-from deepserve_controller.service.openai.fault import Fault
+from deepserve_controller.service.contexts import ContextRefused
+from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
 
 LINK_ID = "openai"
+CONTEXT_CODES = {"context": "context_not_found", "context_expired": "context_expired"}
 STATUS_OF_OUTCOME = {"timeout": 504, "refused": 503, "cancelled": 503}
 
 
@@ -91,19 +103,28 @@ class Exchanges:
         self._segments = segments
         self._open: dict[str, Exchange] = {}
 
-    def open(self, function_id: str, method: str, body: bytes) -> Exchange:
-        """Raises Fault."""
-        payload = msgspec.msgpack.encode(OpenAIRequest(body))
+    def open(self, function_id: str, method: str, asked: bytes | ContextInput, context_id: str = "") -> Exchange:
+        """asked: a request's body, or what a context is made of, where that is the request. Raises Fault."""
+        is_body = isinstance(asked, bytes)
+        payload = msgspec.msgpack.encode(OpenAIRequest(asked) if is_body else asked)
         request_id = f"rq-openai-{secrets.token_hex(8)}"
         exchange = self._open[request_id] = Exchange(request_id, self._requests)
         value = Value("msgpack", len(payload))
-        message = OpenRequest(request_id, function_id, kind="stream", method=method, value=value)
+        kind: RequestKind = "stream" if is_body else "call"
+        message = OpenRequest(request_id, function_id, kind, method, value=value, context_id=context_id)
         try:
             self._requests.open(LINK_ID, message, payload)
         except Refusal as refusal:
             del self._open[request_id]
             raise Fault(400, str(refusal)) from None
         return exchange
+
+    def delete_context(self, context_id: str) -> None:
+        """Raises Fault."""
+        try:
+            self._requests.contexts.delete(context_id)
+        except ContextRefused as error:
+            raise _context_fault(error.outcome) from None
 
     def close(self, exchange: Exchange) -> None:
         """Nobody reads on."""
@@ -136,6 +157,11 @@ def _fault_of(message: RequestFinished, data: bytes) -> Fault:
     if outcome.kind == "error" and message.value.format == "msgpack":
         error = msgspec.msgpack.decode(data, type=OpenAIError)
         return Fault(error.status, outcome.detail, headers=error.headers, written=error.body)
+    if outcome.code in CONTEXT_CODES:
+        return _context_fault(outcome)
+    kind, _, text = outcome.detail.partition(": ")
+    if outcome.kind == "error" and kind in ("PromptTooLongError", "ModelError"):  # of making a context
+        return invalid(text, "messages")
     if outcome.kind == "startup_failed":
         return Fault(500, f"the model cannot be loaded: {outcome.detail}", code="model_load_failed")
     headers = {"retry-after": "1"} if outcome.kind == "refused" else None
@@ -143,3 +169,7 @@ def _fault_of(message: RequestFinished, data: bytes) -> Fault:
     return Fault(
         status, f"the request ended early ({outcome.kind}): {outcome.detail}", code=outcome.kind, headers=headers
     )
+
+
+def _context_fault(outcome: Outcome) -> Fault:
+    return Fault(404, outcome.detail, code=CONTEXT_CODES.get(outcome.code, outcome.code), param="context_id")

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import TOKEN_METHODS
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.policies.admission_window import admission_window
@@ -19,8 +20,9 @@ from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
 from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
+from deepserve_controller.service.openai.contexts import context_card, read_context
 from deepserve_controller.service.openai.exchange import Exchange, Exchanges
-from deepserve_controller.service.openai.fault import Fault
+from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.openai.key_limits import KeyLimits
 from deepserve_controller.service.openai.models import Hosted, HostedModels
 from deepserve_controller.service.openai.openapi import openapi_document
@@ -56,6 +58,8 @@ class Gateway:
             Route("/models/{name:path}", self._guarded("models", self._one_model)),
             Route("/chat/completions", self._answering("chat", "openai.chat"), methods=["POST"]),
             Route("/completions", self._answering("completions", "openai.completions"), methods=["POST"]),
+            Route("/contexts", self._guarded("chat", self._make_context), methods=["POST"]),
+            Route("/contexts/{context_id}", self._guarded("chat", self._delete_context), methods=["DELETE"]),
             Route("/responses", self._answering("responses", "openai.responses"), methods=["POST"]),
             Route("/tokenize", self._answering("tokenize", "openai.tokenize"), methods=["POST"]),
             Route("/detokenize", self._answering("tokenize", "openai.detokenize"), methods=["POST"]),
@@ -110,14 +114,36 @@ class Gateway:
             body = await read_body(request)
             head = read_head(body)
             hosted = self._models.find(key, head.model)
+            if head.context_id and method != "openai.chat":
+                raise invalid("only chats continue a context", "context_id")
             return await self._answer(request, key, hosted, method, head, body)
 
         return self._guarded(scope, answer)
 
+    async def _make_context(self, request: Request, key: ApiKey) -> Response:
+        body = await read_body(request)
+        head, context = read_head(body), read_context(body)
+        hosted = self._models.find(key, head.model)
+        # Its answer is no stream, and generates nothing.
+        head = Head(head.model, max_tokens=1, context_id=context.context_id)
+        return await self._answer(request, key, hosted, "cache", head, body, context)
+
+    async def _delete_context(self, request: Request, key: ApiKey) -> Response:
+        context_id = request.path_params["context_id"]
+        self._exchanges.delete_context(context_id)
+        return JSONResponse({"id": context_id, "object": "context.deleted", "deleted": True})
+
     async def _answer(
-        self, request: Request, key: ApiKey, hosted: Hosted, method: str, head: Head, body: bytes
+        self,
+        request: Request,
+        key: ApiKey,
+        hosted: Hosted,
+        method: str,
+        head: Head,
+        body: bytes,
+        context: ContextInput | None = None,
     ) -> Response:
-        """Raises Fault while nothing is sent. Whatever runs ends when the client leaves."""
+        """Raises Fault while nothing is sent. Whatever runs ends when the client leaves. `context`: to be made."""
         cost = head.cost(len(body))
         self._limits.charge(key, cost, time.monotonic())
         admission = self._admission(hosted)
@@ -129,7 +155,7 @@ class Gateway:
                 self._limits.settle(key, cost, 0, time.monotonic())
         if not has_entered:
             return Response(status_code=CLOSED)
-        exchange = self._open(key, hosted, method, body, admission, cost)
+        exchange = self._open(key, hosted, method, context or body, head.context_id or "", admission, cost)
 
         def close() -> None:
             self._close(key, exchange, admission, cost)
@@ -146,15 +172,26 @@ class Gateway:
         if head.stream:
             return EventStream(first, exchange, close)
         close()
+        if context is not None and exchange.usage is not None:
+            first = context_card(context, hosted.name, exchange.usage.prompt_tokens)
         return Response(first, media_type=JSON_TYPE)
 
-    def _open(self, key: ApiKey, hosted: Hosted, method: str, body: bytes, admission: Admission, cost: int) -> Exchange:
+    def _open(
+        self,
+        key: ApiKey,
+        hosted: Hosted,
+        method: str,
+        asked: bytes | ContextInput,
+        context_id: str,
+        admission: Admission,
+        cost: int,
+    ) -> Exchange:
         """Raises Fault."""
         function_id = hosted.spec.tokenizer if method in TOKEN_METHODS else hosted.function_id
         try:
             if key is not ROOT and not self._keys.is_valid(key):  # revoked while its request waited
                 raise _revoked_fault()
-            exchange = self._exchanges.open(function_id, method, body)
+            exchange = self._exchanges.open(function_id, method, asked, context_id)
         except Fault:
             admission.leave(key.key_id, cost, 0)
             self._limits.settle(key, cost, 0, time.monotonic())

@@ -20,6 +20,10 @@ def openapi_document() -> Schema:
     paths["/tokenize"] = {"post": _operation("Count and show tokens", _tokenize_request(), _tokens())}
     paths["/detokenize"] = {"post": _operation("Token ids to text", _detokenize_request(), _prompt())}
     paths["/models"] = {"get": _question("Models that the key may use", _model_list())}
+    paths["/contexts"] = {"post": _operation("Keep the start of chats", _context_request(), _context())}
+    context_id = {"name": "context_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    deleted = {**_question("Forget a context", _deleted()), "parameters": [context_id]}
+    paths["/contexts/{context_id}"] = {"delete": deleted}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/models/{name}"] = {"get": {**_question("One model", _model()), "parameters": [name]}}
     return {
@@ -64,8 +68,24 @@ def _chat_request() -> Schema:
         "response_format": response_format,
         "logprobs": {"type": "boolean"},
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+        "context_id": _text(),
     }
     return _object({**_sampling(), **own}, "model", "messages")
+
+
+def _context_request() -> Schema:
+    messages = _chat_request()["properties"]["messages"]
+    ttl = {"type": "number", "exclusiveMinimum": 0, "maximum": 2592000}
+    return _object({"model": _text(), "messages": messages, "ttl": ttl}, "model", "messages")
+
+
+def _context() -> Schema:
+    fields = {"id": _text(), "object": {"const": "context"}, "model": _text(), "num_tokens": _count(), "ttl": {}}
+    return _object(fields, *fields)
+
+
+def _deleted() -> Schema:
+    return _object({"id": _text(), "object": {"const": "context.deleted"}, "deleted": {"const": True}}, "id")
 
 
 def _completion_request() -> Schema:

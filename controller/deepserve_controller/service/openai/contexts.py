@@ -1,0 +1,43 @@
+"""POST /v1/contexts: the start of chats, kept by id (DeepServe's explicit context caching)."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import msgspec
+
+from deepserve.protocol.model_io import ContextInput
+from deepserve_controller.service.openai.body import decode
+from deepserve_controller.service.tokens import new_name
+
+TTL_S = 600.0
+MAX_TTL_S = 30 * 24 * 3600.0
+
+
+class ContextBody(msgspec.Struct):
+    """ttl: seconds after its last use."""
+
+    model: str
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)] | None = None
+
+
+class ContextCard(msgspec.Struct):
+    id: str
+    model: str
+    num_tokens: int
+    ttl: float
+    created: int
+    object: str = "context"
+
+
+def read_context(body: bytes) -> ContextInput:
+    """Raises Fault 400 that names the field."""
+    asked = decode(body, ContextBody)
+    return ContextInput(f"ctx-{new_name(12)}", asked.messages, asked.ttl or TTL_S, asked.tools or [])
+
+
+def context_card(context: ContextInput, model: str, num_tokens: int) -> bytes:
+    return msgspec.json.encode(ContextCard(context.context_id, model, num_tokens, context.ttl_s, int(time.time())))
