@@ -23,6 +23,11 @@ START = [
 MORE = [{"role": "user", "content": "Over what?"}]
 
 
+def pids_of(model: deepserve.Model) -> set[int]:
+    pods = _current_client.current_client().query("status")["pods"]
+    return {pod["pid"] for pod in pods if pod["label"] == model.spec.label and pod["pid"]}
+
+
 @deepserve.tool
 def look_up(word: str) -> str:
     """Look a word up."""
@@ -55,11 +60,13 @@ def test_another_executor_serves_it_too(llm: deepserve.Model) -> None:
     """The one that computed it is killed: its successor computes it again."""
     context = llm.cache(START, ttl=60)
     before = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
-    pods = _current_client.current_client().query("status")["pods"]
-    killed = [pod["pid"] for pod in pods if pod["label"] == llm.spec.label]
+    killed = pids_of(llm)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     assert killed
+    gone_by_s = time.monotonic() + 30
+    while killed & pids_of(llm) and time.monotonic() < gone_by_s:
+        time.sleep(0.02)
     after = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
     assert (after.text, after.usage) == (before.text, before.usage)
 
