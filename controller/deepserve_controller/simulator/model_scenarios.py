@@ -14,9 +14,18 @@ from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 from deepserve_controller.build import MODEL_AUTOSCALER, MODEL_ROUTING, build_cluster_manager, build_job_executor
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined, RequestArrived, ScalingChanged
-from deepserve_controller.core.views import Autoscaler, FunctionLoad, ModelRouting, PodsWanted
+from deepserve_controller.core.views import (
+    Autoscaler,
+    ChooseSource,
+    FunctionLoad,
+    ModelRouting,
+    PodSource,
+    PodsWanted,
+    TemplateView,
+)
 from deepserve_controller.policies.autoscaler import Reactive, within_bounds
 from deepserve_controller.policies.model_router import RoundRobin
+from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.model_engine import Prompt
 from deepserve_controller.simulator.model_world import CHECK_EVERY, Engines, ModelRecord, ModelWorld
@@ -43,12 +52,13 @@ class ModelScenario:
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """How engines are scaled and chosen. `scale`: what becomes of the scenario's bounds; `tick_s`: a look at the
-    demand besides those that news cause, for policies that need one."""
+    """How engines are scaled, started and chosen. `scale`: what becomes of the scenario's bounds; `tick_s`: a look at
+    the demand besides those that news cause, for policies that need one."""
 
     autoscaler: Callable[[], Autoscaler] = lambda: MODEL_AUTOSCALER
     routing: Callable[[], ModelRouting] = lambda: MODEL_ROUTING
     scale: Callable[[Scaling], Scaling] = lambda scaling: scaling
+    choose_source: ChooseSource = fork_bursts
     tick_s: float = 0.0
 
 
@@ -86,13 +96,18 @@ def knative(scaling: Scaling) -> Scaling:
     return msgspec.structs.replace(scaling, target_inputs=int(0.7 * scaling.max_inputs), scaledown_window_s=30.0)
 
 
+def load_in_each(view: TemplateView) -> PodSource:
+    return PodSource(view.missing, False, False, "each loads for itself")
+
+
 POLICIES: Mapping[str, ModelPolicy] = {
     "deepserve": ModelPolicy(),
     "round robin": ModelPolicy(routing=RoundRobin),
     "always on": ModelPolicy(scale=always_on),
-    "one a tick": ModelPolicy(OneATick, RoundRobin, no_keep_alive, tick_s=1.0),
+    "one a tick": ModelPolicy(OneATick, RoundRobin, no_keep_alive, load_in_each, tick_s=1.0),
     "knative": ModelPolicy(
-        lambda: Reactive(stable_window_s=60.0, panic_window_s=6.0), RoundRobin, knative, tick_s=2.0
+        lambda: Reactive(stable_window_s=60.0, panic_window_s=6.0), RoundRobin, knative, load_in_each,
+        tick_s=2.0,
     ),
 }  # fmt: skip
 
@@ -121,8 +136,8 @@ def conversation(random: Random) -> ModelScenario:
 
 
 def code(random: Random) -> ModelScenario:
-    """Ten minutes of the Azure code trace: bursts of long prompts and short answers, and minutes of nothing."""
-    return of_trace("Azure code", read_trace("azure_llm_2023_code", 600.0))
+    """330 s of the Azure code trace: two minutes of nothing, then a burst of long prompts with short answers."""
+    return of_trace("Azure code", read_trace("azure_llm_2023_code", 330.0))
 
 
 def sessions(random: Random) -> ModelScenario:
@@ -178,7 +193,8 @@ class ModelRun:
 def run_models(scenario: ModelScenario, random: Random, policy: ModelPolicy) -> ModelRun:
     ids = IdAllocator()
     manager = build_cluster_manager(
-        ids, MAX_PODS, {"flowserve": 1, "tokenizer": 1}, model_autoscaler=policy.autoscaler()
+        ids, MAX_PODS, {"flowserve": 1, "tokenizer": 1}, choose_source=policy.choose_source,
+        model_autoscaler=policy.autoscaler(),
     )  # fmt: skip
     cores = Cores(build_job_executor(ids, random, model_routing=policy.routing()), manager)
     record = Record()

@@ -13,7 +13,7 @@ from deepserve_controller.core.events import Event
 from deepserve_controller.simulator.engine import Occurrence
 from deepserve_controller.simulator.model_engine import COST, Prompt, Sequence, SimulatedEngine, Stretch
 from deepserve_controller.simulator.report import Record
-from deepserve_controller.simulator.world import Faults, Range, Times, World
+from deepserve_controller.simulator.world import Faults, Range, SimulatedPod, SimulatedTemplate, Times, World
 from flowserve.cost_model import CostModel
 
 TOKENIZE_S_PER_TOKEN = 1e-6
@@ -29,6 +29,9 @@ class Engines:
     num_blocks: int = 2000
     num_seats: int = 32
     load_s: Range = (2.5, 3.5)
+    """In a pod, or in the model's template."""
+    fork_s: Range = (0.03, 0.05)
+    """Of an executor from that template."""
 
 
 @dataclass(slots=True)
@@ -107,11 +110,35 @@ class ModelWorld(World):
         pod_id = action.pod_id
         at_s = now_s + self._draw(self._about.load_s)
         self._pods[pod_id].function_id = action.function_id
+        self._open(pod_id, now_s)
+        slots, load_ms = action.spec.scaling.max_inputs, (at_s - now_s) * 1e3
+        yield Occurrence(at_s, events.ExecutorReady(pod_id, action.function_id, slots, load_ms), pod_id)
+
+    def _open(self, pod_id: str, now_s: float) -> None:
         self._engines[pod_id] = SimulatedEngine(self._about.cost, self._about.num_blocks, self._about.num_seats)
         self._bound_s[pod_id] = now_s
         self.models.num_engines += 1
-        slots, load_ms = action.spec.scaling.max_inputs, (at_s - now_s) * 1e3
-        yield Occurrence(at_s, events.ExecutorReady(pod_id, action.function_id, slots, load_ms), pod_id)
+
+    def _start_template(self, action: actions.StartTemplate, now_s: float) -> Iterator[Occurrence]:
+        """Its loading counts as an engine's time; then it computes nothing."""
+        if action.spec.kind != "model":
+            yield from super()._start_template(action, now_s)
+            return
+        template_id, load_s = action.template_id, self._draw(self._about.load_s)
+        self._templates[template_id] = SimulatedTemplate(action.function_id, action.spec.scaling.max_inputs)
+        self.models.engine_s += load_s
+        yield Occurrence(now_s + load_s, events.TemplateReady(template_id, int(template_id.rpartition("-")[2])))
+
+    def _fork_bound(self, action: actions.StartPod, now_s: float) -> Iterator[Occurrence]:
+        template = self._templates[action.template_id]
+        if self._specs[template.function_id].kind != "model":
+            yield from super()._fork_bound(action, now_s)
+            return
+        pod_id, at_s = action.pod_id, now_s + self._draw(self._about.fork_s)
+        self._pods[pod_id] = SimulatedPod(pod_id, action.environment, template.function_id)
+        self._open(pod_id, now_s)
+        yield Occurrence(at_s, events.PodConnected(pod_id, int(pod_id.rpartition("-")[2])), pod_id)
+        yield Occurrence(at_s, events.ExecutorReady(pod_id, template.function_id, template.slots), pod_id)
 
     def _run(self, task: actions.SendTask, now_s: float) -> Iterator[Occurrence]:
         kind = self._specs[task.function_id].kind
