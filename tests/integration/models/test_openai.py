@@ -89,7 +89,7 @@ def test_asynchronously_and_many_at_once(llm: deepserve.Model) -> None:
 
 def test_errors(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
-        client.chat.completions.create(model="unknown", messages=HELLO)
+        client.chat.completions.create(model="nobody-has-this", messages=HELLO)
     assert unknown.value.code == "model_not_found" and "tiny" in str(unknown.value)
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(messages=HELLO, temperature=-3)
