@@ -59,6 +59,7 @@ class SendPrepare(Action, frozen=True):
     task_id: str
     round: int
     request_id: str
+    method: str
     payload: Payload
 
 

@@ -152,7 +152,9 @@ class Migrations:
         task = migration.task
         migration.journal_bytes = task.journal_bytes
         self._out.append(
-            SendPrepare(migration.target_id, task.task_id, migration.round, task.job.request_id, task.payload)
+            SendPrepare(
+                migration.target_id, task.task_id, migration.round, task.job.request_id, task.method, task.payload
+            )
         )
 
     def _current(self, task_id: str) -> Migration | None:

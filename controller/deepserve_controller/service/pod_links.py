@@ -168,7 +168,7 @@ class PodLinks:
     def send_prepare(self, action: actions.SendPrepare) -> None:
         journal = self._requests.journal(action.request_id, action.task_id)
         if pod := self._linked(action.pod_id):
-            message = PrepareTask(action.task_id, action.round, action.payload.value, journal)
+            message = PrepareTask(action.task_id, action.round, action.method, action.payload.value, journal)
             self._send(pod, message, action.payload.data)
 
     def send_release(self, action: actions.SendRelease) -> None:

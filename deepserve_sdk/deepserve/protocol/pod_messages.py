@@ -60,6 +60,7 @@ class PrepareTask(Message, frozen=True):
 
     task_id: str
     round: int
+    method: str = ""
     value: Value = Value()
     journal: bytes = b""
 

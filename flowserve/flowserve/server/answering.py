@@ -23,6 +23,10 @@ class Answer(Protocol):
     is_stream: bool
     fields: RequestFields
 
+    def identify(self, suffix: str, created: int) -> None:
+        """Goes by this id and this time (seconds since 1970) from now on: an answer that was begun elsewhere."""
+        ...
+
     def prompts(self) -> list[Prompt]:
         """Raises ApiError or a FlowServeError of the request's fault."""
         ...

@@ -87,6 +87,9 @@ class Chat:
         self._top_logprobs = _top_logprobs(request)
         self._messages = template_messages(request.messages)
 
+    def identify(self, suffix: str, created: int) -> None:
+        self.id, self._created = f"chatcmpl-{suffix}", created
+
     def prompts(self) -> list[Prompt]:
         """Raises ApiError or a FlowServeError of the request's fault."""
         variables = dict(self._request.chat_template_kwargs or {})

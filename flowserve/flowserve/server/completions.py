@@ -73,6 +73,9 @@ class Completion:
         if request.best_of not in (None, 1 if request.n is None else request.n):
             raise invalid("best_of other than n is not supported", "best_of")
 
+    def identify(self, suffix: str, created: int) -> None:
+        self.id, self._created = f"cmpl-{suffix}", created
+
     def prompts(self) -> list[Prompt]:
         """Raises ApiError."""
         listed = listed_prompts(self._request.prompt, "prompt", self._model.max_model_len)

@@ -36,6 +36,9 @@ class ModelResponse:
         self._items = ResponseItems()
         self._finish_reason: str | None = None
 
+    def identify(self, suffix: str, created: int) -> None:
+        self.id, self._created = f"resp_{suffix}", created
+
     def prompts(self) -> list[Prompt]:
         return self._chat.prompts()
 

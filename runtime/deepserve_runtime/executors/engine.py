@@ -255,7 +255,7 @@ class EngineExecutor:
         """Behind the tokens of an earlier attempt, and behind a context, where there are such."""
         context, token_ids, salt = generation.context, request.prompt_ids, request.cache_salt
         options: dict[str, Any] = {"compiled": compiled, "priority": request.priority, "cache_salt": salt}
-        if isinstance(generation, Generation):
+        if generation.journal is not None:
             options["output_ids"] = generation.journal.token_ids
         if context is None or generation.task.assignment.method == "cache":
             self._engine.add(sequence_id, token_ids, request.params, **options)
@@ -287,7 +287,7 @@ class EngineExecutor:
         """It goes on in another pod."""
         self._flush(sequence_id)
         generation = self._generations.get(sequence_id)
-        if isinstance(generation, Generation):  # others have no journal, and are not asked to leave
+        if generation is not None and generation.journal is not None:  # others are not asked to leave
             self._leave_engine(generation)
             generation.leave()
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from deepserve.protocol.model_io import PromptContext
 from deepserve.protocol.openai_io import OpenAIPrompts, OpenAIUsage
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.flowserve_parts import (
     Answer,
+    ModelResponse,
     Outbox,
     Prompt,
     SequenceOutput,
     SequenceRequest,
     ServedModel,
 )
+from deepserve_runtime.executors.generation import MAX_UNSAID
+from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.task import Task
 
@@ -31,11 +35,13 @@ class OpenAIGeneration:
         answer: Answer,
         requests: Sequence[SequenceRequest],
         context: PromptContext | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """context: the stored start of the only prompt."""
+        """context: the stored start of the only prompt.  journal: of one that can be resumed."""
         self.task = task
         self.context = context
         self.requests = requests
+        self.journal = journal
         self.sequence_ids: list[str] = []
         """Of the prompts in the engine."""
         self._answer = answer
@@ -44,7 +50,12 @@ class OpenAIGeneration:
         self._prompt_tokens: dict[str, int] = {}
         self._output_tokens: dict[int, int] = {}
         self._cached_tokens: dict[str, int] = {}
-        self._has_begun = False
+        self._has_begun = task.assignment.resume_offset > 0
+        self._is_resuming = journal is not None and bool(journal.token_ids)
+        self._is_told = False
+        """The client has got its last words from an earlier attempt."""
+        self._is_behind = False
+        """Something waits for the client's room."""
 
     @classmethod
     def of_task(cls, task: Task, given: object, model: ServedModel) -> OpenAIGeneration:
@@ -53,7 +64,14 @@ class OpenAIGeneration:
         answer = openai_prompts.make_answer(task.assignment.method, prompts.body, model)
         # The template has been rendered in the tokenizer's pod.
         requests = answer.sequences([Prompt(each.text, token_ids=each.token_ids) for each in prompts.prompts])
-        return cls(task, answer, requests, prompts.context)
+        if not is_resumable(answer, requests):
+            return cls(task, answer, requests, prompts.context)
+        journal = Journal(task.assignment.journal)
+        answer.identify(journal.answer_id(), journal.created_s)
+        [request] = requests
+        if request.params.seed is None:
+            request = replace(request, params=replace(request.params, seed=journal.seed))
+        return cls(task, answer, [request], prompts.context, journal)
 
     @property
     def is_complete(self) -> bool:
@@ -70,10 +88,22 @@ class OpenAIGeneration:
         self._output_tokens[index] = output.num_output_tokens
         if output.finished:
             self._num_unfinished -= 1
+        if self.journal is not None:
+            self.journal.add(output.token_ids)
+        if self._is_resuming:
+            self._resumed(output)
+
+    def _resumed(self, output: SequenceOutput) -> None:
+        """The first output of a sequence that was begun elsewhere. Of a stream the client has its events already."""
+        self._is_resuming = False
+        if self._answer.is_stream and (piece := self._outboxes[0].take()) is not None:
+            self._answer.events([(0, piece)])
+            self._is_told = output.finished
 
     def flush(self) -> bool:
         """Sends what may be sent; True once the outcome is out. Raises ApiError."""
-        if not self.task.may_send:
+        self._is_behind = not self.task.may_send
+        if self._is_behind:
             return False
         taken = [(index, outbox.take()) for index, outbox in enumerate(self._outboxes)]
         pieces = [(index, piece) for index, piece in taken if piece is not None]
@@ -81,16 +111,24 @@ class OpenAIGeneration:
             written = b"" if self._has_begun else self._answer.first_events()
             self._has_begun = True
             written += self._answer.events(pieces) if pieces else b""
-            if self.is_complete:
+            if self.is_complete and not self._is_told:
                 written += self._answer.last_events()
         else:
             self._answer.keep(pieces)
             written = self._answer.body() if self.is_complete else b""
         if written:
-            openai_prompts.emit(self.task, written)
+            openai_prompts.emit(self.task, written, self.journal.take() if self.journal is not None else b"")
+        elif self.journal is not None and self.journal.num_unsaid >= MAX_UNSAID:
+            self.task.note(self.journal.take())
         if self.is_complete:
             self.task.finish(*encode(self._usage()))
         return self.is_complete
+
+    def leave(self) -> None:
+        """Another pod goes on behind what the client has; what it has no room for is made again there."""
+        if self.journal is not None and self.journal.num_unsaid and not self._is_behind:
+            self.task.note(self.journal.take())
+        self.task.release()
 
     def fail(self, error: Exception) -> None:
         openai_prompts.fail(self.task, error, self._answer.fields)
@@ -98,3 +136,13 @@ class OpenAIGeneration:
     def _usage(self) -> OpenAIUsage:
         counts = (self._prompt_tokens, self._output_tokens, self._cached_tokens)
         return OpenAIUsage(*(sum(count.values()) for count in counts))
+
+
+def is_resumable(answer: Answer, requests: Sequence[SequenceRequest]) -> bool:
+    """One sequence, of which nothing is told that its tokens do not tell again: items of a response have ids of their
+    own, and log probabilities of tokens from before would be missing in a whole body."""
+    if len(requests) != 1 or isinstance(answer, ModelResponse):
+        return False
+    params = requests[0].params
+    needs_logprobs = params.prompt_logprobs is not None or (params.logprobs is not None and not answer.is_stream)
+    return params.n == 1 and not needs_logprobs

@@ -104,9 +104,9 @@ def make_answer(method: str, body: bytes, model: ServedModel) -> Answer:
     raise AttributeError(f"a model does not know the method {method!r}")
 
 
-def emit(task: Task, written: bytes) -> None:
+def emit(task: Task, written: bytes, journal: bytes = b"") -> None:
     """One item of bytes for the client, for which there is credit."""
-    task.emit(*encode(written))
+    task.emit(*encode(written), journal)
 
 
 def finish_whole(task: Task, body: bytes) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import TokenizedPrompt
+from deepserve.protocol.openai_io import GENERATION_METHODS, OpenAIPrompts
 from deepserve_runtime.executors.flowserve_parts import SamplingParams, SequenceOutput, UnknownSequenceError
 from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.task import describe
@@ -44,8 +45,8 @@ class Prefills:
                 continue
             sequence_id = f"prefill {message.task_id} {message.round}"
             try:
-                prompt = msgspec.msgpack.decode(asked.payload, type=TokenizedPrompt)
-                engine.add(sequence_id, prompt.token_ids + Journal(message.journal).token_ids, ONE_TOKEN)
+                prompt_ids = _prompt_ids(message.method, asked.payload)
+                engine.add(sequence_id, prompt_ids + Journal(message.journal).token_ids, ONE_TOKEN)
             except Exception as error:  # it does not fit here, or no more: then it stays where it is
                 self._answer(asked, describe(error))
             else:
@@ -71,3 +72,10 @@ class Prefills:
     @staticmethod
     def _answer(asked: _Asked, error: str) -> None:
         asked.reply(TaskPrepared(asked.message.task_id, asked.message.round, error))
+
+
+def _prompt_ids(method: str, payload: bytes) -> list[int]:
+    """Of the one sequence of a task that can move."""
+    if method in GENERATION_METHODS:
+        return msgspec.msgpack.decode(payload, type=OpenAIPrompts).prompts[0].token_ids
+    return msgspec.msgpack.decode(payload, type=TokenizedPrompt).token_ids

@@ -46,7 +46,7 @@ def test_pods_killed_while_they_stream(llm: deepserve.Model) -> None:
 
 def test_a_stream_without_a_seed_goes_on_from_what_its_reader_has(llm: deepserve.Model) -> None:
     pieces = []
-    for number, piece in enumerate(llm.stream("hi", max_tokens=80, temperature=1.0)):
+    for number, piece in enumerate(llm.stream("hi", max_tokens=80, temperature=1.0, ignore_eos=True)):
         pieces.append(piece)
         if number == 5:
             assert kill_pods()
@@ -98,6 +98,29 @@ def test_killed_while_it_loads_or_is_forked(llm: deepserve.Model) -> None:
             for pid in templates("flowserve") if number % 2 else pods("flowserve"):
                 os.kill(pid, signal.SIGKILL)
             assert call.result(120) == expected
+
+
+def test_streams_of_the_openai_api(llm: deepserve.Model) -> None:
+    pytest.importorskip("openai")
+    asked: Any = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 400,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+    }
+    with llm.openai(max_retries=0) as client:
+        expected = client.chat.completions.create(**asked).choices[0].message.content
+        text, ids, usage, num_killed = "", set(), None, 0
+        options = {"include_usage": True}
+        for number, chunk in enumerate(client.chat.completions.create(**asked, stream=True, stream_options=options)):
+            ids.add((chunk.id, chunk.created))
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usage = chunk.usage or usage
+            if number in (1, 60):
+                num_killed += kill_pods()
+    assert text == expected and len(ids) == 1 and usage is not None and usage.completion_tokens == 400
+    [latest] = current_client().query("requests", {"limit": 1, "label": llm.spec.label})["requests"]
+    assert num_killed and latest["pod_losses"] >= 1
 
 
 def pods(environment: str) -> list[int]:

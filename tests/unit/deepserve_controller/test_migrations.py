@@ -59,7 +59,7 @@ def swapping(jobs: Jobs) -> SendRelease:
 def test_rounds_until_the_gap_is_small_and_then_the_swap(jobs: Jobs) -> None:
     model(jobs, "rq")
     say(jobs, 1000)
-    assert move(jobs) == SendPrepare("pod-2", "task-1", 1, "rq", jobs.sent["rq"].payload)
+    assert move(jobs) == SendPrepare("pod-2", "task-1", 1, "rq", "", jobs.sent["rq"].payload)
     say(jobs, 500)
     assert only(jobs(TaskPrepared("pod-2", "task-1", 1)), SendPrepare).round == 2
     assert not jobs(TaskPrepared("pod-2", "task-1", 1)), "said twice"
