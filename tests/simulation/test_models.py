@@ -18,6 +18,7 @@ from deepserve_controller.simulator.model_scenarios import (
     run_models,
 )
 from deepserve_controller.simulator.placement import RULES, compare_placement, placement_table
+from deepserve_controller.simulator.tenants import compare_tenants, tenants_table
 from deepserve_controller.simulator.traces import read_trace
 
 
@@ -89,6 +90,15 @@ def test_models_start_sooner_where_the_estimate_says_and_engines_may_move() -> N
     assert all(rows["least startup time"].moves > 0 for rows in found)
     assert all(rows["least startup time"].error_p50_s < 0.5 for rows in found), "the estimator has learned its links"
     assert placement_table(compare_placement(2)) == placement_table(list(found[1].values()))
+
+
+def test_one_tenant_that_floods_costs_the_others_seconds_and_not_minutes() -> None:
+    alone, one_queue, fair = compare_tenants(1)
+    assert alone.requests == one_queue.requests == fair.requests
+    assert fair.first_p50_s < 2 * alone.first_p50_s
+    assert fair.first_p99_s < 6 * alone.first_p99_s
+    assert fair.first_p99_s < one_queue.first_p99_s / 20
+    assert "| fair queue " in tenants_table([fair])
 
 
 def test_samples_of_traces() -> None:

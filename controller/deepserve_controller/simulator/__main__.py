@@ -16,14 +16,15 @@ from deepserve_controller.simulator.model_scenarios import MODEL_SCENARIOS, comp
 from deepserve_controller.simulator.placement import compare_placement, placement_table
 from deepserve_controller.simulator.report import report
 from deepserve_controller.simulator.scenarios import SCENARIOS, run_by_name
+from deepserve_controller.simulator.tenants import compare_tenants, tenants_table
 
-PLACEMENT = "models-placement"
+PLACEMENT, TENANTS = "models-placement", "models-tenants"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="deepserve_controller.simulator", description=__doc__)
     parser.add_argument(
-        "scenario", nargs="?", choices=sorted([*SCENARIOS, *MODEL_SCENARIOS, PLACEMENT]), default="bursts"
+        "scenario", nargs="?", choices=sorted([*SCENARIOS, *MODEL_SCENARIOS, PLACEMENT, TENANTS]), default="bursts"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stable-window", type=float, action="append", help="also with this one, in seconds")
@@ -32,13 +33,19 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
     if arguments.list:
-        builders = sorted({**SCENARIOS, **MODEL_SCENARIOS, PLACEMENT: compare_placement}.items())
+        builders = sorted(
+            {**SCENARIOS, **MODEL_SCENARIOS, PLACEMENT: compare_placement, TENANTS: compare_tenants}.items()
+        )
         about = {name: " ".join((build.__doc__ or "").split()) for name, build in builders}
         print(json.dumps(about) if arguments.json else "\n".join(f"{name:20} {text}" for name, text in about.items()))
     elif arguments.scenario == PLACEMENT:
         placed = compare_placement(arguments.seed)
         document = {"scenario": PLACEMENT, "seed": arguments.seed, "rules": [asdict(row) for row in placed]}
         print(json.dumps(document) if arguments.json else placement_table(placed))
+    elif arguments.scenario == TENANTS:
+        shared = compare_tenants(arguments.seed)
+        document = {"scenario": TENANTS, "seed": arguments.seed, "rules": [asdict(row) for row in shared]}
+        print(json.dumps(document) if arguments.json else tenants_table(shared))
     elif arguments.scenario in MODEL_SCENARIOS:
         rows = compare_models(arguments.scenario, arguments.seed)
         document = {"scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in rows]}

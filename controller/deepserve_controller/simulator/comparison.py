@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from deepserve_controller.build import AUTOSCALER
 from deepserve_controller.core.views import Autoscaler
 from deepserve_controller.policies.autoscaler import FitDemand
-from deepserve_controller.simulator.report import percentile
+from deepserve_controller.simulator.report import markdown_table, percentile
 from deepserve_controller.simulator.scenarios import run_by_name
 
 POLICIES: Mapping[str, Autoscaler] = {"baseline": FitDemand(), "reactive": AUTOSCALER}
@@ -54,10 +54,5 @@ def row_of(policy: str, name: str, seed: int, autoscaler: Autoscaler) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, aligned for reading as plain text too."""
     head = ("policy", "requests", "starts", "peak pods", "pod s", "wait p50 ms", "p99 ms", "mean ms")
-    body = [[str(value) for value in list(asdict(row).values())[:-1]] for row in rows]
-    widths = [max(len(cells[i]) for cells in [list(head), *body]) for i in range(len(head))]
-    lines = [head, tuple("-" * width for width in widths), *body]
-    aligned = [" | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines]
-    return "\n".join(f"| {line} |" for line in aligned)
+    return markdown_table(head, [[str(value) for value in list(asdict(row).values())[:-1]] for row in rows])

@@ -29,7 +29,7 @@ from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.model_engine import Prompt
 from deepserve_controller.simulator.model_world import CHECK_EVERY, Engines, ModelRecord, ModelWorld
-from deepserve_controller.simulator.report import Record, percentile
+from deepserve_controller.simulator.report import Record, markdown_table, percentile
 from deepserve_controller.simulator.traces import TraceRow, read_trace
 from deepserve_controller.simulator.world import Faults, Times
 
@@ -253,12 +253,4 @@ HEAD = ("policy", "requests", "first token p50 s", "p99 s", "cold", "engine s", 
 
 
 def model_table(rows: Iterable[ModelRow]) -> str:
-    """Markdown, aligned for reading as plain text too."""
-    body = [
-        [str(value) if not isinstance(value, float) else f"{value:g}" for value in list(asdict(row).values())[:-1]]
-        for row in rows
-    ]
-    widths = [max(len(cells[i]) for cells in [list(HEAD), *body]) for i in range(len(HEAD))]
-    lines = [HEAD, tuple("-" * width for width in widths), *body]
-    aligned = [" | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines]
-    return "\n".join(f"| {line} |" for line in aligned)
+    return markdown_table(HEAD, [list(asdict(row).values())[:-1] for row in rows])

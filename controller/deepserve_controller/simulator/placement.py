@@ -14,7 +14,7 @@ from random import Random
 
 from deepserve_controller.policies.model_placement import HostOption, Instance, Placement, least_startup_time
 from deepserve_controller.policies.startup_time import StartupTimes
-from deepserve_controller.simulator.report import percentile
+from deepserve_controller.simulator.report import markdown_table, percentile
 
 GB = 10**9
 RESUME_S_PER_TOKEN, RESUME_S = 0.001, 0.1
@@ -244,7 +244,4 @@ def compare_placement(seed: int) -> list[PlacementRow]:
 
 def placement_table(rows: Sequence[PlacementRow]) -> str:
     head = ("rule", "requests", "warm", "start p50 s", "p99 s", "mean s", "moves", "estimate off by p50 s")
-    body = [[str(value) for value in asdict(row).values()] for row in rows]
-    widths = [max(len(cells[i]) for cells in [list(head), *body]) for i in range(len(head))]
-    lines = [head, tuple("-" * width for width in widths), *body]
-    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(cells, widths, strict=True))} |" for cells in lines)
+    return markdown_table(head, [list(asdict(row).values()) for row in rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from deepserve_controller.core import actions, events
@@ -74,6 +75,15 @@ def percentile(values: list[float], percent: float) -> float:
         return 0.0
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Aligned for reading as plain text too."""
+    body = [[f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells] for cells in rows]
+    widths = [max(len(cells[i]) for cells in [list(head), *body]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *body]
+    aligned = [" | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines]
+    return "\n".join(f"| {line} |" for line in aligned)
 
 
 def report(title: str, record: Record, now_s: float, num_events: int, digest: str) -> str:
