@@ -13,6 +13,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathe
 pytest.importorskip("openai")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
+from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def test_answers_are_as_the_document_says(document: Any, client: Any, path: str,
                     case.body[limit] = min(case.body[limit], 4)
         response = case.call(headers={"Authorization": f"Bearer {client.api_key}"})
         assert response.status_code < 500, response.text
-        case.validate_response(response)
+        # What is refused is more than a schema can say: roles that do not follow, tools that are not there.
+        case.validate_response(response, excluded_checks=[positive_data_acceptance])
 
     run()
