@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from deepserve.protocol.messages import Outcome, RequestKind
+from deepserve.protocol.openai_io import EMBEDDING_METHOD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.endings import missing_tokenizer_outcome, removed_outcome, unknown_outcome
 from deepserve_controller.core.engine_book import EngineBook
@@ -78,7 +79,7 @@ class FunctionBook:
         if function.is_removed:
             return removed_outcome(function.label)
         tokenizer_id = function.spec.tokenizer
-        if not tokenizer_id or function.spec.kind != "model" or method == "embed":
+        if not tokenizer_id or function.spec.kind != "model" or method in ("embed", EMBEDDING_METHOD):
             return FirstStep(function, None, kind)
         tokenizer = self._functions.get(tokenizer_id)
         if tokenizer is None or tokenizer.is_removed:

@@ -3,8 +3,8 @@
 A request to generate is a stream request to the model with one of GENERATION_METHODS: the tokenizer executor gets
 `OpenAIRequest` and returns `OpenAIPrompts`; the engine executor gets that, streams items of bytes that are ready to be
 written (server-sent events, or one whole JSON body) and ends with `OpenAIUsage`. A request with one of TOKEN_METHODS
-goes to the tokenizer executor alone, which answers in the same way. Whatever goes wrong ends either task with the
-outcome `error` and an `OpenAIError`.
+goes to the tokenizer executor alone, one with EMBEDDING_METHOD to the model's; they answer in the same way. What goes
+wrong ends a task with the outcome `error` and an `OpenAIError`.
 
 Contexts are made by the method `cache` of `model_io`, for OpenAI clients as for the SDK's.
 """
@@ -17,7 +17,8 @@ from deepserve.protocol.model_io import ContextInput, PromptContext
 
 GENERATION_METHODS = ("openai.chat", "openai.completions", "openai.responses")
 TOKEN_METHODS = ("openai.tokenize", "openai.detokenize")
-METHODS = (*GENERATION_METHODS, *TOKEN_METHODS)
+EMBEDDING_METHOD = "openai.embeddings"
+METHODS = (*GENERATION_METHODS, *TOKEN_METHODS, EMBEDDING_METHOD)
 
 
 class OpenAIRequest(msgspec.Struct, frozen=True):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-import sys
 import time
-from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,34 +18,14 @@ from .api_error import JSON_TYPE, invalid
 from .app import ServerConfig, build_asgi
 from .beside_loop import beside_loop
 from .body import decode_body, read_body
-from .chunks import encode
 from .connected import CLOSED, while_connected
+from .embedding_answer import MAX_INPUTS, EmbeddingAnswer
 from .embedding_loop import EmbeddingLoop
 from .metrics import Metrics
 from .model_name import check_name
 from .model_routes import model_routes, no_such_task
-from .requests import DetokenizeRequest, EmbeddingRequest, TokenizeRequest, listed_prompts
+from .requests import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 from .token_answers import detokenized, tokenized
-
-MAX_INPUTS = 2048
-
-
-class EmbeddingUsage(msgspec.Struct):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class Embedding(msgspec.Struct):
-    object: str
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingBody(msgspec.Struct):
-    object: str
-    data: list[Embedding]
-    model: str
-    usage: EmbeddingUsage
 
 
 class EmbeddingApi:
@@ -62,7 +36,7 @@ class EmbeddingApi:
         self._names = self.config.names or (folder.resolve().name,)
         self.name = self._names[0]
         self._model = model
-        self._may_be_cut = _is_matryoshka(folder)
+        self._folder = folder
         metrics = Metrics(self.name, model.max_length)
         self.encoder = EmbeddingLoop(model, metrics, MAX_INPUTS + self.config.max_queue)
         routes = [
@@ -90,26 +64,13 @@ class EmbeddingApi:
 
     async def _embeddings(self, request: Request) -> Response:
         asked = decode_body(await read_body(request, self.config.max_body_bytes), EmbeddingRequest)
-        name = check_name(asked.model, self._names)
-        inputs = listed_prompts(asked.input, "input")
-        if len(inputs) > MAX_INPUTS:
-            raise invalid(f"{len(inputs)} inputs are more than {MAX_INPUTS}", "input")
-        if asked.truncate_prompt_tokens not in (None, -1):
-            raise invalid(
-                "truncate_prompt_tokens must be -1, the length that the model takes", "truncate_prompt_tokens"
-            )
-        dimensions = self._dimensions(asked.dimensions)
-        work = self.encoder.embed(inputs, asked.truncate_prompt_tokens == -1)
-        answer = await while_connected(request.receive, work)
-        if answer is None:
+        answer = EmbeddingAnswer(asked, self._names, self._folder, self._model.dimension)
+        work = self.encoder.embed(answer.inputs, answer.truncate)
+        found = await while_connected(request.receive, work)
+        if found is None:
             return Response(status_code=CLOSED)
-        vectors, num_tokens = answer
-        data = [
-            Embedding("embedding", index, _spelled(_cut(vector, dimensions), asked.encoding_format or "float"))
-            for index, vector in enumerate(vectors)
-        ]
-        body = EmbeddingBody("list", data, name, EmbeddingUsage(num_tokens, num_tokens))
-        return Response(encode(body), media_type=JSON_TYPE)
+        vectors, num_tokens = found
+        return Response(answer.body(vectors, num_tokens), media_type=JSON_TYPE)
 
     async def _tokenize(self, request: Request) -> Response:
         asked = decode_body(await read_body(request, self.config.max_body_bytes), TokenizeRequest)
@@ -128,39 +89,3 @@ class EmbeddingApi:
         tokenizer, max_length = self._model.tokenizer, self._model.max_length
         body = await beside_loop(len(asked.tokens), detokenized, tokenizer, asked.tokens, max_length)
         return Response(body, media_type=JSON_TYPE)
-
-    def _dimensions(self, asked: int | None) -> int:
-        """Raises ApiError where a shorter vector would mean nothing."""
-        own = self._model.dimension
-        if asked is None or asked == own:
-            return own
-        if not self._may_be_cut:
-            raise invalid(f"the model gives {own} dimensions and was not trained to give fewer", "dimensions")
-        if not 1 <= asked <= own:
-            raise invalid(f"dimensions must be 1 to {own}, got {asked}", "dimensions")
-        return asked
-
-
-def _is_matryoshka(folder: Path) -> bool:
-    """Whether the start of a vector is a vector too, as config.json says."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("is_matryoshka") or config.get("matryoshka_dimensions"))
-
-
-def _cut(vector: list[float], dimensions: int) -> list[float]:
-    """The first `dimensions`, of length 1 again."""
-    if dimensions == len(vector):
-        return vector
-    start = vector[:dimensions]
-    length = math.sqrt(sum(value * value for value in start)) or 1.0
-    return [value / length for value in start]
-
-
-def _spelled(vector: list[float], encoding_format: str) -> list[float] | str:
-    """base64: of float32, lowest byte first."""
-    if encoding_format == "float":
-        return vector
-    numbers = array("f", vector)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return base64.b64encode(numbers.tobytes()).decode()

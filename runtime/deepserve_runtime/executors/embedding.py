@@ -5,17 +5,24 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from deepserve.protocol.model_io import Embedded, EmbedInput
+from deepserve.protocol.openai_io import EMBEDDING_METHOD, METHODS, OpenAIRequest, OpenAIUsage
 from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.accelerators import device_of
 from deepserve_runtime.executors.flowserve_parts import (
+    ApiError,
+    EmbeddingAnswer,
+    EmbeddingRequest,
     FlowServeError,
     InvalidConfigError,
     PromptTooLongError,
+    RequestFields,
+    decode_body,
     embedding_model_from_folder,
     resolve_model,
 )
@@ -29,31 +36,44 @@ if TYPE_CHECKING:
     from deepserve_runtime.executors.flowserve_parts import EmbeddingModel
 
 
+class _Asked(NamedTuple):
+    """One task's texts as tokens; `answer` is how a request of the OpenAI API gets their vectors."""
+
+    task: Task
+    prompts: list[list[int]]
+    answer: EmbeddingAnswer | None = None
+
+
 class Embedder:
     """Answers `embed` tasks; what waits together is computed together."""
 
-    def __init__(self, model: ModelSpec, load: Callable[[], EmbeddingModel]) -> None:
+    def __init__(self, model: ModelSpec, folder: Path, load: Callable[[], EmbeddingModel]) -> None:
         self._name = model.name
+        self._folder = folder
         self._make = load
         self._loaded: EmbeddingModel | None = None
 
     def answer(self, tasks: list[Task]) -> None:
         """On the main thread. One bad text fails its own task only."""
-        prompts: list[tuple[Task, list[list[int]]]] = []
+        read: list[_Asked] = []
         for task in tasks:
             try:
-                prompts.append((task, self._tokenize(task)))
+                read.append(self._read(task))
             except Exception as error:
-                task.fail(self._as_model_error(error))
+                self._fail(task, error)
         try:
-            vectors = self.load().embed_tokens([one for _, texts in prompts for one in texts]) if prompts else []
+            vectors = self.load().embed_tokens([one for asked in read for one in asked.prompts]) if read else []
         except Exception as error:
-            for task, _ in prompts:
-                task.fail(self._as_model_error(error))
+            for asked in read:
+                self._fail(asked.task, error)
             return
-        for task, texts in prompts:
-            own, vectors = vectors[: len(texts)], vectors[len(texts) :]
-            task.finish(*encode(Embedded(own, sum(map(len, texts)))))
+        for asked in read:
+            own, vectors = vectors[: len(asked.prompts)], vectors[len(asked.prompts) :]
+            num_tokens = sum(map(len, asked.prompts))
+            if asked.answer is None:
+                asked.task.finish(*encode(Embedded(own, num_tokens)))
+            else:
+                openai_prompts.finish_whole(asked.task, asked.answer.body(own, num_tokens), OpenAIUsage(num_tokens))
 
     def release(self) -> None:
         """Let go of the model; the next task loads it again."""
@@ -65,11 +85,26 @@ class Embedder:
             self._loaded = self._make()
         return self._loaded
 
-    def _tokenize(self, task: Task) -> list[list[int]]:
-        if task.assignment.method != "embed":
-            raise sdk.errors.ModelError(f"{self._name} is an embedding model: it generates no text")
-        given = convert(task.start(), EmbedInput)
-        return self.load().tokenize(given.texts, truncate=given.truncate)
+    def _read(self, task: Task) -> _Asked:
+        """Raises ApiError and FlowServe's errors."""
+        model, method = self.load(), task.assignment.method
+        if method == "embed":
+            given = convert(task.start(), EmbedInput)
+            return _Asked(task, model.tokenize(given.texts, truncate=given.truncate))
+        text = f"{self._name} is an embedding model: it generates no text"
+        if method != EMBEDDING_METHOD:
+            raise (
+                ApiError(404, text, code="model_has_no_such_task") if method in METHODS else sdk.errors.ModelError(text)
+            )
+        asked = decode_body(convert(task.start(), OpenAIRequest).body, EmbeddingRequest)
+        answer = EmbeddingAnswer(asked, (self._name,), self._folder, model.dimension)
+        return _Asked(task, model.tokenize(answer.inputs, truncate=answer.truncate), answer)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        if task.assignment.method in METHODS:
+            openai_prompts.fail(task, error, RequestFields("input"))
+        else:
+            task.fail(self._as_model_error(error))
 
     def _as_model_error(self, error: Exception) -> Exception:
         if isinstance(error, PromptTooLongError):
@@ -95,7 +130,7 @@ class EmbeddingExecutor:
         with loading(self._model):
             folder = resolve_model(self._model.source)
             self._embedder = Embedder(
-                self._model, lambda: embedding_model(folder, self._spec, self._model.max_model_len)
+                self._model, folder, lambda: embedding_model(folder, self._spec, self._model.max_model_len)
             )
             self._embedder.load()
         steps.mark(LOAD)

@@ -15,7 +15,7 @@ from typing import Any
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
-from deepserve.protocol.openai_io import GENERATION_METHODS
+from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -127,7 +127,9 @@ class EngineExecutor:
     @cached_property
     def _embedder(self) -> Embedder:
         """The model once more, in torch: few ask a generating model for vectors."""
-        return Embedder(self._model, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len))
+        return Embedder(
+            self._model, self._folder, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len)
+        )
 
     @cached_property
     def _served(self) -> ServedModel:
@@ -182,7 +184,7 @@ class EngineExecutor:
                 self._flush(sequence_id)
 
     def _add(self, task: Task) -> None:
-        if task.assignment.method == "embed":
+        if task.assignment.method in ("embed", EMBEDDING_METHOD):
             return self._embedder.answer([task])
         first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):

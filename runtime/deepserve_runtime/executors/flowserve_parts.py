@@ -27,9 +27,16 @@ from flowserve.server.api_error import ApiError, RequestFields, as_api_error
 from flowserve.server.body import decode_body
 from flowserve.server.chat import Chat
 from flowserve.server.completions import Completion
+from flowserve.server.embedding_answer import EmbeddingAnswer
 from flowserve.server.outbox import Outbox
 from flowserve.server.prompts import Prompt, SequenceRequest
-from flowserve.server.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from flowserve.server.requests import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
 from flowserve.server.response_request import ResponseRequest
 from flowserve.server.responses import ModelResponse
 from flowserve.server.served_model import ServedModel
@@ -67,7 +74,9 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "DetokenizeRequest",
+    "EmbeddingAnswer",
     "EmbeddingModel",
+    "EmbeddingRequest",
     "EngineConfig",
     "FlowServeError",
     "InvalidConfigError",

@@ -109,9 +109,9 @@ def emit(task: Task, written: bytes, journal: bytes = b"") -> None:
     task.emit(*encode(written), journal)
 
 
-def finish_whole(task: Task, body: bytes) -> None:
+def finish_whole(task: Task, body: bytes, usage: OpenAIUsage = OpenAIUsage()) -> None:  # noqa: B008  (frozen)
     emit(task, body)
-    task.finish(*encode(OpenAIUsage()))
+    task.finish(*encode(usage))
 
 
 def fail(task: Task, error: Exception, fields: RequestFields) -> None:

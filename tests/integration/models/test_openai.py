@@ -145,6 +145,24 @@ def test_responses(client: Any) -> None:
         assert (refused.value.param or "").startswith(param)
 
 
+def test_embeddings(client: Any, llm: deepserve.Model) -> None:
+    found = client.embeddings.create(input=["The quick", "brown fox"])
+    assert [each.index for each in found.data] == [0, 1] and found.model == "tiny" and found.usage.prompt_tokens > 3
+    one, two = llm.embed(["The quick", "brown fox"])
+    for vector, expected in zip((each.embedding for each in found.data), (one, two), strict=True):
+        assert vector == pytest.approx(expected, abs=1e-5)  # which travelled as base64 of float32
+    plain = client.embeddings.create(input="The quick", encoding_format="float")
+    assert plain.data[0].embedding == pytest.approx(one, abs=1e-5)
+    for wrong, param in (
+        ({"input": []}, "input"),
+        ({"input": "x " * 2000}, "input"),
+        ({"dimensions": 3}, "dimensions"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.embeddings.create(**{"input": "x", **wrong})
+        assert refused.value.param == param
+
+
 def test_a_stream_that_is_left_ends_its_request(client: Any) -> None:
     more = {"ignore_eos": True}
     stream = client.chat.completions.create(messages=HELLO, max_tokens=400, stream=True, extra_body=more)

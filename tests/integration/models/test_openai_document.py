@@ -35,6 +35,7 @@ PATHS = [
     ("/completions", "POST"),
     ("/chat/completions", "POST"),
     ("/responses", "POST"),
+    ("/embeddings", "POST"),
     ("/contexts", "POST"),
     ("/contexts/{context_id}", "DELETE"),
 ]

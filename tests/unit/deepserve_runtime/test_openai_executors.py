@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from deepserve.protocol.messages import TaskFinished, TaskOutputs  # noqa: E402
-from deepserve.protocol.openai_io import OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
+from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
 from deepserve_runtime.executors.tokenizer import TokenizerExecutor  # noqa: E402
@@ -205,12 +205,17 @@ def test_a_bad_body_is_refused_before_an_engine_hears_of_it(
     assert (status, error["param"], error["type"]) == (400, param, "invalid_request_error")
 
 
-def test_what_only_the_engine_can_refuse(executors: Executors) -> None:
-    long = executors.answer("openai.completions", prompt=[1] * 100_000)
+def test_a_prompt_that_is_too_long(executors: Executors) -> None:
+    long = executors.prompts("openai.completions", {"prompt": [1] * 100_000})
     assert refusal(long)[1]["code"] == "context_length_exceeded" and refusal(long)[1]["param"] == "prompt"
-    # One of two prompts: none of both may stay.
-    both = executors.answer("openai.completions", prompt=[[1, 2], [1] * 100_000])
+    # An engine may have less room than the tokenizer knows of. One of two prompts: none of both may stay.
+    prompts = OpenAIPrompts(b'{"prompt": ["a", "b"]}', [EncodedPrompt("a", [1, 2]), EncodedPrompt("b", [1] * 100_000)])
+    both, _ = executors.assign(executors.engine, "openai.completions", prompts, kind="stream", **CREDIT)
+    executors.run()
     assert refusal(both)[0] == 400 and not written(both)
+
+
+def test_what_only_the_engine_can_refuse(executors: Executors) -> None:
     bad = executors.answer("openai.chat", messages=HELLO, structured_outputs={"grammar": "start: (("}, stream=True)
     status, error = refusal(bad)
     assert (status, error["param"]) == (400, "structured_outputs") and not written(bad)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deepserve.protocol.model_io import ContextInput
-from deepserve.protocol.openai_io import TOKEN_METHODS
+from deepserve.protocol.openai_io import EMBEDDING_METHOD, TOKEN_METHODS
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.policies.admission_window import admission_window
 from deepserve_controller.service.bearer import Bearer
@@ -60,6 +60,7 @@ class Gateway:
             Route("/completions", self._answering("completions", "openai.completions"), methods=["POST"]),
             Route("/contexts", self._guarded("chat", self._make_context), methods=["POST"]),
             Route("/contexts/{context_id}", self._guarded("chat", self._delete_context), methods=["DELETE"]),
+            Route("/embeddings", self._answering("embeddings", EMBEDDING_METHOD), methods=["POST"]),
             Route("/responses", self._answering("responses", "openai.responses"), methods=["POST"]),
             Route("/tokenize", self._answering("tokenize", "openai.tokenize"), methods=["POST"]),
             Route("/detokenize", self._answering("tokenize", "openai.detokenize"), methods=["POST"]),

@@ -17,6 +17,7 @@ def openapi_document() -> Schema:
         path: {"post": _operation(summary, asked, _generated(kind))} for path, (summary, asked, kind) in answers.items()
     }
     paths["/responses"] = {"post": _operation("Answer an input", _response_request(), _response())}
+    paths["/embeddings"] = {"post": _operation("Texts to vectors", _embedding_request(), _embeddings())}
     paths["/tokenize"] = {"post": _operation("Count and show tokens", _tokenize_request(), _tokens())}
     paths["/detokenize"] = {"post": _operation("Token ids to text", _detokenize_request(), _prompt())}
     paths["/models"] = {"get": _question("Models that the key may use", _model_list())}
@@ -89,9 +90,7 @@ def _deleted() -> Schema:
 
 
 def _completion_request() -> Schema:
-    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-    prompt = {"anyOf": [_text(), {"type": "array", "items": _text()}, ids, {"type": "array", "items": ids}]}
-    own = {"prompt": prompt, "echo": {"type": "boolean"}, "logprobs": {"type": "integer", "minimum": 0}}
+    own = {"prompt": _prompts(), "echo": {"type": "boolean"}, "logprobs": {"type": "integer", "minimum": 0}}
     return _object({**_sampling(), **own}, "model", "prompt")
 
 
@@ -118,6 +117,22 @@ def _response() -> Schema:
     output = {"type": "array", "items": _object({"id": _text(), "type": _text()}, "id", "type")}
     status = _one_of("completed", "incomplete")
     return _object({"id": _text(), "object": {"const": "response"}, "status": status, "output": output}, "id", "output")
+
+
+def _embedding_request() -> Schema:
+    own = {"encoding_format": _one_of("float", "base64"), "dimensions": _count()}
+    return _object({"model": _text(), "input": _prompts(), **own}, "model", "input")
+
+
+def _embeddings() -> Schema:
+    vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, _text()]}
+    data = {"type": "array", "items": _object({"index": _count(0), "embedding": vector}, "index", "embedding")}
+    return _object({"object": {"const": "list"}, "data": data, "model": _text()}, "object", "data", "model")
+
+
+def _prompts() -> Schema:
+    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    return {"anyOf": [_text(), {"type": "array", "items": _text()}, ids, {"type": "array", "items": ids}]}
 
 
 def _sampling() -> Schema:
