@@ -34,7 +34,7 @@ class ModelQueries:
         found = self._summary(link_id, required(body, "name", str))
         described = self._functions.describe(link_id, {"function_id": found["function_id"]})
         pods = [
-            {**pod, "steps_ms": self._pods.start_steps_ms(entry)}
+            {**pod, "steps_ms": self._pods.start_steps_ms(entry), "source": entry.scaling.source}
             for pod in described["pods"]
             if (entry := self._pods.find(pod["pod_id"])) is not None
         ]

@@ -49,8 +49,11 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"  bounds    {bounds(found['settings'])}")
     print(f"  demand    {found['queued']} requests wait, {found['running']} run")
     print(f"  because   {found['reason']}")
-    rows = [(pod["pod_id"], pod["pid"] or "", state_of(pod), steps_in_words(pod["steps_ms"])) for pod in found["pods"]]
-    print_table(("pod", "pid", "state", "how it became ready, in ms"), rows, empty="no pods")
+    rows = [
+        (pod["pod_id"], pod["pid"] or "", state_of(pod), pod["source"] or "-", steps_in_words(pod["steps_ms"]))
+        for pod in found["pods"]
+    ]
+    print_table(("pod", "pid", "state", "weights from", "how it became ready, in ms"), rows, empty="no pods")
     columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")
     print_table(columns, [decision_row(each) for each in found["decisions"]], empty="no decisions yet")
     return OK

@@ -54,7 +54,8 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
 
     info = json.loads(shell.out("model", "info", "small", "--json"))
     [pod] = info["pods"]
-    assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0
+    assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0 and pod["source"] == "fork"
+    assert {"Scaler-Pre", "TE-Pre-Load", "TE-Load", "TE-Post-Load"} <= set(pod["steps_ms"])
     assert pod["pod_id"] in shell.out("model", "info", "small")
 
     words = ("--requests", "4", "--clients", "2", "--words", "8", "--tokens", "5", "--json")

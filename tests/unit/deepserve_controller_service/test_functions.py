@@ -79,3 +79,12 @@ def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
     assert "fn" in functions.specs
     running_reactor().run_until(lambda: "fn" not in functions.specs, 30)
     assert "fn" not in functions.specs
+
+
+def test_who_warms_environments_hears_of_each_function_once() -> None:
+    functions, _ = make_functions(1.0)
+    heard: list[FunctionSpec] = []
+    functions.on_new = heard.append
+    for link in ("link-1", "link-2"):
+        functions.define(link, "fn", SPEC)
+    assert heard == [SPEC]
