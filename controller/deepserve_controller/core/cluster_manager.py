@@ -170,7 +170,7 @@ class ClusterManager:
         pool = self._pools.get(event.function_id)
         if pool is None:
             return
-        pool.queued, pool.running, pool.tokens = event.queued, event.running, event.tokens
+        pool.queued, pool.running, pool.tokens, pool.tokens_s = event.queued, event.running, event.tokens, now_s
         pool.note_use(now_s)
         if event.queued:
             pool.is_broken = False

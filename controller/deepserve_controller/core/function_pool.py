@@ -25,6 +25,8 @@ REVIEW_S = 1.0
 """Between two looks at pods that are too many and yet kept."""
 
 MAX_START_FAILURES = 3
+STALE_S = 30.0
+"""Measurements of engines count for so long."""
 START_WEIGHT = 0.3
 """Of the latest start in their average."""
 START_BACKOFF_S = 0.1
@@ -60,6 +62,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     running: int = 0
     tokens: TokenLoad | None = None
     """Of a model, as last reported."""
+    tokens_s: float = 0.0
+    """When that was."""
     start_s: float = 0.0
     """What it takes a pod to get ready, as a moving average; 0 before the first."""
     needed: int = 0
@@ -135,8 +139,14 @@ class FunctionPool(msgspec.Struct, eq=False):
             len(self.pods), self.count("bound"), self._recent_pods(now_s),
             self.use.average(autoscaler.stable_window_s, now_s),
             self.use.average(autoscaler.panic_window_s, now_s),
-            self.panic, self.tokens, self.start_s, now_s - self.defined_s,
+            self.panic, self._tokens(now_s), self.start_s, now_s - self.defined_s,
         )  # fmt: skip
+
+    def _tokens(self, now_s: float) -> TokenLoad | None:
+        """What engines measured long ago says nothing of now; what they have to do is still so, or was told anew."""
+        if self.tokens is None or now_s - self.tokens_s <= STALE_S:
+            return self.tokens
+        return self.tokens._replace(late_s=0.0, step_s=0.0, arrivals=())
 
     def note_ready(self, pod: PodRecord, slots: int, now_s: float) -> None:
         took_s = now_s - (pod.started_s if pod.template_id else pod.since_s)

@@ -172,3 +172,5 @@ def test_a_scenario_is_simulated_beside_the_baseline(shell: Shell) -> None:
     assert [row["policy"] for row in answer["policies"]] == ["baseline", "reactive"]
     assert "| baseline" in shell.out("simulate", "rare", "--seed", "3")
     assert "sawtooth" in shell.out("simulate")
+    placed = json.loads(shell.out("simulate", "models-placement", "--seed", "2", "--json"))
+    assert placed["rules"][0]["rule"] == "least startup time"

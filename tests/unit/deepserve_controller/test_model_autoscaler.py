@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepserve_controller.core.events import DemandChanged
 from deepserve_controller.core.views import FunctionLoad, Panic, PodsWanted, TokenLoad
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling, predicted_rate
+from tests.unit.deepserve_controller.harness import Cluster
 
 POLICY = TokenLoadScaling()
 """An engine of 1,000 tokens a second has a target of 0.7 * 1000 * 0.5 = 350 tokens in flight."""
@@ -86,6 +88,17 @@ def test_a_burst_is_kept_for_the_stable_window() -> None:
     quiet = load(TokenLoad(prompt_tokens_per_s=1000.0), pods=4, ready_pods=4, panic=first.panic)
     assert POLICY.decide(quiet, 110.0).pods == 4
     assert POLICY.decide(quiet, 131.0).pods < 4
+
+
+def test_measurements_fade_and_what_is_to_be_done_does_not() -> None:
+    cluster = Cluster()
+    cluster.define(kind="model", environment="flowserve", max_inputs=32)
+    slow = TokenLoad(prefill=200, prompt_tokens_per_s=1000.0, late_s=0.5, arrivals=(5000.0,))
+    cluster(DemandChanged("fn", 0, 4, None, slow))
+    pool = cluster.core._pools["fn"]
+    assert pool.load(POLICY, cluster.now_s).tokens == slow
+    cluster.advance(31.0)
+    assert pool.load(POLICY, cluster.now_s).tokens == slow._replace(late_s=0.0, arrivals=())
 
 
 AMOUNTS = st.one_of(st.floats(0, 1e6), st.sampled_from([math.nan, math.inf, -1.0, 0.0]))
