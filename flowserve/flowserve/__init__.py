@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .llm import LLM
     from .outputs import CompletionOutput, RequestOutput, SequenceOutput
     from .sampling_params import SamplingParams, StructuredOutputsParams
+    from .version import __version__
 
 __all__ = [
     "LLM",
@@ -31,6 +32,7 @@ __all__ = [
     "SamplingParams",
     "SequenceOutput",
     "StructuredOutputsParams",
+    "__version__",
 ]
 
 _HOMES = {
@@ -44,6 +46,7 @@ _HOMES = {
     "SamplingParams": "sampling_params",
     "SequenceOutput": "outputs",
     "StructuredOutputsParams": "sampling_params",
+    "__version__": "version",
 }
 
 

@@ -13,14 +13,25 @@ import typer
 
 from .cost_commands import calibrate, fit_cost
 from .errors import FlowServeError, InvalidConfigError
+from .version import __version__
 
 commands = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 FAILED, INTERRUPTED = 1, 130
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @commands.callback()
-def flowserve() -> None:
+def flowserve(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
     """An engine for large language models."""
 
 
@@ -118,7 +129,10 @@ def serve(
 
 @commands.command()
 def bench(
-    models: Annotated[str, typer.Option(help="Separated by commas: small,tiny,toy.")] = "small,tiny",
+    models: Annotated[
+        str | None,
+        typer.Option(help="small (0.6B, 8 GB of disk), tiny (14M), toy. Default: small,tiny; with --quick toy."),
+    ] = None,
     only: Annotated[str, typer.Option(help="Of one,sixteen,shared,prompt,fresh,sleep,cost; with commas.")] = "",
     who: Annotated[str, typer.Option(help="Parts of names, separated by commas. Default: everybody.")] = "",
     rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
@@ -139,7 +153,7 @@ def bench(
 
     try:
         options = Options(
-            models=names(models),
+            models=names(models or ("toy" if quick else "small,tiny")),
             works=names(only) or WORKS,
             who=names(who),
             rounds=1 if quick else rounds,

@@ -110,7 +110,8 @@ class EmbeddingModel:
         if len(token_ids) > self.max_length:
             if not truncate:
                 raise PromptTooLongError(
-                    f"text {index} has {len(token_ids)} tokens, the model takes {self.max_length}; truncate cuts it"
+                    f"text {index} has {len(token_ids)} tokens, the model takes {self.max_length}; "
+                    "truncate=True (over HTTP: truncate_prompt_tokens=-1) cuts it"
                 )
             token_ids = token_ids[: self.max_length]
         if not token_ids:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Self
 
 from .chat_template import ChatTemplate
 from .config import EngineConfig
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 class LLM:
     """A model in this process.
 
-    model: folder in Hugging Face layout, or a hub id. Further options are those of EngineConfig. One thread at a time.
+    model: folder in Hugging Face layout, or a hub id. Further options are those of EngineConfig. Several threads may
+    ask at once: their requests run together. Left by `close` or at the end of a `with` block.
     Raises InvalidConfigError naming the option, and what `Engine.from_folder` raises.
     """
 
@@ -52,8 +54,21 @@ class LLM:
         self.engine = Engine.from_folder(self._folder, config)
         self._template: ChatTemplate | None = None
         self._embedding_model: EmbeddingModel | None = None
+        self._lock = RLock()  # around whatever touches the engine: one step at a time, whose thread ever asks for it
         self._ids = count()
         self._inboxes: dict[str, list[SequenceOutput]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back memory and threads; what is asked afterwards raises EngineClosedError. May be called again."""
+        with self._lock:
+            self.engine.close()
+            self._embedding_model = None
 
     def generate(
         self,
@@ -117,27 +132,30 @@ class LLM:
 
         The first call loads the folder once more, in torch: beside the engine's weights, unless both map the file.
         """
-        if self._embedding_model is None:
-            from .embedding_model import EmbeddingModel
+        with self._lock:
+            if self._embedding_model is None:
+                from .embedding_model import EmbeddingModel
 
-            config = self.engine.config
-            self._embedding_model = EmbeddingModel(
-                self._folder,
-                dtype=config.dtype,
-                max_length=self.engine.max_model_len,
-                num_threads=config.num_threads,
-                device=config.device,
-            )
-        return self._embedding_model.embed(texts, truncate=truncate)
+                config = self.engine.config
+                self._embedding_model = EmbeddingModel(
+                    self._folder,
+                    dtype=config.dtype,
+                    max_length=self.engine.max_model_len,
+                    num_threads=config.num_threads,
+                    device=config.device,
+                )
+            return self._embedding_model.embed(texts, truncate=truncate)
 
     def sleep(self, level: int = 1) -> None:
         """Give back memory and threads until `wake_up`; see `Engine.sleep`. Raises EngineBusyError inside a stream."""
-        self.engine.sleep(level)
-        self._embedding_model = None  # `embed` loads it anew
+        with self._lock:
+            self.engine.sleep(level)
+            self._embedding_model = None  # `embed` loads it anew
 
     def wake_up(self) -> None:
         """See `Engine.wake`."""
-        self.engine.wake()
+        with self._lock:
+            self.engine.wake()
 
     @property
     def is_sleeping(self) -> bool:
@@ -182,22 +200,25 @@ class LLM:
     # --- one engine for several requests: each step's outputs wait for their reader ---------------------
 
     def _add(self, request_id: str, prompt_ids: list[int], params: SamplingParams | None) -> None:
-        self.engine.add(request_id, prompt_ids, params)
-        self._inboxes[request_id] = []
+        with self._lock:
+            self.engine.add(request_id, prompt_ids, params)
+            self._inboxes[request_id] = []
 
     def _outputs(self, request_id: str) -> list[SequenceOutput]:
         """What came for the request since the last call, after a step where nothing did."""
-        if not self._inboxes[request_id]:
-            for output in self.engine.step():
-                if (inbox := self._inboxes.get(output.sequence_id)) is not None:
-                    inbox.append(output)
-        outputs, self._inboxes[request_id] = self._inboxes[request_id], []
-        return outputs
+        with self._lock:
+            if not self._inboxes[request_id]:
+                for output in self.engine.step():
+                    if (inbox := self._inboxes.get(output.sequence_id)) is not None:
+                        inbox.append(output)
+            outputs, self._inboxes[request_id] = self._inboxes[request_id], []
+            return outputs
 
     def _end(self, request_id: str) -> None:
-        del self._inboxes[request_id]
-        with suppress(UnknownSequenceError):  # it has ended in the engine already
-            self.engine.abort(request_id)
+        with self._lock:
+            del self._inboxes[request_id]
+            with suppress(UnknownSequenceError):  # it has ended in the engine already
+                self.engine.abort(request_id)
 
 
 def _extend(request: RequestOutput, step: SequenceOutput) -> None:

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..answer import AnswerFormat
 from ..errors import FlowServeError, InvalidConfigError
+from ..version import __version__
 from .api_error import JSON_TYPE, ApiError, as_api_error
 from .connected import CLOSED
 from .metrics import Metrics
@@ -92,7 +92,7 @@ def build_asgi(
         return Response(status_code=200 if is_ready() else 503)
 
     async def show_version(request: Request) -> Response:
-        return JSONResponse({"version": _version()})
+        return JSONResponse({"version": __version__})
 
     async def show_metrics(request: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
@@ -172,10 +172,3 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 
 def _response(error: ApiError) -> Response:
     return Response(error.body(), error.status, error.headers, JSON_TYPE)
-
-
-def _version() -> str:
-    try:
-        return version("deepserve")
-    except PackageNotFoundError:
-        return "0"

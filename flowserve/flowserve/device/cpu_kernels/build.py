@@ -47,7 +47,7 @@ def built_library() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as build:
             product = Path(build) / target.name
-            _logger.info("compiling the CPU kernels with %s (once on this machine)", compiler)
+            _logger.warning("compiling the CPU kernels with %s: once on this machine, up to a minute", compiler)
             compile_library(compiler, product)
             product.replace(target)  # atomic: two processes that compile at once both leave a whole file
     except OSError as error:
