@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from _blake2 import blake2b  # hashlib loads OpenSSL: see protocol/digest.py
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import msgspec
 
