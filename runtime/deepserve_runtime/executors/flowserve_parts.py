@@ -9,6 +9,7 @@ from flowserve.answer import AnswerFormat
 from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import (
+    ChatTemplateError,
     FlowServeError,
     InvalidConfigError,
     InvalidGrammarError,
@@ -26,6 +27,7 @@ from flowserve.server.answering import Answer
 from flowserve.server.api_error import ApiError, RequestFields, as_api_error
 from flowserve.server.body import decode_body
 from flowserve.server.chat import Chat
+from flowserve.server.chat_messages import template_messages
 from flowserve.server.completions import Completion
 from flowserve.server.embedding_answer import EmbeddingAnswer
 from flowserve.server.outbox import Outbox
@@ -71,6 +73,7 @@ __all__ = [
     "Chat",
     "ChatRequest",
     "ChatTemplate",
+    "ChatTemplateError",
     "Completion",
     "CompletionRequest",
     "DetokenizeRequest",
@@ -112,6 +115,7 @@ __all__ = [
     "resolve_apart",
     "resolve_model",
     "take_first_step",
+    "template_messages",
     "tokenized",
 ]
 

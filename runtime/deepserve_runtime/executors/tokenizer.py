@@ -17,12 +17,15 @@ from deepserve.protocol.openai_io import METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
+    ApiError,
     ChatTemplate,
+    ChatTemplateError,
     FlowServeError,
     ServedModel,
     Tokenizer,
     max_model_len,
     resolve_model,
+    template_messages,
 )
 from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.executors.openai_prompts import OpenAIPrompter
@@ -86,7 +89,7 @@ class TokenizerExecutor:
             return self._chat(convert(given, ChatInput))
         if method == "cache":
             context = convert(given, ContextInput)
-            token_ids = self._encode(self._render(context.messages, context.tools, is_start=True))
+            token_ids = self._encode(self._render(self._start_of(context), context.tools, is_start=True))
             about = PromptContext(context.context_id, len(token_ids), context.ttl_s)
             return TokenizedPrompt(token_ids, GenerationParams(max_tokens=1), context=about)
         if method == "generate":
@@ -98,7 +101,7 @@ class TokenizerExecutor:
         if chat.context is None:
             token_ids = self._encode(self._render(chat.messages, chat.tools))
             return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
-        start, tools = chat.context.messages, chat.context.tools
+        start, tools = self._start_of(chat.context), chat.context.tools
         text, head = self._render([*start, *chat.messages], tools), self._render(start, tools, is_start=True)
         if not text.startswith(head):  # the template tells the start otherwise now that it goes on
             return TokenizedPrompt(self._encode(text), chat.params, parse_tools=bool(tools))
@@ -106,6 +109,20 @@ class TokenizerExecutor:
         about = PromptContext(chat.context.context_id, len(head_ids), chat.context.ttl_s)
         token_ids = head_ids + self._encode(text[len(head) :])
         return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(tools), context=about)
+
+    def _start_of(self, context: ContextInput) -> list[dict[str, Any]]:
+        """Its messages as they are, or as the OpenAI API takes them (parts, no content) where only those will do.
+
+        Raises ModelError.
+        """
+        try:
+            self._render(context.messages, context.tools, is_start=True)
+        except ChatTemplateError:
+            try:
+                return template_messages(context.messages)
+            except ApiError as error:
+                raise sdk.errors.ModelError(f"{self._model.name}: {error}") from None
+        return context.messages
 
     def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_start: bool = False) -> str:
         """is_start: what every prompt has in common that begins with these messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ START: list[Any] = [
 ]
 MORE: list[Any] = [{"role": "user", "content": "Over what?"}]
 TOOL: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+JSON = {"content-type": "application/json"}
 GREEDY: dict[str, Any] = {"max_tokens": 10, "temperature": 0}
 
 
@@ -65,6 +67,17 @@ def test_the_sdks_contexts_and_those_with_tools(client: Any, llm: deepserve.Mode
             ask(client, MORE, extra_body={"context_id": context}, tools=[TOOL])
 
 
+def test_messages_in_parts(client: Any, llm: deepserve.Model) -> None:
+    parts: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Be brief."}]}, {"role": "assistant"}]
+    made = make(client, messages=parts)
+    whole = ask(client, [*parts, *MORE])
+    continued = ask(client, MORE, extra_body={"context_id": made["id"]})
+    assert continued.choices[0].message.content == whole.choices[0].message.content
+    assert llm.chat(MORE, context=made["id"], **GREEDY).text == whole.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="no part of type 'image_url'"):
+        make(client, messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+
+
 def test_bad_contexts(client: Any) -> None:
     short = make(client, ttl=0.2)["id"]
     time.sleep(0.3)
@@ -79,6 +92,10 @@ def test_bad_contexts(client: Any) -> None:
     for wrong in ({"ttl": 0}, {"ttl": "long"}, {"messages": []}, {"messages": "hi"}, {"model": None}):
         with pytest.raises(openai.BadRequestError):
             make(client, **wrong)
+    for content in ("half \ud800 character", 10**40):
+        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": content}]}).encode()
+        with pytest.raises(openai.BadRequestError):
+            client.post("/contexts", content=body, cast_to=object, options={"headers": JSON})
     with pytest.raises(openai.BadRequestError, match="tokens"):
         make(client, messages=[{"role": "user", "content": "word " * 2000}])
     with pytest.raises(openai.NotFoundError, match="'other' does not exist"):

@@ -9,9 +9,12 @@ import msgspec
 
 from deepserve.protocol.model_io import ContextInput
 from deepserve_controller.service.openai.body import decode
+from deepserve_controller.service.openai.fault import invalid
 from deepserve_controller.service.tokens import new_name
 
 TTL_S = 600.0
+MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
+"""Others are ignored, as everywhere in this API."""
 MAX_TTL_S = 30 * 24 * 3600.0
 
 
@@ -36,7 +39,13 @@ class ContextCard(msgspec.Struct):
 def read_context(body: bytes) -> ContextInput:
     """Raises Fault 400 that names the field."""
     asked = decode(body, ContextBody)
-    return ContextInput(f"ctx-{new_name(12)}", asked.messages, asked.ttl or TTL_S, asked.tools or [])
+    messages = [{key: message[key] for key in MESSAGE_FIELDS if key in message} for message in asked.messages]
+    context = ContextInput(f"ctx-{new_name(12)}", messages, asked.ttl or TTL_S, asked.tools or [])
+    try:
+        msgspec.msgpack.encode(context)
+    except (ValueError, OverflowError, RecursionError) as error:  # JSON knows larger integers, and half characters
+        raise invalid(f"messages and tools cannot be passed on: {error}", "messages") from None
+    return context
 
 
 def context_card(context: ContextInput, model: str, num_tokens: int) -> bytes:

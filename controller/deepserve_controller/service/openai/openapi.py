@@ -75,7 +75,8 @@ def _chat_request() -> Schema:
 
 
 def _context_request() -> Schema:
-    messages = _chat_request()["properties"]["messages"]
+    message = _object({"role": _one_of("user", "assistant"), "content": _text()}, "role", "content")
+    messages = {"type": "array", "items": message, "minItems": 1}
     ttl = {"type": "number", "exclusiveMinimum": 0, "maximum": 2592000}
     return _object({"model": _text(), "messages": messages, "ttl": ttl}, "model", "messages")
 
