@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,3 +186,17 @@ def test_without_the_package(llm: deepserve.Model, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingPackage, match=r"deepserve\[openai\]"):
         llm.openai()
+
+
+def test_a_model_that_only_embeds(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    pooling = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(pooling))
+    embedder = deepserve.Model("embedder", source=tmp_path)
+    with embedder.openai(max_retries=0) as client:
+        [found] = client.embeddings.create(input="The quick", encoding_format="float").data
+        assert found.embedding == pytest.approx(embedder.embed("The quick")[0], abs=1e-5)
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.chat.completions.create(messages=HELLO)
+        assert refused.value.code == "model_has_no_such_task"
