@@ -13,13 +13,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from deepserve.protocol.messages import TaskFinished, TaskOutputs  # noqa: E402
+from deepserve.protocol.messages import EngineReport, TaskFinished, TaskOutputs  # noqa: E402
 from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
+from deepserve.protocol.prompt_blocks import pack, unpack  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
 from deepserve_runtime.executors.tokenizer import TokenizerExecutor  # noqa: E402
 from deepserve_runtime.task import Task  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from flowserve.rtc.index import block_hashes  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
 
@@ -149,6 +151,24 @@ def test_tokens_that_were_in_the_cache_are_told(executors: Executors) -> None:
         for _ in range(2)
     ]
     assert details[0]["cached_tokens"] < details[1]["cached_tokens"]
+
+
+@pytest.mark.parametrize("salt", [None, "tenant"])
+def test_the_tokenizer_names_beginnings_as_the_engine_reports_them(executors: Executors, salt: str | None) -> None:
+    asked = {"model": "tiny", "prompt": f"{salt} " + "The quick brown fox jumps. " * 12, "max_tokens": 3}
+    prompts = executors.prompts("openai.completions", asked if salt is None else {**asked, "cache_salt": salt})
+    about = prompts.finished.prompt
+    assert about is not None and len(about.beginnings()) == about.num_tokens // 32 > 1
+    [prompt] = result(prompts, OpenAIPrompts).prompts
+    assert (about.beginnings() == unpack(pack(block_hashes(prompt.token_ids, 32)))) == (salt is None)
+    pod, task = executors.assign(
+        executors.engine, "openai.completions", result(prompts, OpenAIPrompts), kind="stream", **CREDIT
+    )
+    executors.run()
+    reports = [report for report, _ in pod.link.of(EngineReport)]
+    assert set(about.beginnings()) <= {name for report in reports for name in unpack(report.on_device)}
+    assert [report.began for report in reports if report.began] == [(task.key[0],)]
+    assert sum(report.prompt_tokens for report in reports) == about.num_tokens
 
 
 def test_a_required_tool_and_a_schema(executors: Executors) -> None:
