@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from deepserve_controller.core import events
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.function_queries import FunctionQueries, settings_of
@@ -73,6 +74,7 @@ class Queries:
             "model": model_queries.describe,
             "result_info": self._result_info,
             "timeline": self._timeline,
+            "move": self._move,
             "order_fault": self._order_fault,
             "withdraw_fault": self._withdraw_fault,
         }
@@ -203,6 +205,17 @@ class Queries:
 
     def _stop_app(self, link_id: str, body: Body) -> Body:
         return describe_app(self._deployments.stop(required(body, "app", str)))
+
+    def _move(self, link_id: str, body: Body) -> Body:
+        """Let a model's running request go on in the pod that is named, or in the one with most room, where that can
+        be."""
+        request_id, pod_id = required(body, "request_id", str), optional(body, "pod_id", str, "")
+        task_ids = self._requests.tasks.of_request(request_id)
+        if not task_ids:
+            raise QueryError("not_found", f"no request {request_id!r} runs in a pod")
+        for task_id in task_ids:
+            self._cores.give(events.MoveAsked(task_id, "somebody asked for it", pod_id))
+        return {"task_ids": task_ids}
 
     def _order_fault(self, link_id: str, body: Body) -> Body:
         """Kill the pod of the `step`-th task from now on: for tests, of their own controller."""

@@ -65,6 +65,10 @@ class TaskPlaces:
             if not on_pod:
                 del self._on_pod[place.pod_id]
 
+    def of_request(self, request_id: str) -> list[str]:
+        """Ids of its tasks that are on pods."""
+        return [task_id for task_id, place in self._places.items() if place.request_id == request_id]
+
     def on_pod(self, pod_id: str) -> list[TaskPlace]:
         return list(self._on_pod.get(pod_id, {}).values())
 

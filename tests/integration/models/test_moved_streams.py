@@ -91,3 +91,22 @@ def test_a_reader_that_stands_still_keeps_no_pod_and_loses_nothing(wide: deepser
     scale(wide, min_pods=1, max_pods=1)
     wait_until(lambda: num_pods(wide) == 1)
     assert [first + "".join(stream) for first, stream in zip(texts, streams, strict=True)] == [expected] * 2
+
+
+def test_a_stream_is_moved_again_and_again(wide: deepserve.Model) -> None:
+    expected = "".join(wide.stream("hey", **LONG))
+    scale(wide, min_pods=2, max_pods=2)
+    wait_until(lambda: ready(wide) == 2)
+    client, moves, text = current_client(), 0, ""
+    for number, piece in enumerate(wide.stream("hey", **LONG)):
+        text += piece
+        if number in (2, 60, 200):
+            for request in client.query("requests", {"label": wide.spec.label, "limit": 0})["requests"]:
+                if request["state"] == "running":
+                    client.query("move", {"request_id": request["request_id"]})
+                    moves += 1
+    assert text == expected and moves
+    [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
+    assert latest["attempts"] > 1 and latest["pod_losses"] == 0
+    with pytest.raises(deepserve.errors.NotFound, match="no request"):
+        client.query("move", {"request_id": "rq-9"})
