@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import traceback
@@ -14,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
-from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt, ToolCall
+from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
@@ -23,16 +22,10 @@ from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
-    AnswerEvent,
     AnswerFormat,
-    ArgumentsDelta,
-    CallEnd,
-    CallParser,
-    CallStart,
     ChatTemplate,
     FlowServeError,
     InvalidGrammarError,
-    MalformedCall,
     PromptTooLongError,
     RequestFields,
     SamplingParams,
@@ -40,17 +33,17 @@ from deepserve_runtime.executors.flowserve_parts import (
     SequenceRequest,
     ServedModel,
     StructuredOutputsParams,
-    TextDelta,
     UnknownSequenceError,
     make_parser,
     take_first_step,
 )
-from deepserve_runtime.executors.generation import Generation, Piece
+from deepserve_runtime.executors.generation import Generation
 from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.loaded_engine import SLOTS, LoadedEngine, loading
 from deepserve_runtime.executors.openai_generation import OpenAIGeneration
 from deepserve_runtime.executors.prefills import Prefills
-from deepserve_runtime.executors.values import convert, encode
+from deepserve_runtime.executors.values import convert
+from deepserve_runtime.executors.whole_calls import WholeCalls
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, describe
@@ -359,54 +352,6 @@ class EngineExecutor:
         if isinstance(error, FlowServeError):
             return sdk.errors.ModelError(f"{self._model.name}: {error}")
         return error
-
-
-class WholeCalls:
-    """Whole calls from flowserve's streams of fragments. Malformed ones go to the agent, which tells the model."""
-
-    def __init__(self, parser: CallParser, journal: Journal | None = None) -> None:
-        self._parser = parser
-        self._journal = journal or Journal()
-        self._num_calls = 0
-        self._name = ""
-        self._arguments = ""
-
-    def feed(self, text: str) -> Piece:
-        return self._piece(self._parser.feed(text))
-
-    def finish(self) -> Piece:
-        return self._piece(self._parser.finish())
-
-    def _piece(self, events: list[AnswerEvent]) -> Piece:
-        text, calls, malformed = "", [], []
-        for event in events:
-            match event:
-                case TextDelta():
-                    text += event.text
-                case CallStart():
-                    self._name, self._arguments = event.name, ""
-                case ArgumentsDelta():
-                    self._arguments += event.text
-                case CallEnd():
-                    arguments = json.loads(self._arguments) if event.error is None else None
-                    if arguments is not None and can_travel(self._name, arguments):
-                        calls.append(ToolCall(self._journal.call_id(self._num_calls), self._name, arguments))
-                        self._num_calls += 1
-                    else:
-                        malformed.append(f'{{"name": {json.dumps(self._name)}, "arguments": {self._arguments}}}')
-                case MalformedCall():
-                    malformed.append(event.text)
-        # Halves of characters cannot travel.
-        return Piece(text, tuple(calls), tuple(part.encode("utf-8", "backslashreplace").decode() for part in malformed))
-
-
-def can_travel(name: str, arguments: dict[str, Any]) -> bool:
-    """JSON that a model wrote may hold what MessagePack cannot: numbers beyond 64 bits, halves of characters."""
-    try:
-        encode(ToolCall("", name, arguments))
-    except (OverflowError, ValueError, RecursionError):
-        return False
-    return True
 
 
 def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:

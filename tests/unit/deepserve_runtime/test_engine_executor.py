@@ -20,8 +20,9 @@ from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
-from deepserve_runtime.executors.engine import EngineExecutor, WholeCalls, sampling_params  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor, sampling_params  # noqa: E402
 from deepserve_runtime.executors.generation import Piece  # noqa: E402
+from deepserve_runtime.executors.whole_calls import WholeCalls  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from flowserve.sampling_params import SamplingParams  # noqa: E402
 from flowserve.tool_calls import make_parser  # noqa: E402
