@@ -110,17 +110,23 @@ def test_streams_of_the_openai_api(llm: deepserve.Model) -> None:
     }
     with llm.openai(max_retries=0) as client:
         expected = client.chat.completions.create(**asked).choices[0].message.content
-        text, ids, usage, num_killed = "", set(), None, 0
-        options = {"include_usage": True}
-        for number, chunk in enumerate(client.chat.completions.create(**asked, stream=True, stream_options=options)):
-            ids.add((chunk.id, chunk.created))
-            text += "".join(choice.delta.content or "" for choice in chunk.choices)
-            usage = chunk.usage or usage
-            if number in (1, 60):
-                num_killed += kill_pods()
-    assert text == expected and len(ids) == 1 and usage is not None and usage.completion_tokens == 400
-    [latest] = current_client().query("requests", {"limit": 1, "label": llm.spec.label})["requests"]
-    assert num_killed and latest["pod_losses"] >= 1
+        losses = 0
+        for _ in range(8):  # an engine may be done before its reader has come to where the kill is
+            text, ids, usage = "", set(), None
+            options = {"include_usage": True}
+            stream = client.chat.completions.create(**asked, stream=True, stream_options=options)
+            for number, chunk in enumerate(stream):
+                ids.add((chunk.id, chunk.created))
+                text += "".join(choice.delta.content or "" for choice in chunk.choices)
+                usage = chunk.usage or usage
+                if number in (1, 60):
+                    kill_pods()
+            assert text == expected and len(ids) == 1 and usage is not None and usage.completion_tokens == 400
+            [latest] = current_client().query("requests", {"limit": 1, "label": llm.spec.label})["requests"]
+            losses += latest["pod_losses"]
+            if losses:
+                break
+    assert losses
 
 
 def pods(environment: str) -> list[int]:
