@@ -62,6 +62,7 @@ def test_a_whole_answer_and_a_stream() -> None:
         setup.pods.end(first)
         await whole.done
         assert (whole.status, whole.body, whole.headers["content-type"]) == (200, b'{"a": 1}', "application/json")
+        assert whole.headers["x-request-id"] == first
         stream = ask(setup, stream=True)
         second = (await opened(setup, 2))[1]
         setup.pods.items(second, b"data: 1\n\n", b"data: 2\n\n")
@@ -70,6 +71,7 @@ def test_a_whole_answer_and_a_stream() -> None:
         setup.pods.end(second)
         await stream.done
         assert stream.body == b"data: 1\n\ndata: 2\n\ndata: [DONE]\n\n"
+        assert stream.headers["x-request-id"] == second
         assert stream.headers["content-type"].startswith("text/event-stream") and not setup.pods.cancelled
 
     run(test)

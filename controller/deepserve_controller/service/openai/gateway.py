@@ -19,7 +19,7 @@ from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
-from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
+from deepserve_controller.service.openai.connected import CLOSED, REQUEST_ID, EventStream, while_connected
 from deepserve_controller.service.openai.contexts import context_card, read_context
 from deepserve_controller.service.openai.exchange import Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
@@ -175,7 +175,7 @@ class Gateway:
         close()
         if context is not None and exchange.usage is not None:
             first = context_card(context, hosted.name, exchange.usage.prompt_tokens)
-        return Response(first, media_type=JSON_TYPE)
+        return Response(first, headers={REQUEST_ID: exchange.request_id}, media_type=JSON_TYPE)
 
     def _open(
         self,
