@@ -27,14 +27,14 @@ class ModelQueries:
         return {"app": app.name, "function_id": function_id, "spec": plain(app.specs[function_id])}
 
     def describe(self, link_id: str, body: Body) -> Body:
-        """As `function` does, with the steps by which each of its executors came to be ready, in milliseconds.
+        """As `function` does, with the five steps of scaling of each of its executors, in milliseconds.
 
         Raises QueryError.
         """
         found = self._summary(link_id, required(body, "name", str))
         described = self._functions.describe(link_id, {"function_id": found["function_id"]})
         pods = [
-            {**pod, "steps_ms": self._pods.start_steps_ms(entry), "source": entry.scaling.source}
+            {**pod, "steps_ms": entry.scaling.steps_ms, "source": entry.scaling.source}
             for pod in described["pods"]
             if (entry := self._pods.find(pod["pod_id"])) is not None
         ]

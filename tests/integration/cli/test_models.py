@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from deepserve.protocol.scaling_steps import SCALING_STEPS  # noqa: E402
 from tests.integration.cli.conftest import Shell  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 
@@ -56,7 +57,9 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
     [pod] = info["pods"]
     assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0 and pod["source"] == "fork"
     assert {"Scaler-Pre", "TE-Pre-Load", "TE-Load", "TE-Post-Load"} <= set(pod["steps_ms"])
-    assert pod["pod_id"] in shell.out("model", "info", "small")
+    assert set(pod["steps_ms"]) == set(SCALING_STEPS)
+    shown = shell.out("model", "info", "small")
+    assert pod["pod_id"] in shown and all(step in shown for step in SCALING_STEPS)
 
     words = ("--requests", "4", "--clients", "2", "--words", "8", "--tokens", "5", "--json")
     report = json.loads(shell.out("model", "bench", "small", *words))
