@@ -10,17 +10,9 @@ from typing import Any
 import pytest
 
 from tests.integration.flowserve.conftest import ServeProcess
+from tests.openai_values import ADD, HELLO, PARAMETERS
 
 openai = pytest.importorskip("openai")
-
-HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
-PARAMETERS = {
-    "type": "object",
-    "properties": {"a": {"type": "integer", "maximum": 99}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
-ADD: Any = {"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}
 
 
 @pytest.fixture(scope="module")

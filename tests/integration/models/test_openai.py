@@ -14,17 +14,9 @@ import pytest
 import deepserve
 from deepserve import _current_client
 from deepserve.errors import MissingPackage
+from tests.openai_values import ADD, HELLO, PARAMETERS
 
 openai = pytest.importorskip("openai")
-
-HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
-PARAMETERS = {
-    "type": "object",
-    "properties": {"a": {"type": "integer", "maximum": 99}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
-ADD: Any = {"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}
 
 
 @pytest.fixture(scope="module")
