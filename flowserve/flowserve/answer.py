@@ -7,12 +7,15 @@ for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InvalidConfigError
 from .reasoning import CLOSE_TAG, OPEN_TAG, ReasoningSplitter
 from .tool_calls.events import AnswerEvent, TextDelta, joined
 from .tool_calls.formats import FORMATS, CallParser, format_of_template, make_parser
+from .tool_calls.writing import TokenId
 
 DEFAULT_CALL_FORMAT = "hermes"
 
@@ -37,6 +40,10 @@ class AnswerFormat:
     def needs_special_tokens(self) -> bool:
         """Whether calls can be told only where special tokens stay in the text (`skip_special_tokens=False`)."""
         return FORMATS[self.calls].special_tokens
+
+    def forced_calls(self, functions: Sequence[dict[str, Any]], max_calls: int | None, token_id: TokenId) -> str:
+        """The grammar of an output that is calls of these functions and nothing else, as `CallWriting.grammar`."""
+        return FORMATS[self.calls].writing(token_id).grammar(functions, max_calls, token_id)
 
     def stream(self, prompt: str = "", has_tools: bool = False) -> AnswerStream:
         """For one answer to a rendered prompt."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidGrammarError, TokenizerError
+from .json_layout import JSON_LAYOUT
 from .sampling_params import StructuredOutputsParams
 from .tokenizer import Tokenizer
 
@@ -132,10 +133,6 @@ def _error_of(matcher: Any) -> str:
     return "no output fits the grammar" if text.startswith("NoExtension") else text
 
 
-# At most one blank after a separator: with free white space a weak model can emit blanks until it is cut off.
-_JSON_OPTIONS: Any = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
-
-
 def _grammar_text(params: StructuredOutputsParams) -> str:
     from llguidance import LLMatcher
 
@@ -162,7 +159,8 @@ def _json_grammar(schema: dict[str, Any] | str) -> str:
         raise InvalidGrammarError(f"structured_outputs.json is not a JSON schema: {error}") from error
     if not isinstance(parsed, dict | bool):
         raise InvalidGrammarError(f"structured_outputs.json must be a schema object, got {type(parsed).__name__}")
+    layout: Any = JSON_LAYOUT
     try:
-        return str(LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS))
+        return str(LLMatcher.grammar_from_json_schema(text, overrides=layout))
     except ValueError as error:  # nested more deeply than it reads
         raise InvalidGrammarError(f"structured_outputs.json cannot be compiled: {error}") from error

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from ..answer import AnswerStream
+from ..errors import FlowServeError
 from ..sampling_params import StructuredOutputsParams
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall, ReasoningDelta
 from .answer_readers import AnswerReader
 from .answering import Pieces
-from .api_error import RequestFields, invalid
+from .api_error import RequestFields, as_api_error, invalid
 from .chat_choice import ChatChoice, call_id, utf8
 from .chat_messages import template_messages
 from .chunks import DONE, ChunkWriter, Usage, encode
@@ -173,11 +174,19 @@ class Chat:
         num_prompt_tokens, num_cached_tokens = first.num_prompt_tokens, first.num_cached_tokens
         return Usage.of(num_prompt_tokens, num_cached_tokens, sum(choice.num_output_tokens for choice in self.choices))
 
+    def _forced_calls(self) -> StructuredOutputsParams | None:
+        if not self._tools.forces:
+            return None
+        try:
+            return self._tools.constraint(self._model.answer_format, self._model.tokenizer.token_id)
+        except FlowServeError as error:  # no template, or a function that the model's format cannot call
+            raise as_api_error(error, RequestFields("messages", "tools")) from None
+
     def _constraint(self) -> tuple[StructuredOutputsParams | None, str | None]:
         """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""
         request = self._request
         found = {
-            "tool_choice": self._tools.constraint,
+            "tool_choice": self._forced_calls(),
             "response_format": _format_constraint(request.response_format),
             "structured_outputs": request.constraint(),
         }

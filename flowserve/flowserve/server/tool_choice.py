@@ -6,24 +6,16 @@ from typing import Any
 
 from ..answer import AnswerFormat
 from ..sampling_params import StructuredOutputsParams
-from .answer_readers import (
-    AnswerReader,
-    FirstCallReader,
-    NamedCallReader,
-    RequiredCallsReader,
-    parameters_schema,
-    required_schema,
-)
+from ..tool_calls.writing import TokenId
+from .answer_readers import AnswerReader, FirstCallReader, ForcedCallsReader
 from .api_error import invalid
 from .chat_messages import functions_of
 from .requests import AllowedTools, NamedTool
 
 
 class ToolChoice:
-    """shown: the tools that the prompt tells of.  constraint: the grammar that forces calls, None where it may choose.
-
-    named: the one function that must be called.
-    """
+    """shown: the tools that the prompt tells of.  named: the one function that must be called.  forces: calls must
+    come, be it of this one."""
 
     def __init__(
         self, tools: list[dict[str, Any]], choice: str | NamedTool | AllowedTools | None, parallel: bool
@@ -38,34 +30,30 @@ class ToolChoice:
             functions = functions_of(tools)
             choice = choice.allowed_tools.mode
         self._choice = choice if choice is not None else "auto" if tools else "none"
-        self._max_calls = None if parallel else 1
         self.named = choice.function.name if isinstance(choice, NamedTool) else None
         if self._choice not in ("auto", "none", "required") and self.named is None:
             raise invalid(f"tool_choice must be auto, none, required or a function, got {choice!r}", "tool_choice")
         if not tools and self._choice not in ("none", "auto"):
             raise invalid("tool_choice needs tools", "tool_choice")
         self.shown = tools if tools and self._choice != "none" else None
-        self.constraint = self._constraint(functions)
+        self.forces = self._choice == "required" or self.named is not None
+        self._max_calls = None if parallel and self.named is None else 1
+        self._functions = [_check_is_there(self.named, functions)] if self.named is not None else functions
+
+    def constraint(self, form: AnswerFormat, token_id: TokenId) -> StructuredOutputsParams:
+        """What forces the calls, in the format in which the model writes them. Raises InvalidGrammarError."""
+        return StructuredOutputsParams(grammar=form.forced_calls(self._functions, self._max_calls, token_id))
 
     def needs_special_tokens(self, form: AnswerFormat) -> bool:
         """Whether the text must keep them for calls to be found in it."""
-        return self.shown is not None and self.constraint is None and form.needs_special_tokens
+        return self.shown is not None and form.needs_special_tokens
 
     def reader(self, form: AnswerFormat, prompt: str) -> AnswerReader:
         """For one answer to a rendered prompt."""
-        if self.named is not None:
-            return NamedCallReader(self.named)
-        if self._choice == "required":
-            return RequiredCallsReader()
         stream = form.stream(prompt, has_tools=self.shown is not None)
+        if self.forces:
+            return ForcedCallsReader(stream)  # as many as the grammar lets come
         return stream if self._max_calls is None else FirstCallReader(stream)
-
-    def _constraint(self, functions: list[dict[str, Any]]) -> StructuredOutputsParams | None:
-        if self.named is not None:
-            return StructuredOutputsParams(json=parameters_schema(_check_is_there(self.named, functions)))
-        if self._choice == "required":
-            return StructuredOutputsParams(json=required_schema(functions, self._max_calls))
-        return None
 
 
 def _check_is_there(name: str, functions: list[dict[str, Any]]) -> dict[str, Any]:

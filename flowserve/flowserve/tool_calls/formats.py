@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .events import AnswerEvent
-from .hermes import HermesCalls
-from .llama import LlamaCalls
-from .mistral import MistralCalls
-from .pythonic import PythonicCalls
+from .hermes import HERMES_WRITING, HermesCalls
+from .llama import LLAMA_WRITING, LlamaCalls
+from .mistral import LIST_WRITING, NAMED_WRITING, MistralCalls
+from .pythonic import PYTHONIC_WRITING, PythonicCalls
+from .writing import CallWriting, TokenId
 
 
 class CallParser(Protocol):
@@ -26,18 +27,26 @@ class CallParser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """special_tokens: its marks are special tokens, so they must be left in the text (`skip_special_tokens=False`)."""
+    """signs: what a chat template shows of it.  writings: how calls are written, the first that the tokenizer can.
+
+    special_tokens: its marks are special tokens, so they must be left in the text (`skip_special_tokens=False`).
+    """
 
     make: Callable[[], CallParser]
     signs: tuple[str, ...]
+    writings: tuple[CallWriting, ...]
     special_tokens: bool = False
+
+    def writing(self, token_id: TokenId) -> CallWriting:
+        """For the model whose tokenizer this is."""
+        return next(each for each in self.writings if each.needs is None or token_id(each.needs) is not None)
 
 
 FORMATS: dict[str, CallFormat] = {
-    "hermes": CallFormat(HermesCalls, ("<tool_call>",)),
-    "mistral": CallFormat(MistralCalls, ("[TOOL_CALLS]",), special_tokens=True),
-    "pythonic": CallFormat(PythonicCalls, ("[func_name1(params_name1=",)),
-    "llama3_json": CallFormat(LlamaCalls, ("<|python_tag|>", '"parameters"'), special_tokens=True),
+    "hermes": CallFormat(HermesCalls, ("<tool_call>",), (HERMES_WRITING,)),
+    "mistral": CallFormat(MistralCalls, ("[TOOL_CALLS]",), (NAMED_WRITING, LIST_WRITING), special_tokens=True),
+    "pythonic": CallFormat(PythonicCalls, ("[func_name1(params_name1=",), (PYTHONIC_WRITING,)),
+    "llama3_json": CallFormat(LlamaCalls, ("<|python_tag|>", '"parameters"'), (LLAMA_WRITING,), special_tokens=True),
 }
 """In the order in which a template is searched for their signs."""
 

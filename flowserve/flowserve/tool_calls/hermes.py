@@ -10,6 +10,15 @@ from __future__ import annotations
 from .events import CUT_OFF, AnswerEvent, MalformedCall, TextDelta, overlap
 from .json_call import JsonCall
 from .marked import MarkedCalls
+from .writing import CallWriting
+
+HERMES_WRITING = CallWriting(
+    before='<tool_call>\n{"name": ',
+    middle=', "arguments": ',
+    behind="}\n</tool_call>",
+    between="\n",
+    marks=("<tool_call>", "</tool_call>"),
+)
 
 
 class HermesCalls(MarkedCalls):

@@ -10,6 +10,9 @@ from __future__ import annotations
 from .events import CUT_OFF, AnswerEvent, MalformedCall, TextDelta, joined, overlap
 from .json_call import JsonCall, whole_call
 from .pythonic import read_python_calls
+from .writing import CallWriting
+
+LLAMA_WRITING = CallWriting(before='{"name": ', middle=', "parameters": ', behind="}", between="; ")
 
 _TAG = "<|python_tag|>"
 

@@ -11,6 +11,26 @@ import re
 from .events import CUT_OFF, AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall
 from .json_call import JsonCall, JsonScanner, problem_of
 from .marked import MarkedCalls
+from .writing import CallWriting
+
+NAMED_WRITING = CallWriting(
+    before="[TOOL_CALLS]",
+    middle="[ARGS]",
+    behind="",
+    between="",
+    marks=("[TOOL_CALLS]", "[ARGS]"),
+    needs="[ARGS]",
+    has_json_name=False,
+)
+LIST_WRITING = CallWriting(
+    firsts=("[TOOL_CALLS] [", "[TOOL_CALLS]["),
+    before='{"name": ',
+    middle=', "arguments": ',
+    behind="}",
+    between=", ",
+    last="]",
+    marks=("[TOOL_CALLS]",),
+)
 
 _NAMED = re.compile(r"\s*([\w.-]+)\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
 _MAX_NAME = 200

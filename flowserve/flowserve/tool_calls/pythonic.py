@@ -9,6 +9,11 @@ from typing import Any
 
 from .events import AnswerEvent, MalformedCall, TextDelta, joined
 from .json_call import whole_call
+from .writing import CallWriting
+
+PYTHONIC_WRITING = CallWriting(
+    firsts=("[",), before="", middle="(", behind=")", between=", ", last="]", has_json_name=False, has_keywords=True
+)
 
 _BEGIN = re.compile(r"\s*(\[\s*([A-Za-z_][\w.]*\s*(\(|$)|$)|$)")
 """What the start of a list of calls looks like, however little of it has come."""
@@ -60,7 +65,8 @@ def _read_node(node: ast.expr) -> tuple[str, str]:
             raise ValueError("** in a call")
         arguments[keyword.arg] = _literal(keyword.value)
     try:
-        return ast.unparse(node.func), json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        plain = json.loads(json.dumps(arguments, allow_nan=False))  # with both halves of an escaped character joined
+        return ast.unparse(node.func), json.dumps(plain, ensure_ascii=False)
     except TypeError as error:
         raise ValueError(str(error)) from error
 

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from flowserve.server.answer_readers import RequiredCallsReader
 from flowserve.server.generation_api import GenerationApi
-from flowserve.tool_calls.events import CUT_OFF, ArgumentsDelta, CallStart
 from tests.unit.flowserve.server.streams import events, finish_reasons, joined_calls, joined_content
-from tests.unit.flowserve.tool_calls.events import run, told
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "get_weather")]
@@ -108,20 +105,6 @@ def test_a_name_with_half_a_character_does_not_break_the_answer(say: Say) -> Non
     [call] = say(text, 6, tools=TOOLS)["message"]["tool_calls"]
     assert call["function"]["name"].startswith("a")
     assert len(joined_calls(say(text, 6, tools=TOOLS, stream=True))) == 1
-
-
-REQUIRED = '[{"name": "add", "parameters": {"a": {"b": "}]"}}}, {"name": "it", "parameters": {}}, {"name": "cut", "para'
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 1000])
-def test_required_calls_leave_as_they_come(size: int) -> None:
-    expected = [("add", '{"a": {"b": "}]"}}', None), ("it", "{}", None)]
-    pieces = [REQUIRED[i : i + size] for i in range(0, len(REQUIRED), size)]
-    assert told(run(RequiredCallsReader(), pieces)) == expected, "the last one was cut off before it was one"
-    pieces.append('meters": {"a": "')
-    assert told(run(RequiredCallsReader(), pieces)) == [*expected, ("cut", '{"a": "', CUT_OFF)]
-    reader = RequiredCallsReader()
-    assert reader.feed('[{"name": "add", "parameters": {"a"') == [CallStart(0, "add"), ArgumentsDelta(0, '{"a"')]
 
 
 CUT_CALLS = {

@@ -154,6 +154,21 @@ def test_required_calls_follow_their_schemas(client: Client, stream: bool, paral
             assert call["name"] == "get_weather" and len(arguments["city"]) <= 4
 
 
+@pytest.mark.parametrize("form", ["mistral", "pythonic", "llama3_json"])
+def test_calls_are_forced_in_the_model_s_own_format(client: Client, form: str) -> None:
+    running = client(call_format=form)
+    asked = {"messages": HELLO, "tools": TOOLS, "max_tokens": 120, "seed": 3, "parallel_tool_calls": False}
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        [answered] = running.post(PATH, json={**asked, "tool_choice": choice}).json()["choices"]
+        [call] = [called["function"] for called in answered["message"]["tool_calls"]]
+        assert answered["message"]["content"] is None
+        assert call["name"] == "add" or (choice == "required" and call["name"] == "get_weather")
+        assert set(json.loads(call["arguments"])) == ({"a"} if call["name"] == "add" else {"city"})
+    logprobs = running.post(PATH, json={**asked, "tool_choice": "required", "logprobs": True}).json()
+    text = "".join(entry["token"] for entry in logprobs["choices"][0]["logprobs"]["content"])
+    assert text.startswith({"mistral": "[TOOL_CALLS]", "pythonic": "[", "llama3_json": '{"name": "'}[form])
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_named_call_streams_its_arguments(client: Client, stream: bool) -> None:
     choice = {"type": "function", "function": {"name": "add"}}

@@ -107,6 +107,7 @@ CASES: dict[str, list[tuple[str, list[Any]]]] = {
         ('[f(city="Paris")]', [("f", A, None)]),
         ("[f(a=1, b=[True, null], c={'d': -2.5}), m.g()]",
          [("f", '{"a": 1, "b": [true, null], "c": {"d": -2.5}}', None), ("m.g", "{}", None)]),
+        ('[f(a="\\ud83d\\ude00")]', [("f", '{"a": "😀"}', None)]),
         *((text, [bad(text, "no list of calls with named arguments")])
           for text in ("[f(1)]", "[f(a=x)]", "[f(**{})]", '[f(a="', "[f(a={[1]: 2})]", "[f(a={{}: 2})]")),
         ("[]", ["[]"]),
