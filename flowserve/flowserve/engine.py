@@ -111,6 +111,7 @@ class Engine:
         context_id: str | None = None,
         compiled: Compiled | None = None,
         output_ids: Sequence[int] = (),
+        other_output_ids: Sequence[Sequence[int]] = (),
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
@@ -121,7 +122,7 @@ class Engine:
         gave for these params; None = they are compiled here, while all others wait.
         output_ids: what the sequence has put out before, here or elsewhere; it goes on behind them with the very tokens
         that would have come (params.seed given, where it draws). Its first output has their text and no token; that may
-        be its last: they may hold its end.
+        be its last: they may hold its end.  other_output_ids: the same of the completions after the first.
         Raises what `Intake.prepare` and `replay` raise, UnknownContextError, InvalidRequestError (priority, deadline,
         salt) or SequenceExistsError (id in use); then nothing is queued and no other sequence is touched.
         """
@@ -132,32 +133,34 @@ class Engine:
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
-        prepared = self._intake.prepare(prompt_ids, params, compiled, output_ids)
+        prepared = self._intake.prepare(prompt_ids, params, compiled, (output_ids, *other_output_ids))
         turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
-        made = [(prepared.sampler_state(seed, index), prepared.text()) for index in range(params.n)]
-        if output_ids and (reason := prepared.replay(*made[0])) is not None:
-            self._requests[sequence_id] = set()
-            return self._resumed.note_over(sequence_id, prepared.prompt_ids, prepared.output_ids, made[0][1], reason)
-        self._start(sequence_id, 0, prepared, made[0], **turn)
-        if output_ids:
-            self._resumed.note(self._streams[sequence_id])
+        made = [(each.sampler_state(seed, index), each.text()) for index, each in enumerate(prepared)]
+        ends = [each.replay(*one) for each, one in zip(prepared, made, strict=True)]
+        going_on = [index for index, reason in enumerate(ends) if reason is None]
+
+        def start(indices: Sequence[int], fork_of: ScheduledSequence | None) -> None:
+            for index in indices:
+                self._start(sequence_id, index, prepared[index], made[index], fork_of=fork_of, **turn)
+
+        start(going_on[:1], None)
+        self._requests.setdefault(sequence_id, set())
+        for index, reason in enumerate(ends):
+            if reason is not None:
+                self._resumed.note_over(sequence_id, index, prepared[index], made[index][1], reason)
         self._num_added += 1
-        if params.n > 1:
-
-            def start_others(done: ScheduledSequence | None) -> None:
-                for index in range(1, params.n):
-                    self._start(sequence_id, index, prepared, made[index], fork_of=done, **turn)
-
-            self._followers[sequence_id] = start_others
+        if len(going_on) > 1:
+            first = _id_of(sequence_id, going_on[0])
+            self._followers[first] = lambda done: start(going_on[1:], done)
 
     def _start(
         self, request_id: str, index: int, prepared: Prepared, made: tuple[SamplerState, Text], **options: Any
     ) -> None:
         """One completion of a request; those after the first find its prompt computed."""
         state, text = made
-        sequence_id = f"{request_id}\0{index}" if index else request_id
+        sequence_id = _id_of(request_id, index)
         sequence = self._scheduler.add(
             sequence_id,
             prepared.prompt_ids,
@@ -169,6 +172,8 @@ class Engine:
         self._worker.add(sequence_id, sequence.arrival, state, prepared.end_token_ids)
         self._streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
         self._requests.setdefault(request_id, set()).add(sequence_id)
+        if prepared.output_ids:
+            self._resumed.note(self._streams[sequence_id])
 
     def step(self) -> list[SequenceOutput]:
         """The outputs of the oldest step in flight: one for each sequence that got a token, met its deadline or failed.
@@ -196,9 +201,9 @@ class Engine:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
         if sequence_id not in self._requests:
             raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
-        self._followers.pop(sequence_id, None)
         self._resumed.drop(sequence_id)
         for each in list(self._requests[sequence_id]):
+            self._followers.pop(each, None)
             self._scheduler.abort(each)
             self._forget(each)
         self._requests.pop(sequence_id, None)  # of one that was over when it was resumed
@@ -406,3 +411,8 @@ class Engine:
         going_on.remove(sequence_id)
         if not going_on:
             del self._requests[stream.request_id]
+
+
+def _id_of(request_id: str, index: int) -> str:
+    """Of one completion, to scheduler and worker."""
+    return f"{request_id}\0{index}" if index else request_id

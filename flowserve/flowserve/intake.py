@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
@@ -93,22 +93,28 @@ class Intake:
         prompt_ids: Sequence[int],
         params: SamplingParams,
         compiled: Compiled | None = None,
-        output_ids: Sequence[int] = (),
-    ) -> Prepared:
-        """Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError, InvalidGrammarError, or
-        InvalidRequestError for outputs to go on behind where there are several."""
+        output_ids: Sequence[Sequence[int]] = (),
+    ) -> list[Prepared]:
+        """One for each of the n completions; `output_ids` of the first of them, what they have put out before.
+
+        Raises PromptTooLongError, InvalidPromptError, InvalidSamplingParamsError, InvalidGrammarError, or
+        InvalidRequestError for outputs of more completions than there are.
+        """
         if not isinstance(params, SamplingParams):
             raise InvalidSamplingParamsError(f"params must be SamplingParams, got a {type(params).__name__}")
         self._check_prompt(prompt_ids)
-        self._check_tokens(output_ids)
-        if output_ids and params.n > 1:
-            raise InvalidRequestError(f"one completion at a time is resumed, and params.n is {params.n}")
+        for tokens in output_ids:
+            self._check_tokens(tokens)
+        if any(output_ids[params.n :]):
+            raise InvalidRequestError(
+                f"there are output_ids of {len(output_ids)} completions, and params.n is {params.n}"
+            )
         self._check_bias(params)
         left = self._max_model_len - len(prompt_ids)
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
-        return Prepared(
+        first = Prepared(
             prompt_ids=list(prompt_ids),
-            output_ids=list(output_ids),
+            output_ids=[],
             params=params,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             end_token_ids=frozenset((*eos, *params.stop_token_ids)),
@@ -117,6 +123,8 @@ class Intake:
             detokenizers=self._detokenizers,
             config=self._config,
         )
+        missing: list[Sequence[int]] = [()] * (params.n - len(output_ids))
+        return [replace(first, output_ids=list(tokens)) for tokens in (*output_ids[: params.n], *missing)]
 
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:

@@ -8,6 +8,7 @@ process and a move to another engine are the same thing.
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from typing import TYPE_CHECKING
 
 from .errors import InvalidRequestError
 from .outputs import SequenceOutput
@@ -15,6 +16,9 @@ from .sequence import Sequence, SequenceStatus
 from .sequence_stream import SequenceStream
 from .sequence_text import Text
 from .structured import GrammarMatcher
+
+if TYPE_CHECKING:
+    from .intake import Prepared
 
 
 def replay(
@@ -53,32 +57,29 @@ class Resumed:
     """
 
     def __init__(self) -> None:
-        self._outputs: dict[str, SequenceOutput] = {}
+        self._outputs: list[SequenceOutput] = []
 
     def __len__(self) -> int:
         return len(self._outputs)
 
     def note(self, stream: SequenceStream) -> None:
-        self._outputs[stream.request_id] = stream.output([])
+        self._outputs.append(stream.output([]))
 
-    def note_over(
-        self, sequence_id: str, prompt_ids: list[int], output_ids: list[int], text: Text, reason: str
-    ) -> None:
-        tokens, num_prompt, max_tokens = prompt_ids + output_ids, len(prompt_ids), len(output_ids)
-        sequence = Sequence(sequence_id, tokens, num_prompt, max_tokens, arrival=-1)
+    def note_over(self, request_id: str, index: int, prepared: Prepared, text: Text, reason: str) -> None:
+        tokens, num_prompt = prepared.prompt_ids + prepared.output_ids, len(prepared.prompt_ids)
+        sequence = Sequence(request_id, tokens, num_prompt, len(prepared.output_ids), arrival=-1)
         sequence.status, sequence.finish_reason = SequenceStatus.FINISHED, reason
-        self.note(SequenceStream(sequence, text, frozenset(), sequence_id))
+        self.note(SequenceStream(sequence, text, frozenset(), request_id, index))
 
-    def drop(self, sequence_id: str) -> None:
-        self._outputs.pop(sequence_id, None)
+    def drop(self, request_id: str) -> None:
+        self._outputs = [output for output in self._outputs if output.sequence_id != request_id]
 
     def take(self, requests: dict[str, set[str]]) -> list[SequenceOutput]:
-        """All of them; of those that were over nothing is left in `requests` then."""
+        """All of them; of requests of which none goes on nothing is left in `requests` then."""
         if not self._outputs:
             return []
-        outputs = list(self._outputs.values())
-        self._outputs.clear()
+        outputs, self._outputs = self._outputs, []
         for output in outputs:
-            if output.finished:
+            if output.finished and not requests.get(output.sequence_id, True):
                 del requests[output.sequence_id]
         return outputs

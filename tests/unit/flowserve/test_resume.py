@@ -107,11 +107,12 @@ def test_what_no_sequence_can_have_put_out_is_refused(engine: Build) -> None:
         each.check_invariants()
 
     refuse("may have 8", greedy, tokens + tokens)
-    refuse("one completion at a time", SamplingParams(seed=1, n=2), tokens[:2])
     refuse("go on behind token 1", SamplingParams(stop_token_ids=[tokens[1]]), tokens[:4])
     refuse("break the grammar at token 0", SamplingParams(structured_outputs=StructuredOutputsParams(regex="9")), [40])
     with pytest.raises(InvalidPromptError, match="token id -1"):
         each.add("s", PROMPT, greedy, output_ids=[-1])
+    with pytest.raises(InvalidRequestError, match="of 3 completions, and params.n is 2"):
+        each.add("s", PROMPT, SamplingParams(seed=1, n=2), other_output_ids=[[], [4]])
 
 
 def test_one_that_is_over_can_be_aborted_before_it_says_so(engine: Build) -> None:
@@ -129,3 +130,41 @@ def test_one_that_is_over_can_be_aborted_before_it_says_so(engine: Build) -> Non
     each.add("s", PROMPT, params, output_ids=tokens[:2])
     each.abort("s")
     assert not [output for output in each.step() if output.sequence_id == "s"]
+
+
+@pytest.mark.parametrize("cuts", [(1, 1, 1), (4, 9, 2), (12, 3, 5), (0, 6, 12), (12, 12, 3), (12, 12, 12), (7, 0, 0)])
+def test_several_completions_of_a_prompt_go_on(engine: Build, cuts: tuple[int, ...]) -> None:
+    """Each behind its own tokens; one that was over stays so, and those that follow share the prompt all the same."""
+    params = SamplingParams(seed=3, n=3, max_tokens=12, ignore_eos=True, logprobs=1)
+    whole = steps_of(engine(), params)
+    texts = ["".join(output.text for output in whole if output.index == i) for i in range(3)]
+    tokens = [[token for output in whole if output.index == i for token in output.token_ids] for i in range(3)]
+    other = engine()
+    other.add(
+        "s",
+        PROMPT,
+        params,
+        output_ids=tokens[0][: cuts[0]],
+        other_output_ids=[tokens[1][: cuts[1]], tokens[2][: cuts[2]]],
+    )
+    again: list[Any] = []
+    while other.has_work:
+        again += other.step()
+        other.check_invariants()
+    for index, cut in enumerate(cuts):
+        own = [output for output in again if output.index == index]
+        assert (own[0].token_ids == ()) == (cut > 0)
+        assert tokens[index][:cut] + [token for output in own for token in output.token_ids] == tokens[index]
+        assert "".join(output.text for output in own) == texts[index]
+        assert [output.finished for output in own] == [False] * (len(own) - 1) + [True]
+    assert len(again) == sum(12 - cut + (cut > 0) for cut in cuts)
+
+
+def test_several_completions_are_aborted_together(engine: Build) -> None:
+    each = engine()
+    params = SamplingParams(seed=3, n=3, max_tokens=12, ignore_eos=True)
+    for outputs in ([[5], [6], [7]], [[], [6], []], [[5] * 12, [6], []]):
+        each.add("s", PROMPT, params, output_ids=outputs[0], other_output_ids=outputs[1:])
+        each.abort("s")
+        each.check_invariants()
+        assert not [output for output in each.step() if output.sequence_id == "s"] and not each.has_work
