@@ -75,10 +75,10 @@ class Resumed:
         self._outputs = [output for output in self._outputs if output.sequence_id != request_id]
 
     def take(self, requests: dict[str, set[str]]) -> list[SequenceOutput]:
-        """All of them; of requests of which none goes on nothing is left in `requests` then."""
+        """All of them, first completions first; of requests of which none goes on nothing is left in `requests`."""
         if not self._outputs:
             return []
-        outputs, self._outputs = self._outputs, []
+        outputs, self._outputs = sorted(self._outputs, key=lambda output: output.index), []
         for output in outputs:
             if output.finished and not requests.get(output.sequence_id, True):
                 del requests[output.sequence_id]

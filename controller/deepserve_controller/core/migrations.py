@@ -35,7 +35,7 @@ class Migration(msgspec.Struct, eq=False):
 
     @property
     def gap(self) -> int:
-        """Tokens that have come since the round began."""
+        """Tokens that have come since the round began, at most."""
         return (self.task.journal_bytes - self.journal_bytes) // JOURNAL_TOKEN_BYTES
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 JOURNAL_TOKEN_BYTES = 4
-"""Of a token in an engine's journal (`TaskOutputs.journal`)."""
+"""Of a token in an engine's journal (`TaskOutputs.journal`), at least: log probabilities and marks come on top."""
 
 
 class GenerationParams(msgspec.Struct, frozen=True, omit_defaults=True):

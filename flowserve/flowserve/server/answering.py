@@ -19,12 +19,20 @@ Pieces = Sequence[tuple[int, Piece]]
 class Answer(Protocol):
     """One request of a kind. `id`: what the client can quote."""
 
-    id: str
     is_stream: bool
     fields: RequestFields
 
-    def identify(self, suffix: str, created: int) -> None:
-        """Goes by this id and this time (seconds since 1970) from now on: an answer that was begun elsewhere."""
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def place(self) -> int:
+        """What of its events does not follow from the tokens: how many there were, where they are numbered."""
+        ...
+
+    def identify(self, seed: str, created: int, place: int = 0) -> None:
+        """Goes by ids of this seed (24 hexadecimal digits) and this time (seconds since 1970) from now on: an answer
+        that was begun elsewhere, and came to this place."""
         ...
 
     def prompts(self) -> list[Prompt]:
@@ -49,6 +57,10 @@ class Answer(Protocol):
 
     def events(self, pieces: Pieces) -> bytes:
         """Of what came; may be empty. Raises ApiError."""
+        ...
+
+    def skip(self, pieces: Pieces) -> None:
+        """Events of these have been told elsewhere."""
         ...
 
     def last_events(self) -> bytes:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -15,10 +14,11 @@ from ..answer import AnswerStream
 from ..errors import FlowServeError
 from ..sampling_params import StructuredOutputsParams
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, MalformedCall, ReasoningDelta
+from .answer_ids import AnswerIds
 from .answer_readers import AnswerReader
 from .answering import Pieces
 from .api_error import RequestFields, as_api_error, invalid
-from .chat_choice import ChatChoice, call_id, utf8
+from .chat_choice import ChatChoice, utf8
 from .chat_messages import template_messages
 from .chunks import DONE, ChunkWriter, Usage, encode
 from .logprobs import ChatLogprobs, chat_logprobs
@@ -78,7 +78,7 @@ class Chat:
         self._request = request
         self._model = model
         self._name = model.check_name(request.model)
-        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._ids = AnswerIds()
         self.is_stream = bool(request.stream)
         self._created = int(time.time())
         self._tools = ToolChoice(request.tools or [], request.tool_choice, request.parallel_tool_calls is not False)
@@ -88,8 +88,14 @@ class Chat:
         self._top_logprobs = _top_logprobs(request)
         self._messages = template_messages(request.messages)
 
-    def identify(self, suffix: str, created: int) -> None:
-        self.id, self._created = f"chatcmpl-{suffix}", created
+    place = 0
+
+    @property
+    def id(self) -> str:
+        return self._ids.answer("chatcmpl-")
+
+    def identify(self, seed: str, created: int, place: int = 0) -> None:
+        self._ids, self._created = AnswerIds(seed), created
 
     def prompts(self) -> list[Prompt]:
         """Raises ApiError or a FlowServeError of the request's fault."""
@@ -109,7 +115,9 @@ class Chat:
             structured_outputs=self._structured,
             **({"skip_special_tokens": False} if self._tools.needs_special_tokens(self._model.answer_format) else {}),
         )
-        self.choices = [ChatChoice(self._reader(prompt.text)) for _ in range(params.n)]
+        self.choices = [
+            ChatChoice(self._reader(prompt.text), partial(self._call_id, index)) for index in range(params.n)
+        ]
         request = self._request
         return [SequenceRequest(prompt.token_ids or [], params, request.priority or 0, request.cache_salt)]
 
@@ -127,6 +135,9 @@ class Chat:
     def events(self, pieces: Pieces) -> bytes:
         return b"".join([event for index, piece in pieces for event in self._events(self._writer, index, piece)])
 
+    def skip(self, pieces: Pieces) -> None:
+        self.events(pieces)
+
     def last_events(self) -> bytes:
         return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE
 
@@ -134,6 +145,9 @@ class Chat:
     def _writer(self) -> ChunkWriter:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self._created, "model": self._name}
         return ChunkWriter(head, self._request.wants_usage_chunk)
+
+    def _call_id(self, choice: int, number: int) -> str:
+        return self._ids.call(choice, number)
 
     def _reader(self, prompt: str) -> AnswerReader:
         """A grammar leaves no room for reasoning, and that of an answer's format none for calls."""
@@ -145,7 +159,7 @@ class Chat:
     def _events(self, writer: ChunkWriter, index: int, piece: Piece) -> list[bytes]:
         """The log probabilities of the piece go with its first event."""
         choice = self.choices[index]
-        deltas = [_delta(event) for event in choice.read(piece) if not isinstance(event, CallEnd)]
+        deltas = [_delta(event, choice) for event in choice.read(piece) if not isinstance(event, CallEnd)]
         logprobs = chat_logprobs(piece.logprobs, self._model.token_text) if piece.logprobs else None
         if logprobs is not None and not deltas:
             deltas = [_NOTHING]
@@ -197,10 +211,11 @@ class Chat:
         return next(iter(given.values()), None), "tools" if asked == "tool_choice" else asked
 
 
-def _delta(event: AnswerEvent) -> bytes:
+def _delta(event: AnswerEvent, choice: ChatChoice) -> bytes:
     if isinstance(event, CallStart):
         function = {"name": utf8(event.name), "arguments": ""}
-        call: dict[str, Any] = {"index": event.index, "id": call_id(), "type": "function", "function": function}
+        call: dict[str, Any] = {"index": event.index, "id": choice.call_id(event.index), "type": "function"}
+        call["function"] = function
         return b'"delta":{"tool_calls":[' + encode(call) + b"]}"
     if isinstance(event, ArgumentsDelta):
         call = {"index": event.index, "function": {"arguments": utf8(event.text)}}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..outputs import TokenLogprobs
@@ -20,10 +19,14 @@ class Call:
 
 
 class ChatChoice:
-    """`content`, `reasoning`, `calls` and `logprobs` grow by `keep`; a stream sends its events instead."""
+    """`content`, `reasoning`, `calls` and `logprobs` grow by `keep`; a stream sends its events instead.
 
-    def __init__(self, reader: AnswerReader) -> None:
+    call_id: of its call of that number.
+    """
+
+    def __init__(self, reader: AnswerReader, call_id: Callable[[int], str]) -> None:
         self._reader = reader
+        self.call_id = call_id
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self.calls: list[Call] = []
@@ -65,17 +68,13 @@ class ChatChoice:
             elif isinstance(event, ReasoningDelta):
                 self._reasoning.append(event.text)
             elif isinstance(event, CallStart):
-                self.calls.append(Call(call_id(), utf8(event.name)))
+                self.calls.append(Call(self.call_id(len(self.calls)), utf8(event.name)))
             elif isinstance(event, ArgumentsDelta):
                 self.calls[event.index].arguments += utf8(event.text)
 
 
 def _shown(events: list[AnswerEvent]) -> list[AnswerEvent]:
     return [TextDelta(event.text) if isinstance(event, MalformedCall) else event for event in events]
-
-
-def call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
 
 
 def utf8(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from functools import cached_property
 import msgspec
 
 from ..outputs import TokenLogprobs
+from .answer_ids import AnswerIds
 from .answering import Pieces
 from .api_error import RequestFields, invalid
 from .chunks import DONE, ChunkWriter, Usage, encode
@@ -64,7 +64,7 @@ class Completion:
         self._model = model
         self._name = model.check_name(request.model)
         self._prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
-        self.id = f"cmpl-{secrets.token_hex(12)}"
+        self._ids = AnswerIds()
         self.is_stream = bool(request.stream)
         self.fields = RequestFields("prompt", "structured_outputs")
         self._created = int(time.time())
@@ -73,8 +73,14 @@ class Completion:
         if request.best_of not in (None, 1 if request.n is None else request.n):
             raise invalid("best_of other than n is not supported", "best_of")
 
-    def identify(self, suffix: str, created: int) -> None:
-        self.id, self._created = f"cmpl-{suffix}", created
+    place = 0
+
+    @property
+    def id(self) -> str:
+        return self._ids.answer("cmpl-")
+
+    def identify(self, seed: str, created: int, place: int = 0) -> None:
+        self._ids, self._created = AnswerIds(seed), created
 
     def prompts(self) -> list[Prompt]:
         """Raises ApiError."""
@@ -113,6 +119,9 @@ class Completion:
 
     def events(self, pieces: Pieces) -> bytes:
         return b"".join([self._event(index, piece) for index, piece in pieces])
+
+    def skip(self, pieces: Pieces) -> None:
+        self.events(pieces)
 
     def last_events(self) -> bytes:
         return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE

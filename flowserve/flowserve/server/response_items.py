@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
-from .chat_choice import call_id, utf8
+from .answer_ids import AnswerIds
+from .chat_choice import utf8
 from .chunks import encode
 
 Item = dict[str, Any]
@@ -15,15 +15,16 @@ Item = dict[str, Any]
 class ResponseItems:
     """Grows with the events of one answer; `take` gives the server-sent events that tell of it.
 
-    One item is open at a time: text, reasoning, or a call.
+    One item is open at a time: text, reasoning, or a call.  num_told: events that were told of it elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ids: AnswerIds, num_told: int = 0) -> None:
+        self._ids = ids
         self.items: list[Item] = []
         self._open: Item | None = None
         self._text: list[str] = []
         self._events: list[bytes] = []
-        self._number = 0
+        self.num_told = num_told
 
     def add(self, event: AnswerEvent) -> None:
         match event:
@@ -33,7 +34,8 @@ class ResponseItems:
                 self._grow("reasoning", event.text)
             case CallStart():
                 self._close()
-                self._begin({"type": "function_call", "call_id": call_id(), "name": utf8(event.name), "arguments": ""})
+                named = {"call_id": self._ids.call(0, event.index), "name": utf8(event.name)}
+                self._begin({"type": "function_call", **named, "arguments": ""})
             case ArgumentsDelta():
                 self._grow("function_call", utf8(event.text))
             case CallEnd():
@@ -44,9 +46,14 @@ class ResponseItems:
         self._close("completed" if is_whole else "incomplete")
 
     def tell(self, kind: str, **fields: Any) -> None:
-        data = encode({"type": kind, "sequence_number": self._number, **fields})
+        data = encode({"type": kind, "sequence_number": self.num_told, **fields})
         self._events.append(b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n")
-        self._number += 1
+        self.num_told += 1
+
+    def skip(self) -> None:
+        """What waits to be taken was told elsewhere, and counted."""
+        self.num_told -= len(self._events)
+        self._events = []
 
     def take(self) -> bytes:
         events, self._events = self._events, []
@@ -75,7 +82,7 @@ class ResponseItems:
 
     def _begin(self, item: Item) -> None:
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[item["type"]]
-        self._open = {"id": f"{prefix}_{secrets.token_hex(12)}", "status": "in_progress", **item}
+        self._open = {"id": self._ids.item(f"{prefix}_", len(self.items)), "status": "in_progress", **item}
         self._text = []
         self.tell("response.output_item.added", output_index=len(self.items), item=self._open)
         if item["type"] != "function_call":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from .answer_ids import AnswerIds
 from .answering import Pieces
 from .api_error import ApiError, RequestFields
 from .chat import Chat
@@ -24,7 +24,7 @@ class ModelResponse:
         """Raises ApiError for what no conversation could make right."""
         self._request = request
         self._name = model.check_name(request.model)
-        self.id = f"resp_{secrets.token_hex(16)}"
+        self._ids = AnswerIds()
         self.is_stream = bool(request.stream)
         self._created = int(time.time())
         try:
@@ -33,11 +33,21 @@ class ModelResponse:
             raise renamed(error) from None
         grammar = {"tools": "tools", "response_format": "text.format"}.get(self._chat.fields.grammar or "")
         self.fields = RequestFields("input", grammar, "max_output_tokens")
-        self._items = ResponseItems()
+        self._items = ResponseItems(self._ids)
         self._finish_reason: str | None = None
 
-    def identify(self, suffix: str, created: int) -> None:
-        self.id, self._created = f"resp_{suffix}", created
+    @property
+    def id(self) -> str:
+        return self._ids.answer("resp_")
+
+    @property
+    def place(self) -> int:
+        """Events are numbered."""
+        return self._items.num_told if self.is_stream else 0
+
+    def identify(self, seed: str, created: int, place: int = 0) -> None:
+        self._ids, self._created = AnswerIds(seed), created
+        self._items = ResponseItems(self._ids, place)
 
     def prompts(self) -> list[Prompt]:
         return self._chat.prompts()
@@ -60,6 +70,10 @@ class ModelResponse:
     def events(self, pieces: Pieces) -> bytes:
         self._read(pieces)
         return self._items.take()
+
+    def skip(self, pieces: Pieces) -> None:
+        self._read(pieces)
+        self._items.skip()
 
     def last_events(self) -> bytes:
         self._items.tell(f"response.{self._status}", response=self._described(self._status))

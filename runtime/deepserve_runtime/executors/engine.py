@@ -235,7 +235,7 @@ class EngineExecutor:
         try:
             for number, (request, one) in enumerate(zip(requests, compiled, strict=True)):
                 sequence_id = f"{first_id}/{number}" if number else first_id
-                self._add_sequence(sequence_id, generation, request, one)
+                self._add_sequence(sequence_id, number, generation, request, one)
                 added.append(sequence_id)
         except Exception:
             for sequence_id in added:
@@ -245,13 +245,12 @@ class EngineExecutor:
         self._generations.update(dict.fromkeys(added, generation))
 
     def _add_sequence(
-        self, sequence_id: str, generation: AnyGeneration, request: SequenceRequest, compiled: Any
+        self, sequence_id: str, number: int, generation: AnyGeneration, request: SequenceRequest, compiled: Any
     ) -> None:
         """Behind the tokens of an earlier attempt, and behind a context, where there are such."""
         context, token_ids, salt = generation.context, request.prompt_ids, request.cache_salt
         options: dict[str, Any] = {"compiled": compiled, "priority": request.priority, "cache_salt": salt}
-        if generation.journal is not None:
-            options["output_ids"] = generation.journal.token_ids
+        options["output_ids"], *options["other_output_ids"] = generation.outputs(number)
         if context is None or generation.task.assignment.method == "cache":
             self._engine.add(sequence_id, token_ids, request.params, **options)
             if context is not None:
@@ -282,7 +281,7 @@ class EngineExecutor:
         """It goes on in another pod."""
         self._flush(sequence_id)
         generation = self._generations.get(sequence_id)
-        if generation is not None and generation.journal is not None:  # others are not asked to leave
+        if generation is not None:
             self._leave_engine(generation)
             generation.leave()
 

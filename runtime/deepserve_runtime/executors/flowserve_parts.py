@@ -19,7 +19,7 @@ from flowserve.errors import (
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_apart, resolve_model
 from flowserve.models.encoder_config import is_embedding_model
-from flowserve.outputs import SequenceOutput
+from flowserve.outputs import SequenceOutput, TokenLogprobs
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -99,6 +99,7 @@ __all__ = [
     "TextDelta",
     "Tier",
     "TokenizeRequest",
+    "TokenLogprobs",
     "Tokenizer",
     "UnknownSequenceError",
     "as_api_error",

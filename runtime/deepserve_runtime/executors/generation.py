@@ -57,6 +57,10 @@ class Generation:
         self._pending_calls: list[ToolCall] = []
         self._generated: Generated | None = None
 
+    def outputs(self, number: int) -> list[list[int]]:
+        """What it has put out before."""
+        return self.journal.outputs()
+
     @property
     def is_complete(self) -> bool:
         """The engine is done with it; its outcome may still wait for the reader."""

@@ -10,7 +10,6 @@ from deepserve.protocol.openai_io import OpenAIPrompts, OpenAIUsage
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.flowserve_parts import (
     Answer,
-    ModelResponse,
     Outbox,
     Prompt,
     SequenceOutput,
@@ -34,10 +33,10 @@ class OpenAIGeneration:
         task: Task,
         answer: Answer,
         requests: Sequence[SequenceRequest],
+        journal: Journal,
         context: PromptContext | None = None,
-        journal: Journal | None = None,
     ) -> None:
-        """context: the stored start of the only prompt.  journal: of one that can be resumed."""
+        """context: the stored start of the only prompt."""
         self.task = task
         self.context = context
         self.requests = requests
@@ -45,13 +44,15 @@ class OpenAIGeneration:
         self.sequence_ids: list[str] = []
         """Of the prompts in the engine."""
         self._answer = answer
+        self._firsts = [sum(each.params.n for each in requests[:number]) for number in range(len(requests))]
         self._outboxes = [Outbox() for request in requests for _ in range(request.params.n)]
         self._num_unfinished = len(self._outboxes)
         self._prompt_tokens: dict[str, int] = {}
         self._output_tokens: dict[int, int] = {}
         self._cached_tokens: dict[str, int] = {}
         self._has_begun = task.assignment.resume_offset > 0
-        self._is_resuming = journal is not None and bool(journal.token_ids)
+        self._resuming = set(journal.written)
+        """Completions that were begun elsewhere, and whose first output here tells what was said there."""
         self._is_told = False
         """The client has got its last words from an earlier attempt."""
         self._is_behind = False
@@ -64,41 +65,42 @@ class OpenAIGeneration:
         answer = openai_prompts.make_answer(task.assignment.method, prompts.body, model)
         # The template has been rendered in the tokenizer's pod.
         requests = answer.sequences([Prompt(each.text, token_ids=each.token_ids) for each in prompts.prompts])
-        if not is_resumable(answer, requests):
-            return cls(task, answer, requests, prompts.context)
         journal = Journal(task.assignment.journal)
-        answer.identify(journal.answer_id(), journal.created_s)
-        [request] = requests
-        if request.params.seed is None:
-            request = replace(request, params=replace(request.params, seed=journal.seed))
-        return cls(task, answer, [request], prompts.context, journal)
+        answer.identify(journal.answer_id(), journal.created_s, journal.place)
+        return cls(task, answer, _resumed(requests, journal), journal, prompts.context)
 
     @property
     def is_complete(self) -> bool:
         """The engine is done with it; its last words may still wait for the reader."""
         return not self._num_unfinished
 
+    def outputs(self, number: int) -> list[list[int]]:
+        """What the completions of one prompt have put out before."""
+        return self.journal.outputs(self._firsts[number], self.requests[number].params.n)
+
     def receive(self, output: SequenceOutput) -> None:
-        sequence = self.sequence_ids.index(output.sequence_id)
-        index = sum(request.params.n for request in self.requests[:sequence]) + output.index
-        self._outboxes[index].put(output)
+        index = self._firsts[self.sequence_ids.index(output.sequence_id)] + output.index
         self._prompt_tokens[output.sequence_id] = output.num_prompt_tokens
         if not output.index:  # the others share its prompt
             self._cached_tokens[output.sequence_id] = output.num_cached_tokens
         self._output_tokens[index] = output.num_output_tokens
         if output.finished:
             self._num_unfinished -= 1
-        if self.journal is not None:
-            self.journal.add(output.token_ids)
-        if self._is_resuming:
-            self._resumed(output)
+        if index in self._resuming:
+            self._resume(index, output)
+        else:
+            self.journal.add(output.token_ids, index, output.logprobs or (), output.prompt_logprobs)
+            self._outboxes[index].put(output)
 
-    def _resumed(self, output: SequenceOutput) -> None:
-        """The first output of a sequence that was begun elsewhere. Of a stream the client has its events already."""
-        self._is_resuming = False
-        if self._answer.is_stream and (piece := self._outboxes[0].take()) is not None:
-            self._answer.events([(0, piece)])
-            self._is_told = output.finished
+    def _resume(self, index: int, output: SequenceOutput) -> None:
+        """The first output of a completion that was begun elsewhere. Of a stream the client has its events already."""
+        self._resuming.remove(index)
+        written = self.journal.written[index]
+        logprobs = tuple(written.logprobs) or None
+        self._outboxes[index].put(output._replace(logprobs=logprobs, prompt_logprobs=written.prompt_logprobs))
+        if self._answer.is_stream and (piece := self._outboxes[index].take()) is not None:
+            self._answer.skip([(index, piece)])
+            self._is_told = self.is_complete
 
     def flush(self) -> bool:
         """Sends what may be sent; True once the outcome is out. Raises ApiError."""
@@ -117,17 +119,17 @@ class OpenAIGeneration:
             self._answer.keep(pieces)
             written = self._answer.body() if self.is_complete else b""
         if written:
-            openai_prompts.emit(self.task, written, self.journal.take() if self.journal is not None else b"")
-        elif self.journal is not None and self.journal.num_unsaid >= MAX_UNSAID:
-            self.task.note(self.journal.take())
+            openai_prompts.emit(self.task, written, self.journal.take(self._answer.place))
+        elif self.journal.num_unsaid >= MAX_UNSAID:
+            self.task.note(self.journal.take(self._answer.place))
         if self.is_complete:
             self.task.finish(*encode(self._usage()))
         return self.is_complete
 
     def leave(self) -> None:
         """Another pod goes on behind what the client has; what it has no room for is made again there."""
-        if self.journal is not None and self.journal.num_unsaid and not self._is_behind:
-            self.task.note(self.journal.take())
+        if self.journal.num_unsaid and not self._is_behind:
+            self.task.note(self.journal.take(self._answer.place))
         self.task.release()
 
     def fail(self, error: Exception) -> None:
@@ -138,11 +140,15 @@ class OpenAIGeneration:
         return OpenAIUsage(*(sum(count.values()) for count in counts))
 
 
-def is_resumable(answer: Answer, requests: Sequence[SequenceRequest]) -> bool:
-    """One sequence, of which nothing is told that its tokens do not tell again: items of a response have ids of their
-    own, and log probabilities of tokens from before would be missing in a whole body."""
-    if len(requests) != 1 or isinstance(answer, ModelResponse):
-        return False
-    params = requests[0].params
-    needs_logprobs = params.prompt_logprobs is not None or (params.logprobs is not None and not answer.is_stream)
-    return params.n == 1 and not needs_logprobs
+def _resumed(requests: Sequence[SequenceRequest], journal: Journal) -> list[SequenceRequest]:
+    """Drawn as in earlier attempts; what they told of the prompts is not computed again."""
+    made, first = [], 0
+    for number, request in enumerate(requests):
+        params = request.params
+        if params.seed is None:
+            params = replace(params, seed=journal.seed + number)
+        if first in journal.written and journal.written[first].prompt_logprobs is not None:
+            params = replace(params, prompt_logprobs=None)
+        made.append(replace(request, params=params))
+        first += params.n
+    return made

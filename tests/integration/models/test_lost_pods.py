@@ -110,8 +110,8 @@ def test_streams_of_the_openai_api(llm: deepserve.Model) -> None:
     }
     with llm.openai(max_retries=0) as client:
         expected = client.chat.completions.create(**asked).choices[0].message.content
-        losses = 0
-        for _ in range(8):  # an engine may be done before its reader has come to where the kill is
+
+        def streamed() -> None:
             text, ids, usage = "", set(), None
             options = {"include_usage": True}
             stream = client.chat.completions.create(**asked, stream=True, stream_options=options)
@@ -122,11 +122,91 @@ def test_streams_of_the_openai_api(llm: deepserve.Model) -> None:
                 if number in (1, 60):
                     kill_pods()
             assert text == expected and len(ids) == 1 and usage is not None and usage.completion_tokens == 400
-            [latest] = current_client().query("requests", {"limit": 1, "label": llm.spec.label})["requests"]
-            losses += latest["pod_losses"]
-            if losses:
-                break
-    assert losses
+
+        until_lost(llm, streamed)
+
+
+SEVERAL: Any = {"n": 2, "logprobs": 1, "max_tokens": 300, "seed": 4, "extra_body": {"ignore_eos": True}}
+
+
+def test_several_completions_with_log_probabilities(llm: deepserve.Model) -> None:
+    pytest.importorskip("openai")
+    with llm.openai(max_retries=0) as client:
+        whole = client.completions.create(prompt=["hi", "ho"], echo=True, **SEVERAL)
+        expected = [(choice.text, choice.finish_reason, choice.logprobs.tokens) for choice in whole.choices]
+
+        def streamed() -> list[Any]:
+            choices: list[Any] = [["", None, []] for _ in range(4)]
+            for number, chunk in enumerate(
+                client.completions.create(prompt=["hi", "ho"], echo=True, stream=True, **SEVERAL)
+            ):
+                for choice in chunk.choices:
+                    choices[choice.index][0] += choice.text
+                    choices[choice.index][1] = choice.finish_reason
+                    choices[choice.index][2] += choice.logprobs.tokens if choice.logprobs else []
+                if number in (1, 60):
+                    kill_pods()
+            return [tuple(choice) for choice in choices]
+
+        def at_once() -> list[Any]:
+            with ThreadPoolExecutor(1) as threads:
+                call = threads.submit(client.completions.create, prompt=["hi", "ho"], echo=True, **SEVERAL)
+                wait_until_it_runs(llm)
+                kill_pods()
+                choices = call.result(120).choices
+            numbers = [number for choice in choices for number in choice.logprobs.token_logprobs[1:]]
+            wanted = [number for choice in whole.choices for number in choice.logprobs.token_logprobs[1:]]
+            assert numbers == pytest.approx(wanted, abs=1e-3)
+            return [(choice.text, choice.finish_reason, choice.logprobs.tokens) for choice in choices]
+
+        for ask in (streamed, at_once):
+            until_lost(llm, lambda ask=ask: compare(ask(), expected))
+
+
+def test_responses(llm: deepserve.Model) -> None:
+    """With the same items under the same ids, and events numbered through."""
+    pytest.importorskip("openai")
+    asked: Any = {"input": "hi", "max_output_tokens": 400, "temperature": 0}
+    with llm.openai(max_retries=0) as client:
+        expected = client.responses.create(**asked)
+
+        def streamed() -> None:
+            events = []
+            for number, event in enumerate(client.responses.create(**asked, stream=True)):
+                events.append(event)
+                if number in (5, 60):
+                    kill_pods()
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+            assert text == expected.output_text == events[-1].response.output_text
+            ids = {event.item_id for event in events if event.type == "response.output_text.delta"}
+            assert ids == {item.id for item in events[-1].response.output}
+            assert events[0].response.id == events[-1].response.id
+
+        until_lost(llm, streamed)
+
+
+def compare(got: list[Any], expected: list[Any]) -> None:
+    assert got == expected
+
+
+def until_lost(llm: deepserve.Model, ask: Any) -> None:
+    """An engine may be done before its reader has come to where the kill is."""
+    for _ in range(8):
+        ask()
+        [latest] = current_client().query("requests", {"limit": 1, "label": llm.spec.label})["requests"]
+        if latest["pod_losses"]:
+            return
+    raise AssertionError("no pod was lost under it")
+
+
+def wait_until_it_runs(llm: deepserve.Model) -> None:
+    ends_at_s = time.monotonic() + 60
+    while time.monotonic() < ends_at_s:
+        running = current_client().query("requests", {"limit": 0, "label": llm.spec.label})["requests"]
+        if any(request["state"] == "running" for request in running):
+            break
+    time.sleep(0.05)
 
 
 def pods(environment: str) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from flowserve.server.answer_ids import AnswerIds
 from flowserve.server.api_error import ApiError
 from flowserve.server.response_items import ResponseItems
 from flowserve.server.response_request import ResponseRequest
@@ -46,7 +47,7 @@ def test_whole_and_streamed(client: Callable[..., TestClient]) -> None:
 
 
 def test_items_are_told_one_after_the_other() -> None:
-    items = ResponseItems()
+    items = ResponseItems(AnswerIds())
     for event in (
         ReasoningDelta("hm"),
         TextDelta("I "),
