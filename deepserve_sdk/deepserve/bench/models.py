@@ -1,4 +1,4 @@
-"""What starting hosted models costs: many executors, the first token of a cold model, the bytes of its weights.
+"""What hosting models costs: many executors, a cold model's first token, the bytes of its weights, the gateway.
 
 Subjects are scripts beside those of `deepserve bench scale`, with random models by shape that FlowServe's own benchmark
 makes. Compare figures within one run: machines are shared and noisy.
@@ -21,7 +21,7 @@ from deepserve.bench.rounds import Job, report_of, run_rounds
 from deepserve.bench.subjects import HERE, OURS
 from deepserve.errors import DeepServeError
 
-WORKS = ("executors", "cold", "weights")
+WORKS = ("executors", "cold", "weights", "gateway")
 TITLES = {
     **{f"executors {number}": f"1 to {number} executors, all made a token" for number in (2, 4, 16, 64)},
     "second": "a second executor, without its first step",
@@ -30,6 +30,8 @@ TITLES = {
     "cold file": "the same, its file not in memory",
     "file": "weights from a cold file",
     "cached": "weights from the page cache",
+    **{f"{number} streams": f"{number} clients, a stream each" for number in (4, 32)},
+    "first token": "a stream's first token",
 }
 
 
@@ -52,6 +54,7 @@ def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -
         "executors": [["executors.py", many, *numbers]],
         "cold": [["first_token.py", large, how] for how in ("warm", "cold", "evicted")],
         "weights": [["weights.py", large]],
+        "gateway": [["gateway.py", many, "4" if options.is_quick else "32"]],
     }
     with TemporaryDirectory(prefix="ds-bench-") as folder:
         ignored = shutil.ignore_patterns("__pycache__")

@@ -301,13 +301,13 @@ def bench_scale(
 
 @bench_commands.command("models")
 def bench_models(
-    only: Annotated[str, typer.Option(help="Works, separated by commas: executors,cold,weights.")] = "",
+    only: Annotated[str, typer.Option(help="Works, separated by commas: executors,cold,weights,gateway.")] = "",
     rounds: Annotated[int, typer.Option(help="Samples of each figure, in alternating order.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="One round of toy models, to see that it works.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the report to this file as JSON, too.")] = None,
     json: Json = False,
 ) -> int:
-    """Starting hosted models: from one executor to 64, a cold model's first token, its weights from a file."""
+    """Hosted models: from one executor to 64, a cold model's first token, its weights from a file, the gateway."""
     from deepserve.cli.bench import run_models
 
     return run_models(only=only, rounds=rounds, is_quick=quick, output=output, as_json=json)

@@ -100,7 +100,7 @@ class Shell:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "deepserve.cli", *words]
 
-    def run(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*words),
             cwd=self.folder,

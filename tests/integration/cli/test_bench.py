@@ -60,9 +60,9 @@ def test_a_quick_run_starts_models(shell: Shell) -> None:
     report = json.loads(shell.out("bench", "models", "--quick", "--json"))
     assert report["failed"] == {}
     found = {(row["work"], row["who"]): row for row in report["rows"]}
-    assert {"executors 2", "executors 4", "second", "warm template", "no template", "cold file", "file"} <= {
-        work for work, _ in found
-    }
+    starts = {"executors 2", "executors 4", "second", "warm template", "no template", "cold file", "file"}
+    assert starts | {"4 streams", "first token"} <= {work for work, _ in found}
+    assert found["4 streams", "FlowServe's own server"]["of_ours"] > 0
     assert found["executors 4", "DeepServe"]["private_mb"] > 0
     assert found["file", "DeepServe"]["of_limit"] > 0 and found["warm template", "DeepServe"]["of_limit"] > 1
     assert shell.run("bench", "models", "--only", "what").returncode == 2

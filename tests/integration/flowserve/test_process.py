@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -90,16 +89,17 @@ def test_requests_without_an_end_do_not_hold_up_the_end(serve: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_end_within_the_grace(serve: Any, number: int) -> None:
     running = serve("--grace-s", "250")
-    answers: list[httpx2.Response] = []
     asked = {"prompt": "Hello", "max_tokens": 400, "ignore_eos": True}
-    thread = threading.Thread(
-        target=lambda: answers.append(httpx2.post(f"{running.url}/v1/completions", json=asked, timeout=WAIT_S))
-    )
-    thread.start()
-    wait_for(lambda: numbers(running.url)["vllm:num_requests_running"] == 1)
-    assert running.end(number) == (0, "")
-    thread.join()
-    assert answers[0].json()["usage"]["completion_tokens"] == 400
+    connection = raw_request(running.port, {**asked, "stream": True, "stream_options": {"include_usage": True}})
+    answer = b""
+    while b"data: {" not in answer:
+        answer += connection.recv(1 << 16)
+    running.process.send_signal(number)
+    while part := connection.recv(1 << 16):
+        answer += part
+    connection.close()
+    assert b'"completion_tokens":400' in answer
+    assert running.process.communicate(timeout=WAIT_S)[1] == "" and running.process.returncode == 0
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", running.port), timeout=1)
 
