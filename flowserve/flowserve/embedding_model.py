@@ -78,6 +78,17 @@ class EmbeddingModel:
                 self._model = DecoderStates(plan, self._device, computed, self.max_length)
         self._device.start_operators(options.num_threads, config.num_parameters)
 
+    @classmethod
+    def of_engine(cls, folder: Path, config: EngineConfig, max_length: int | None) -> EmbeddingModel:
+        """With those of an engine's options that mean something where nothing is generated."""
+        return cls(
+            folder,
+            dtype=config.dtype,
+            max_length=max_length,
+            num_threads=config.num_threads,
+            device=config.device,
+        )
+
     def embed(self, texts: str | Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[list[float]]:
         """A vector of `dimension` floats for each text (or its token ids), in their order.
 

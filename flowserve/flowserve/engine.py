@@ -127,7 +127,7 @@ class Engine:
         salt) or SequenceExistsError (id in use); then nothing is queued and no other sequence is touched.
         """
         params = params or SamplingParams()
-        self._check_awake()
+        self.check_awake()
         if sequence_id in self._requests:
             raise SequenceExistsError(f"the id {sequence_id!r} is in use: its sequence is in the engine already")
         check_turn(priority, deadline_s, cache_salt)
@@ -181,7 +181,7 @@ class Engine:
         Plans as many steps as are worth having in flight (`EngineConfig.overlap`) before it waits for that one. A step
         that fails ends its own sequences, with the reason "abort" and an error, and no others.
         """
-        self._check_awake()
+        self.check_awake()
         began_s = time.perf_counter()
         outputs = self._resumed.take(self._requests) + self._expire()
         while len(self._steps) < self._steps.depth and (batch := self._plan()):
@@ -319,7 +319,8 @@ class Engine:
         if not self._closing.alive:
             raise EngineClosedError("the engine is closed")
 
-    def _check_awake(self) -> None:
+    def check_awake(self) -> None:
+        """Raises EngineAsleepError or EngineClosedError."""
         self._check_open()
         if self.is_sleeping:
             raise EngineAsleepError(f"the engine sleeps at level {self._hold.level}: wake comes first")

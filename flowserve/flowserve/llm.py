@@ -133,17 +133,12 @@ class LLM:
         The first call loads the folder once more, in torch: beside the engine's weights, unless both map the file.
         """
         with self._lock:
+            self.engine.check_awake()
             if self._embedding_model is None:
                 from .embedding_model import EmbeddingModel
 
-                config = self.engine.config
-                self._embedding_model = EmbeddingModel(
-                    self._folder,
-                    dtype=config.dtype,
-                    max_length=self.engine.max_model_len,
-                    num_threads=config.num_threads,
-                    device=config.device,
-                )
+                engine = self.engine
+                self._embedding_model = EmbeddingModel.of_engine(self._folder, engine.config, engine.max_model_len)
             return self._embedding_model.embed(texts, truncate=truncate)
 
     def sleep(self, level: int = 1) -> None:

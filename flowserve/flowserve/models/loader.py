@@ -13,9 +13,12 @@ import torch
 from ..config import EngineConfig
 from ..device.base import DeviceAdapter
 from ..device.select import select_device
+from ..errors import UnsupportedModelError
 from ..loading.throwaway import has_one_thread, run_apart
 from .checkpoint import Checkpoint
 from .config import ModelConfig, read_model_config
+from .encoder_config import is_embedding_model
+from .json_fields import read_config_json
 from .plan import DecoderPlan
 from .registry import plan_builder
 
@@ -44,11 +47,13 @@ def load_model(folder: Path, config: EngineConfig, *, apart: bool = False) -> Lo
     """Read a model folder. Runs on one thread, so a process may fork afterwards and its children go parallel.
 
     apart: what has to be converted first is converted in a child, where this process has one thread.
-    Raises ModelNotFoundError, UnsupportedModelError, CheckpointError, LoadingError, or what the device says of the
-    options.
+    Raises ModelNotFoundError, UnsupportedModelError (of a folder that is meant for embeddings, too), CheckpointError,
+    LoadingError, or what the device says of the options.
     """
+    build_plan = plan_builder(read_config_json(folder)[2])
+    if is_embedding_model(folder):
+        raise UnsupportedModelError(f"{str(folder)!r} embeds (EmbeddingModel, flowserve serve), it does not generate")
     model_config = read_model_config(folder)
-    build_plan = plan_builder(model_config.architecture)
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
     plan = build_plan(Checkpoint(folder), model_config)

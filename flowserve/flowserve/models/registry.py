@@ -32,7 +32,7 @@ def family_of(architecture: str) -> str:
     """The file for a name in config.json's `architectures`; raises UnsupportedArchitectureError where there is none."""
     if architecture in ENCODERS:
         raise UnsupportedArchitectureError(
-            f"{architecture!r} is an encoder: it embeds (EmbeddingModel), it does not generate"
+            f"{architecture!r} is an encoder: it embeds (EmbeddingModel, flowserve serve), it does not generate"
         )
     if architecture not in ARCHITECTURES:
         supported = ", ".join(sorted(ARCHITECTURES) + sorted(ENCODERS))

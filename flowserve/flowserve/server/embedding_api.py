@@ -18,13 +18,13 @@ from .api_error import JSON_TYPE, invalid
 from .app import ServerConfig, build_asgi
 from .beside_loop import beside_loop
 from .body import decode_body, read_body
-from .connected import CLOSED, while_connected
-from .embedding_answer import MAX_INPUTS, EmbeddingAnswer
+from .embedding_answer import MAX_INPUTS
 from .embedding_loop import EmbeddingLoop
+from .embedding_route import embedding_route
 from .metrics import Metrics
 from .model_name import check_name
 from .model_routes import model_routes, no_such_task
-from .requests import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from .requests import DetokenizeRequest, TokenizeRequest
 from .token_answers import detokenized, tokenized
 
 
@@ -36,12 +36,11 @@ class EmbeddingApi:
         self._names = self.config.names or (folder.resolve().name,)
         self.name = self._names[0]
         self._model = model
-        self._folder = folder
         metrics = Metrics(self.name, model.max_length)
         self.encoder = EmbeddingLoop(model, metrics, MAX_INPUTS + self.config.max_queue)
         routes = [
             *model_routes(self._names, int(time.time()), folder, model.max_length),
-            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+            embedding_route(self.encoder, self._names, folder, model.dimension, self.config.max_body_bytes),
             Route("/v1/completions", no_such_task("completions"), methods=["POST"]),
             Route("/v1/chat/completions", no_such_task("chats"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
@@ -61,16 +60,6 @@ class EmbeddingApi:
             yield
         finally:
             await self.encoder.close()
-
-    async def _embeddings(self, request: Request) -> Response:
-        asked = decode_body(await read_body(request, self.config.max_body_bytes), EmbeddingRequest)
-        answer = EmbeddingAnswer(asked, self._names, self._folder, self._model.dimension)
-        work = self.encoder.embed(answer.inputs, answer.truncate)
-        found = await while_connected(request.receive, work)
-        if found is None:
-            return Response(status_code=CLOSED)
-        vectors, num_tokens = found
-        return Response(answer.body(vectors, num_tokens), media_type=JSON_TYPE)
 
     async def _tokenize(self, request: Request) -> Response:
         asked = decode_body(await read_body(request, self.config.max_body_bytes), TokenizeRequest)

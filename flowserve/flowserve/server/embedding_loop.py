@@ -14,6 +14,7 @@ from ..errors import FlowServeError
 from .api_error import ApiError, RequestFields, as_api_error
 from .metrics import Metrics
 from .model_thread import ModelThread
+from .text_room import TextRoom
 
 Vectors = list[list[float]]
 
@@ -40,8 +41,7 @@ class EmbeddingLoop:
         """max_texts: those that may wait, of all requests."""
         self._model = model
         self._metrics = metrics
-        self._max_texts = max_texts
-        self._num_texts = 0
+        self._room = TextRoom(max_texts)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open: set[asyncio.Future[tuple[Vectors, int]]] = set()
         self._thread = ModelThread("encoder", self._run, self.end_all)
@@ -58,18 +58,14 @@ class EmbeddingLoop:
     async def embed(self, texts: Sequence[str | Sequence[int]], truncate: bool) -> tuple[Vectors, int]:
         """A vector for each text, and the tokens of all. Raises ApiError."""
         self._thread.check()
-        if self._num_texts + len(texts) > self._max_texts:
-            text = f"{self._num_texts} texts wait, of {self._max_texts} that this server takes; try again later"
-            raise ApiError(503, text, code="queue_full", headers={"retry-after": "1"})
         job = _Job(texts, truncate, asyncio.get_running_loop().create_future(), time.monotonic(), [])
-        self._num_texts += len(texts)
-        self._open.add(job.answer)
-        self._jobs.put(job)
-        try:
-            vectors, num_tokens = await job.answer
-        finally:
-            self._num_texts -= len(texts)
-            self._open.discard(job.answer)
+        with self._room.hold(len(texts)):
+            self._open.add(job.answer)
+            self._jobs.put(job)
+            try:
+                vectors, num_tokens = await job.answer
+            finally:
+                self._open.discard(job.answer)
         self._metrics.embedded(len(texts), num_tokens, time.monotonic() - job.arrived_s)
         return vectors, num_tokens
 

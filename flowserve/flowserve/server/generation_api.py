@@ -22,9 +22,12 @@ from .beside_loop import beside_loop
 from .body import decode_body, read_body
 from .chat import Chat
 from .completions import Completion
+from .embedding_answer import MAX_INPUTS
+from .embedding_route import embedding_route
+from .engine_embedder import EngineEmbedder
 from .engine_loop import EngineLoop, LoopLimits
 from .metrics import Metrics
-from .model_routes import model_routes, no_such_task
+from .model_routes import model_routes
 from .requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .responding import encoded, respond
 from .response_request import ResponseRequest
@@ -49,16 +52,17 @@ class GenerationApi:
         metrics = Metrics(self.name, engine.max_model_len)
         limits = LoopLimits(engine.config.max_num_sequences + self.config.max_queue, self.config.max_unsent)
         self.engine = EngineLoop(engine, metrics, limits)
+        embedder = EngineEmbedder(self.engine, folder, metrics, MAX_INPUTS + self.config.max_queue)
         metrics.watch(lambda: self.engine.stats)
         routes = [
             *model_routes(self.model.names, self.model.created, folder, engine.max_model_len),
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/responses", self._responses, methods=["POST"]),
-            Route("/v1/embeddings", no_such_task("embeddings"), methods=["POST"]),
+            embedding_route(embedder, names, folder, engine.model_config.hidden_size, self.config.max_body_bytes),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
-            *(sleep_routes(self.engine) if self.config.allow_sleep else []),
+            *(sleep_routes(self.engine, embedder.release) if self.config.allow_sleep else []),
         ]
         self.asgi: ASGIApp = build_asgi(
             routes, self._lifespan, metrics, lambda: self.engine.is_ready, self.config.api_key

@@ -154,13 +154,7 @@ def _embedding_model(folder: Path, config: EngineConfig) -> EmbeddingModel:
     for field in fields(config):
         if field.name not in _EMBEDDING_OPTIONS and getattr(config, field.name) != field.default:
             raise InvalidConfigError(f"{field.name} is for models that generate, and {str(folder)!r} embeds")
-    return EmbeddingModel(
-        folder,
-        dtype=config.dtype,
-        max_length=config.max_model_len,
-        num_threads=config.num_threads,
-        device=config.device,
-    )
+    return EmbeddingModel.of_engine(folder, config, config.max_model_len)
 
 
 def _address_error(host: str, port: int, error: Exception) -> AddressError:

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from flowserve import EmbeddingModel, Engine, EngineConfig
+from flowserve import LLM, EmbeddingModel, Engine, EngineConfig
 from flowserve.embedding_model import BATCH_TOKENS, batches_by_length
 from flowserve.errors import (
     CheckpointError,
+    EngineAsleepError,
+    EngineClosedError,
     InvalidConfigError,
     InvalidPromptError,
     ModelNotFoundError,
@@ -328,6 +330,21 @@ def test_an_llm_embeds_within_its_context(models: Callable[..., Path], llm: Call
     assert each.embed(["one", [5, 6, 7]]) == EmbeddingModel(models(), num_threads=1).embed(["one", [5, 6, 7]])
     with pytest.raises(PromptTooLongError, match="text 0 has 51 tokens, the model takes 50"):
         each.embed([[5] * 51])
+    each.sleep()
+    with pytest.raises(EngineAsleepError):
+        each.embed("one")
+    each.close()
+    with pytest.raises(EngineClosedError):
+        each.embed("one")
+
+
+def test_a_folder_that_is_meant_for_embeddings_does_not_generate(models: Callable[..., Path], tmp_path: Path) -> None:
+    """Neither in an LLM nor behind a server: where it is meant for them stands in its files, not in who reads them."""
+    folder = tmp_path / "embedding"
+    shutil.copytree(models("qwen3"), folder)
+    sentence_files(folder, ["lasttoken"], True)
+    with pytest.raises(UnsupportedModelError, match=r"embedding' embeds \(EmbeddingModel, flowserve serve\)"):
+        LLM(folder)
 
 
 @settings(max_examples=200, derandomize=True, deadline=None)

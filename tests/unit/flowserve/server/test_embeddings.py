@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from flowserve import EmbeddingModel
 from flowserve.server.app import ServerConfig
 from flowserve.server.embedding_api import EmbeddingApi
+from flowserve.server.generation_api import GenerationApi
 from tests.unit.flowserve.test_embedding_model import write_encoder
 
 PATH = "/v1/embeddings"
@@ -203,3 +204,34 @@ def test_tokens_there_and_back(client: TestClient, model: EmbeddingModel) -> Non
     assert "The fox" in client.post("/detokenize", json={"tokens": answer["tokens"]}).json()["prompt"]
     assert client.post("/detokenize", json={"tokens": [10**9]}).json()["error"]["param"] == "tokens"
     assert client.post("/detokenize", json={"tokens": [1], "model": "other"}).status_code == 404
+
+
+def test_a_model_that_generates_embeds_too(
+    api: Callable[..., GenerationApi], models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `LLM.embed` does, between the steps of its answers; asleep it does neither."""
+    texts = ["The fox", "a", "The quick brown fox " * 3]
+    expected = EmbeddingModel(models("qwen3"), num_threads=1)
+    monkeypatch.setattr("flowserve.embedding_model.BATCH_TOKENS", 20)
+    running = api(allow_sleep=True)
+    with TestClient(running.asgi) as client:
+        body = client.post(PATH, json={"input": texts, "model": "tiny"}).json()
+        for item, vector in zip(body["data"], expected.embed(texts), strict=True):
+            assert item["embedding"] == pytest.approx(vector, abs=1e-5)
+        assert body["usage"]["prompt_tokens"] == sum(map(len, expected.tokenize(texts))) > 20
+        assert "vllm:e2e_request_latency_seconds_count" in client.get("/metrics").text
+        for bad in (
+            {"input": ["a", [10**6]]},
+            {"input": ["x " * 600]},
+            {"input": [""]},
+            {"input": "a", "dimensions": 3},
+        ):
+            refused = client.post(PATH, json=bad)
+            assert refused.status_code == 400, refused.text
+            assert refused.json()["error"]["param"] == ("dimensions" if "dimensions" in bad else "input")
+        assert client.post("/sleep").status_code == 200
+        asleep = client.post(PATH, json={"input": "a"})
+        assert asleep.status_code == 503 and asleep.json()["error"]["code"] == "asleep"
+        client.post("/wake_up")
+        again = client.post(PATH, json={"input": texts[0]}).json()["data"][0]["embedding"]
+        assert again == pytest.approx(body["data"][0]["embedding"], abs=1e-6)
