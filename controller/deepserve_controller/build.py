@@ -8,12 +8,14 @@ from random import Random
 from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
+from deepserve_controller.core.placement_views import PlaceEngine
 from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device, ModelRouting
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.policies.host_cache import saved_per_memory
 from deepserve_controller.policies.migration import until_the_gap_is_small
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling
+from deepserve_controller.policies.model_placement import least_startup_time
 from deepserve_controller.policies.model_router import BlockCost
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
@@ -54,6 +56,7 @@ def build_cluster_manager(
     choose_source: ChooseSource = fork_bursts,
     devices: tuple[Device, ...] = (),
     model_autoscaler: Autoscaler = MODEL_AUTOSCALER,
+    place: PlaceEngine = least_startup_time,
 ) -> ClusterManager:
     """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
 
@@ -73,6 +76,7 @@ def build_cluster_manager(
         models_sleep,
         devices,
         model_autoscaler,
+        place,
     )
     manager.templates.keep_worth = saved_per_memory
     return manager

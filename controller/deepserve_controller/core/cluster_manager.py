@@ -10,11 +10,13 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, KillPod, Notify
 from deepserve_controller.core.alarms import Alarms
-from deepserve_controller.core.endings import exit_text
+from deepserve_controller.core.device_moves import LOOK_ALARM
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplate, FunctionTemplates
-from deepserve_controller.core.pod_record import PodRecord, PodState
+from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
+from deepserve_controller.core.pod_failures import PodFailures
+from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaler import Scaler
 from deepserve_controller.core.views import (
@@ -54,6 +56,7 @@ class ClusterManager:
         park: ChooseParking = lambda pod: Parking(0, "idle"),
         devices: tuple[Device, ...] = (),
         model_autoscaler: Autoscaler | None = None,
+        place: PlaceEngine = lambda options, free: NOWHERE,
     ) -> None:
         """`usable_mib`: memory of this host that pods may have, 0 without a bound. `devices`: its NPUs and GPUs."""
         self._default_max_pods = default_max_pods
@@ -62,8 +65,9 @@ class ClusterManager:
         self.templates = FunctionTemplates(ids, choose_source, self._alarms, self._out, self)
         self._scaler = Scaler(
             ids, autoscaler, model_autoscaler or autoscaler, prewarm, self._alarms, self._out, stop_grace_s,
-            usable_mib, self.templates, prewarmed, park, devices,
+            usable_mib, self.templates, prewarmed, park, devices, place,
         )  # fmt: skip
+        self.failures = PodFailures(self._scaler, self.templates, self._alarms, self._out)
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
@@ -73,14 +77,15 @@ class ClusterManager:
             events.ScalingChanged: self._on_scaling_changed,
             events.DemandChanged: self._on_demand_changed,
             events.PodConnected: self._on_pod_connected,
-            events.PodStartFailed: self._on_pod_start_failed,
+            events.PodStartFailed: self.failures.on_pod_start_failed,
             events.ExecutorReady: self._on_executor_ready,
-            events.ExecutorFailed: self._on_executor_failed,
-            events.PodLost: self._on_pod_lost,
+            events.ExecutorFailed: self.failures.on_executor_failed,
+            events.PodLost: self.failures.on_pod_lost,
             events.PodIdle: self._on_pod_idle,
             events.PodBusy: self._on_pod_busy,
             events.PodDrained: self._on_pod_drained,
             events.PodStuck: self._on_pod_stuck,
+            events.WorkTold: self._scaler.moves.on_work_told,
             events.TimerFired: self._on_timer,
             **self.templates.handlers,
         }
@@ -90,6 +95,7 @@ class ClusterManager:
         if handler is None:
             return []
         handler(event, now_s)
+        self._scaler.moves.settle(now_s)
         actions = self._out.copy()
         self._out.clear()
         return actions
@@ -111,6 +117,11 @@ class ClusterManager:
     def devices_view(self) -> list[tuple[Device, str]]:
         """Each NPU and GPU of the host, and the pod that holds it or nobody."""
         return list(self._scaler.devices.view())
+
+    @property
+    def num_device_moves(self) -> int:
+        """Engines that were moved for others, or were to be."""
+        return self._scaler.moves.num_begun
 
     def scaling_history(self, function_id: str) -> list[ScalingDecision]:
         """The last decisions about a function's pods, oldest first."""
@@ -208,7 +219,7 @@ class ClusterManager:
     def _swap_with_claimed(self, pod: PodRecord, now_s: float) -> None:
         """The first pod to connect goes to who waits; the one started for that takes its place in the pool."""
         other = self._scaler.warm.find_claimed_like(pod)
-        if other is not None:
+        if other is not None and not self._scaler.moves.is_target(other.pod_id):
             pool = self._pools[other.function_id]
             self._scaler.unclaim(other, pod.reason, now_s)
             self._scaler.claim(pod, pool, now_s)
@@ -218,74 +229,11 @@ class ClusterManager:
         if pod is None or pod.state != "binding":
             return
         pool = self._pools[pod.function_id]
-        pool.note_ready(pod, max(1, event.slots), now_s)
+        pool.note_ready(pod, max(1, event.slots), self._scaler.devices.place_of(pod), now_s)
         pod.idle_since_s = now_s
         self.templates.note_load(pool, event.load_ms, now_s)
+        self._scaler.moves.target_ready(pod, now_s)
         self._scaler.plan_review(pool, now_s)
-
-    # --- pods fail ------------------------------------------------------------------------------------
-
-    def _on_pod_start_failed(self, event: events.PodStartFailed, now_s: float) -> None:
-        pod = self._pods.get(event.pod_id)
-        if pod is not None:
-            self._remove(pod, f"could not start: {event.text}", now_s)
-
-    def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
-        pod = self._pods.get(event.pod_id)
-        if pod is not None:
-            self._remove(pod, exit_text(event.exit_code, event.reason), now_s)
-
-    def _remove(self, pod: PodRecord, text: str, now_s: float) -> None:
-        del self._pods[pod.pod_id]
-        if pod.drain_alarm is not None:
-            self._alarms.cancel(pod.drain_alarm)
-        failure = Failure("ended", f"{pod.pod_id} ended while {pod.doing}: {text}")
-        self._replace(pod, pod.state, pod.since_s, now_s, failure)
-        self.templates.note_gone(pod, self._pools.get(pod.function_id), now_s)
-        self._scaler.use_room(now_s)
-
-    def _replace(self, pod: PodRecord, state: PodState, began_s: float, now_s: float, failure: Failure) -> None:
-        """`pod`, in `state` since `began_s`, is gone or given up: start another where one is still needed."""
-        pool = self._pools.get(pod.function_id)
-        if pool is None:
-            if not pod.template_id and (state == "starting" or state == "warm"):
-                self._scaler.warm.note_failure(pod.environment)
-                self._scaler.refill(pod.environment, now_s)
-            return
-        if pod.pod_id in pool.pods:
-            before = len(pool.pods)
-            pool.take_out(pod, now_s)
-            self._scaler.record(pool, before, failure.text, now_s)
-        if state == "starting" or state == "binding":
-            self._note_failure(pool, pod.pod_id, began_s, now_s, failure)
-        self._scaler.scale(pool, now_s)
-
-    def _note_failure(self, pool: FunctionPool, pod_id: str, began_s: float, now_s: float, failure: Failure) -> None:
-        """Try again a bounded number of times. Pods started together that fail together count once."""
-        if began_s <= pool.failed_s or pool.is_removed:
-            return
-        if pool.note_failure(now_s, failure):
-            self._alarms.set(pool.retry_s, "retry", pool)
-        else:
-            text = pool.epitaph(failure)
-            self._mark_broken(pool, now_s, text)
-            is_slow = failure.kind != "ended"
-            self._out.append(Notify(events.ExecutorFailed(pod_id, pool.function_id, text, is_slow=is_slow)))
-
-    def _mark_broken(self, pool: FunctionPool, now_s: float, text: str) -> None:
-        """Nothing more is started for what waits now: it is about to be told `text`."""
-        pool.is_broken = True
-        pool.queued = 0
-        self.templates.drop_loading(pool, text)
-        self._scaler.give_up_all(pool, [pod for pod in pool.pods.values() if pod.state != "bound"], text, now_s)
-
-    def _on_executor_failed(self, event: events.ExecutorFailed, now_s: float) -> None:
-        pod = self._pods.get(event.pod_id)
-        if pod is None or pod.state != "binding":
-            return
-        pool = self._pools[pod.function_id]
-        self._mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {event.text}")
-        self._scaler.decide(pool, now_s)
 
     # --- templates of functions -----------------------------------------------------------------------
 
@@ -297,12 +245,12 @@ class ClusterManager:
 
     def template_failed(self, template: FunctionTemplate, text: str, payload: Payload, now_s: float) -> None:
         pool = template.pool
-        self._mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {text}")
+        self.failures.mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {text}")
         self._scaler.decide(pool, now_s)
         self._out.append(Notify(events.ExecutorFailed(template.template_id, pool.function_id, text, payload)))
 
     def template_lost(self, template: FunctionTemplate, failure: Failure, now_s: float) -> None:
-        self._note_failure(template.pool, template.template_id, template.began_s, now_s, failure)
+        self.failures.note(template.pool, template.template_id, template.began_s, now_s, failure)
 
     # --- pods go down ---------------------------------------------------------------------------------
 
@@ -359,7 +307,7 @@ class ClusterManager:
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:
         for kind, subject in self._alarms.due(event.key, now_s):
-            if kind == "retry":
+            if kind == "retry" or (kind == LOOK_ALARM and subject.short_reason):
                 self._scaler.scale(subject, now_s)
             elif kind == "review":
                 self._scaler.review(subject, now_s)
@@ -368,7 +316,7 @@ class ClusterManager:
             elif kind == "warm pool":
                 self._scaler.warm.tended.discard(subject)
                 self._scaler.refill(subject, now_s)
-            elif subject.pod_id in self._pods:
+            elif kind != LOOK_ALARM and subject.pod_id in self._pods:
                 self._on_pod_alarm(kind, subject, now_s)
 
     def _on_pod_alarm(self, kind: str, pod: PodRecord, now_s: float) -> None:
@@ -377,19 +325,7 @@ class ClusterManager:
                 pod.move("stopped", now_s, f"still busy {now_s - pod.since_s:.3g} s after: {pod.reason}")
                 self._out.append(KillPod(pod.pod_id, pod.reason))
         elif pod.state in ("starting", "binding") and now_s >= pod.ready_by_s:
-            self._end_slow_start(pod, now_s)
-
-    def _end_slow_start(self, pod: PodRecord, now_s: float) -> None:
-        state, began_s = pod.state, pod.since_s
-        text = f"{pod.pod_id} was still {pod.doing} after {now_s - began_s:.3g} s"
-        pod.move("stopped", now_s, text)
-        self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
-        self._out.append(KillPod(pod.pod_id, text))
-        if state == "starting":
-            self.templates.distrust(pod)
-        self._replace(
-            pod, state, began_s, now_s, Failure("loads slowly" if state == "binding" else "starts slowly", text)
-        )
+            self.failures.end_slow_start(pod, now_s)
 
     # --- checks ---------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import msgspec
 from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Value
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.views import TokenLoad
 
 
@@ -185,6 +186,20 @@ class MoveAsked(Event, frozen=True):
     task_id: str
     reason: str
     target_id: str = ""
+
+
+class WorkTold(Event, frozen=True):
+    """From the job executor, at once: what the pods that WorkAsked named are at; those without a task are missing."""
+
+    function_id: str
+    work: dict[str, PodWork]
+
+
+class WorkAsked(Event, frozen=True):
+    """From the cluster manager: `function_id` gets no device, and these pods hold some that it could use."""
+
+    function_id: str
+    pod_ids: tuple[str, ...]
 
 
 class CancelReceived(Event, frozen=True):

@@ -29,6 +29,8 @@ STALE_S = 30.0
 """Measurements of engines count for so long."""
 START_WEIGHT = 0.3
 """Of the latest start in their average."""
+UNKNOWN_START_S = 10.0
+"""Before any pod of a function was seen to start."""
 START_BACKOFF_S = 0.1
 """Before the second try; doubled for the third."""
 
@@ -66,6 +68,10 @@ class FunctionPool(msgspec.Struct, eq=False):
     """When that was."""
     start_s: float = 0.0
     """What it takes a pod to get ready, as a moving average; 0 before the first."""
+    starts_s: dict[str, float] = {}
+    """The same, by the place that its devices are of."""
+    leaving: set[str] = set()
+    """Of `pods`: those for which another one is started elsewhere first, and that count no more."""
     needed: int = 0
     """See PodsWanted."""
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
@@ -91,6 +97,15 @@ class FunctionPool(msgspec.Struct, eq=False):
         """Tasks of one pod that scaling aims at."""
         return min(self.spec.scaling.target_inputs or self.slots, self.slots)
 
+    @property
+    def num_pods(self) -> int:
+        """That it has, when all moves are over."""
+        return len(self.pods) - len(self.leaving)
+
+    def start_s_in(self, place: str) -> float:
+        """What a start there is likely to take: as lately, or as elsewhere."""
+        return self.starts_s.get(place) or self.start_s or UNKNOWN_START_S
+
     # --- its pods -------------------------------------------------------------------------------------
 
     def add(self, pod: PodRecord, now_s: float) -> None:
@@ -100,6 +115,7 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     def take_out(self, pod: PodRecord, now_s: float) -> None:
         if self.pods.pop(pod.pod_id, None) is not None:
+            self.leaving.discard(pod.pod_id)
             self.num_busy -= pod.is_busy
             self.note_use(now_s)
 
@@ -136,7 +152,7 @@ class FunctionPool(msgspec.Struct, eq=False):
         return FunctionLoad(
             self.queued, min(self.running, busy_slots), self.target,
             self.min_pods, self.max_pods, self.buffer_pods,
-            len(self.pods), self.count("bound"), self._recent_pods(now_s),
+            self.num_pods, self.count("bound"), self._recent_pods(now_s),
             self.use.average(autoscaler.stable_window_s, now_s),
             self.use.average(autoscaler.panic_window_s, now_s),
             self.panic, self._tokens(now_s), self.start_s, now_s - self.defined_s,
@@ -148,9 +164,11 @@ class FunctionPool(msgspec.Struct, eq=False):
             return self.tokens
         return self.tokens._replace(late_s=0.0, step_s=0.0, arrivals=())
 
-    def note_ready(self, pod: PodRecord, slots: int, now_s: float) -> None:
+    def note_ready(self, pod: PodRecord, slots: int, place: str, now_s: float) -> None:
         took_s = now_s - (pod.started_s if pod.template_id else pod.since_s)
         self.start_s += START_WEIGHT * (took_s - self.start_s) if self.start_s else took_s
+        before_s = self.starts_s.get(place, took_s)
+        self.starts_s[place] = before_s + START_WEIGHT * (took_s - before_s)
         pod.move("bound", now_s)
         pod.slots = self.slots = slots
         self.num_failures, self.retry_s = 0, 0.0
@@ -206,10 +224,10 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     def superfluous_pods(self, now_s: float) -> list[PodRecord]:
         """Pods to give up, the longest idle first. Of pods with several slots also busy ones, the newest first."""
-        num_excess = len(self.pods) - self.wanted.pods
+        num_excess = self.num_pods - self.wanted.pods
         if num_excess <= 0:
             return []
-        bound = [pod for pod in self.pods.values() if pod.state == "bound"]
+        bound = [pod for pod in self.pods.values() if pod.state == "bound" and pod.pod_id not in self.leaving]
         found = [pod for pod in bound if not pod.is_busy and not self._is_within_window(pod, now_s)]
         found.sort(key=lambda pod: pod.idle_since_s)
         if self.slots > 1 and len(found) < num_excess:
@@ -219,7 +237,7 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     def excess_pods(self) -> list[PodRecord]:
         """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""
-        num_excess = max(0, len(self.pods) - self.max_pods)
+        num_excess = max(0, self.num_pods - self.max_pods)
         newest_first = list(reversed(self.pods.values()))
         by_value = sorted(newest_first, key=lambda pod: 0 if pod.state != "bound" else 2 if pod.is_busy else 1)
         return by_value[:num_excess]
@@ -241,7 +259,8 @@ class FunctionPool(msgspec.Struct, eq=False):
         )  # fmt: skip
 
     def check_invariants(self) -> None:
-        num_pods, label = len(self.pods), self.spec.label
+        num_pods, label = self.num_pods, self.spec.label
+        assert self.leaving <= self.pods.keys(), f"{label}: {self.leaving} have left"
         assert num_pods <= self.max_pods, f"{label}: {num_pods} pods of at most {self.max_pods}"
         for pod_id, pod in self.pods.items():
             assert pod.function_id == self.function_id, f"{pod_id} of {label} belongs to {pod.label}"

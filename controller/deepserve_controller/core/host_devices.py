@@ -16,14 +16,18 @@ NOTHING = Allotment()
 
 
 class Wish(NamedTuple):
-    """One choice of an accelerator option, `kind[:model][:count]`; `text` as it was written. number: of one pod."""
+    """One choice of an accelerator option, `kind[:model][:count]`; `text` as it was written. number: of one pod.
+    engines: of a model, the kinds that it can compute on; empty for code that sees for itself."""
 
     text: str
     kind: str
     model: str
     number: int
+    engines: tuple[str, ...] = ()
 
     def fits(self, device: Device) -> bool:
+        if self.engines and (device.engine or device.kind) not in self.engines:
+            return False
         return device.kind == self.kind and (not self.model or self.model.lower() in (device.model, *device.names))
 
 
@@ -43,20 +47,41 @@ class HostDevices:
         """engine_kinds: what models can run on."""
         self._pods = pods
         self.devices = devices
+        self._by_name = {(device.kind, device.id): device for device in devices}
         self._engine_kinds = engine_kinds
 
-    def choose(self, spec: FunctionSpec) -> Allotment | None:
-        """What its next pod gets; None where it has to wait."""
-        wishes = self._wishes(spec)
+    def choose(self, spec: FunctionSpec, place: str = "") -> Allotment | None:
+        """What its next pod gets, in `place` or anywhere; None where it has to wait."""
         if not spec.resources.accelerators:
             return NOTHING
         held = self._held(self._pods.values())
-        for wish in wishes:
-            if wish.kind == "cpu":
+        for wish in self._wishes(spec):
+            if wish.kind == "cpu" and place in ("", "cpu"):
                 return Allotment(wish.text, "cpu")
-            if taken := self._pick(wish, held):
-                return Allotment(wish.text, wish.kind, taken)
+            if taken := self._pick(wish, held, place):
+                return Allotment(wish.text, wish.kind, taken, self._by_name[wish.kind, taken[0]].engine)
         return None
+
+    def places(self, spec: FunctionSpec) -> dict[str, int]:
+        """Where its pods can run, in order of preference, and how many devices one takes there."""
+        found: dict[str, int] = {}
+        for wish in self._wishes(spec):
+            for name in ["cpu"] if wish.kind == "cpu" else [each.place for each in self.devices if wish.fits(each)]:
+                found.setdefault(name, wish.number)
+        return found
+
+    def free(self) -> dict[str, int]:
+        """By place; of CPUs there are always some."""
+        held = self._held(self._pods.values())
+        found = {"cpu": 1 << 30, **{device.place: 0 for device in self.devices}}
+        for device in self.devices:
+            found[device.place] += (device.kind, device.id) not in held
+        return found
+
+    def place_of(self, pod: PodRecord) -> str:
+        """Of what it holds; empty where it holds nothing."""
+        held = pod.devices
+        return self._by_name[held.kind, held.ids[0]].place if held.ids else held.kind
 
     def never_fits(self, spec: FunctionSpec) -> str:
         """Why no pod of `spec` can ever start here, naming what the host has; empty where one can."""
@@ -85,16 +110,16 @@ class HostDevices:
         held = ", ".join(f"{pod_id} holds {count}" for pod_id, count in holders.items())
         return f"waits for {' or '.join(spec.resources.accelerators)}: {held}"
 
-    def givers(self, asking: FunctionPool, pools: Mapping[str, FunctionPool]) -> list[PodRecord]:
+    def givers(self, asking: FunctionPool, pools: Mapping[str, FunctionPool], is_busy_too: bool) -> list[PodRecord]:
         """Whose devices are enough for a pod of `asking`: the longest idle pods of other functions beyond their
-        `min_pods`, and where `asking` has no pod at all, one busy pod of the function that has the most. None where
-        that is not enough, or what leaves already is."""
+        `min_pods`, and, `is_busy_too`, where `asking` has no pod at all, one busy pod of the function that has the
+        most. None where that is not enough, or what leaves already is."""
         spare = set(beyond_least(asking, pools))
         idle = [pod for pod in idle_pods(asking, pools) if pod.pod_id in spare]
         for wish in self._wishes(asking.spec):
             staying = [pod for pod in self._pods.values() if pod.state not in ("draining", "stopped")]
             givers: list[PodRecord] = []
-            for pod in (*idle, *busy_pod(asking, pools)):
+            for pod in (*idle, *(busy_pod(asking, pools) if is_busy_too else ())):
                 if self._pick(wish, self._held(staying)):
                     break
                 if pod.devices.kind == wish.kind:
@@ -123,17 +148,19 @@ class HostDevices:
         if spec.model is None:
             return wishes
         least = spec.model.tensor_parallel
+        engines = self._engine_kinds if spec.kind == "model" else ()
         return [
-            wish._replace(number=max(wish.number, least))
-            for wish in wishes
-            if spec.kind != "model" or wish.kind in self._engine_kinds
+            wish
+            for wish in (wish._replace(number=max(wish.number, least), engines=engines) for wish in wishes)
+            if not engines or wish.kind in engines or any(wish.fits(device) for device in self.devices)
         ]
 
-    def _pick(self, wish: Wish, held: set[tuple[str, str]]) -> tuple[str, ...]:
+    def _pick(self, wish: Wish, held: set[tuple[str, str]], place: str = "") -> tuple[str, ...]:
         """Ids of one model, of that with the fewest free ones that are enough; empty where there are not enough."""
         free: dict[str, list[str]] = {}
         for device in self.devices:
-            if wish.fits(device) and (device.kind, device.id) not in held:
+            is_fitting = wish.fits(device) and place in ("", device.place)
+            if is_fitting and (device.kind, device.id) not in held:
                 free.setdefault(device.model, []).append(device.id)
         enough = [ids for ids in free.values() if len(ids) >= wish.number]
         return tuple(min(enough, key=len)[: wish.number]) if enough else ()

@@ -20,7 +20,6 @@ from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
     miscounted_outcome,
-    pod_lost_outcome,
     stopped_outcome,
     timeout_outcome,
     too_deep_outcome,
@@ -30,9 +29,10 @@ from deepserve_controller.core.function_book import FirstStep, FunctionBook
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.losses import Losses
 from deepserve_controller.core.maps import Maps
 from deepserve_controller.core.migrations import Migrations
-from deepserve_controller.core.replay import failed_outcome, lost_outcome
+from deepserve_controller.core.replay import failed_outcome
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
@@ -92,6 +92,7 @@ class JobExecutor:
         self._migrations = Migrations(
             self._dispatcher, self._jobs, self._retrying, self._stopping, self._out, migration
         )
+        losses = Losses(self._dispatcher, self._chunks, self._stopping, self._retrying, self._end_task)
         self._clocks = Clocks(self._stopping, self._dispatcher, self._chunks)
         unstartable = Unstartable(
             self._functions, self._jobs, self._maps, self._dispatcher,
@@ -118,6 +119,7 @@ class JobExecutor:
             events.TaskPrepared: self._migrations.on_prepared,
             events.TaskReleased: self._migrations.on_released,
             events.MoveAsked: self._migrations.on_asked,
+            events.WorkAsked: self._migrations.on_work_asked,
             events.CancelReceived: self._on_cancel_received,
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
@@ -127,7 +129,7 @@ class JobExecutor:
             events.FunctionRemoved: unstartable.on_function_removed,
             events.ExecutorReady: self._dispatcher.add_executor,
             events.ExecutorFailed: unstartable.on_executor_failed,
-            events.PodLost: self._on_pod_lost,
+            events.PodLost: losses.on_pod_lost,
             events.TimerFired: self._on_timer,
         }
 
@@ -275,7 +277,7 @@ class JobExecutor:
             return
         task.num_reruns += event.num_reruns
         task.prompt = task.prompt or event.prompt
-        if task.kind != "stream":
+        if task.kind != "stream" or task.function.engines is not None:
             task.function.run_times.learn(task.method, event.run_ms / 1e3)
         if task.state == "stopping":
             self._stopping.end(task, "cooperatively", now_s, event.run_ms)
@@ -365,19 +367,6 @@ class JobExecutor:
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.drain(event.pod_id)
         self._migrations.give_away(event.pod_id)
-
-    def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
-        is_blamed = not self._dispatcher.is_ending(event.pod_id)
-        self._chunks.on_pod_lost(event)
-        for lost in reversed(self._dispatcher.forget_pod(event.pod_id)):
-            task = self._chunks.isolate(lost, now_s)
-            if task is None:
-                continue
-            if task.state == "stopping":
-                self._stopping.end(task, "pod lost", now_s)
-            elif not self._retrying.after_loss(task, is_blamed, now_s):
-                outcome = pod_lost_outcome(event.pod_id, event.reason, event.exit_code, task.pod_losses)
-                self._end_task(task, lost_outcome(task, outcome), now_s)
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:
         for kind, subject in self._alarms.due(event.key, now_s):

@@ -11,10 +11,11 @@ import msgspec
 
 from deepserve.protocol.model_io import JOURNAL_TOKEN_BYTES
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, SendPrepare, SendRelease
+from deepserve_controller.core.actions import Action, Notify, SendPrepare, SendRelease
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.function_queue import ExecutorRecord
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
@@ -92,12 +93,16 @@ class Migrations:
 
     def begin(self, task: Task, target_id: str, reason: str) -> None:
         target = self._target(task, target_id)
-        is_movable = task.state == "running" and task.journal_bytes > 0 and not task.is_settled
-        if target is None or not is_movable or task.task_id in self._running:
+        if target is None or not self._is_movable(task) or task.task_id in self._running:
             return
         migration = Migration(task, task.attempt, target_id, reason)
         self._running[task.task_id] = migration
         self._prepare(migration)
+
+    def on_work_asked(self, event: events.WorkAsked, now_s: float) -> None:
+        """What the pods are at: whether that can go on elsewhere, and what it would cost."""
+        found = {pod_id: work for pod_id in event.pod_ids if (work := self._work_on(pod_id, now_s)) is not None}
+        self._out.append(Notify(events.WorkTold(event.function_id, found)))
 
     def on_prepared(self, event: events.TaskPrepared, now_s: float) -> None:
         migration = self._current(event.task_id)
@@ -147,6 +152,27 @@ class Migrations:
             assert task.pod_id != migration.target_id, f"{task_id} moves to where it is"
 
     # --- inside ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _is_movable(task: Task) -> bool:
+        return task.state == "running" and task.journal_bytes > 0 and not task.is_settled
+
+    def _work_on(self, pod_id: str, now_s: float) -> PodWork | None:
+        tasks = self._dispatcher.tasks_on(pod_id)
+        if not tasks:
+            return None
+        function = tasks[0].function
+        others = (each for each in function.routable.values() if each.pod_id != pod_id)
+        means_s = [function.run_times.mean_s(task.method) for task in tasks]
+        return PodWork(
+            tasks=len(tasks),
+            tokens=sum(task.journal_bytes // JOURNAL_TOKEN_BYTES + task.num_prompt_tokens for task in tasks),
+            is_movable=all(self._is_movable(task) for task in tasks),
+            mean_s=sum(means_s) / len(tasks) if all(means_s) else 0.0,
+            longest_s=max(now_s - task.assigned_s for task in tasks),
+            prompt_tokens_per_s=function.engines.pace.prompt_tokens_per_s if function.engines is not None else 0.0,
+            room=sum(max(0, each.slots - each.load) for each in others),
+        )
 
     def _prepare(self, migration: Migration) -> None:
         task = migration.task

@@ -13,10 +13,12 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, SleepPod, StartPod, StopPod
 from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.device_moves import DeviceMoves
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import NOTHING, HostDevices
 from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm, ScalingDecision
 from deepserve_controller.core.warm_pool import WarmPool
@@ -49,6 +51,7 @@ class Scaler:
         prewarmed: tuple[str, ...],
         park: ChooseParking,
         devices: tuple[Device, ...] = (),
+        place: PlaceEngine = lambda options, free: NOWHERE,
     ) -> None:
         self._ids = ids
         self._autoscaler = autoscaler
@@ -65,6 +68,7 @@ class Scaler:
         self._templates = templates
         templates.may_hold_devices = self.devices.may_hold
         templates.has_room = self._has_template_room
+        self.moves = DeviceMoves(self, self.devices, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory or devices, the longest waiting first."""
 
@@ -77,7 +81,7 @@ class Scaler:
         """Start what is missing. What is too much is found by a review."""
         self.decide(pool, now_s)
         before = len(pool.pods)
-        missing = pool.wanted.pods - before
+        missing = pool.wanted.pods - pool.num_pods
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
             if not (why_never := self.why_never(pool.spec)):
                 source = self._templates.source(pool, missing, now_s)
@@ -193,13 +197,20 @@ class Scaler:
         which makes room at once."""
         spec = pool.spec
         if self.devices.choose(spec) is None:
-            for pod in self.devices.givers(pool, self.pools):
-                self.give_up_all(self.pools[pod.function_id], [pod], f"gives its devices to {spec.label}", now_s)
+            if not self.give_devices(pool, is_busy_too=False, now_s=now_s):
+                self.moves.want(pool, now_s)
             return False
         missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib, num_pods)
         return self._make_room(
             pool, missing_mib - self.memory.leaving_mib(), f"gives its memory to {spec.label}", now_s
         )
+
+    def give_devices(self, pool: FunctionPool, is_busy_too: bool, now_s: float) -> bool:
+        """Let others end that have what a pod of `pool` needs; False where there are none."""
+        givers = self.devices.givers(pool, self.pools, is_busy_too)
+        for pod in givers:
+            self.give_up_all(self.pools[pod.function_id], [pod], f"gives its devices to {pool.spec.label}", now_s)
+        return bool(givers)
 
     def _make_room(self, asking: FunctionPool | None, missing_mib: int, reason: str, now_s: float) -> bool:
         is_some_asleep = False
@@ -248,6 +259,8 @@ class Scaler:
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
         pool.short_reason = self.devices.short_reason(pool.spec) or self.memory.short_reason(pool.spec)
+        if plan := self.moves.reason(pool):
+            pool.short_reason = f"{pool.short_reason}; {plan}"
         if not was_short:
             self.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
@@ -276,10 +289,27 @@ class Scaler:
         self._out.append(StartPod(pod_id, environment, memory_mib, reason, template_id))
         return pod
 
-    def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
+    def start_in(self, place: str, pool: FunctionPool, reason: str, now_s: float) -> PodRecord | None:
+        """One more pod of it, with devices of that place; None where they are taken, or there is no memory for it."""
+        spec = pool.spec
+        if self.devices.choose(spec, place) is None:
+            return None
+        pod = self.warm.find(spec)
+        if pod is None:
+            if self.memory.missing_mib(spec.environment, spec.resources.memory_mib) > 0:
+                return None
+            pod = self._start(spec.environment, spec.resources.memory_mib, reason, now_s)
+            self.claim(pod, pool, now_s, place)
+        else:
+            self.claim(pod, pool, now_s, place)
+            self.bind(pod, pool, now_s)
+        pod.reason = reason
+        return pod
+
+    def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float, place: str = "") -> None:
         """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
         pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
-        pod.devices = self.devices.choose(pool.spec) or NOTHING
+        pod.devices = self.devices.choose(pool.spec, place) or NOTHING
         pool.add(pod, now_s)
         limit_s = pool.spec.startup_timeout_s
         self.must_be_ready(pod, now_s + (min(limit_s, FORK_LIMIT_S) if pod.template_id else limit_s))
@@ -295,10 +325,12 @@ class Scaler:
         self._out.append(BindPod(pod.pod_id, pool.function_id, self._spec_for(pod, pool), pod.reason, pod.devices))
 
     def _spec_for(self, pod: PodRecord, pool: FunctionPool) -> FunctionSpec:
-        """With the accelerator that it has got as the only one."""
-        if not pod.devices.accelerator:
+        """With the accelerator that it has got as the only one, or with what a model computes on in its stead."""
+        held = pod.devices
+        if not held.accelerator:
             return pool.spec
-        resources = msgspec.structs.replace(pool.spec.resources, accelerators=(pod.devices.accelerator,))
+        accelerator = held.engine if held.engine and pool.spec.kind == "model" else held.accelerator
+        resources = msgspec.structs.replace(pool.spec.resources, accelerators=(accelerator,))
         return msgspec.structs.replace(pool.spec, resources=resources)
 
     def unclaim(self, pod: PodRecord, reason: str, now_s: float) -> None:
@@ -350,6 +382,7 @@ class Scaler:
     def check_invariants(self) -> None:
         self.memory.check_invariants()
         self.devices.check_invariants()
+        self.moves.check_invariants()
         for pod in self.pods.values():
             pod.check_invariants()
             if pod.state in ("binding", "bound"):

@@ -91,6 +91,10 @@ class Task(msgspec.Struct, eq=False):
         return self.num_produced + self.journal_bytes
 
     @property
+    def num_prompt_tokens(self) -> int:
+        return self.prompt.num_tokens if self.prompt is not None else 0
+
+    @property
     def is_on_pod(self) -> bool:
         return self.state == "running" or self.state == "stopping"
 

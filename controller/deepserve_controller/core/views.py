@@ -287,11 +287,20 @@ DecideMigration = Callable[[MigrationRound], MigrationStep]
 
 
 class Device(NamedTuple):
-    """An NPU or GPU of the host. id: as `VISIBLE_DEVICES` names it. model: in lower case, empty where unknown."""
+    """An NPU or GPU of the host. id: as `VISIBLE_DEVICES` names it. model: in lower case, empty where unknown.
+
+    engine: where it is only pretended, the device on which models that hold it compute.
+    """
 
     kind: str
     id: str
     model: str = ""
+    engine: str = ""
+
+    @property
+    def place(self) -> str:
+        """Devices of one place stand for each other."""
+        return f"{self.kind}:{self.model}" if self.model else self.kind
 
     @property
     def names(self) -> list[str]:
@@ -300,11 +309,12 @@ class Device(NamedTuple):
 
 
 class Allotment(NamedTuple):
-    """What a pod holds. accelerator: the choice of its function's that it is, as it was written."""
+    """What a pod holds. accelerator: the choice of its function's that it is, as it was written. engine: see Device."""
 
     accelerator: str = ""
     kind: str = ""
     ids: tuple[str, ...] = ()
+    engine: str = ""
 
 
 class HeldTemplate(NamedTuple):

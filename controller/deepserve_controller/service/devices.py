@@ -1,7 +1,8 @@
 """Which NPUs and GPUs this host has: read from /dev, /sys and /proc, and nothing is opened or asked.
 
 `DEEPSERVE_DEVICES` says it instead, where DeepServe is to have other ones: `npu:910c:8`, several behind commas, or
-`none`. The variables that hide devices from a process hide them here too.
+`none`. `npu:910c:8@cpu` only pretends: pods hold them as if they were there, and models compute on the CPU, so that
+placement can be tried without an NPU. The variables that hide devices from a process hide them here too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from deepserve_controller.core.views import Device
 from deepserve_controller.errors import ControllerError
 
 DECLARATION = "DEEPSERVE_DEVICES"
-_DECLARED = re.compile(r"(npu|gpu)(?::([A-Za-z0-9_.-]*))?(?::([1-9][0-9]*))?")
+_DECLARED = re.compile(r"(npu|gpu)(?::([A-Za-z0-9_.-]*))?(?::([1-9][0-9]*))?(?:@(cpu))?")
 _HUAWEI = "0x19e5"
 _NPU_MODELS = {"0xd801": "910", "0xd802": "910b", "0xd803": "910c", "0xd100": "310", "0xd500": "310p"}
 """By PCI device id, as Ascend's device plugin for Kubernetes has them."""
@@ -37,9 +38,9 @@ def _declared(text: str) -> Iterator[Device]:
     for part in [] if text == "none" else text.split(","):
         if (found := _DECLARED.fullmatch(part.strip())) is None:
             raise ControllerError(f"{DECLARATION}={text!r}: {part!r} is not kind[:model][:count], such as npu:910c:8")
-        kind, model, count = found.groups()
+        kind, model, count, engine = found.groups()
         for _ in range(int(count or 1)):
-            yield Device(kind, str(counts.setdefault(kind, 0)), (model or "").lower())
+            yield Device(kind, str(counts.setdefault(kind, 0)), (model or "").lower(), engine or "")
             counts[kind] += 1
 
 

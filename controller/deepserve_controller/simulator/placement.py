@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from deepserve_controller.policies.model_placement import HostOption, Instance, Placement, least_startup_time
+from deepserve_controller.core.placement_views import Instance, Placement, PlaceOption, PodWork
+from deepserve_controller.policies.model_placement import least_startup_time, resume_s
 from deepserve_controller.policies.startup_time import StartupTimes
 from deepserve_controller.simulator.report import markdown_table, percentile
 
 GB = 10**9
-RESUME_S_PER_TOKEN, RESUME_S = 0.001, 0.1
+PROMPT_TOKENS_PER_S = 1000.0
 RULES = ("least startup time", "without moves", "first free", "wait for locality")
 
 
@@ -116,42 +117,48 @@ class PlacementWorld:
             return False
         free_s = now_s
         for move in placed.moves:
-            free_s += self._move(move.instance_id, placed.host, move.to_host, now_s)
-        self._drop_idle(placed.host, now_s)
-        ready_s = free_s + self._load(ask.model, placed.host, now_s)
-        self._add(ask.model, placed.host, ready_s, ready_s, ready_s + ask.run_s)
+            free_s += self._move(move.instance_id, placed.place, move.to_place, now_s)
+        self._drop_idle(placed.place, now_s)
+        ready_s = free_s + self._load(ask.model, placed.place, now_s)
+        self._add(ask.model, placed.place, ready_s, ready_s, ready_s + ask.run_s)
         self.starts_s.append(ready_s - ask.at_s)
         return True
 
     def _place(self, model: int, now_s: float) -> Placement | None:
         options = [self._option(name, model, now_s) for name in self._hosts]
-        if self._rule == "least startup time":
-            return least_startup_time(options, 1)
         alone = [option._replace(instances=()) for option in options]
-        if self._rule == "without moves":
-            return least_startup_time(alone, 1)
-        if self._rule == "first free":
-            return next((least_startup_time([option], 1) for option in alone if option.free_devices), None)
-        best = min(alone, key=lambda option: (option.start_s, -option.free_devices, option.host))
-        return least_startup_time([best], 1)
+        if self._rule == "least startup time":
+            asked = options
+        elif self._rule == "without moves":
+            asked = alone
+        elif self._rule == "first free":
+            asked = [option for option in alone if option.free_devices][:1]
+        else:
+            asked = [min(alone, key=lambda option: (option.start_s, -option.free_devices, option.place))]
+        placed = least_startup_time(asked, {option.place: option.free_devices for option in options})
+        return None if placed.is_wait else placed
 
-    def _option(self, name: str, model: int, now_s: float) -> HostOption:
+    def _option(self, name: str, model: int, now_s: float) -> PlaceOption:
         running = [engine for engine in self._hosts[name].engines if engine.until_s > now_s]
         instances = [
             Instance(
                 f"{engine.number}",
                 1,
-                self._resume_s(engine, now_s),
+                self._work(engine, now_s),
                 {other: self._estimate_s(engine.model, other, now_s) for other in self._hosts if other != name},
             )
             for engine in running
             if engine.begins_s <= now_s
         ]
         free = self._cluster.devices - len(running)
-        return HostOption(name, free, self._estimate_s(model, name, now_s), instances)
+        return PlaceOption(name, 1, free, self._estimate_s(model, name, now_s), instances)
+
+    def _work(self, engine: Running, now_s: float) -> PodWork:
+        tokens = int(30.0 * (now_s - engine.begins_s))
+        return PodWork(1, tokens, True, prompt_tokens_per_s=PROMPT_TOKENS_PER_S)
 
     def _resume_s(self, engine: Running, now_s: float) -> float:
-        return RESUME_S_PER_TOKEN * 30.0 * (now_s - engine.begins_s) + RESUME_S
+        return resume_s(self._work(engine, now_s))
 
     def _path(self, model: int, name: str) -> tuple[str, ...]:
         return (f"{name}/bus",) if model in self._hosts[name].memory else (f"{name}/disk", f"{name}/bus")

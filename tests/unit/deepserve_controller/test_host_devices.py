@@ -58,7 +58,7 @@ def bind(cluster: Cluster, *pod_ids: str) -> list[BindPod]:
     ],
 )
 def test_one_grammar(text: str, wish: tuple[str, str, int]) -> None:
-    assert read_wish(text)[1:] == wish
+    assert read_wish(text)[1:4] == wish
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,17 @@ def test_models_go_where_the_engine_can() -> None:
     devices = HostDevices({}, NPUS + GPUS)
     assert devices.choose(wanting("npu", "gpu", "cpu", tensor_parallel=1)) == Allotment("cpu", "cpu")
     assert devices.never_fits(wanting("npu", tensor_parallel=1)).endswith("and models run on cpu")
+
+
+def test_models_go_to_what_is_pretended() -> None:
+    devices = HostDevices({}, (Device("npu", "0", "910c"), Device("npu", "1", "910b", "cpu")))
+    spec = wanting("npu", "cpu", tensor_parallel=1)
+    assert devices.choose(spec) == Allotment("npu", "npu", ("1",), "cpu")
+    assert devices.choose(spec, "cpu") == Allotment("cpu", "cpu") and devices.choose(spec, "npu:910c") is None
+    assert devices.choose(wanting("npu:910c")) == Allotment("npu:910c", "npu", ("0",))
+    assert devices.places(spec) == {"npu:910b": 1, "cpu": 1}
+    assert devices.places(wanting("npu::1")) == {"npu:910c": 1, "npu:910b": 1}
+    assert devices.free() == {"cpu": 1 << 30, "npu:910c": 1, "npu:910b": 1}
 
 
 def test_pods_hold_devices_of_their_own_until_they_are_gone() -> None:

@@ -63,5 +63,9 @@ def test_what_is_declared_counts(tmp_path: Path) -> None:
     found = host_devices(root, {"DEEPSERVE_DEVICES": "npu:910C:2, npu::1,gpu"})
     assert found == (Device("npu", "0", "910c"), Device("npu", "1", "910c"), Device("npu", "2"), Device("gpu", "0"))
     assert host_devices(root, {"DEEPSERVE_DEVICES": "none"}) == ()
+    pretended = host_devices(root, {"DEEPSERVE_DEVICES": "npu:910b@cpu,npu:910c:2"})
+    assert [(device.id, device.engine) for device in pretended] == [("0", "cpu"), ("1", ""), ("2", "")]
+    with pytest.raises(ControllerError, match="'npu@gpu' is not kind"):
+        host_devices(root, {"DEEPSERVE_DEVICES": "npu@gpu"})
     with pytest.raises(ControllerError, match=r"DEEPSERVE_DEVICES='npu:910c:8,tpu': 'tpu' is not kind"):
         host_devices(root, {"DEEPSERVE_DEVICES": "npu:910c:8,tpu"})
