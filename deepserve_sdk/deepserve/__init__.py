@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from deepserve._model import Model as Model
     from deepserve._model_context import ContextId as ContextId
     from deepserve._model_result import ChatResult as ChatResult
+    from deepserve._model_result import GeneratedText as GeneratedText
     from deepserve._options import Retries as Retries
     from deepserve._options import concurrent as concurrent
     from deepserve._progress import progress as progress
@@ -99,7 +100,7 @@ _HOMES = {
     "_function": ("Function",),
     "_model": ("Model",),
     "_model_context": ("ContextId",),
-    "_model_result": ("ChatResult",),
+    "_model_result": ("ChatResult", "GeneratedText"),
     "_progress": ("progress",),
     "_options": ("Retries", "concurrent"),
     "_ref": ("Ref", "put"),

@@ -189,7 +189,8 @@ class Model:
     def generate(self) -> GenerateVerb:
         """`llm.generate(prompt, max_tokens=..., temperature=..., ...) -> str`: the text that follows `prompt` as it is.
 
-        `await llm.generate.aio(...)` on an event loop. Options: see `Sampling`.
+        With `n=` or `logprobs=` the text is a `GeneratedText`, which has `.choices` (all n texts), `.logprobs`,
+        `.finish_reason` and `.usage`. `await llm.generate.aio(...)` on an event loop. Options: see `Answers`.
         """
         return GenerateVerb(self)
 
@@ -202,7 +203,8 @@ class Model:
         max_tokens raises OutputTruncated. tools: tools, functions or OpenAI's dicts; `.tool_calls` says what the model
         wants called, and `deepserve.tool` objects are callable: `add(**add.checked_arguments(call.arguments))`.
         `deepserve.Agent` does that in a loop. context: of `llm.cache`, which the messages continue; one that is unknown
-        or has expired raises UnknownContextError. `await llm.chat.aio(...)` on an event loop. Options: see `Sampling`.
+        or has expired raises UnknownContextError. `n=`: `.choices` has all answers; `logprobs=`: `.logprobs` tells of
+        each token. `await llm.chat.aio(...)` on an event loop. Options: see `Answers`.
         """
         return ChatVerb(self)
 

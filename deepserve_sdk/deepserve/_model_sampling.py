@@ -39,20 +39,43 @@ class Sampling(TypedDict, total=False):
     bad_words: list[str] | None
 
 
+class Answers(Sampling, total=False):
+    """Options of generate and chat: those of `Sampling`, and what is told of how many answers.
+
+    n: so many answers to one prompt, 1 to 128, each drawn for itself (temperature above 0); `.choices` has them all.
+    logprobs: `.logprobs` tells the log probability of each token of an answer, and of so many of the likeliest in its
+    place, 0 to 100. (Names and ranges: vLLM's.)
+    """
+
+    n: int | None
+    logprobs: int | None
+
+
 _LEAST = {
+    "n": 1, "logprobs": 0,
     "max_tokens": 1, "temperature": 0, "top_p": 0, "min_p": 0, "seed": 0, "min_tokens": 0,
     "presence_penalty": -2, "frequency_penalty": -2, "repetition_penalty": 0.01,
 }  # fmt: skip
-_MOST = {"top_p": 1, "min_p": 1, "presence_penalty": 2, "frequency_penalty": 2, "repetition_penalty": 100}
+_MOST = {
+    "n": 128,
+    "logprobs": 100,
+    "top_p": 1,
+    "min_p": 1,
+    "presence_penalty": 2,
+    "frequency_penalty": 2,
+    "repetition_penalty": 100,
+}
 _MAX_BIAS = 100
 
 
-def params_of(verb: str, given: Any, json_schema: dict[str, Any] | None = None) -> GenerationParams:
-    """`given` (a Sampling) as the engine takes it. Raises InvalidOption naming `verb` and the option."""
+def params_of(
+    verb: str, given: Any, json_schema: dict[str, Any] | None = None, known: type[Any] = Answers
+) -> GenerationParams:
+    """`given` (a `known`) as the engine takes it. Raises InvalidOption naming `verb` and the option."""
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():
-        if name not in Sampling.__annotations__:
-            raise InvalidOption(f"{verb}: there is no option {name!r}; there are {', '.join(Sampling.__annotations__)}")
+        if name not in known.__annotations__:
+            raise InvalidOption(f"{verb}: there is no option {name!r}; there are {', '.join(known.__annotations__)}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in _LEAST and is_number and not _LEAST[name] <= value <= _MOST.get(name, value):
             most = f" and at most {_MOST[name]}" if name in _MOST else ""

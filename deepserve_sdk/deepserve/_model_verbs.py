@@ -9,11 +9,11 @@ from deepserve._model_context import ContextId, checked_id, context_of, definiti
 from deepserve._model_embedding import VERB as EMBED
 from deepserve._model_embedding import embed_input
 from deepserve._model_request import AsyncGenerationStream, GenerationStream, messages_of
-from deepserve._model_result import ChatResult, Usage
-from deepserve._model_sampling import Sampling, params_of
+from deepserve._model_result import ChatResult, GeneratedText, usage_of
+from deepserve._model_sampling import Answers, Sampling, params_of
 from deepserve._output import OutputType
 from deepserve.errors import InvalidOption
-from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated
+from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GenerationParams
 
 if TYPE_CHECKING:
     from deepserve._model import Model
@@ -29,11 +29,27 @@ class GenerateVerb:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def __call__(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
-        return self._model.requests.ask(_completion(prompt, sampling), "llm.generate").text
+    @overload
+    def __call__(self, prompt: str, **sampling: Unpack[Sampling]) -> str: ...
+    @overload
+    def __call__(
+        self, prompt: str, *, n: int, logprobs: int | None = None, **sampling: Unpack[Sampling]
+    ) -> GeneratedText: ...
+    @overload
+    def __call__(self, prompt: str, *, logprobs: int, **sampling: Unpack[Sampling]) -> GeneratedText: ...
+    def __call__(self, prompt: str, **sampling: Any) -> str:
+        return _text(self._model.requests.ask(_completion(prompt, sampling), "llm.generate"), sampling)
 
-    async def aio(self, prompt: str, **sampling: Unpack[Sampling]) -> str:
-        return (await self._model.requests.ask_aio(_completion(prompt, sampling), "llm.generate")).text
+    @overload
+    async def aio(self, prompt: str, **sampling: Unpack[Sampling]) -> str: ...
+    @overload
+    async def aio(
+        self, prompt: str, *, n: int, logprobs: int | None = None, **sampling: Unpack[Sampling]
+    ) -> GeneratedText: ...
+    @overload
+    async def aio(self, prompt: str, *, logprobs: int, **sampling: Unpack[Sampling]) -> GeneratedText: ...
+    async def aio(self, prompt: str, **sampling: Any) -> str:
+        return _text(await self._model.requests.ask_aio(_completion(prompt, sampling), "llm.generate"), sampling)
 
 
 class ChatVerb:
@@ -48,22 +64,22 @@ class ChatVerb:
         output_type: None = None,
         tools: Tools = (),
         context: str | None = None,
-        **sampling: Unpack[Sampling],
+        **sampling: Unpack[Answers],
     ) -> ChatResult[str]: ...
     @overload
     def __call__(
-        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Sampling]
+        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Answers]
     ) -> ChatResult[T]: ...
     @overload
     def __call__(
-        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Sampling]
+        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Answers]
     ) -> ChatResult[Any]: ...
     def __call__(
         self, messages: Messages, *, output_type: Any = None, tools: Any = (), context: Any = None, **sampling: Any
     ) -> Any:
         output, context_id = _output(output_type, tools), checked_id(context, "llm.chat", tools)
         value = _chat(messages, output, tools, sampling, "llm.chat")
-        return _result(self._model.requests.ask(value, "llm.chat", context_id), output)
+        return _result(self._model.requests.ask(value, "llm.chat", context_id), output, value.params)
 
     @overload
     async def aio(
@@ -73,22 +89,22 @@ class ChatVerb:
         output_type: None = None,
         tools: Tools = (),
         context: str | None = None,
-        **sampling: Unpack[Sampling],
+        **sampling: Unpack[Answers],
     ) -> ChatResult[str]: ...
     @overload
     async def aio(
-        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Sampling]
+        self, messages: Messages, *, output_type: type[T], context: str | None = None, **sampling: Unpack[Answers]
     ) -> ChatResult[T]: ...
     @overload
     async def aio(
-        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Sampling]
+        self, messages: Messages, *, output_type: Any, context: str | None = None, **sampling: Unpack[Answers]
     ) -> ChatResult[Any]: ...
     async def aio(
         self, messages: Messages, *, output_type: Any = None, tools: Any = (), context: Any = None, **sampling: Any
     ) -> Any:
         output, context_id = _output(output_type, tools), checked_id(context, "llm.chat", tools)
         value = _chat(messages, output, tools, sampling, "llm.chat")
-        return _result(await self._model.requests.ask_aio(value, "llm.chat", context_id), output)
+        return _result(await self._model.requests.ask_aio(value, "llm.chat", context_id), output, value.params)
 
 
 class StreamVerb:
@@ -99,14 +115,14 @@ class StreamVerb:
         self, messages: Messages, *, context: str | None = None, **sampling: Unpack[Sampling]
     ) -> Generator[str, None, None]:
         context_id = checked_id(context, "llm.stream", ())
-        value = _chat(messages, None, (), sampling, "llm.stream")
+        value = _chat(messages, None, (), sampling, "llm.stream", Sampling)
         return _texts(self._model.requests.stream(value, "llm.stream", context_id))
 
     def aio(
         self, messages: Messages, *, context: str | None = None, **sampling: Unpack[Sampling]
     ) -> AsyncGenerator[str, None]:
         context_id = checked_id(context, "llm.stream", ())
-        value = _chat(messages, None, (), sampling, "llm.stream")
+        value = _chat(messages, None, (), sampling, "llm.stream", Sampling)
         return _texts_aio(self._model.requests.stream_aio(value, "llm.stream", context_id))
 
 
@@ -158,8 +174,15 @@ def _completion(prompt: str, sampling: Any) -> CompletionInput:
     return CompletionInput(prompt, params_of("llm.generate", sampling))
 
 
-def _chat(messages: Messages, output: OutputType[Any] | None, tools: Tools, sampling: Any, verb: str) -> ChatInput:
-    params = params_of(verb, sampling, output.schema if output else None)
+def _chat(
+    messages: Messages,
+    output: OutputType[Any] | None,
+    tools: Tools,
+    sampling: Any,
+    verb: str,
+    known: type[Any] = Answers,
+) -> ChatInput:
+    params = params_of(verb, sampling, output.schema if output else None, known)
     return ChatInput(messages_of(messages), params, definitions_of(tools))
 
 
@@ -171,13 +194,33 @@ def _output(output_type: Any, tools: Tools) -> OutputType[Any] | None:
     return OutputType(output_type)
 
 
-def _result(generated: Generated, output: OutputType[Any] | None) -> ChatResult[Any]:
-    value = output.parse(generated.text, generated.finish_reason) if output else generated.text
-    return ChatResult(
-        text=generated.text,
-        output=value,
-        finish_reason=generated.finish_reason,
-        usage=Usage(generated.prompt_tokens, generated.completion_tokens),
-        tool_calls=tuple(generated.tool_calls),
-        malformed_calls=tuple(generated.malformed_calls),
-    )
+def _result(generated: Generated, output: OutputType[Any] | None, params: GenerationParams) -> ChatResult[Any]:
+    usage = usage_of(generated)
+
+    def one(answer: Generated, others: tuple[ChatResult[Any], ...] = ()) -> ChatResult[Any]:
+        return ChatResult(
+            text=answer.text,
+            output=output.parse(answer.text, answer.finish_reason) if output else answer.text,
+            finish_reason=answer.finish_reason,
+            usage=usage,
+            tool_calls=tuple(answer.tool_calls),
+            malformed_calls=tuple(answer.malformed_calls),
+            logprobs=tuple(answer.logprobs) if params.logprobs is not None else None,
+            others=others,
+        )
+
+    return one(generated, tuple([one(answer) for answer in generated.others]))
+
+
+def _text(generated: Generated, sampling: Any) -> str:
+    """A plain one where nothing more was asked for."""
+    has_logprobs = sampling.get("logprobs") is not None
+    if sampling.get("n") is None and not has_logprobs:
+        return generated.text
+    usage = usage_of(generated)
+
+    def one(answer: Generated, others: tuple[GeneratedText, ...] = ()) -> GeneratedText:
+        logprobs = tuple(answer.logprobs) if has_logprobs else None
+        return GeneratedText(answer.text, answer.finish_reason, usage, logprobs, others)
+
+    return one(generated, tuple([one(answer) for answer in generated.others]))

@@ -46,11 +46,11 @@ class ScriptedRequests:
         self._others = others
 
     def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
-        generated = self._ask(value)
+        generated = self._ask_all(value)
         return self._others().ask(value, verb, context_id) if generated is None else generated
 
     async def ask_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
-        generated = self._ask(value)
+        generated = self._ask_all(value)
         return await self._others().ask_aio(value, verb, context_id) if generated is None else generated
 
     def stream(self, value: ModelInput, verb: str, context_id: str = "") -> GenerationStream:
@@ -67,6 +67,13 @@ class ScriptedRequests:
     async def cache_aio(self, value: ContextInput, verb: str) -> Generated:
         is_scripted = self._send(Asked(self._model)) is not None
         return NOTHING_SAID if is_scripted else await self._others().cache_aio(value, verb)
+
+    def _ask_all(self, value: ModelInput) -> Generated | None:
+        """Each of the n answers is one of the script."""
+        first, *others = [self._ask(value) for _ in range(value.params.n or 1)]
+        if first is None:
+            return None
+        return msgspec.structs.replace(first, others=[other for other in others if other is not None])
 
     def _ask(self, value: ModelInput) -> Generated | None:
         """None where the model has no script. Raises ScriptExhausted, ModelError."""

@@ -15,6 +15,7 @@ their own way.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import msgspec
@@ -41,6 +42,10 @@ class GenerationParams(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     stop: list[str] = []
+    n: int | None = None
+    """Answers; of a stream 1."""
+    logprobs: int | None = None
+    """So many of the likeliest tokens are told with each token of an answer; None = not even the token's own."""
     json_schema: dict[str, Any] | None = None
     """Output is constrained to this JSON schema."""
 
@@ -105,8 +110,25 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: dict[str, Any]
 
 
+class LikelyToken(msgspec.Struct, frozen=True):
+    """token: its text, with U+FFFD for what is no character alone.  logprob: natural.  bytes: what the token spells."""
+
+    token: str
+    logprob: float
+    bytes: builtins.bytes
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token of an answer, in OpenAI's shape. top_logprobs: the likeliest in its place, best first."""
+
+    token: str
+    logprob: float
+    bytes: builtins.bytes
+    top_logprobs: list[LikelyToken]
+
+
 class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
-    """finish_reason: stop, length, tool_calls."""
+    """finish_reason: stop, length, tool_calls. others: the answers after the first; all have the prompt in common."""
 
     text: str
     finish_reason: str
@@ -115,6 +137,8 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: list[ToolCall] = []
     malformed_calls: list[str] = []
     """Texts between tool-call tags that are no valid call."""
+    logprobs: list[TokenLogprob] = []
+    others: list[Generated] = []
 
 
 class GeneratedDelta(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,6 +19,7 @@ from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
+from deepserve_runtime.executors.completion import GrowingCompletion
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
@@ -205,8 +206,12 @@ class EngineExecutor:
         journal = Journal(task.assignment.journal)
         if params.seed is None:
             params = replace(params, seed=journal.seed)
-        parser = WholeCalls(make_parser(self._answers.calls), journal) if prompt.parse_tools else None
-        return Generation(task, parser, journal, prompt.context), [SequenceRequest(prompt.token_ids, params)]
+        completions = []
+        for index in range(params.n):
+            parser = WholeCalls(make_parser(self._answers.calls), journal, index) if prompt.parse_tools else None
+            tokens = self._served.token_text if params.logprobs is not None else None
+            completions.append(GrowingCompletion(parser, tokens))
+        return Generation(task, completions, journal, prompt.context), [SequenceRequest(prompt.token_ids, params)]
 
     def _start_compiled(self) -> None:
         for first_id, each in list(self._compiling.items()):

@@ -43,6 +43,7 @@ from flowserve.server.response_request import ResponseRequest
 from flowserve.server.responses import ModelResponse
 from flowserve.server.served_model import ServedModel
 from flowserve.server.token_answers import detokenized, prompt_to_tokenize, tokenized
+from flowserve.server.token_text import TokenText
 from flowserve.tokenizer import Tokenizer
 from flowserve.tool_calls import (
     AnswerEvent,
@@ -98,6 +99,7 @@ __all__ = [
     "StructuredOutputsParams",
     "TextDelta",
     "Tier",
+    "TokenText",
     "TokenizeRequest",
     "TokenLogprobs",
     "Tokenizer",

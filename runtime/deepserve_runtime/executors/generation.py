@@ -1,4 +1,4 @@
-"""One sequence's text on its way to the reader: tool calls taken out, tokens merged where the reader is slow.
+"""The sequences of one request on their way to the reader: tokens are merged where the reader is slow.
 
 Each item takes along the tokens that it and those before it follow from (`Journal`): where an item has arrived, another
 pod can go on with the next one, for both arrive in one frame.
@@ -6,10 +6,12 @@ pod can go on with the next one, for both arrive in one frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
 
-from deepserve.protocol.model_io import Generated, GeneratedDelta, PromptContext, ToolCall
+import msgspec
+
+from deepserve.protocol.model_io import Generated, PromptContext
+from deepserve_runtime.executors.completion import GrowingCompletion
 from deepserve_runtime.executors.flowserve_parts import SequenceOutput
 from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.values import encode
@@ -19,27 +21,14 @@ MAX_UNSAID = 32
 """Tokens that a lost pod takes with it, where they give the reader nothing."""
 
 
-class Piece(NamedTuple):
-    """What became certain of the output."""
-
-    text: str = ""
-    calls: tuple[ToolCall, ...] = ()
-    malformed: tuple[str, ...] = ()
-
-
-class Parser(Protocol):
-    def feed(self, text: str) -> Piece: ...
-
-    def finish(self) -> Piece: ...
-
-
 class Generation:
-    """context: the stored start of the prompt, where there is one, or what it is to become."""
+    """completions: all of the one prompt; of a stream there is one.  context: the stored start of the prompt, where
+    there is one, or what it is to become."""
 
     def __init__(
         self,
         task: Task,
-        parser: Parser | None,
+        completions: Sequence[GrowingCompletion],
         journal: Journal | None = None,
         context: PromptContext | None = None,
     ) -> None:
@@ -47,78 +36,58 @@ class Generation:
         self.context = context
         self.sequence_ids: list[str] = []
         """Its one sequence, once it is in the engine."""
-        self._parser = parser
         self.journal = journal or Journal()
-        self._is_resuming = bool(self.journal.token_ids)
-        self._text: list[str] = []
-        self._calls: list[ToolCall] = []
-        self._malformed: list[str] = []
-        self._pending_text = ""
-        self._pending_calls: list[ToolCall] = []
-        self._generated: Generated | None = None
+        self._completions = completions
+        self._resuming = set(self.journal.written)
+        """Completions that were begun elsewhere, and whose first output here tells what was said there."""
 
     def outputs(self, number: int) -> list[list[int]]:
-        """What it has put out before."""
-        return self.journal.outputs()
+        """What its completions have put out before."""
+        return self.journal.outputs(0, len(self._completions))
 
     @property
     def is_complete(self) -> bool:
         """The engine is done with it; its outcome may still wait for the reader."""
-        return self._generated is not None
-
-    def add(self, text: str, token_ids: Iterable[int] = ()) -> None:
-        self.journal.add(token_ids)
-        self._take(Piece(text) if self._parser is None else self._parser.feed(text))
-
-    def resumed(self) -> None:
-        """What was added up to now comes first of a sequence that was begun elsewhere: its reader has it already."""
-        if self._is_resuming:
-            self._is_resuming = False
-            self._pending_text, self._pending_calls = "", []
-
-    def complete(self, finish_reason: str, prompt_tokens: int, completion_tokens: int) -> None:
-        if self._parser is not None:
-            self._take(self._parser.finish())
-        self._generated = Generated(
-            text="".join(self._text),
-            finish_reason="tool_calls" if self._calls else finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            tool_calls=self._calls,
-            malformed_calls=self._malformed,
-        )
+        return all(each.generated is not None for each in self._completions)
 
     def receive(self, output: SequenceOutput) -> None:
-        self.add(output.text, output.token_ids)
+        index = output.index
+        completion = self._completions[index]
+        if index in self._resuming:
+            completion.add(output.text, self.journal.written[index].logprobs)
+        else:
+            self.journal.add(output.token_ids, index, output.logprobs or ())
+            completion.add(output.text, output.logprobs or ())
         if output.finished:
-            self.complete(output.finish_reason or "stop", output.num_prompt_tokens, output.num_output_tokens)
-        self.resumed()
+            completion.complete(output.finish_reason or "stop", output.num_prompt_tokens, output.num_output_tokens)
+        if index in self._resuming:  # the reader has it already
+            self._resuming.remove(index)
+            completion.take_delta()
 
     def flush(self) -> bool:
         """Sends what may be sent; True once the outcome is out."""
-        if self.task.assignment.kind == "stream" and (self._pending_text or self._pending_calls):
+        if self._is_behind:
             if not self.task.may_send:
                 return False
-            delta = GeneratedDelta(self._pending_text, self._pending_calls)
-            self._pending_text, self._pending_calls = "", []
-            self.task.emit(*encode(delta), self.journal.take())
-        if self._generated is None:
+            self.task.emit(*encode(self._completions[0].take_delta()), self.journal.take())
+        if not self.is_complete:
             if self.journal.num_unsaid >= MAX_UNSAID:
                 self.task.note(self.journal.take())
             return False
-        self.task.finish(*encode(self._generated))
+        self.task.finish(*encode(self._generated()))
         return True
 
     def leave(self) -> None:
         """Another pod goes on behind what the reader has; what it has no room for is made again there."""
-        has_pending = self._pending_text or self._pending_calls
-        if self.journal.num_unsaid and not (self.task.assignment.kind == "stream" and has_pending):
+        if self.journal.num_unsaid and not self._is_behind:
             self.task.note(self.journal.take())
         self.task.release()
 
-    def _take(self, piece: Piece) -> None:
-        self._text.append(piece.text)
-        self._pending_text += piece.text
-        self._calls += piece.calls
-        self._pending_calls += piece.calls
-        self._malformed += piece.malformed
+    @property
+    def _is_behind(self) -> bool:
+        """Something waits to be sent."""
+        return self.task.assignment.kind == "stream" and self._completions[0].has_pending
+
+    def _generated(self) -> Generated:
+        first, *others = [each.generated for each in self._completions if each.generated is not None]
+        return msgspec.structs.replace(first, others=others)

@@ -75,9 +75,9 @@ class Journal:
         """Tokens of earlier attempts of `count` completions."""
         return [self.written[index].token_ids if index in self.written else [] for index in range(first, first + count)]
 
-    def call_id(self, number: int) -> str:
-        """Of the answer's tool call `number`, the same in each attempt."""
-        return f"call_{blake2b(self.nonce + number.to_bytes(4, 'little'), digest_size=8).hexdigest()}"
+    def call_id(self, number: int, completion: int = 0) -> str:
+        """Of a completion's tool call `number`, the same in each attempt."""
+        return f"call_{blake2b(self.nonce + struct.pack('<II', number, completion), digest_size=8).hexdigest()}"
 
     def answer_id(self) -> str:
         """24 hexadecimal digits."""

@@ -108,7 +108,8 @@ def _sequences(message: PrepareTask, payload: bytes) -> list[_Sequence]:
         body = msgspec.json.decode(asked.body, type=_Body)
         prompts, n, salt = [prompt.token_ids for prompt in asked.prompts], body.n or 1, body.cache_salt
     else:
-        prompts, n, salt = [msgspec.msgpack.decode(payload, type=TokenizedPrompt).token_ids], 1, None
+        prompt = msgspec.msgpack.decode(payload, type=TokenizedPrompt)
+        prompts, n, salt = [prompt.token_ids], prompt.params.n or 1, None
     written = sorted(Journal(message.journal).written.items())
     begun = [_Sequence(prompts[index // n] + each.token_ids, salt) for index, each in written]
     return begun or [_Sequence(prompt, salt) for prompt in prompts]

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from deepserve.protocol.model_io import ToolCall
+from deepserve_runtime.executors.completion import Piece
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerEvent,
     ArgumentsDelta,
@@ -15,7 +16,6 @@ from deepserve_runtime.executors.flowserve_parts import (
     MalformedCall,
     TextDelta,
 )
-from deepserve_runtime.executors.generation import Piece
 from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.values import encode
 
@@ -23,8 +23,9 @@ from deepserve_runtime.executors.values import encode
 class WholeCalls:
     """Whole calls from flowserve's streams of fragments. Malformed ones go to the agent, which tells the model."""
 
-    def __init__(self, parser: CallParser, journal: Journal | None = None) -> None:
+    def __init__(self, parser: CallParser, journal: Journal | None = None, completion: int = 0) -> None:
         self._parser = parser
+        self._completion = completion
         self._journal = journal or Journal()
         self._num_calls = 0
         self._name = ""
@@ -49,7 +50,7 @@ class WholeCalls:
                 case CallEnd():
                     arguments = json.loads(self._arguments) if event.error is None else None
                     if arguments is not None and can_travel(self._name, arguments):
-                        calls.append(ToolCall(self._journal.call_id(self._num_calls), self._name, arguments))
+                        calls.append(ToolCall(self._call_id(), self._name, arguments))
                         self._num_calls += 1
                     else:
                         malformed.append(f'{{"name": {json.dumps(self._name)}, "arguments": {self._arguments}}}')
@@ -57,6 +58,9 @@ class WholeCalls:
                     malformed.append(event.text)
         # Halves of characters cannot travel.
         return Piece(text, tuple(calls), tuple(part.encode("utf-8", "backslashreplace").decode() for part in malformed))
+
+    def _call_id(self) -> str:
+        return self._journal.call_id(self._num_calls, self._completion)
 
 
 def can_travel(name: str, arguments: dict[str, Any]) -> bool:

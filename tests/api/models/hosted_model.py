@@ -45,6 +45,11 @@ if __name__ == "__main__":
     print("generate", isinstance(llm.generate("Once upon", max_tokens=64, temperature=0.7, seed=1), str))
     print("chat", isinstance(llm.chat([{"role": "user", "content": "hi"}]).text, str))
     print("chat text", llm.chat("hi", max_tokens=4).usage.completion_tokens <= 4)
+    two = llm.chat("hi", n=2, logprobs=1, max_tokens=4, temperature=1, ignore_eos=True)
+    print("choices", len(two.choices) == 2 and two.usage.completion_tokens == 8 and two.choices[0] is two)
+    print("logprobs", all(len(choice.logprobs or ()) == 4 for choice in two.choices))
+    texts = llm.generate("Once upon", n=2, logprobs=0, max_tokens=4, temperature=1).choices
+    print("texts", len(texts) == 2 and isinstance(texts[0], str) and len(texts[0].logprobs or ()) > 0)
     print("stream", end=" ")
     for piece in llm.stream([{"role": "user", "content": "hi"}], max_tokens=4, temperature=0):
         print(len(piece) > 0, end=" ", flush=True)

@@ -26,7 +26,13 @@ def mul(a: int, b: int) -> int:
 async def check(llm: deepserve.Model) -> None:
     assert_type(llm.generate("x", max_tokens=3, temperature=0.5, stop=["\n"]), str)
     assert_type(await llm.generate.aio("x"), str)
+    assert_type(llm.generate("x", n=2, seed=1), deepserve.GeneratedText)
+    assert_type(await llm.generate.aio("x", logprobs=1), deepserve.GeneratedText)
+    assert_type(llm.generate("x", n=2, logprobs=1).choices[1].finish_reason, str)
     assert_type(llm.chat("x").output, str)
+    assert_type(llm.chat("x", output_type=Person, n=2).choices[1].output, Person)
+    for token in llm.chat("x", logprobs=3).logprobs or ():
+        assert_type(token.top_logprobs[0].logprob, float)
     assert_type(llm.chat([{"role": "user", "content": "x"}], tools=[add, mul]).text, str)
     assert_type(llm.chat("x", output_type=Person).output, Person)
     assert_type(llm.chat("x", output_type=list[str]).output, list[str])

@@ -40,7 +40,15 @@ from deepserve.protocol.messages import (
     Value,
     Welcome,
 )
-from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GeneratedDelta, ToolCall
+from deepserve.protocol.model_io import (
+    ChatInput,
+    CompletionInput,
+    Generated,
+    GeneratedDelta,
+    LikelyToken,
+    TokenLogprob,
+    ToolCall,
+)
 from deepserve.protocol.specs import CodeRef, function_id
 
 
@@ -317,3 +325,38 @@ def test_context_ids_are_texts_that_pickle() -> None:
     context = ContextId("ctx-1", 12)
     again = pickle.loads(pickle.dumps(context))
     assert (again, type(again), again.num_tokens) == ("ctx-1", ContextId, 12)
+
+
+def test_all_answers_and_what_is_told_of_their_tokens(controller: Controller, llm: Model) -> None:
+    told = [TokenLogprob("a", -0.1, b"a", [LikelyToken("b", -0.2, b"b")])]
+    answer = Generated("a", "stop", 3, 1, logprobs=told, others=[Generated("b", "length", 3, 2, logprobs=told)])
+    controller.answers = [answer] * 5
+    chat = llm.chat("hi", n=2, logprobs=1)
+    assert [each.text for each in chat.choices] == ["a", "b"] and chat.choices[0] is chat
+    assert chat.usage.completion_tokens == 3 and chat.choices[1].finish_reason == "length"
+    assert [each.logprobs for each in chat.choices] == [tuple(told)] * 2
+    params = controller.inputs[0].params
+    assert (params.n, params.logprobs) == (2, 1)
+    assert llm.chat("hi").logprobs is None and type(llm.generate("hi")) is str
+    texts = llm.generate("hi", n=2, logprobs=0)
+    assert texts == "a" and texts.choices == ("a", "b") and texts.choices[1].logprobs == tuple(told)
+    again = pickle.loads(pickle.dumps(texts))
+    assert again.choices == texts.choices and again.usage == texts.usage and again.logprobs == texts.logprobs
+    assert llm.generate("hi", n=2).logprobs is None
+
+
+def test_an_answer_of_several_that_is_cut_off_is_told(controller: Controller, llm: Model) -> None:
+    controller.answers = [Generated("[1]", "stop", 3, 1, others=[Generated("[1", "length", 3, 2)])] * 2
+    with pytest.raises(OutputTruncated):
+        llm.chat("hi", n=2, output_type=list[int])
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": 0}, {"n": 129}, {"n": True}, {"logprobs": -1}, {"logprobs": True}, {"n": "2"}]
+)
+def test_answers_that_cannot_be_asked_for(llm: Model, options: Any) -> None:
+    for verb in (llm.chat, llm.generate):
+        with pytest.raises(InvalidOption, match=next(iter(options))):
+            verb("hi", **options)
+    with pytest.raises(InvalidOption, match="llm.stream: there is no option"):
+        llm.stream("hi", **options)

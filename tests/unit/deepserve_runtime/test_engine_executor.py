@@ -20,8 +20,8 @@ from deepserve.protocol.messages import TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
+from deepserve_runtime.executors.completion import Piece  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor, sampling_params  # noqa: E402
-from deepserve_runtime.executors.generation import Piece  # noqa: E402
 from deepserve_runtime.executors.whole_calls import WholeCalls  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from flowserve.sampling_params import SamplingParams  # noqa: E402
@@ -104,7 +104,7 @@ class BrokenParser:
 def test_an_answer_that_cannot_be_read_fails_its_task_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: str
 ) -> None:
-    monkeypatch.setattr(engine, "WholeCalls", lambda parser, journal: BrokenParser(breaks_at))
+    monkeypatch.setattr(engine, "WholeCalls", lambda parser, journal, index: BrokenParser(breaks_at))
     executor = executor_of(folder)
     executor.load()
     bad = FakePod()
@@ -247,7 +247,7 @@ def test_what_is_asked_of_sampling_reaches_the_engine_over_the_models_defaults()
     given: dict[str, Any] = {
         "max_tokens": 20, "temperature": 0.8, "top_p": 0.9, "top_k": 50, "min_p": 0.01, "seed": 3, "min_tokens": 4,
         "presence_penalty": 1.5, "frequency_penalty": 0.5, "repetition_penalty": 1.6, "logit_bias": {278: -100.0},
-        "ignore_eos": True, "bad_words": ["fox"], "stop": ["zzz"], "stop_token_ids": [399],
+        "ignore_eos": True, "bad_words": ["fox"], "stop": ["zzz"], "stop_token_ids": [399], "n": 2, "logprobs": 3,
     }  # fmt: skip
     assert given.keys() | {"json_schema"} == set(GenerationParams.__struct_fields__)
     assert sampling_params(GenerationParams(**given), {"temperature": 0.1}) == SamplingParams(**given)

@@ -123,6 +123,30 @@ def test_a_call_goes_on_from_its_journal(executor: EngineExecutor, monkeypatch: 
     assert executor._engine.stats().num_steps - steps < 12  # 36 of its 40 tokens were there
 
 
+def test_several_answers_go_on_with_their_log_probabilities(executor: EngineExecutor, monkeypatch: Any) -> None:
+    monkeypatch.setattr("deepserve_runtime.executors.generation.MAX_UNSAID", 5)
+    params = GenerationParams(n=3, logprobs=2, max_tokens=20, stop=["e"], json_schema=None)
+    prompt = TokenizedPrompt([1, 2, 3], params)
+    whole = run(executor, prompt)
+    expected = generated(whole)
+    answers = [expected, *expected.others]
+    assert len({each.text for each in answers}) == 3
+    assert all(len(each.logprobs) == each.completion_tokens for each in answers)
+    frames = whole.link.of(TaskOutputs)
+    assert len(frames) > 2
+    for cut in range(1, len(frames) + 1):
+        again = generated(run(executor, prompt, journal=said(frames[:cut])[2]))
+        for one, other in zip([again, *again.others], answers, strict=True):
+            assert (one.text, one.finish_reason, one.completion_tokens) == (
+                other.text,
+                other.finish_reason,
+                other.completion_tokens,
+            )
+            assert [each.bytes for each in one.logprobs] == [each.bytes for each in other.logprobs]
+            numbers = [each.logprob for each in other.logprobs]
+            assert [each.logprob for each in one.logprobs] == pytest.approx(numbers, abs=1e-3)
+
+
 def test_a_journal_of_another_model_fails_its_task_alone(executor: EngineExecutor) -> None:
     journal = Journal()
     journal.add([10**6])
