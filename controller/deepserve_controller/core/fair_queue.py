@@ -2,12 +2,14 @@
 
 Deficit round robin (Shreedhar and Varghese 1995): keys with something waiting take turns; each turn adds a quantum to
 the key's deficit, and its requests go while the deficit covers their cost. What a request costs is known for certain
-only when it is over: `settle` corrects the key's account then, so that a wrong estimate wins nobody anything.
+only when it is over: `settle` corrects the key's account then, so that a wrong estimate wins nobody anything. What
+a key owes it pays off with the turns that it would have had, whether it waits or not.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import KeysView
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -29,18 +31,29 @@ class FairQueue(Generic[T]):
         self._waiting: dict[str, deque[Waiting[T]]] = {}
         """By key, in the order of their turns: the first one's turn it is."""
         self._deficits: dict[str, int] = {}
+        self._given = 0.0
+        """Tokens that a key which has waited all the time was given in its turns."""
+        self._given_before: dict[str, float] = {}
+        """Of keys that owe and do not wait: `_given` when their deficit was noted."""
         self._has_quantum = False
         """The first key got its quantum for this turn."""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def keys(self) -> KeysView[str]:
+        """Those that wait, in the order of their turns."""
+        return self._waiting.keys()
+
     def num_waiting(self, key: str) -> int:
         return len(self._waiting.get(key, ()))
 
     def push(self, key: str, item: T, cost: int) -> None:
+        if key not in self._waiting:
+            self._deficits[key] = self._account(key)
+            self._given_before.pop(key, None)
         self._waiting.setdefault(key, deque()).append(Waiting(item, max(1, cost)))
-        self._deficits.setdefault(key, 0)
 
     def pop(self) -> tuple[str, T]:
         """The next request and its key. Raises IndexError where nothing waits."""
@@ -51,14 +64,24 @@ class FairQueue(Generic[T]):
             key, queue = next(iter(self._waiting.items()))
             if not self._has_quantum:
                 self._deficits[key] += self._quantum
+                self._given += self._quantum / len(self._waiting)
                 self._has_quantum = True
             if queue[0].cost <= self._deficits[key]:
-                taken = queue.popleft()
-                self._deficits[key] -= taken.cost
-                if not queue:
-                    self._leave(key)
-                return key, taken.item
+                return key, self.pop_of(key)
             self._end_turn(key)
+
+    def pop_of(self, key: str) -> T:
+        """This key's next request, out of turn: what it costs is owed."""
+        queue = self._waiting[key]
+        taken = queue.popleft()
+        self._note(key, self._deficits[key] - taken.cost)
+        if not queue:
+            self._leave(key)
+        return taken.item
+
+    def debt(self, key: str) -> int:
+        """Tokens that it has had beyond its turns."""
+        return max(0, -self._account(key))
 
     def remove(self, key: str, item: T) -> bool:
         """Whoever waited has left. False where it was taken already."""
@@ -74,24 +97,42 @@ class FairQueue(Generic[T]):
     def settle(self, key: str, estimated: int, actual: int) -> None:
         """A request of this key is over and cost `actual`, not `estimated`."""
         if self._waiting:
-            account = self._deficits.get(key, 0) + estimated - actual
-            most = account if key in self._waiting else 0  # whoever does not wait saves nothing up
-            self._deficits[key] = max(-MAX_DEBT_QUANTA * self._quantum, min(most, account))
+            self._note(key, self._account(key) + estimated - actual)
 
     def check_invariants(self) -> None:
         assert all(self._waiting.values()), "a key without requests has a turn"
         assert set(self._waiting) <= set(self._deficits)
         assert self._waiting or not self._deficits, "accounts are kept though nobody waits"
+        assert self._given_before.keys() == self._deficits.keys() - self._waiting.keys()
         least = -MAX_DEBT_QUANTA * self._quantum
         assert all(deficit >= least for deficit in self._deficits.values())
 
     # --- inside ---
+
+    def _account(self, key: str) -> int:
+        """What it may take, or owes."""
+        deficit = self._deficits.get(key, 0)
+        if (before := self._given_before.get(key)) is not None:
+            return min(0, deficit + int(self._given - before))
+        return deficit
+
+    def _note(self, key: str, account: int) -> None:
+        """Whoever does not wait saves nothing up."""
+        account = max(-MAX_DEBT_QUANTA * self._quantum, account)
+        if key in self._waiting:
+            self._deficits[key] = account
+        elif account < 0:
+            self._deficits[key], self._given_before[key] = account, self._given
+        else:
+            self._deficits.pop(key, None)
+            self._given_before.pop(key, None)
 
     def _skip_turns(self) -> None:
         """Give everybody at once the quanta of those rounds in which nobody could have taken anything."""
         missing = (queue[0].cost - self._deficits[key] for key, queue in self._waiting.items())
         rounds = -(-min(missing) // self._quantum) - 1
         if rounds > 0:
+            self._given += rounds * self._quantum
             for key in self._waiting:
                 self._deficits[key] += rounds * self._quantum
 
@@ -104,6 +145,8 @@ class FairQueue(Generic[T]):
         if next(iter(self._waiting)) == key:
             self._has_quantum = False
         del self._waiting[key]
-        self._deficits[key] = min(0, self._deficits[key])
+        self._note(key, self._deficits[key])
         if not self._waiting:
             self._deficits.clear()
+            self._given_before.clear()
+            self._given = 0.0

@@ -73,7 +73,7 @@ class JobExecutor:
         self._alarms = Alarms(OWNER, self._out)
         self._functions = FunctionBook()
         self.load_of = self._functions.load_of
-        self.slots_of = self._functions.slots_of
+        self.room_of = self._functions.room_of
         self._dispatcher = Dispatcher(self._functions, routing, model_routing, random, self._alarms, self._out)
         self._orphans: deque[Job] = deque()
         self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from deepserve_controller.core.admission_queue import Window
+
 SLOTS_OF_UNKNOWN_POD = 32
 """While no pod has said how many it has."""
 HEADROOM = 4
-"""Beside the slots that there are: enough for the autoscaler to see that there is more to do."""
+"""Beside what the pods are aimed at: enough for the autoscaler to see that there is more to do."""
 
 
-def admission_window(slots_per_pod: int, ready_slots: int, starting_pods: int, max_pods: int) -> int:
-    """While pods start, as many as all pods together could take, so that each finds its requests waiting.
+def admission_window(target: int, slots: int, ready_pods: int, starting_pods: int, max_pods: int) -> Window:
+    """`target`: tasks of one pod that scaling aims at, of an engine those that run at once; `slots`: that it may have.
 
-    Otherwise hardly more than there are slots: what waits at the pods waits in the order of its arrival, and whoever
-    comes next would wait behind all that a busy key has sent before.
+    While pods start, as many as all pods together could take, so that each finds its requests waiting. Otherwise hardly
+    more than run at once: whoever comes next would wait behind all that a busy key has sent before. What pods can hold
+    beyond that is for keys that are below their share.
     """
-    most = max(1, max_pods) * (slots_per_pod if ready_slots else max(slots_per_pod, SLOTS_OF_UNKNOWN_POD))
-    if starting_pods or not ready_slots:
-        return most
-    return min(most, ready_slots + HEADROOM)
+    pods = max(1, max_pods)
+    if not ready_pods:
+        target = slots = max(target, slots, SLOTS_OF_UNKNOWN_POD)
+    if starting_pods or not ready_pods:
+        return Window(pods * target, pods * slots)
+    wide = min(pods * target, ready_pods * target + HEADROOM)
+    return Window(wide, max(wide, ready_pods * slots))

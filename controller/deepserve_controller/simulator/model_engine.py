@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
 
 from deepserve.protocol.messages import EngineReport
@@ -13,6 +13,8 @@ from flowserve.query_key_pairs import num_pairs
 from flowserve.rtc.cache import RelationalTensorCache
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
+from flowserve.scheduling.order import BY_RANK, TurnOrder
+from flowserve.scheduling.policy import BoundedPriority
 from flowserve.step_record import StepSetting, StepWork
 
 CHUNK_TOKENS = 512
@@ -46,13 +48,24 @@ class Sequence:
     task_id: str
     attempt: int
     prompt: Prompt
+    priority: int = 0
+    rank: int = 0
+    num_overtakes: int = 0
     num_computed: int = 0
     num_produced: int = 0
+    was_seated: bool = False
+    num_preempted: int = 0
+    """Tokens that it had put out when it lost its seat: they are computed again like a prompt's."""
+
+    @property
+    def num_before(self) -> int:
+        """Tokens to compute before it can go on: of the prompt, and of the answer up to where it was preempted."""
+        return self.prompt.num_tokens + self.num_preempted
 
     @property
     def num_missing(self) -> int:
-        """Tokens of the prompt that are not computed."""
-        return max(0, self.prompt.num_tokens - self.num_computed)
+        """Of these, those that are not computed."""
+        return max(0, self.num_before - self.num_computed)
 
     @property
     def is_over(self) -> bool:
@@ -89,18 +102,21 @@ class SimulatedEngine:
         self._cost = cost
         self._cache = RelationalTensorCache(num_blocks, BLOCK_TOKENS)
         self._num_seats = num_seats
-        self._waiting: deque[Sequence] = deque()
-        self._running: dict[str, Sequence] = {}
+        self._order = TurnOrder[Sequence](BoundedPriority())
+        self._waiting: list[Sequence] = []  # both sorted by rank
+        self._running: list[Sequence] = []
         self.stretch: Stretch | None = None
         self.prompt_tokens = 0
         self.hit_tokens = 0
 
     def add(self, sequence: Sequence, now_s: float) -> bool:
         """Whether `stretch` has changed: a new one, or one that ends with the step that runs, to let it in."""
-        self._waiting.append(sequence)
+        self._order.insert(sequence)
+        insort(self._waiting, sequence, key=BY_RANK)
         if self.stretch is None:
             return self._begin(now_s)
-        if self.stretch.num_steps > 1 and len(self._running) < self._num_seats:
+        gets_seat = len(self._running) < self._num_seats or sequence.rank < self._running[-1].rank
+        if self.stretch.num_steps > 1 and gets_seat:
             done = max(1, math.ceil((now_s - self.stretch.start_s) / self.stretch.step_s))
             self.stretch.num_steps = min(self.stretch.num_steps, done)
             return True
@@ -111,7 +127,8 @@ class SimulatedEngine:
         stretch = self.stretch
         assert stretch is not None
         began, over = [], []
-        for task_id, sequence in list(self._running.items()):
+        for sequence in list(self._running):
+            task_id = sequence.task_id
             if sequence.num_missing and task_id not in stretch.chunks:
                 continue
             was_first = sequence.num_produced == 0
@@ -123,9 +140,8 @@ class SimulatedEngine:
                 self._cache.tables.computed(task_id, sequence.prompt.token_ids, sequence.prompt.num_tokens)
             if sequence.num_produced and sequence.is_over:
                 over.append(sequence)
-                del self._running[task_id]
-                self._cache.tables.computed(task_id, sequence.prompt.token_ids, len(sequence.prompt.token_ids) - 1)
-                self._cache.free(task_id)
+                self._leave(sequence)
+                self._order.remove(sequence)
         prompt_tokens = sum(stretch.chunks.values())
         end_s, self.stretch = stretch.end_s, None
         self._begin(end_s)
@@ -134,15 +150,19 @@ class SimulatedEngine:
 
     def drop(self, task_id: str) -> None:
         """A cancelled task; its blocks are given back."""
-        self._waiting = deque(each for each in self._waiting if each.task_id != task_id)
-        if self._running.pop(task_id, None) is not None:
-            self._cache.free(task_id)
+        for sequence in [each for each in self._order if each.task_id == task_id]:
+            if sequence in self._running:
+                self._running.remove(sequence)
+                self._cache.free(task_id)
+            else:
+                self._waiting.remove(sequence)
+            self._order.remove(sequence)
 
     def _begin(self, now_s: float) -> bool:
         self._admit()
         if not self._running:
             return False
-        decoding = [each for each in self._running.values() if not each.num_missing]
+        decoding = [each for each in self._running if not each.num_missing]
         contexts = sum(each.prompt.num_tokens + each.num_produced for each in decoding)
         chunks, pairs, finishing = self._chunks(CHUNK_TOKENS - len(decoding))
         work = StepWork(
@@ -157,30 +177,53 @@ class SimulatedEngine:
     def _chunks(self, budget: int) -> tuple[dict[str, int], int, int]:
         """Tokens of each prompt in the next step, their query-key pairs, and how many prompts they finish."""
         chunks, pairs, finishing = {}, 0, 0
-        for task_id, sequence in self._running.items():
+        for sequence in self._running:
             num_tokens = min(budget, sequence.num_missing)
             if num_tokens > 0:
-                chunks[task_id] = num_tokens
+                chunks[sequence.task_id] = num_tokens
                 pairs += num_pairs(sequence.num_computed, num_tokens)
                 finishing += num_tokens == sequence.num_missing
                 budget -= num_tokens
         return chunks, pairs, finishing
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._num_seats:
+        """Waiting ones take free seats, and those of running ones that come after them in the order."""
+        while self._waiting:
             sequence = self._waiting[0]
-            token_ids = sequence.prompt.token_ids
-            match = self._cache.match_by_prefix_token(token_ids[: sequence.prompt.num_tokens])
-            if not self._cache.fits(match, len(token_ids), 0):
-                assert self._running, f"{sequence.task_id} never fits"
+            if len(self._running) >= self._num_seats and not self._displace(sequence):
                 return
-            self._waiting.popleft()
+            token_ids = sequence.prompt.token_ids
+            match = self._cache.match_by_prefix_token(token_ids[: sequence.num_before])
+            while not self._cache.fits(match, len(token_ids), 0):
+                assert self._running, f"{sequence.task_id} never fits"
+                if not self._displace(sequence):
+                    return
+            self._waiting.pop(0)
             self._cache.adopt(sequence.task_id, match)
             assert self._cache.alloc_blocks(sequence.task_id, len(token_ids))
             sequence.num_computed = match.num_tokens
-            self.hit_tokens += match.num_tokens
-            self.prompt_tokens += sequence.prompt.num_tokens
-            self._running[sequence.task_id] = sequence
+            if not sequence.was_seated:
+                sequence.was_seated = True
+                self.hit_tokens += match.num_tokens
+                self.prompt_tokens += sequence.prompt.num_tokens
+            insort(self._running, sequence, key=BY_RANK)
+
+    def _displace(self, sequence: Sequence) -> bool:
+        """Preempt the last running sequence if it comes after a waiting one."""
+        victim = self._running[-1]
+        if victim.rank < sequence.rank:
+            return False
+        self._leave(victim)
+        victim.num_preempted, victim.num_computed = victim.num_produced, 0
+        insort(self._waiting, victim, key=BY_RANK)
+        return True
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Its blocks may be given to others; until they are, they hold what it has computed."""
+        self._running.remove(sequence)
+        num_computed = min(sequence.num_computed, len(sequence.prompt.token_ids) - 1)
+        self._cache.tables.computed(sequence.task_id, sequence.prompt.token_ids, num_computed)
+        self._cache.free(sequence.task_id)
 
     def _report(self, began: list[str], num_steps: int, ms: float, prompt_tokens: int) -> EngineReport:
         latest = {each.prefix: each.tier for each in self._cache.take_relocations()}
@@ -193,4 +236,7 @@ class SimulatedEngine:
 
     def check_invariants(self) -> None:
         self._cache.check_invariants()
-        assert self._cache.tables.sequence_ids == self._running.keys(), "blocks of sequences that are gone"
+        self._order.check_invariants()
+        running = {each.task_id for each in self._running}
+        assert self._cache.tables.sequence_ids == running, "blocks of sequences that are gone"
+        assert sorted([*self._waiting, *self._running], key=BY_RANK) == list(self._order)

@@ -70,6 +70,8 @@ class ModelWorld(World):
         self._bound_s: dict[str, float] = {}
         self._ready_s: dict[str, float] = {}
         self._request_of: dict[str, str] = {}
+        self._turns: dict[str, int] = {}
+        """Priorities in the engine, by request id; 0 where none is given."""
         self._num_stretches = 0
 
     def before(self, event: Event, now_s: float) -> None:
@@ -159,7 +161,8 @@ class ModelWorld(World):
         if self._ready_s[task.pod_id] > self._record.arrived_s[task.request_id]:
             self.models.cold.add(task.request_id)
         engine = self._engines[task.pod_id]
-        if engine.add(Sequence(task.task_id, task.attempt, prompt), now_s):
+        turn = self._turns.get(task.request_id, 0)
+        if engine.add(Sequence(task.task_id, task.attempt, prompt, turn), now_s):
             yield self._end_of_stretch(task.pod_id, engine)
 
     def _end_of_stretch(self, pod_id: str, engine: SimulatedEngine) -> Occurrence:

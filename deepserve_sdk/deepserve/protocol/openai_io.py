@@ -22,10 +22,15 @@ METHODS = (*GENERATION_METHODS, *TOKEN_METHODS, EMBEDDING_METHOD)
 
 
 class OpenAIRequest(msgspec.Struct, frozen=True):
-    """`body`: the HTTP request's, JSON. context: which a chat continues; written by the controller, as in ChatInput."""
+    """`body`: the HTTP request's, JSON. context: which a chat continues; written by the controller, as in ChatInput.
+
+    turn: the lower, the earlier in the engine, before what the body says of priorities: whose key has more at the pods
+    than another's gives way to it.
+    """
 
     body: bytes
     context: ContextInput | None = None
+    turn: int = 0
 
 
 class EncodedPrompt(msgspec.Struct, frozen=True):
@@ -34,11 +39,12 @@ class EncodedPrompt(msgspec.Struct, frozen=True):
 
 
 class OpenAIPrompts(msgspec.Struct, frozen=True):
-    """context: that the only prompt begins with. `body` has its messages and tools, too."""
+    """context: that the only prompt begins with. `body` has its messages and tools, too. turn: as in OpenAIRequest."""
 
     body: bytes
     prompts: list[EncodedPrompt]
     context: PromptContext | None = None
+    turn: int = 0
 
 
 class OpenAIUsage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
-from ..sequence import Sequence
+
+class InOrder(Protocol):
+    """What has a place in the order: a `Sequence`, or the simulator's."""
+
+    priority: int
+    rank: int
+    num_overtakes: int
 
 
 class OrderPolicy(Protocol):
     """Decides once per sequence, when it arrives; two sequences never change places afterwards."""
 
-    def place(self, order: Seq[Sequence], newcomer: Sequence) -> int:
+    def place(self, order: Seq[InOrder], newcomer: InOrder) -> int:
         """Index in `order` (first turn first, all sequences that wait or run) before which the newcomer is put."""
         ...
 
@@ -31,11 +37,11 @@ class BoundedPriority:
     def __init__(self, max_overtakes: int = 1000) -> None:
         self.max_overtakes = max_overtakes
 
-    def place(self, order: Seq[Sequence], newcomer: Sequence) -> int:
+    def place(self, order: Seq[InOrder], newcomer: InOrder) -> int:
         index = len(order)
         while index and self._may_pass(order[index - 1], newcomer):
             index -= 1
         return index
 
-    def _may_pass(self, sequence: Sequence, newcomer: Sequence) -> bool:
+    def _may_pass(self, sequence: InOrder, newcomer: InOrder) -> bool:
         return newcomer.priority < sequence.priority and sequence.num_overtakes < self.max_overtakes

@@ -44,7 +44,7 @@ class Scheduler:
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
         self._sequences: dict[str, Sequence] = {}
-        self._order = TurnOrder(policy or BoundedPriority())
+        self._order = TurnOrder[Sequence](policy or BoundedPriority())
         self._waiting: list[Sequence] = []  # both sorted by rank
         self._running: list[Sequence] = []
         self._populating: list[Sequence] = []  # they have seats and blocks, and wait for what fills these

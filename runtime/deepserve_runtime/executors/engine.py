@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
-from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt
+from deepserve.protocol.model_io import ENGINE_SLOTS, GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
@@ -40,7 +40,7 @@ from deepserve_runtime.executors.flowserve_parts import (
 )
 from deepserve_runtime.executors.generation import Generation
 from deepserve_runtime.executors.journal import Journal
-from deepserve_runtime.executors.loaded_engine import SLOTS, LoadedEngine, loading
+from deepserve_runtime.executors.loaded_engine import LoadedEngine, loading
 from deepserve_runtime.executors.openai_generation import OpenAIGeneration
 from deepserve_runtime.executors.prefills import Prefills
 from deepserve_runtime.executors.values import convert
@@ -69,7 +69,7 @@ class _Compiling:
 class EngineExecutor:
     """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
 
-    slots = SLOTS
+    slots = ENGINE_SLOTS
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> None:
         """`loaded`: in the template that the pod was forked from."""

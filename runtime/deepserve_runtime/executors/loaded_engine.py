@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deepserve.protocol.model_io import ENGINE_SEATS
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
 from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec, ModelSpec
@@ -19,9 +20,6 @@ from deepserve_runtime.executors.flowserve_parts import (
     read_sampling_defaults,
 )
 from deepserve_runtime.step_clock import StepClock
-
-SLOTS = 32
-"""Requests that one executor serves at the same time."""
 
 
 class LoadedEngine:
@@ -62,7 +60,7 @@ def engine_config(spec: FunctionSpec) -> EngineConfig:
         speculative_tokens=model.speculative_tokens,
         tensor_parallel_size=model.tensor_parallel,
         max_model_len=model.max_model_len,
-        max_num_sequences=SLOTS,
+        max_num_sequences=ENGINE_SEATS,
         block_size=BLOCK_TOKENS,
         step_log=True,
     )

@@ -21,6 +21,9 @@ from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.task import Task
 
+PRIORITIES = 1 << 32
+"""That clients may tell apart."""
+
 
 class OpenAIGeneration:
     """All completions of one request, on their way to its client: joined where the client reads slowly.
@@ -64,7 +67,8 @@ class OpenAIGeneration:
         prompts = convert(given, OpenAIPrompts)
         answer = openai_prompts.make_answer(task.assignment.method, prompts.body, model)
         # The template has been rendered in the tokenizer's pod.
-        requests = answer.sequences([Prompt(each.text, token_ids=each.token_ids) for each in prompts.prompts])
+        asked = answer.sequences([Prompt(each.text, token_ids=each.token_ids) for each in prompts.prompts])
+        requests = [replace(each, priority=priority_of(prompts.turn, each.priority)) for each in asked]
         journal = Journal(task.assignment.journal)
         answer.identify(journal.answer_id(), journal.created_s, journal.place)
         return cls(task, answer, _resumed(requests, journal), journal, prompts.context)
@@ -138,6 +142,11 @@ class OpenAIGeneration:
     def _usage(self) -> OpenAIUsage:
         counts = (self._prompt_tokens, self._output_tokens, self._cached_tokens)
         return OpenAIUsage(*(sum(count.values()) for count in counts))
+
+
+def priority_of(turn: int, asked: int) -> int:
+    """Of a sequence in the engine, the lower, the earlier: what a client asks for counts among those of one turn."""
+    return turn * PRIORITIES + max(-PRIORITIES // 2, min(asked, PRIORITIES // 2 - 1))
 
 
 def _resumed(requests: Sequence[SequenceRequest], journal: Journal) -> list[SequenceRequest]:

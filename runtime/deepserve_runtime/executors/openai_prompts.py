@@ -67,7 +67,8 @@ class OpenAIPrompter:
         sequences = answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
         num_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
         task.prompt = prompt_blocks(sequences[0].prompt_ids, sequences[0].cache_salt, num_tokens)
-        return OpenAIPrompts(body, [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts], about)
+        encoded = [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts]
+        return OpenAIPrompts(body, encoded, about, request.turn)
 
     def _behind_context(
         self, whole: Prompt, head: Prompt, context: ContextInput

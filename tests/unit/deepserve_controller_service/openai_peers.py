@@ -26,6 +26,7 @@ class FakePods:
     def __init__(self) -> None:
         self.opened: dict[str, OpenRequest] = {}
         self.bodies: dict[str, bytes] = {}
+        self.turns: dict[str, int] = {}
         self.cancelled: list[str] = []
         self.granted: list[int] = []
         self.streams = self
@@ -35,7 +36,8 @@ class FakePods:
     def open(self, link_id: str, message: OpenRequest, data: bytes) -> None:
         assert link_id == LINK_ID and message.kind == "stream" and message.value.size_bytes == len(data)
         self.opened[message.request_id] = message
-        self.bodies[message.request_id] = msgspec.msgpack.decode(data, type=OpenAIRequest).body
+        asked = msgspec.msgpack.decode(data, type=OpenAIRequest)
+        self.bodies[message.request_id], self.turns[message.request_id] = asked.body, asked.turn
         asyncio.get_running_loop().call_soon(self.on_open, message.request_id)
 
     def cancel(self, request_id: str, force: bool) -> None:
@@ -69,28 +71,28 @@ class FakePods:
 
 
 class Setup:
-    """ready_slots: of the one model there is, `tiny`."""
+    """ready_slots: of the one model there is, `tiny`; spare_slots: for keys below their share."""
 
-    def __init__(self, ready_slots: int = 32) -> None:
+    def __init__(self, ready_slots: int = 32, spare_slots: int = 0) -> None:
         code = CodeRef("builtin", "", "")
         tiny = FunctionSpec("models", "tiny", "model", code, model=ModelSpec("tiny", "/x"), tokenizer="fn-tokenizer")
         self.pods = FakePods()
         self.recipients = Recipients()
         self.keys = ApiKeys(MemoryStore(), self.recipients)
-        self.slots = ready_slots
+        self.slots, self.spare = ready_slots, spare_slots
         self.exchanges = Exchanges(cast(Any, self.pods), cast(Any, None))
         self.pods.link = self.exchanges
         functions = cast(Any, SimpleNamespace(specs={"fn-tiny": tiny}))
         cores = SimpleNamespace(
             cluster_manager=SimpleNamespace(function_view=lambda id: SimpleNamespace(starting=0, max_pods=1)),
-            job_executor=SimpleNamespace(slots_of=lambda id: (self.slots, self.slots)),
+            job_executor=SimpleNamespace(room_of=lambda id: (self.slots, self.slots + self.spare, 1)),
         )
         self.gateway = Gateway(None, self.keys, HostedModels(functions), self.exchanges, cast(Any, cores))
         self.secret = self.keys.new("all")[1]
 
     def check_nothing_left(self) -> None:
         assert not self.exchanges._open and not self.gateway._running
-        assert not any(len(each._queue) or each._num_admitted for each in self.gateway._admissions.values())
+        assert not any(len(each._queue) or each._queue.num_admitted for each in self.gateway._admissions.values())
 
 
 class Asked:

@@ -345,6 +345,26 @@ def test_keys_take_turns_when_the_pods_are_full() -> None:
     run(test, ready_slots=1)
 
 
+def test_a_key_below_its_share_does_not_wait_and_comes_first_in_the_engine() -> None:
+    async def test(setup: Setup) -> None:
+        modest_key = setup.keys.new("modest")[1]
+        flood = [ask(setup, max_tokens=200) for _ in range(6)]
+        await opened(setup, 2)
+        modest = ask(setup, modest_key, max_tokens=201)
+        ids = await opened(setup, 3)
+        turns = {json.loads(setup.pods.bodies[each])["max_tokens"]: setup.pods.turns[each] for each in ids}
+        assert turns[201] < turns[200] == 0
+        answer_at_once(setup, OpenAIUsage(25, 200))
+        for each in ids:
+            setup.pods.items(each, b"{}")
+            setup.pods.end(each)
+        for asked in (modest, *flood):
+            await asked.done
+            assert asked.status == 200
+
+    run(test, ready_slots=2, spare_slots=1)
+
+
 def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_WAITING_PER_KEY", 2)
     monkeypatch.setattr(admission, "MAX_WAITING", 3)

@@ -18,6 +18,7 @@ from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPromp
 from deepserve.protocol.prompt_blocks import pack, unpack  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
+from deepserve_runtime.executors.openai_generation import priority_of  # noqa: E402
 from deepserve_runtime.executors.tokenizer import TokenizerExecutor  # noqa: E402
 from deepserve_runtime.task import Task  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
@@ -250,6 +251,31 @@ def test_a_step_that_breaks_is_a_server_error(executors: Executors, monkeypatch:
         pod = executors.answer("openai.completions", prompt=["a", "b"], n=2)
     status, error = refusal(pod)
     assert (status, error["type"]) == (500, "server_error") and "no kernel" in error["message"]
+
+
+@pytest.mark.parametrize("asked", [-(1 << 60), -1, 0, 7, 1 << 60])
+def test_a_turn_comes_before_what_the_client_asks_for(
+    executors: Executors, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    given: list[int] = []
+    add = executors.engine._engine.add
+
+    def note(*arguments: Any, **options: Any) -> None:
+        given.append(options["priority"])
+        add(*arguments, **options)
+
+    monkeypatch.setattr(executors.engine._engine, "add", note)
+    body = json.dumps({"prompt": "a", "max_tokens": 1, "priority": asked}).encode()
+    for turn in (0, -1, -2):
+        prompts, _ = executors.assign(executors.tokenizer, "openai.completions", OpenAIRequest(body, turn=turn))
+        executors.run()
+        message = result(prompts, OpenAIPrompts)
+        executors.assign(executors.engine, "openai.completions", message, kind="stream", **CREDIT)
+        executors.run()
+    assert given == sorted(given, reverse=True) and len(set(given)) == 3
+    most_urgent, least_urgent = priority_of(-1, -(1 << 60)), priority_of(-1, 1 << 60)
+    assert given[2] < most_urgent <= given[1] <= least_urgent < given[0]
+    assert priority_of(0, 7) == 7, "alone in its turn a priority is as the client says"
 
 
 def test_a_cancelled_task_leaves_with_all_its_sequences(executors: Executors) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from deepserve_controller.core.fair_queue import FairQueue
+from deepserve_controller.core.admission_queue import AdmissionQueue, Window
 from deepserve_controller.service.openai.fault import Fault
 
 QUANTUM_TOKENS = 512
@@ -16,51 +16,49 @@ MAX_WAITING_PER_KEY = 256
 LOOK_S = 0.05
 """While requests wait: how often it is looked whether pods have come, which nobody tells of."""
 
+Turn = asyncio.Future[int]
+
 
 class Admission:
     """One model's. `window`: how many requests may be at the pods now."""
 
-    def __init__(self, window: Callable[[], int]) -> None:
+    def __init__(self, window: Callable[[], Window]) -> None:
         self._window = window
-        self._num_admitted = 0
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue(QUANTUM_TOKENS)
+        self._queue = AdmissionQueue[Turn](QUANTUM_TOKENS)
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, key_id: str, cost: int) -> None:
-        """Returns when it is this request's turn; `leave` must follow. Raises Fault where too many wait."""
-        if not len(self._queue) and self._num_admitted < self._window():
-            self._num_admitted += 1
-            return
-        self._check_room(key_id)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def enter(self, key_id: str, cost: int) -> int:
+        """Its turn in the engine, once this request may go there; `leave` must follow. Raises Fault where too many
+        wait."""
+        turn: Turn = asyncio.get_running_loop().create_future()
         self._queue.push(key_id, turn, cost)
-        self._look_later()
+        self._admit()
+        if turn.done():
+            return turn.result()
         try:
-            await turn
-        except asyncio.CancelledError:
+            self._check_room(key_id)
+            self._look_later()
+            return await turn
+        except BaseException:
             if not self._queue.remove(key_id, turn):
-                self._num_admitted -= 1  # its turn had just come
-                self._admit()
+                self.leave(key_id, cost, 0)  # it had just been let in
             raise
 
     def leave(self, key_id: str, estimated: int, actual: int) -> None:
         """The request is over."""
-        self._num_admitted -= 1
-        self._queue.settle(key_id, estimated, actual)
+        self._queue.leave(key_id, estimated, actual)
         self._admit()
 
     def _admit(self) -> None:
-        while len(self._queue) and self._num_admitted < self._window():
-            _, turn = self._queue.pop()
-            if not turn.done():
-                turn.set_result(None)
-            self._num_admitted += 1
+        for admitted in self._queue.admit(self._window()) if len(self._queue) else ():
+            if not admitted.item.done():
+                admitted.item.set_result(admitted.turn)
 
     def _check_room(self, key_id: str) -> None:
-        if self._queue.num_waiting(key_id) >= MAX_WAITING_PER_KEY:
+        if self._queue.num_waiting(key_id) > MAX_WAITING_PER_KEY:
             text = f"{MAX_WAITING_PER_KEY} requests of this key wait already; try again later"
             raise Fault(429, text, code="rate_limit_exceeded", headers={"retry-after": "1"})
-        if len(self._queue) >= MAX_WAITING:
+        if len(self._queue) > MAX_WAITING:
             text = f"{MAX_WAITING} requests wait for this model already; try again later"
             raise Fault(503, text, code="queue_full", headers={"retry-after": "1"})
 

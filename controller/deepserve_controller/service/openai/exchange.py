@@ -103,13 +103,15 @@ class Exchanges:
         self._segments = segments
         self._open: dict[str, Exchange] = {}
 
-    def open(self, function_id: str, method: str, asked: bytes | ContextInput, context_id: str = "") -> Exchange:
-        """asked: a request's body, or what a context is made of, where that is the request. Raises Fault."""
-        payload = msgspec.msgpack.encode(OpenAIRequest(asked) if isinstance(asked, bytes) else asked)
+    def open(
+        self, function_id: str, method: str, asked: OpenAIRequest | ContextInput, context_id: str = ""
+    ) -> Exchange:
+        """asked: of a context what it is made of. Raises Fault."""
+        payload = msgspec.msgpack.encode(asked)
         request_id = f"rq-openai-{secrets.token_hex(8)}"
         exchange = self._open[request_id] = Exchange(request_id, self._requests)
         value = Value("msgpack", len(payload))
-        kind: RequestKind = "stream" if isinstance(asked, bytes) else "call"
+        kind: RequestKind = "stream" if isinstance(asked, OpenAIRequest) else "call"
         message = OpenRequest(request_id, function_id, kind, method, value=value, context_id=context_id)
         try:
             self._requests.open(LINK_ID, message, payload)

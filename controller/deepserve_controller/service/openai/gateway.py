@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from deepserve.protocol.model_io import ContextInput
-from deepserve.protocol.openai_io import EMBEDDING_METHOD, TOKEN_METHODS
+from deepserve.protocol.openai_io import EMBEDDING_METHOD, TOKEN_METHODS, OpenAIRequest
+from deepserve_controller.core.admission_queue import Window
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.policies.admission_window import admission_window
 from deepserve_controller.service.bearer import Bearer
@@ -148,15 +149,16 @@ class Gateway:
         cost = head.cost(len(body))
         self._limits.charge(key, cost, time.monotonic())
         admission = self._admission(hosted)
-        has_entered: bool | None = None
+        turn: int | None = None
         try:
-            has_entered = await while_connected(request.receive, _entered(admission, key.key_id, cost))
+            turn = await while_connected(request.receive, admission.enter(key.key_id, cost))
         finally:
-            if not has_entered:
+            if turn is None:
                 self._limits.settle(key, cost, 0, time.monotonic())
-        if not has_entered:
+        if turn is None:
             return Response(status_code=CLOSED)
-        exchange = self._open(key, hosted, method, context or body, head.context_id or "", admission, cost)
+        asked = context or OpenAIRequest(body, turn=turn)
+        exchange = self._open(key, hosted, method, asked, head.context_id or "", admission, cost)
 
         def close() -> None:
             self._close(key, exchange, admission, cost)
@@ -182,7 +184,7 @@ class Gateway:
         key: ApiKey,
         hosted: Hosted,
         method: str,
-        asked: bytes | ContextInput,
+        asked: OpenAIRequest | ContextInput,
         context_id: str,
         admission: Admission,
         cost: int,
@@ -218,17 +220,12 @@ class Gateway:
             found = self._admissions[function_id] = Admission(lambda: self._window(function_id))
         return found
 
-    def _window(self, function_id: str) -> int:
+    def _window(self, function_id: str) -> Window:
         view = self._cores.cluster_manager.function_view(function_id)
-        per_pod, ready = self._cores.job_executor.slots_of(function_id)
         if view is None:  # removed: its requests are refused at once
-            return 1 << 20
-        return admission_window(per_pod, ready, view.starting, view.max_pods)
-
-
-async def _entered(admission: Admission, key_id: str, cost: int) -> bool:
-    await admission.enter(key_id, cost)
-    return True
+            return Window(1 << 20, 1 << 20)
+        room = self._cores.job_executor.room_of(function_id)
+        return admission_window(*room, view.starting, view.max_pods)
 
 
 async def _whole(exchange: Exchange) -> bytes:
