@@ -43,6 +43,8 @@ class EngineConfig:
     KV in lower tiers is fetched or computed again; None = by a guess, and then by what steps take.
     direct_load: weights that are not in memory are read past the page cache, into memory that forks share and that
     the system cannot take back; else into the page cache.
+    overlap_load: of a large file that is not in memory, steps run while later layers are still read: the first waits
+    for each layer, and fails where that does not come. False = loading ends when all is there.
     num_threads: threads of tensor operations; None = the device's choice.
     seed: seed from which those of sequences without one are derived; None = a fresh one.
     """
@@ -72,6 +74,7 @@ class EngineConfig:
     step_log: str | Path | bool | None = None
     cost_model: str | Path | None = None
     direct_load: bool = False
+    overlap_load: bool = True
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -13,10 +13,18 @@ from typing import Any
 from .closing import close_parts
 from .config import EngineConfig
 from .device_hold import AWAKE, DeviceHold, check_level
-from .errors import EngineAsleepError, EngineBusyError, EngineClosedError, SequenceExistsError, UnknownSequenceError
+from .errors import (
+    EngineAsleepError,
+    EngineBusyError,
+    EngineClosedError,
+    LoadingError,
+    SequenceExistsError,
+    UnknownSequenceError,
+)
 from .hub import resolve_model
 from .intake import Intake, Prepared, check_turn
-from .models.loader import LoadedModel, load_model
+from .model_parts import load_with_tokenizer
+from .models.loader import LoadedModel
 from .outputs import EngineStats, SequenceOutput
 from .params_compiler import Compiled, ParamsCompiler
 from .resume import Resumed
@@ -91,8 +99,8 @@ class Engine:
         """Load a folder or a hub id. Raises the ModelNotFound, Unsupported, Checkpoint and Tokenizer errors."""
         config = config or EngineConfig()
         folder = resolve_model(model)
-        loaded = load_model(folder, config)
-        return cls(loaded, Tokenizer.from_folder(folder), config)
+        loaded, tokenizer = load_with_tokenizer(folder, config)
+        return cls(loaded, tokenizer, config)
 
     @property
     def has_work(self) -> bool:
@@ -277,6 +285,16 @@ class Engine:
     @property
     def is_sleeping(self) -> bool:
         return self._hold.level != AWAKE
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether some of the weights are still on their way, for which the next step waits."""
+        return self._hold.is_arriving
+
+    @property
+    def loading_error(self) -> LoadingError | None:
+        """Why they will not come: all sequences fail from then on, and only another engine helps."""
+        return self._hold.loading_error
 
     def close(self) -> None:
         """Drop all sequences, wait for the step that runs and give back the device: its threads and the KV memory.

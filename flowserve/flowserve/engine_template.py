@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from .config import EngineConfig
+from .device.base import WeightsSource
 from .engine import Engine
 from .errors import LoadingError
 from .hub import resolve_apart
 from .kv_memory import plan_kv_memory
 from .layers.rotary import rotary_table
-from .models.loader import load_model, one_thread
+from .model_parts import load_with_tokenizer
+from .models.loader import one_thread
 from .sampling_params import SamplingParams
-from .tokenizer import Tokenizer
 
 
 class EngineTemplate:
@@ -25,14 +26,21 @@ class EngineTemplate:
     def __init__(self, model: str | Path, config: EngineConfig) -> None:
         self.folder = folder = resolve_apart(model)
         self._config = config
-        self._loaded = load_model(folder, config, apart=True)
-        self._tokenizer = Tokenizer.from_folder(folder)
+        self._loaded, self._tokenizer = load_with_tokenizer(folder, config, apart=True)
         _, max_model_len = plan_kv_memory(self._loaded, config)
         with one_thread():
             rotary_table(self._loaded.config.rope, max_model_len)
 
+    def changed(self) -> str:
+        """Which files of the folder are others than those that were loaded; empty where none are."""
+        return self._loaded.files.changed()
+
+    def gone(self) -> str:
+        """Which of them are no more; empty where all are there."""
+        return self._loaded.files.gone()
+
     @property
-    def source(self) -> str:
+    def source(self) -> WeightsSource:
         """See `LoadedModel.source`."""
         return self._loaded.source
 

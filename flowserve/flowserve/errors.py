@@ -5,6 +5,7 @@
     ├── UnsupportedModelError       the folder is fine, this engine cannot run it
     │   └── UnsupportedArchitectureError
     ├── CheckpointError             a file of the folder is truncated, malformed or lacks something
+    │   └── CheckpointChangedError  a file of the folder is another than the one that was loaded
     ├── LoadingError                the bytes of a model did not come to where they are computed with
     ├── TokenizerError              tokenizer.json is missing or unusable
     ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
@@ -49,6 +50,10 @@ class UnsupportedArchitectureError(UnsupportedModelError):
 
 class CheckpointError(FlowServeError):
     """A file of the model folder is truncated, malformed, or lacks a tensor or field."""
+
+
+class CheckpointChangedError(CheckpointError):
+    """A file of the model folder is another than the one that an engine was loaded from, or is being loaded from."""
 
 
 class LoadingError(FlowServeError):

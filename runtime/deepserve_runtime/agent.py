@@ -232,8 +232,18 @@ class PodAgent:
         return content
 
     def _report_ready(self, action: life.ReportReady) -> None:
-        source = self._executor.source if self._executor is not None else ""
-        self._link.send(ExecutorReady(action.function_id, action.slots, action.steps_ms, source))
+        executor = self._executor
+        assert executor is not None
+        self._link.send(
+            ExecutorReady(
+                action.function_id,
+                action.slots,
+                action.steps_ms,
+                executor.source,
+                executor.source_reason,
+                executor.is_template_stale,
+            )
+        )
 
     def _report_failed(self, action: life.ReportFailed) -> None:
         value, payload = encode_error(action.error, self._pod_id)

@@ -68,7 +68,7 @@ class FunctionTemplate:
         self._store = BundleStore(os.path.join(self._welcome.folder, "bundles"), self._fetch_bundle)
         self._made_calls = False
         self._refusal = ""
-        self._source, self._held_bytes = "file", 0
+        self._source, self._source_reason, self._held_bytes = "file", "", 0
         self._steps = StepClock()
 
     def run(self) -> None:
@@ -81,8 +81,16 @@ class FunctionTemplate:
             return
         ready = ReadyAgent(snapshot, PodAgent(snapshot))
         self._settle()
-        steps_ms = self._steps.steps_ms
-        self._link.send(TemplateReady(binding.function_id, os.getpid(), steps_ms, self._source, self._held_bytes))
+        self._link.send(
+            TemplateReady(
+                binding.function_id,
+                os.getpid(),
+                self._steps.steps_ms,
+                self._source,
+                self._held_bytes,
+                self._source_reason,
+            )
+        )
         Template(binding.function_id, self._connection.fileno(), ready).run()
 
     def _load(self, binding: BindExecutor) -> Snapshot | None:
@@ -117,7 +125,8 @@ class FunctionTemplate:
         except NotForkedError as error:
             self._refusal = str(error)
             raise
-        self._source, self._held_bytes = engine.source, engine.template.weights_bytes
+        self._source, self._source_reason = engine.source, engine.source_reason
+        self._held_bytes = engine.template.weights_bytes
         return engine
 
     def _settle(self) -> None:

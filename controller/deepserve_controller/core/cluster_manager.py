@@ -231,7 +231,7 @@ class ClusterManager:
         pool = self._pools[pod.function_id]
         pool.note_ready(pod, max(1, event.slots), self._scaler.devices.place_of(pod), now_s)
         pod.idle_since_s = now_s
-        self.templates.note_load(pool, event.load_ms, now_s)
+        self.templates.note_ready(pool, pod, event, now_s)
         self._scaler.moves.target_ready(pod, now_s)
         self._scaler.plan_review(pool, now_s)
 

@@ -348,6 +348,8 @@ class ExecutorReady(Event, frozen=True):
     slots: int
     load_ms: float = 0.0
     """What its import and hooks took; 0 in pods that were forked with all that done."""
+    is_template_stale: bool = False
+    """The template that it was forked from holds what is no more: it has loaded for itself."""
 
 
 class ExecutorFailed(Event, frozen=True):

@@ -123,10 +123,14 @@ class FunctionTemplates:
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")
 
     def distrust(self, pod: PodRecord) -> None:
-        """It did not fork `pod` in time: the next pods come from another one. The pods that it has forked go on."""
+        """It did not fork `pod` in time."""
+        self._replace(pod, "does not fork")
+
+    def _replace(self, pod: PodRecord, why: str) -> None:
+        """The next pods come from another one. The pods that it has forked go on."""
         template = self._templates.get(pod.template_id)
         if template is not None and self._by_function.get(template.pool.function_id) is template:
-            self._retire(template.pool, f"{template.template_id} does not fork")
+            self._retire(template.pool, f"{template.template_id} {why}")
 
     def specs(self) -> list[FunctionSpec]:
         """One of each template that is there."""
@@ -146,10 +150,12 @@ class FunctionTemplates:
         template.pods.add(pod.pod_id)
         self._popularity.note(template.pool.function_id, pod.since_s)
 
-    def note_load(self, pool: FunctionPool, load_ms: float, now_s: float) -> None:
-        """A pod loaded the function itself."""
-        if load_ms > 0.0:
-            self._load_ms[pool.function_id] = load_ms
+    def note_ready(self, pool: FunctionPool, pod: PodRecord, event: events.ExecutorReady, now_s: float) -> None:
+        """`pod`, of `pool`, has what it runs; it may have loaded it itself."""
+        if event.is_template_stale:
+            self._replace(pod, "holds what has changed on disk")
+        if event.load_ms > 0.0:
+            self._load_ms[pool.function_id] = event.load_ms
             self.source(pool, 0, now_s)
 
     def note_gone(self, pod: PodRecord, pool: FunctionPool | None, now_s: float) -> None:

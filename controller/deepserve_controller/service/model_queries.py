@@ -34,11 +34,29 @@ class ModelQueries:
         found = self._summary(link_id, required(body, "name", str))
         described = self._functions.describe(link_id, {"function_id": found["function_id"]})
         pods = [
-            {**pod, "steps_ms": entry.scaling.steps_ms, "source": entry.scaling.source}
+            {
+                **pod,
+                "steps_ms": entry.scaling.steps_ms,
+                "source": entry.scaling.source,
+                "source_reason": entry.scaling.source_reason,
+            }
             for pod in described["pods"]
             if (entry := self._pods.find(pod["pod_id"])) is not None
         ]
-        return {**described, **found, "pods": pods}
+        templates = [
+            {
+                "template_id": each.pod_id,
+                "pid": each.pid,
+                "state": each.state,
+                "reason": each.reason,
+                "steps_ms": each.scaling.steps_ms,
+                "source": each.scaling.source,
+                "source_reason": each.scaling.source_reason,
+            }
+            for each in self._pods.templates.values()
+            if each.function_id == found["function_id"]
+        ]
+        return {**described, **found, "pods": pods, "templates": templates}
 
     def _summary(self, link_id: str, name: str) -> Body:
         app, function_id = self._deployments.model(name)

@@ -135,9 +135,13 @@ class PodLink:
 
     def _executor_ready(self, message: ExecutorReady, data: bytes) -> None:
         self._pod.state, self._pod.steps_ms = "bound", message.steps_ms
-        self._pod.scaling.note_ready(time.monotonic(), message.steps_ms, message.source)
+        self._pod.scaling.note_ready(time.monotonic(), message.steps_ms, message.source, message.source_reason)
         load_ms = sum(message.steps_ms.values())
-        self._cores.give(events.ExecutorReady(self._pod.pod_id, message.function_id, message.slots, load_ms))
+        self._cores.give(
+            events.ExecutorReady(
+                self._pod.pod_id, message.function_id, message.slots, load_ms, message.is_template_stale
+            )
+        )
 
     def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
         payload = Payload(message.value, data)

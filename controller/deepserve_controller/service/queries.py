@@ -265,6 +265,7 @@ class Queries:
             "age_s": time.time() - pod.started_at,
             "requests": running,
             "source": pod.scaling.source,
+            "source_reason": pod.scaling.source_reason,
             "steps_ms": pod.scaling.steps_ms,
         }
 

@@ -17,6 +17,7 @@ class ScalingSteps:
         self.steps_ms: dict[str, float] = {}
         self.source = ""
         """What the pod says of where its weights or code came from."""
+        self.source_reason = ""
         self._since_s = ordered_s
         self._ready_s = 0.0
 
@@ -30,13 +31,13 @@ class ScalingSteps:
         self.steps_ms = {SCALER_PRE: 0.0}
         self._since_s = now_s
 
-    def note_ready(self, now_s: float, own_ms: Mapping[str, float], source: str) -> None:
+    def note_ready(self, now_s: float, own_ms: Mapping[str, float], source: str, reason: str = "") -> None:
         """own_ms: what the pod measured, by steps of its own; what they leave of the time went before them."""
         post_ms = own_ms.get(POST_LOAD, 0.0)
         load_ms = sum(own_ms.values()) - post_ms
         before_ms = max(0.0, (now_s - self._since_s) * 1e3 - load_ms - post_ms)
         self.steps_ms |= {PRE_LOAD: before_ms, LOAD: load_ms, POST_LOAD: post_ms}
-        self.source = source
+        self.source, self.source_reason = source, reason
         self._ready_s = now_s
 
     def note_task(self, now_s: float) -> None:

@@ -135,7 +135,8 @@ class TemplateLink:
                 self._templates.fetch(self._entry, message)
             case TemplateReady():
                 self._entry.state = "ready"
-                self._entry.scaling.note_ready(time.monotonic(), message.steps_ms, message.source)
+                now_s = time.monotonic()
+                self._entry.scaling.note_ready(now_s, message.steps_ms, message.source, message.source_reason)
                 self._pods.frame_received(message, payload)
                 held_mib, load_ms = message.held_bytes >> 20, sum(message.steps_ms.values())
                 self._templates.give(events.TemplateReady(template_id, message.pid, held_mib, load_ms))

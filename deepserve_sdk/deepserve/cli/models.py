@@ -49,14 +49,22 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"  bounds    {bounds(found['settings'])}")
     print(f"  demand    {found['queued']} requests wait, {found['running']} run")
     print(f"  because   {found['reason']}")
+    for each in found["templates"]:
+        print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
     rows = [
-        (pod["pod_id"], pod["pid"] or "", state_of(pod), pod["source"] or "-", steps_in_words(pod["steps_ms"]))
+        (pod["pod_id"], pod["pid"] or "", state_of(pod), weights_in_words(pod), steps_in_words(pod["steps_ms"]))
         for pod in found["pods"]
     ]
     print_table(("pod", "pid", "state", "weights from", "how it became ready, in ms"), rows, empty="no pods")
     columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")
     print_table(columns, [decision_row(each) for each in found["decisions"]], empty="no decisions yet")
     return OK
+
+
+def weights_in_words(executor: dict[str, Any]) -> str:
+    """Where its weights came from, and why from there."""
+    source, reason = executor["source"] or "-", executor["source_reason"]
+    return f"{source} ({reason})" if reason else str(source)
 
 
 def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bool) -> int:

@@ -114,6 +114,10 @@ class ExecutorReady(Message, frozen=True):
     """What binding took, by step (fetch, import, enter, load)."""
     source: str = ""
     """Where what it runs came from: "fork", "host memory", "file" or "conversion"."""
+    source_reason: str = ""
+    """Why from there, in words."""
+    is_template_stale: bool = False
+    """It was forked from a template of what is no more, and has loaded for itself."""
 
 
 class ExecutorFailed(Message, frozen=True):

@@ -40,6 +40,7 @@ class TemplateReady(Message, frozen=True):
     """As in ExecutorReady, where it is a function's."""
     held_bytes: int = 0
     """Of a model's weights, which it shares with its pods."""
+    source_reason: str = ""
 
 
 class TemplateFailed(Message, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -16,9 +16,18 @@ from ..attention.base import AttentionBackend, KVLayout
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
+    from ..errors import LoadingError
     from ..models.loader import LoadedModel
     from ..models.plan import DecoderPlan
     from ..scheduling.batch import Batch
+
+
+class WeightsSource(NamedTuple):
+    """Where weights come from. kind: "conversion" of the checkpoint into what the device reads, "file", or "host
+    memory" where the page cache holds that file.  reason: why from there, in words."""
+
+    kind: str
+    reason: str
 
 
 class StorageLayout(Protocol):
@@ -86,6 +95,14 @@ class Runner(Protocol):
         tokens: the known tokens of each sequence, prompt and output.
         """
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether some of the weights are still on their way, for which a step waits."""
+
+    @property
+    def loading_error(self) -> LoadingError | None:
+        """Why they will not come: no step can be made any more."""
+
     def close(self) -> None:
         """Give back threads and memory. No step may follow."""
 
@@ -139,8 +156,8 @@ class DeviceAdapter(Protocol):
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""
 
-    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> str:
-        """Where `load` would take the weights from now; see `LoadedModel.source`."""
+    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> WeightsSource:
+        """Where `load` would take the weights from now."""
 
     def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> Any:
         """The weights of a plan as this device computes with them. On one thread, so that a fork may follow.

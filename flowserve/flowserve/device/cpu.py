@@ -17,7 +17,7 @@ from ..errors import InvalidConfigError, KernelsUnavailableError
 from ..models.config import ModelConfig
 from ..models.decoder import DecoderModel
 from ..models.plan import DecoderPlan
-from .base import Operators, Runner, StorageLayout
+from .base import Operators, Runner, StorageLayout, WeightsSource
 from .cpu_kernels.runner import PackedLayout, PackedRunner, PackedWeights
 from .cpu_torch.linears import LinearFactory
 from .cpu_torch.operators import CpuOperators
@@ -61,18 +61,16 @@ class CpuDevice:
             raise InvalidConfigError(f"dtype {name!r} is not supported on CPU; supported: auto, {', '.join(_DTYPES)}")
         return _DTYPES[name]
 
-    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> str:
-        if config.cpu_backend == "torch":
-            return "file"
-        try:
-            return PackedWeights.source(plan, dtype, config.quantization)
-        except KernelsUnavailableError:  # `load` says so
-            return "file"
+    def source(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> WeightsSource:
+        if config.cpu_backend != "torch":
+            with suppress(KernelsUnavailableError):  # `load` says so
+                return PackedWeights.source(plan, dtype, config.quantization)
+        return WeightsSource("file", "torch computes with the checkpoint's tensors")
 
     def load(self, plan: DecoderPlan, dtype: torch.dtype, config: EngineConfig) -> DecoderModel | PackedWeights:
         if config.cpu_backend != "torch":
             try:
-                return PackedWeights.load(plan, dtype, config.quantization, config.direct_load)
+                return PackedWeights.load(plan, dtype, config.quantization, config.direct_load, config.overlap_load)
             except KernelsUnavailableError as error:
                 if config.cpu_backend == "extension":
                     raise

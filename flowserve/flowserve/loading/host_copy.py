@@ -54,14 +54,18 @@ class HostCopy:
         os.close(self.descriptor)
 
 
-def bring(path: Path, file: int, is_direct: bool) -> int:
-    """A descriptor of the bytes of a file that is open as `file`, in memory as far as there is memory for them.
-
-    A small one, or one that the page cache holds, is left as it is; others are read into the page cache, or with
-    `is_direct` past it into a HostCopy. Raises LoadingError.
-    """
+def is_worth_bringing(path: Path, file: int) -> bool:
+    """Not a small one, one that memory has no room for, or one that the page cache holds: these come page by page."""
     size = os.fstat(file).st_size
-    if size < _SMALL_BYTES or size > _MEMORY_SHARE * _available_bytes() or resident_share(path) >= IN_MEMORY_SHARE:
+    return _SMALL_BYTES <= size <= _MEMORY_SHARE * _available_bytes() and resident_share(path) < IN_MEMORY_SHARE
+
+
+def bring(path: Path, file: int, is_direct: bool) -> int:
+    """A descriptor of the bytes of a file that is open as `file`, in memory where they are worth it.
+
+    They are read into the page cache, or with `is_direct` past it into a HostCopy. Raises LoadingError.
+    """
+    if not is_worth_bringing(path, file):
         return file
     if is_direct:
         return copied(path)

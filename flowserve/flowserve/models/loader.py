@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..config import EngineConfig
-from ..device.base import DeviceAdapter
+from ..device.base import DeviceAdapter, WeightsSource
 from ..device.select import select_device
-from ..errors import UnsupportedModelError
+from ..errors import CheckpointChangedError, UnsupportedModelError
 from ..loading.throwaway import has_one_thread, run_apart
 from .checkpoint import Checkpoint
 from .config import ModelConfig, read_model_config
 from .encoder_config import is_embedding_model
+from .folder_state import FolderState
 from .json_fields import read_config_json
 from .plan import DecoderPlan
 from .registry import plan_builder
+
+T = TypeVar("T")
+NUM_READS = 3
+"""Of a folder that changes while it is read."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """Weights in memory, without an engine: what a template process holds before it forks.
 
-    weights: what the device made of the plan, for the device alone to use.  source: where they came from: "conversion"
-    of the checkpoint into what the device reads, "file", or "host memory" where the page cache held that file.
+    weights: what the device made of the plan, for the device alone to use.  source: where they came from.
+    files: what was read of the folder, the weights' files by identity: one that changes later is noticed.
     """
 
     folder: Path
@@ -36,7 +41,8 @@ class LoadedModel:
     weights: Any
     dtype: torch.dtype
     device: DeviceAdapter
-    source: str = "file"
+    files: FolderState
+    source: WeightsSource
 
     @property
     def config(self) -> ModelConfig:
@@ -47,9 +53,28 @@ def load_model(folder: Path, config: EngineConfig, *, apart: bool = False) -> Lo
     """Read a model folder. Runs on one thread, so a process may fork afterwards and its children go parallel.
 
     apart: what has to be converted first is converted in a child, where this process has one thread.
-    Raises ModelNotFoundError, UnsupportedModelError (of a folder that is meant for embeddings, too), CheckpointError,
-    LoadingError, or what the device says of the options.
+    A folder that changes meanwhile is read again. Raises ModelNotFoundError, UnsupportedModelError (of a folder that is
+    meant for embeddings, too), CheckpointError, CheckpointChangedError for one that keeps changing, LoadingError, or
+    what the device says of the options.
     """
+    return unchanged(lambda: _load(folder, config, apart), lambda loaded: loaded.files)
+
+
+def unchanged(read: Callable[[], T], files_of: Callable[[T], FolderState]) -> T:
+    """What `read` makes of a folder that stayed as it was meanwhile, so that nothing old and new are mixed in it."""
+    for _ in range(NUM_READS):
+        try:
+            found = read()
+        except CheckpointChangedError as error:  # noticed on the way
+            text = str(error)
+            continue
+        if not (text := files_of(found).changed()):
+            return found
+    raise CheckpointChangedError(f"{text} while it was loaded, again and again")
+
+
+def _load(folder: Path, config: EngineConfig, apart: bool) -> LoadedModel:
+    files = FolderState.of_metadata(folder)
     build_plan = plan_builder(read_config_json(folder)[2])
     if is_embedding_model(folder):
         raise UnsupportedModelError(f"{str(folder)!r} embeds (EmbeddingModel, flowserve serve), it does not generate")
@@ -57,6 +82,7 @@ def load_model(folder: Path, config: EngineConfig, *, apart: bool = False) -> Lo
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
     plan = build_plan(Checkpoint(folder), model_config)
+    files = files.with_weights(plan.files().items())
 
     def convert() -> str:
         device.load(plan, dtype, config)
@@ -64,10 +90,10 @@ def load_model(folder: Path, config: EngineConfig, *, apart: bool = False) -> Lo
 
     with one_thread(), torch.inference_mode():
         source = device.source(plan, dtype, config)
-        if apart and source == "conversion" and has_one_thread():
+        if apart and source.kind == "conversion" and has_one_thread():
             run_apart(f"converting the weights of {folder}", convert)
         weights = device.load(plan, dtype, config)
-    return LoadedModel(folder, plan, weights, dtype, device, source)
+    return LoadedModel(folder, plan, weights, dtype, device, files, source)
 
 
 @contextmanager

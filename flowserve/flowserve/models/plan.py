@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from .config import ModelConfig
+from .folder_state import FileState
 from .parameter import Parameter
 
 
@@ -40,6 +42,11 @@ class DecoderPlan:
     layers: tuple[LayerPlan, ...]
     final_norm: Parameter
     head: Parameter | None
+
+    def files(self) -> dict[Path, FileState]:
+        """The weights' files that were opened, as they were then."""
+        opened = {part.tensor.file for parameter in self.parameters() for part in parameter.parts}
+        return {file.path: file.state for file in opened}
 
     def parameters(self) -> Iterator[Parameter]:
         """All of them, each once."""

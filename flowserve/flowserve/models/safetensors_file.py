@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from .folder_state import FileState
 
 MAX_HEADER_BYTES = 100_000_000
 """As in the reference reader: a longer header is an attack or a damaged length."""
@@ -68,7 +70,7 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """A mapped file. `tensors`: by name.
+    """A mapped file. `tensors`: by name.  `state`: of the very file that is mapped.
 
     Raises CheckpointError naming the file, and the tensor where one is at fault: a length, header, offset, dtype or
     shape that contradicts the others or the file's size.
@@ -78,6 +80,7 @@ class SafetensorsFile:
         self.path = path
         try:
             with path.open("rb") as file:
+                self.state = FileState.of(os.fstat(file.fileno()))
                 size = file.seek(0, 2)
                 header, start = _read_header(path, file, size)
                 # Private and writable, which torch asks for; nothing writes, so the pages stay the page cache's.

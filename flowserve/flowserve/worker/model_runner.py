@@ -55,6 +55,9 @@ class ModelRunner:
         hidden = self._model.forward(self._operators.to_device(inputs.token_ids, torch.int64), context)
         return StepLogits(self._model.logits(hidden[self._operators.to_device(inputs.logit_rows, torch.int64)]))
 
+    is_arriving = False
+    loading_error = None
+
     def close(self) -> None:
         pass
 

@@ -14,6 +14,10 @@ class TaskExecutor(Protocol):
     """Tasks that it runs at the same time."""
     source: str
     """Where what it runs came from, known once it is loaded: "fork" of a template that has it, "file", ..."""
+    source_reason: str
+    """Why from there, in words; empty where there is nothing to say."""
+    is_template_stale: bool
+    """The template that the pod was forked from holds what is no more, and must fork no other."""
 
     def load(self) -> dict[str, float]:
         """Warm -> bound, on the pod's main thread: milliseconds by step. Raises what kept it from loading."""

@@ -117,6 +117,8 @@ class EmbeddingExecutor:
 
     slots = 32
     source = "file"
+    source_reason = ""
+    is_template_stale = False
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from deepserve.protocol.messages import PrepareTask, TaskPrepared
+from deepserve.protocol.messages import PodEnding, PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import ENGINE_SLOTS, GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
-from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
@@ -25,6 +24,7 @@ from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerFormat,
     ChatTemplate,
+    CheckpointChangedError,
     FlowServeError,
     InvalidGrammarError,
     PromptTooLongError,
@@ -36,13 +36,13 @@ from deepserve_runtime.executors.flowserve_parts import (
     StructuredOutputsParams,
     UnknownSequenceError,
     make_parser,
-    take_first_step,
 )
 from deepserve_runtime.executors.generation import Generation
 from deepserve_runtime.executors.journal import Journal
-from deepserve_runtime.executors.loaded_engine import LoadedEngine, loading
+from deepserve_runtime.executors.loaded_engine import LoadedEngine
 from deepserve_runtime.executors.openai_generation import OpenAIGeneration
 from deepserve_runtime.executors.prefills import Prefills
+from deepserve_runtime.executors.started_engine import StartedEngine
 from deepserve_runtime.executors.values import convert
 from deepserve_runtime.executors.whole_calls import WholeCalls
 from deepserve_runtime.link import LinkClosed
@@ -77,7 +77,7 @@ class EngineExecutor:
         self._spec = spec
         self._model = spec.model
         self._loaded = loaded
-        self.source = "fork"
+        self.source, self.source_reason, self.is_template_stale = "", "", False
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._compiling: dict[str, _Compiling] = {}
@@ -88,19 +88,14 @@ class EngineExecutor:
         self._lock = threading.Lock()
         self._is_stepping = False
         self._has_news = False
+        self._is_ending = False
 
     def load(self) -> dict[str, float]:
-        """Ready means that a first step was made."""
         steps = StepClock()
-        loaded = self._loaded
-        if loaded is None:
-            loaded = LoadedEngine(self._spec, steps)
-            self.source = loaded.source
-        self._folder, self._defaults = loaded.folder, loaded.defaults
-        with loading(self._model):
-            self._engine = loaded.template.engine()
-            take_first_step(self._engine)
-        steps.mark(POST_LOAD)
+        started = StartedEngine(self._spec, self._loaded, steps)
+        self._engine, self._folder, self._defaults = started.engine, started.folder, started.defaults
+        self.source, self.source_reason = started.source, started.source_reason
+        self.is_template_stale = started.is_template_stale
         self._news = EngineNews(self._engine)
         return steps.steps_ms
 
@@ -151,7 +146,7 @@ class EngineExecutor:
 
     def _may_rest(self) -> bool:
         with self._lock:
-            if self._has_news or self._engine.has_work:
+            if (self._has_news or self._engine.has_work) and not self._is_ending:
                 self._has_news = False
                 return False
             self._is_stepping = False
@@ -176,6 +171,23 @@ class EngineExecutor:
                 self._receive(output)
             for sequence_id in list(self._generations):
                 self._flush(sequence_id)
+            if (error := self._engine.loading_error) is not None:
+                self._lose_weights(error)
+
+    def _lose_weights(self, error: Exception) -> None:
+        """They did not come, so this engine will not compute: who asked is told, and another pod takes its place."""
+        self._end_pod(f"{self._model.name}: {error}")
+        lost = sdk.errors.ModelLoadError(f"{self._model.name}: its weights did not come: {error}")
+        for generation in list(self._generations.values()):
+            self._leave_engine(generation)
+            self._fail_task(generation.task, lost, generation)
+
+    def _end_pod(self, text: str) -> None:
+        """Nothing more is sent to it. Tasks that it has and does not answer go on in another pod, as after any loss."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._main.link.send(PodEnding(text))
+            self._main.inbox.put(None)
 
     def _add(self, task: Task) -> None:
         if task.assignment.method in ("embed", EMBEDDING_METHOD):
@@ -235,7 +247,10 @@ class EngineExecutor:
         self, first_id: str, generation: AnyGeneration, requests: Sequence[SequenceRequest], compiled: list[Any]
     ) -> None:
         """All sequences of a task, or none of them."""
-        self._engine.wake()
+        try:
+            self._engine.wake()
+        except CheckpointChangedError as error:  # another pod loads what is there now
+            return self._end_pod(f"{self._model.name}: {error}")
         added: list[str] = []
         try:
             for number, (request, one) in enumerate(zip(requests, compiled, strict=True)):
@@ -310,6 +325,8 @@ class EngineExecutor:
         if generation is None:  # another sequence of its task has failed in this very step
             return
         if output.error is not None:
+            if self._engine.loading_error is not None:
+                return  # they are all told so in a moment
             kind = InvalidGrammarError if output.is_request_fault else FlowServeError
             self._fail(output.sequence_id, kind(output.error))
             return

@@ -10,6 +10,7 @@ from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import (
     ChatTemplateError,
+    CheckpointChangedError,
     FlowServeError,
     InvalidConfigError,
     InvalidGrammarError,
@@ -75,6 +76,7 @@ __all__ = [
     "ChatRequest",
     "ChatTemplate",
     "ChatTemplateError",
+    "CheckpointChangedError",
     "Completion",
     "CompletionRequest",
     "DetokenizeRequest",

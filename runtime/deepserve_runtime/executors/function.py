@@ -37,6 +37,7 @@ class FunctionExecutor:
         """`code`: already loaded, in the template that the pod was forked from."""
         self.slots = max(1, spec.scaling.max_inputs)
         self.source = "file" if code is None else "fork"
+        self.source_reason, self.is_template_stale = "", False
         self._pod = pod
         self._spec = spec
         self._fetch = fetch

@@ -5,6 +5,7 @@ Of the steps of scaling, TE-Load and TE-Post-Load are the executor's own; the co
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,9 +22,11 @@ from deepserve_runtime.executors.flowserve_parts import (
 )
 from deepserve_runtime.step_clock import StepClock
 
+_WORDS = {"conversion": "a conversion of the checkpoint", "file": "the file"}
+
 
 class LoadedEngine:
-    """Safe to fork: no thread, no descriptor but those of mapped files. `source`: see flowserve's EngineTemplate."""
+    """Safe to fork: no thread, no descriptor but those of mapped files. `source`: see flowserve's WeightsSource."""
 
     has_pod_hooks = False
 
@@ -34,8 +37,11 @@ class LoadedEngine:
             self.template = engine_template(spec.model.source, engine_config(spec))
             self.folder = self.template.folder
             self.defaults = read_sampling_defaults(self.folder)
-        self.source = self.template.source
+        self.source, self.source_reason = self.template.source
         steps.mark(LOAD)
+        if self.source != "host memory":  # what takes long is for the log
+            text = f"model {spec.model.name!r}: weights from {_WORDS[self.source]}: {self.source_reason}"
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

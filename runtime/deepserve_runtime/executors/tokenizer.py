@@ -41,6 +41,8 @@ class TokenizerExecutor:
 
     slots = 32
     source = "file"
+    source_reason = ""
+    is_template_stale = False
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

@@ -60,6 +60,12 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
     assert set(pod["steps_ms"]) == set(SCALING_STEPS)
     shown = shell.out("model", "info", "small")
     assert pod["pod_id"] in shown and all(step in shown for step in SCALING_STEPS)
+    [template] = info["templates"]
+    assert (template["source"], pod["source_reason"]) == ("conversion", "its template holds the weights")
+    assert "fork (its template holds the weights)" in shown
+    assert (
+        f"{template['template_id']} (pid {template['pid']}), ready: conversion ({template['source_reason']})" in shown
+    )
 
     words = ("--requests", "4", "--clients", "2", "--words", "8", "--tokens", "5", "--json")
     report = json.loads(shell.out("model", "bench", "small", *words))

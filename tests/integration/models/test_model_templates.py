@@ -125,20 +125,46 @@ def test_an_executor_killed_while_it_is_forked_is_replaced(own: Path) -> None:
     assert len(pods) == 2 and killed and killed[0] not in {pod["pid"] for pod in pods}
 
 
-def test_a_checkpoint_that_changes_is_another_model_for_the_next_template_only(own: Path) -> None:
-    llm = deepserve.Model("old", source=own, max_pods=2)
+def test_a_checkpoint_that_changes_is_what_new_executors_load_and_others_keep_the_old_one(own: Path) -> None:
+    llm = deepserve.Model("old", source=own, max_pods=3)
     before = ask(llm)
-    tensors = load_file(own / "model.safetensors")
+    [first] = entries(llm)
+    change(own)
+    new = deepserve.Model("new", source=own)
+    after = ask(new)
+    assert after != before and entries(new, "templates")[0]["source"] == "conversion"
+    pods = {pod["pod_id"]: pod for pod in scale(llm, 2)}
+    kept, fresh = pods.pop(first["pod_id"]), pods.popitem()[1]
+    assert kept["source"] == "fork"
+    assert fresh["source"] == "host memory"
+    assert "not forked" in fresh["source_reason"] and "model.safetensors changed on disk" in fresh["source_reason"]
+    assert {ask(llm) for _ in range(8)} <= {before, after}
+    os.kill(kept["pid"], signal.SIGKILL)  # the last of the old ones
+    until(lambda: kept["pod_id"] not in {pod["pod_id"] for pod in entries(llm)})
+    assert {pod["source"] for pod in scale(llm, 3)} == {"host memory", "fork"}
+    assert len(entries(llm, "templates")) == 2, "the old one stays for the pod that it forked, which loaded for itself"
+    assert {ask(llm) for _ in range(8)} == {after}
+
+
+def test_a_checkpoint_that_vanishes_is_served_by_who_holds_it(own: Path) -> None:
+    llm = deepserve.Model("held", source=own, max_pods=2)
+    before = ask(llm)
+    (own / "model.safetensors").unlink()
+    pods = scale(llm, 2)
+    assert {pod["source"] for pod in pods} == {"fork"}
+    assert any("model.safetensors vanished from disk" in pod["source_reason"] for pod in pods)
+    assert {ask(llm) for _ in range(4)} == {before}
+    with pytest.raises(ModelLoadError, match=r"no model\.safetensors"):
+        ask(deepserve.Model("late", source=own))
+
+
+def change(folder: Path) -> None:
+    """Another checkpoint takes the place of the one there."""
+    tensors = load_file(folder / "model.safetensors")
     name = "model.embed_tokens.weight"
     tensors[name] = np.random.default_rng(5).normal(size=tensors[name].shape).astype(tensors[name].dtype)
-    replacement = own / "model.new"
-    save_file(tensors, replacement, metadata={"format": "pt"})
-    replacement.replace(own / "model.safetensors")
-    scale(llm, 2)
-    assert {ask(llm) for _ in range(8)} == {before}
-    new = deepserve.Model("new", source=own)
-    assert ask(new) != before
-    assert entries(new, "templates")[0]["source"] == "conversion"
+    save_file(tensors, folder / "model.new", metadata={"format": "pt"})
+    (folder / "model.new").replace(folder / "model.safetensors")
 
 
 class Asked:

@@ -279,3 +279,17 @@ def test_a_template_that_does_not_fork_is_replaced_and_its_pods_go_on(cluster: C
     assert of_type(actions, StopTemplate) == []
     cluster(PodLost(late.pod_id, "", -9))
     assert cluster.states() == {first.pod_id: "bound"}
+
+
+def test_a_template_of_what_has_changed_on_disk_forks_no_more(cluster: Cluster) -> None:
+    cluster.define(kind="model", max_pods=3)
+    cluster(demand(2))
+    old, stale = of_type(cluster(TemplateReady("template-1", 7)), StartPod)
+    for pod in (old, stale):
+        cluster(PodConnected(pod.pod_id, 8))
+    cluster(ExecutorReady(old.pod_id, "fn", 32))
+    cluster(ExecutorReady(stale.pod_id, "fn", 32, load_ms=50.0, is_template_stale=True))
+    assert only(cluster(demand(65)), StartTemplate).template_id == "template-2"
+    assert only(cluster(TemplateReady("template-2", 9)), StartPod).template_id == "template-2"
+    for pod in (old, stale):
+        assert of_type(cluster(PodLost(pod.pod_id, "gone", 1)), StopTemplate) == [] or pod is stale, "its pods go first"

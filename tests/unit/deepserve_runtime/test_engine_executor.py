@@ -16,18 +16,23 @@ pytest.importorskip("torch")
 
 from deepserve._values import decode_exception  # noqa: E402
 from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
-from deepserve.protocol.messages import TaskFinished  # noqa: E402
+from deepserve.protocol.messages import PodEnding, TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
 from deepserve_runtime.executors.completion import Piece  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor, sampling_params  # noqa: E402
+from deepserve_runtime.executors.loaded_engine import LoadedEngine  # noqa: E402
+from deepserve_runtime.executors.started_engine import HELD, LATER, MAPPED  # noqa: E402
 from deepserve_runtime.executors.whole_calls import WholeCalls  # noqa: E402
+from deepserve_runtime.step_clock import StepClock  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
+from flowserve.errors import LoadingError  # noqa: E402
+from flowserve.loading.mapped_file import MappedFile  # noqa: E402
 from flowserve.sampling_params import SamplingParams  # noqa: E402
 from flowserve.tool_calls import make_parser  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
-from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
+from tests.unit.deepserve_runtime.fake_pod import FakeLink, FakePod  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +40,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
 
 
-def executor_of(folder: Path, *accelerators: str) -> EngineExecutor:
+def executor_of(folder: Path, *accelerators: str, loaded: LoadedEngine | None = None) -> EngineExecutor:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox)))
+    threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox, link=FakeLink())))
     resources = Resources(accelerators=accelerators)
     code = CodeRef("builtin", "", "")
     spec = FunctionSpec("models", "tiny", "model", code, resources=resources, model=ModelSpec("tiny", str(folder)))
-    return EngineExecutor(spec, threads)
+    return EngineExecutor(spec, threads, loaded)
+
+
+def main_link(executor: EngineExecutor) -> FakeLink:
+    return cast(FakeLink, executor._main.link)
 
 
 def assign(executor: EngineExecutor, *task_ids: str) -> list[FakePod]:
@@ -59,6 +68,16 @@ def run_waiting(executor: EngineExecutor) -> None:
         work = executor._main.inbox.get()
         assert work is not None
         work()
+
+
+def run_until_end(executor: EngineExecutor) -> bool:
+    """Whether the main thread was told to end, after all that came before."""
+    while not executor._main.inbox.empty():
+        work = executor._main.inbox.get()
+        if work is None:
+            return True
+        work()
+    return False
 
 
 def test_a_step_that_raises_fails_its_tasks_and_the_next_ones_work(
@@ -225,22 +244,85 @@ def test_an_idle_engine_sleeps_and_its_next_task_wakes_it(folder: Path) -> None:
     assert after.finished.outcome.is_ok and after.link.of(TaskFinished)[0][1] == before.link.of(TaskFinished)[0][1]
 
 
-def test_a_model_that_cannot_be_woken_fails_its_task_and_not_the_pod(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_changed_during_the_sleep_ends_the_pod_and_leaves_its_task_to_another(
+    folder: Path, tmp_path: Path
+) -> None:
     changed = Path(shutil.copytree(folder, tmp_path / "changed"))
     executor = executor_of(changed)
     executor.load()
     executor.sleep(2)
     config = (changed / "config.json").read_text()
     (changed / "config.json").write_text(config.replace('"rope_theta": 10000.0', '"rope_theta": 500.0'))
-    [bad] = assign(executor, "t-1")
-    run_waiting(executor)
-    [(finished, payload)] = bad.link.of(TaskFinished)
-    error = decode_exception(finished.value, payload)
-    assert isinstance(error, ModelError) and "another model's" in str(error)
-    (changed / "config.json").write_text(config)
-    [good] = assign(executor, "t-2")
-    run_waiting(executor)
-    assert good.finished.outcome.is_ok
+    pods = assign(executor, "t-1", "t-2")
+    assert run_until_end(executor)
+    assert [pod.link.sent for pod in pods] == [[], []], "another pod answers them"
+    [(ending, _)] = main_link(executor).of(PodEnding)
+    assert "config.json changed on disk, it has become another model" in ending.reason
+
+
+def test_weights_that_do_not_come_are_an_error_of_who_asked_and_end_the_pod(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor_of(folder).load()  # converted
+    lay_out_cold(monkeypatch)
+    executor = executor_of(folder)
+    broken = threading.Event()
+
+    def read_into(file: MappedFile, offset: int, buffer: memoryview) -> None:
+        broken.wait(60)
+        raise LoadingError(f"{file.path}: cannot be read at byte {offset}: Input/output error")
+
+    monkeypatch.setattr(MappedFile, "read_into", read_into)
+    executor.load()  # ready, for the first request's first layers are all it needs
+    assert executor.source == "file" and "later layers are read while it serves" in executor.source_reason
+    pods = assign(executor, "t-1", "t-2")
+    broken.set()
+    assert run_until_end(executor)
+    for pod in pods:
+        [(finished, payload)] = pod.link.of(TaskFinished)
+        error = decode_exception(finished.value, payload)
+        assert isinstance(error, ModelLoadError) and "tiny: its weights did not come" in str(error)
+        assert "Input/output error" in str(error)
+    [(ending, _)] = main_link(executor).of(PodEnding)
+    assert "Input/output error" in ending.reason
+
+
+def test_a_forked_executor_says_when_it_reads_what_its_template_only_maps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor_of(folder).load()
+    lay_out_cold(monkeypatch)
+    spec = executor_of(folder)._spec
+    loaded = LoadedEngine(spec, StepClock())
+    first = executor_of(folder, loaded=loaded)
+    read_into, is_open = MappedFile.read_into, threading.Event()
+
+    def read_later(file: MappedFile, offset: int, buffer: memoryview) -> None:
+        is_open.wait(60)
+        read_into(file, offset, buffer)
+
+    monkeypatch.setattr(MappedFile, "read_into", read_later)
+    first.load()
+    is_open.set()
+    assert (first.source, first.source_reason) == ("fork", f"{MAPPED}; {LATER}")
+    [pod] = assign(first, "t-1")
+    run_waiting(first)
+    assert pod.finished.outcome.is_ok
+    first._engine.close()
+    loaded.template._loaded.weights.file.is_there = True
+    second = executor_of(folder, loaded=loaded)
+    second.load()
+    assert (second.source, second.source_reason, second.is_template_stale) == ("fork", HELD, False)
+    [again] = assign(second, "t-1")
+    run_waiting(second)
+    assert again.link.of(TaskFinished)[0][1] == pod.link.of(TaskFinished)[0][1]
+
+
+def lay_out_cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the converted weights were large and not in memory."""
+    monkeypatch.setattr("flowserve.loading.host_copy._SMALL_BYTES", 1)
+    for module in ("loading.host_copy", "device.cpu_kernels.weight_file"):
+        monkeypatch.setattr(f"flowserve.{module}.resident_share", lambda path: 0.1)
 
 
 def test_what_is_asked_of_sampling_reaches_the_engine_over_the_models_defaults() -> None:

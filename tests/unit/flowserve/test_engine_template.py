@@ -22,7 +22,7 @@ from flowserve.engine_template import EngineTemplate, take_first_step
 
 for expected in ("conversion", "host memory"):
     template = EngineTemplate(sys.argv[1], EngineConfig(num_threads=2))
-    assert template.source == expected, template.source
+    assert template.source.kind == expected, template.source
 assert template.weights_bytes > 0
 assert len(os.listdir("/proc/self/task")) == 1, "the template has more than one thread"
 for child in range(2):

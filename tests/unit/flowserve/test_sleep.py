@@ -16,6 +16,7 @@ import pytest
 
 from flowserve import SamplingParams
 from flowserve.errors import (
+    CheckpointChangedError,
     CheckpointError,
     EngineAsleepError,
     EngineBusyError,
@@ -209,7 +210,7 @@ def test_a_model_that_is_gone_or_another_leaves_it_asleep(models: Build, engine:
     each.sleep(2)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(json.dumps({**json.loads(config), "rope_theta": 5.0}))
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointChangedError, match="config.json changed on disk, it has become another model"):
         each.wake()
     weights = folder / "model.safetensors"
     weights.rename(folder / "elsewhere")

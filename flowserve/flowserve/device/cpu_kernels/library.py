@@ -56,7 +56,7 @@ class DecoderSpec(Structure):
             (name, c_int32)
             for name in ("hidden", "num_heads", "kv_heads", "head_dim", "intermediate", "vocab", "num_layers")
         ],
-        *[(name, c_int32) for name in ("rotary_dim", "max_tokens", "max_logits", "num_threads", "reserved")],
+        *[(name, c_int32) for name in ("rotary_dim", "max_tokens", "max_logits", "num_threads", "parts_there")],
         ("eps", c_float),
         ("scale", c_float),
         ("cos", c_void_p),
@@ -112,6 +112,7 @@ _SIGNATURES = (
     ("fs_multiply", None, [POINTER(Matrix), c_void_p, c_int32, c_void_p]),
     ("fs_decoder_create", c_void_p, [POINTER(DecoderSpec)]),
     ("fs_decoder_destroy", None, [c_void_p]),
+    ("fs_decoder_note_parts", None, [c_void_p, c_int32]),
     ("fs_decoder_step", c_int32, [c_void_p, POINTER(StepArrays)]),
 )
 

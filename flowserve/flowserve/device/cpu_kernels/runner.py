@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ...anonymous_memory import anonymous_memory
-from ...errors import FlowServeError
+from ...errors import FlowServeError, LoadingError
 from ...layers.rotary import rotary_table
 from ...models.plan import DecoderPlan
 from ...scheduling.batch import Batch
-from ..base import StepLogits
+from ..base import StepLogits, WeightsSource
 from .library import CacheShape, DecoderSpec, KernelLibrary, LayerWeights, Matrix, StepArrays, kernel_library
+from .weight_arrival import WeightArrival
 from .weight_file import WeightFile, packed_source, packed_weights
+
+_logger = logging.getLogger("flowserve")
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,22 @@ class PackedWeights:
 
     @classmethod
     def load(
-        cls, plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, is_direct: bool = False
+        cls,
+        plan: DecoderPlan,
+        dtype: torch.dtype,
+        quantization: str | None,
+        is_direct: bool = False,
+        is_ahead: bool = False,
     ) -> PackedWeights:
-        """Map the packed weights, packed now if need be. Raises KernelsUnavailableError or CheckpointError."""
+        """Map the packed weights, packed now if need be. Raises KernelsUnavailableError or CheckpointError.
+
+        is_direct, is_ahead: see EngineConfig.direct_load and overlap_load.
+        """
         library = kernel_library()
-        return cls(plan, packed_weights(plan, dtype, quantization, library, is_direct), library)
+        return cls(plan, packed_weights(plan, dtype, quantization, library, is_direct, is_ahead), library)
 
     @staticmethod
-    def source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> str:
+    def source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> WeightsSource:
         """See DeviceAdapter. Raises KernelsUnavailableError."""
         return packed_source(plan, dtype, quantization, kernel_library())
 
@@ -119,8 +132,10 @@ class PackedRunner:
         self, weights: PackedWeights, layout: PackedLayout, max_model_len: int, max_tokens: int, num_threads: int
     ) -> None:
         self._decoder = None  # until there is one: `close` may come first
+        self._arrival: WeightArrival | None = None
         self.num_threads = num_threads
         config = weights.plan.config
+        weights.file.settle()
         self.storage = PackedStorage(layout)
         self._vocab_size = config.vocab_size
         self._library = weights.library
@@ -140,6 +155,7 @@ class PackedRunner:
             max_tokens=max_tokens,
             max_logits=max_tokens,
             num_threads=num_threads,
+            parts_there=len(weights.file.parts) if weights.file.is_there else 0,
             eps=config.rms_norm_eps,
             scale=config.head_dim**-0.5,
             cos=self._cos.data_ptr(),
@@ -154,6 +170,27 @@ class PackedRunner:
         self._decoder = weights.library.c.fs_decoder_create(ctypes.byref(spec))
         if not self._decoder:
             raise FlowServeError(f"no memory or threads for an engine of {max_tokens} tokens a step")
+        if not weights.file.is_there:
+            self._arrival = self._bring(weights)
+
+    def _bring(self, weights: PackedWeights) -> WeightArrival | None:
+        """Have the weights brought into memory while steps run that wait for them."""
+        note = partial(weights.library.c.fs_decoder_note_parts, self._decoder)
+        try:
+            return WeightArrival.of_cache(weights.file, note)
+        except LoadingError as error:  # what is mapped is there all the same, and comes page by page
+            _logger.warning("%s", error)
+            weights.file.settle(anyhow=True)
+            note(len(weights.file.parts))
+            return None
+
+    @property
+    def is_arriving(self) -> bool:
+        return self._arrival is not None and not self._weights.file.is_there
+
+    @property
+    def loading_error(self) -> LoadingError | None:
+        return None if self._arrival is None else self._arrival.error
 
     def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
         """One step; see Runner."""
@@ -187,11 +224,15 @@ class PackedRunner:
             best=best.buffer_info()[0],
         )
         if self._library.c.fs_decoder_step(self._decoder, ctypes.byref(arrays)) != 0:
+            if (error := self.loading_error) is not None:
+                raise error
             raise FlowServeError(f"the kernels broke off a step of {len(token_ids)} tokens: no memory")
         return StepLogits(logits, best.tolist())
 
     def close(self) -> None:
         """End the threads and free the working memory. May be called again."""
+        if self._arrival is not None:
+            self._arrival.close()  # before what it tells of its progress is gone
         if self._decoder:
             self._library.c.fs_decoder_destroy(self._decoder)
             self._decoder = None

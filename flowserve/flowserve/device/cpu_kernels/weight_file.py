@@ -1,23 +1,20 @@
 """WeightFile: a model's packed weights as one flat file, written once and mapped by every later process.
 
 Layout: 8 bytes of magic, 8 bytes with the index's length, the index (JSON: entries with kind, n, k, offset,
-size_bytes), then the entries, each from a page's start. A file appears under its name only when it is whole and on
-the disk. The index holds a checksum of a sample, three pages of each entry: a region that was lost is noticed, a
-flipped bit is not (reading all of a large file would take longer than mapping it).
+size_bytes, sample), then the entries in the order a step reads them, each from a page's start. A file appears under its
+name only when it is whole and on the disk. A sample is a checksum of three pages of the entry: a region that was lost
+is noticed, a flipped bit is not (reading all of a large file would take longer than mapping it).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import logging
 import mmap
 import os
-import shutil
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...cache_folder import cache_folder
-from ...errors import LoadingError
-from ...loading.host_copy import bring
+from ...errors import CheckpointChangedError, LoadingError
+from ...loading.host_copy import bring, is_worth_bringing
 from ...loading.residency import IN_MEMORY_SHARE, resident_share
+from ...models.folder_state import weights_state
 from ...models.plan import DecoderPlan
+from ..base import WeightsSource
 from .library import KernelLibrary
 from .packing import PackedTensor, packed_tensors
+from .weight_place import MAGIC, drop_outdated, locked, note_source, path_of
 
-_MAGIC = b"FLOWSRV4"
-_SOURCE = "source"  # names the model folder of a place in the cache
 _MADV_POPULATE_READ = 22
 _ROWS_BYTES = 16 * 2**20  # of float32 rows that are packed at a time
 
@@ -50,12 +47,21 @@ class Entry:
     k: int
     offset: int
     size_bytes: int
+    sample: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + _pages(self.size_bytes)
 
 
 class WeightFile:
-    """A mapped file. `address(name)` stays valid as long as the object lives. path: None where they are in no file."""
+    """A mapped file. `address(name)` stays valid as long as the object lives. path: None where they are in no file.
 
-    def __init__(self, file: int, path: Path | None = None) -> None:
+    parts: the entries in the order in which a step needs them: the embedding, each layer, the rest.  is_there: False
+    where the bytes are to be brought into memory by who computes first (`WeightArrival`), and are not checked yet.
+    """
+
+    def __init__(self, file: int, path: Path | None = None, *, is_there: bool = True) -> None:
         """Raises ValueError, KeyError or TypeError for a file that is no whole one."""
         self._pages = mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ)
         with suppress(OSError):  # a kernel without them
@@ -65,13 +71,40 @@ class WeightFile:
         self._base = int(np.frombuffer(self._pages, dtype=np.uint8).ctypes.data)
         self.size_bytes = len(self._pages)
         self.path = path
-        if self._pages[:8] != _MAGIC:
+        if self._pages[:8] != MAGIC:
             raise ValueError("no packed weights")
         index = json.loads(self._pages[16 : 16 + int.from_bytes(self._pages[8:16], "little")])
         self.entries = {name: Entry(*fields) for name, fields in index["entries"].items()}
-        end = max(entry.offset + _pages(entry.size_bytes) for entry in self.entries.values())
-        if self.size_bytes != end or index["sample"] != _sample_checksum(self._pages, self.entries.values()):
-            raise ValueError("packed weights are cut off or damaged")
+        self.parts = _parts(self.entries)
+        if self.size_bytes != max(entry.end for entry in self.entries.values()):
+            raise ValueError("packed weights are cut off")
+        self.is_there = is_there
+        if is_there and not all(self.is_sound(part) for part in range(len(self.parts))):
+            raise ValueError("packed weights are damaged")
+
+    def is_sound(self, part: int) -> bool:
+        """Whether the samples of a part, which is in memory, are what was written."""
+        return all(entry.sample == _sample_checksum(self._pages, entry) for entry in self.parts[part])
+
+    def settle(self, anyhow: bool = False) -> None:
+        """Note that all is there, if it is by now (another process has brought it), or `anyhow`: what is not is waited
+        for page by page. Raises LoadingError where it is damaged."""
+        if self.is_there or not (anyhow or (self.path and resident_share(self.path) >= IN_MEMORY_SHARE)):
+            return
+        for part in range(len(self.parts)):
+            self.check(part)
+        self.is_there = True
+
+    def check(self, part: int) -> None:
+        """Raises LoadingError where a part, which is in memory, is damaged; nobody finds the file again then."""
+        if not self.is_sound(part):
+            self.discard()
+            raise LoadingError(f"{self.path} is damaged; it is made anew at the next start")
+
+    def discard(self) -> None:
+        """It is damaged: nobody is to find it again. Who has mapped it keeps it."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def address(self, name: str) -> int | None:
         """Of an entry's first byte; None when the model has no such tensor."""
@@ -106,54 +139,57 @@ def packed_weights(
     quantization: str | None,
     library: KernelLibrary,
     is_direct: bool = False,
+    is_ahead: bool = False,
 ) -> WeightFile:
-    """The model's packed weights, from the cache or packed now. is_direct: see EngineConfig.direct_load.
+    """The model's packed weights, from the cache or packed now. is_direct, is_ahead: see EngineConfig.direct_load and
+    overlap_load.
 
     Where the cache folder cannot hold them they are packed into memory of this process and its children, with a
     warning. Raises CheckpointError for a tensor that holds NaN or infinity.
     """
     tensors = list(packed_tensors(plan, dtype, quantization))
-    path = _path_of(plan, tensors, library)
+    path = path_of(plan, tensors, library)
     folder = path.parent
     try:
-        if (found := _open_whole(path, is_direct)) is not None:
+        if (found := _open_whole(path, is_direct, is_ahead)) is not None:
             return found
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / ".lock"):
-            if (found := _open_whole(path, is_direct)) is not None:  # packed by another process meanwhile
+        with locked(folder / ".lock"):
+            if (found := _open_whole(path, is_direct, is_ahead)) is not None:  # packed by another process meanwhile
                 return found
-            (folder / _SOURCE).write_text(str(_folder_of(plan)))
-            return _pack_into_cache(path, tensors, library)
+            note_source(path, plan)
+            return _pack_into_cache(path, plan, tensors, library)
     except OSError as error:
         _logger.warning("packed weights cannot be kept in %s (%s); packing into memory", folder, error)
     memory = os.memfd_create("flowserve-weights", os.MFD_CLOEXEC)
     try:
         _write(memory, tensors, library)
+        _check_unchanged(plan)
         return WeightFile(memory)
     finally:
         os.close(memory)
 
 
-def packed_source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, library: KernelLibrary) -> str:
-    """Where `packed_weights` takes them from: "conversion", "file", or "host memory" (most of the file is there)."""
-    path = _path_of(plan, list(packed_tensors(plan, dtype, quantization)), library)
+def packed_source(
+    plan: DecoderPlan, dtype: torch.dtype, quantization: str | None, library: KernelLibrary
+) -> WeightsSource:
+    """Where `packed_weights` takes them from; "host memory" where most of the file is there."""
+    path = path_of(plan, list(packed_tensors(plan, dtype, quantization)), library)
     if not path.is_file():
-        return "conversion"
-    return "host memory" if resident_share(path) >= IN_MEMORY_SHARE else "file"
+        return WeightsSource("conversion", "the cache folder has no converted weights of this checkpoint")
+    share = resident_share(path)
+    kind = "host memory" if share >= IN_MEMORY_SHARE else "file"
+    return WeightsSource(kind, f"{share:.0%} of the converted weights were in memory")
 
 
-def _path_of(plan: DecoderPlan, tensors: list[PackedTensor], library: KernelLibrary) -> Path:
-    return cache_folder() / "weights" / _place_of(plan) / f"{_fingerprint(plan, tensors, library)}.flat"
-
-
-def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLibrary) -> WeightFile:
+def _pack_into_cache(path: Path, plan: DecoderPlan, tensors: list[PackedTensor], library: KernelLibrary) -> WeightFile:
     partial = path.with_suffix(f".partial-{os.getpid()}")
     partial.unlink(missing_ok=True)  # of an earlier process with this id; the lock is ours
-    _drop_older(path)
-    _drop_orphans(path.parent.parent)
+    drop_outdated(path)
     file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         _write(file, tensors, library)
+        _check_unchanged(plan)
         os.fsync(file)
         # What was written lies in small pages of the page cache; read anew, by a mapping, it comes in large ones.
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -166,6 +202,13 @@ def _pack_into_cache(path: Path, tensors: list[PackedTensor], library: KernelLib
         os.close(file)
 
 
+def _check_unchanged(plan: DecoderPlan) -> None:
+    """Of a file that was written into meanwhile, some was read before and some after."""
+    for path, state in plan.files().items():
+        if weights_state(path) != state:
+            raise CheckpointChangedError(f"{path} changed while its weights were converted")
+
+
 def _write(file: int, tensors: list[PackedTensor], library: KernelLibrary) -> None:
     entries, size = _lay_out(tensors, library)
     os.posix_fallocate(file, 0, size)  # a full disk is noticed now, not as a signal when the pages are touched
@@ -173,21 +216,34 @@ def _write(file: int, tensors: list[PackedTensor], library: KernelLibrary) -> No
         offset = entries[tensor.name].offset
         for packed in _packed_pieces(tensor, library):
             offset += os.pwrite(file, packed, offset)
-    fields = {name: list(_fields(entry)) for name, entry in entries.items()}
     with mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ) as pages:
-        index = json.dumps({"entries": fields, "sample": _sample_checksum(pages, entries.values())}).encode()
-    os.pwrite(file, _MAGIC + len(index).to_bytes(8, "little") + index, 0)
+        fields = {name: _fields(entry, _sample_checksum(pages, entry)) for name, entry in entries.items()}
+    index = json.dumps({"entries": fields}).encode()
+    os.pwrite(file, MAGIC + len(index).to_bytes(8, "little") + index, 0)
 
 
-def _sample_checksum(pages: mmap.mmap, entries: Iterable[Entry]) -> int:
-    """CRC-32 of the first, the middle and the last page of each entry. Read from the mapping: `pread` would bring them
+def _sample_checksum(pages: mmap.mmap, entry: Entry) -> int:
+    """CRC-32 of the first, the middle and the last page of an entry. Read from the mapping: `pread` would bring them
     into the page cache as small pages."""
     checksum = 0
-    for entry in entries:
-        for place in (0, entry.size_bytes // 2, max(0, entry.size_bytes - mmap.PAGESIZE)):
-            start = entry.offset + place
-            checksum = zlib.crc32(pages[start : start + min(mmap.PAGESIZE, entry.size_bytes - place)], checksum)
+    for place in (0, entry.size_bytes // 2, max(0, entry.size_bytes - mmap.PAGESIZE)):
+        start = entry.offset + place
+        checksum = zlib.crc32(pages[start : start + min(mmap.PAGESIZE, entry.size_bytes - place)], checksum)
     return checksum
+
+
+def _parts(entries: dict[str, Entry]) -> list[list[Entry]]:
+    """By what a step needs one after the other. Raises KeyError where the embedding or a layer is missing."""
+    layers = {int(name.split(".")[1]) for name in entries if name.startswith("layers.")}
+    parts: list[list[Entry]] = [[] for _ in range(len(layers) + 2)]
+    for name, entry in entries.items():
+        if name.startswith("layers."):
+            parts[int(name.split(".")[1]) + 1].append(entry)
+        else:
+            parts[0 if name == "embedding" else -1].append(entry)
+    if not all(parts):
+        raise KeyError("a part has no entries")
+    return parts
 
 
 def _packed_pieces(tensor: PackedTensor, library: KernelLibrary) -> Iterator[memoryview]:
@@ -228,20 +284,22 @@ def _pages(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _fields(entry: Entry) -> tuple[int | None, int, int, int, int]:
+def _fields(entry: Entry, sample: int) -> list[int | None]:
     kind = None if entry.kind is None else int(entry.kind)
-    return kind, entry.n, entry.k, entry.offset, entry.size_bytes
+    return [kind, entry.n, entry.k, entry.offset, entry.size_bytes, sample]
 
 
-def _open_whole(path: Path, is_direct: bool) -> WeightFile | None:
-    """The file if it is there, as long as its index says, and its sample right; a damaged one is made anew."""
+def _open_whole(path: Path, is_direct: bool, is_ahead: bool) -> WeightFile | None:
+    """The file if it is there, as long as its index says, and its samples right; a damaged one is made anew."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    file = _in_memory(file, path, is_direct)
+    is_left = is_ahead and not is_direct and is_worth_bringing(path, file)
+    if not is_left:
+        file = _in_memory(file, path, is_direct)
     try:
-        return WeightFile(file, path)
+        return WeightFile(file, path, is_there=not is_left)
     except (ValueError, KeyError, TypeError):  # of an empty file, too
         pass
     finally:
@@ -260,60 +318,3 @@ def _in_memory(file: int, path: Path, is_direct: bool) -> int:
     if found != file:
         os.close(file)
     return found
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-def _place_of(plan: DecoderPlan) -> str:
-    """One folder for each model folder, readable by its owner."""
-    folder = _folder_of(plan)
-    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
-
-
-def _folder_of(plan: DecoderPlan) -> Path:
-    return plan.embedding.parts[0].tensor.file.path.parent.resolve()
-
-
-def _checkpoint_state(plan: DecoderPlan) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file: a checkpoint that changed has another fingerprint."""
-    files = {part.tensor.file.path for parameter in plan.parameters() for part in parameter.parts}
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
-
-
-def _fingerprint(plan: DecoderPlan, tensors: list[PackedTensor], library: KernelLibrary) -> str:
-    """The parts of the checkpoint it was made of, and how: two engines that agree on them share the file."""
-    state = hashlib.sha256(repr(_checkpoint_state(plan)).encode()).hexdigest()[:12]
-    made_of = [(p.name, p.shape, [(q.tensor.name, q.start, q.end) for q in p.parts]) for p in plan.parameters()]
-    layout = [(t.name, None if t.kind is None else int(t.kind), t.n, t.k) for t in tensors]
-    how = hashlib.sha256(repr((_MAGIC, library.unit, made_of, layout)).encode()).hexdigest()[:12]
-    return f"{state}-{how}"
-
-
-def _drop_older(path: Path) -> None:
-    """Files of an earlier state of the checkpoint, and what killed processes left. Who maps one keeps it."""
-    state = path.name.split("-")[0]
-    for other in path.parent.iterdir():
-        outdated = other.suffix == ".flat" and not other.name.startswith(state)
-        abandoned = other.suffix.startswith(".partial-") and not _is_alive(int(other.suffix[9:]))
-        if outdated or abandoned:
-            other.unlink(missing_ok=True)
-
-
-def _drop_orphans(weights: Path) -> None:
-    """What was packed for model folders that are gone."""
-    for place in weights.iterdir():
-        source = place / _SOURCE
-        if source.is_file() and not Path(source.read_text()).is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()

@@ -86,7 +86,8 @@ def test_a_file_that_is_not_in_memory(model: Path, direct_load: bool, monkeypatc
     monkeypatch.setattr("flowserve.loading.host_copy._SMALL_BYTES", 1)
     for module in ("loading.host_copy", "device.cpu_kernels.weight_file"):
         monkeypatch.setattr(f"flowserve.{module}.resident_share", lambda path: 0.1)
-    assert load_model(model, EngineConfig(cpu_backend="extension")).source == "file"
+    source = load_model(model, EngineConfig(cpu_backend="extension")).source
+    assert source == ("file", "10% of the converted weights were in memory")
     assert _tokens(model, direct_load=direct_load) == first
 
 

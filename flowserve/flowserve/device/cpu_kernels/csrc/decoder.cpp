@@ -65,6 +65,9 @@ Decoder* fs_decoder_create(const DecoderSpec* spec) {
     }
 }
 
+// So many parts of the weights are there (see Arrival); fewer than none: the others will not come. From any thread.
+void fs_decoder_note_parts(Decoder* decoder, int32_t there) { decoder->note_parts(there); }
+
 void fs_decoder_destroy(Decoder* decoder) { delete decoder; }
 
 int32_t fs_decoder_step(Decoder* decoder, const StepArrays* arrays) {

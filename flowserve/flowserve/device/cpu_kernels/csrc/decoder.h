@@ -5,6 +5,7 @@
 // down products are prepared in phases of their own, where their kind of weights needs it.
 #pragma once
 
+#include "arrival.h"
 #include "attention.h"
 #include "packing.h"
 #include "team.h"
@@ -25,7 +26,8 @@ struct LayerWeights {
 
 struct DecoderSpec {
     int32_t hidden, num_heads, kv_heads, head_dim, intermediate, vocab, num_layers;
-    int32_t rotary_dim, max_tokens, max_logits, num_threads, reserved;
+    int32_t rotary_dim, max_tokens, max_logits, num_threads;
+    int32_t parts_there;  // see Arrival; num_layers + 2 where all of the weights are
     float eps, scale;
     const float* cos;  // [positions, rotary_dim / 2]
     const float* sin;
@@ -52,7 +54,7 @@ class Decoder {
   public:
     explicit Decoder(const DecoderSpec& spec)
         : s_(spec), layers_(spec.layers, spec.layers + spec.num_layers), group_(spec.num_heads / spec.kv_heads),
-          query_block_(std::clamp(128 / group_, 4, 64)) {
+          query_block_(std::clamp(128 / group_, 4, 64)), arrival_(spec.parts_there) {
         const size_t tokens = std::max(spec.max_tokens, spec.max_logits);
         const int q_width = spec.num_heads * spec.head_dim;
         qkv_width_ = stride_of(q_width + 2 * spec.kv_heads * spec.head_dim);
@@ -76,12 +78,17 @@ class Decoder {
         clear_begun_blocks();
         plan_attention();
         best_.assign(size_t(a_.num_logits) * chunks_of(s_.head, a_.num_logits), {-INFINITY, -1});
+        runs_++;
+        if (arrival_.there() < num_parts()) waiting_runs_ = runs_;
         team_->run();
+        if (is_cut_off_) throw std::runtime_error("the weights did not come");
     }
 
+    void note_parts(int32_t there) { arrival_.note(there); }
+
   private:
-    static constexpr int MOST_PHASES_OF_LAYER = 10;
-    static constexpr int OTHER_PHASES = 4;  // embedding; norm, product and best of the logits
+    static constexpr int MOST_PHASES_OF_LAYER = 11;
+    static constexpr int OTHER_PHASES = 6;  // embedding; norm, product and best of the logits; two waits
 
     struct Task {
         int sequence, head, first, rows;  // rows: positions
@@ -168,14 +175,33 @@ class Decoder {
         });
     }
 
+    int num_parts() const { return s_.num_layers + 2; }
+
+    // A phase of one chunk: one thread waits for the weights, the others for it. False where the walk is over.
+    // A latecomer of an earlier run must find that run's phases: so it is asked for its run's number.
+    bool arrived(Walk& walk, int parts) {
+        if (walk.run > waiting_runs_) return true;
+        const bool is_on = walk.phase(1, [&](int) {
+            if (!arrival_.wait_for(parts)) is_cut_off_ = true;
+        });
+        return is_on && !is_cut_off_;
+    }
+
     // False where a phase told the thread to leave.
     bool walk(Walk& walk) {
+        const bool is_whole = compute(walk);
+        return is_whole || is_cut_off_;  // then there are no more phases, for any thread
+    }
+
+    bool compute(Walk& walk) {
         const int rows = a_.num_tokens;
+        if (!arrived(walk, 1)) return false;
         if (!by_rows(walk, rows, [&](int r) { unpack_row(s_.embedding, a_.token_ids[r], hidden_.data() + int64_t(r) * hidden_stride()); }))
             return false;
         for (int layer = 0; layer < s_.num_layers; layer++)
-            if (!attention_part(walk, layer, rows) || !mlp_part(walk, layers_[layer], rows)) return false;
-        return logits_part(walk);
+            if (!arrived(walk, layer + 2) || !attention_part(walk, layer, rows) || !mlp_part(walk, layers_[layer], rows))
+                return false;
+        return arrived(walk, num_parts()) && logits_part(walk);
     }
 
     bool norm(Walk& walk, int rows, const float* weight, const Matrix& next) {
@@ -330,6 +356,10 @@ class Decoder {
     std::vector<Task> tasks_;
     std::vector<Best> best_;
     StepArrays a_{};
+    Arrival arrival_;
+    uint32_t runs_ = 0;
+    std::atomic<uint32_t> waiting_runs_{0};  // the last run in which some of the weights are waited for
+    std::atomic<bool> is_cut_off_{false};    // and for ever
     std::unique_ptr<Team> team_;  // last: its threads end before what they read
 };
 

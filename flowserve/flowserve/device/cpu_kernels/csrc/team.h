@@ -37,17 +37,17 @@ class Team;
 // One thread's walk through one run. Phases must come in the same order, with the same counts, in every thread.
 class Walk {
   public:
-    Walk(Team& team, uint32_t run, int thread) : thread(thread), team_(team), run_(run) {}
+    Walk(Team& team, uint32_t run, int thread) : thread(thread), run(run), team_(team) {}
 
     // f(chunk) for the chunks this thread gets; returns false when the run is over and the thread came too late.
     template <class F>
     bool phase(int chunks, F f);
 
     const int thread;
+    const uint32_t run;  // counts from 1
 
   private:
     Team& team_;
-    const uint32_t run_;
     int phase_ = 0;
 };
 
@@ -156,17 +156,17 @@ bool Walk::phase(int chunks, F f) {
     }
     if (phase_ == team_.max_) return false;
     Team::Phase& phase = team_.phases_[phase_++];
-    const uint64_t first = uint64_t(run_) << 32;
+    const uint64_t first = uint64_t(run) << 32;
     for (;;) {
         uint64_t next = phase.next.load(std::memory_order_relaxed);
-        if (next >> 32 != run_) return false;
+        if (next >> 32 != run) return false;
         if (int64_t(next - first) >= chunks) break;
         if (!phase.next.compare_exchange_weak(next, next + 1, std::memory_order_acquire)) continue;
         f(int(next - first));
         phase.done.fetch_add(1, std::memory_order_release);
     }
     for (int spins = 0; phase.done.load(std::memory_order_acquire) < chunks; spins++) {
-        if (phase.next.load(std::memory_order_relaxed) >> 32 != run_) return false;
+        if (phase.next.load(std::memory_order_relaxed) >> 32 != run) return false;
         Team::pause_or_yield(spins);
     }
     return true;
