@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from deepserve._ref import Ref as Ref
     from deepserve._ref import put as put
     from deepserve._requests import recent_requests as recent_requests
+    from deepserve._stored_contexts import ContextInfo as ContextInfo
     from deepserve._tool import tool as tool
     from deepserve.errors import AgentError as AgentError
     from deepserve.errors import AsyncUsageError as AsyncUsageError
@@ -105,6 +106,7 @@ _HOMES = {
     "_options": ("Retries", "concurrent"),
     "_ref": ("Ref", "put"),
     "_requests": ("recent_requests",),
+    "_stored_contexts": ("ContextInfo",),
     "_tool": ("tool",),
     "errors": (
         "AgentError",

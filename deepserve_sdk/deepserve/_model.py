@@ -234,8 +234,11 @@ class Model:
 
         `llm.chat(messages, context=...)` continues it, as if all messages stood in one list. Its KV is computed now,
         and pinned as far as the engine's memory allows; any pod can serve it. It lives until nobody has used it for
-        `ttl` seconds, or the controller ends. Raises PromptTooLongError. `await llm.cache.aio(...)` on an event loop.
-        (DeepServe: explicit context caching.)
+        `ttl` seconds, until `context.delete()`, or to the end of `with llm.cache(...) as context:`. A controller with a
+        state folder has it again after a restart. `context.extend(ttl)` gives it more time. context: another one, which
+        these messages continue; the new one has both. `llm.cache.list()` tells what there is, `llm.cache.extend` and
+        `llm.cache.delete` take ids that came as texts. Raises PromptTooLongError, UnknownContextError.
+        `await llm.cache.aio(...)` on an event loop. (DeepServe: explicit context caching.)
         """
         return CacheVerb(self)
 

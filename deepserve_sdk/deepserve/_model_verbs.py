@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from deepserve._model_context import ContextId, checked_id, context_of, definitions_of
@@ -12,6 +13,8 @@ from deepserve._model_request import AsyncGenerationStream, GenerationStream, me
 from deepserve._model_result import ChatResult, GeneratedText, usage_of
 from deepserve._model_sampling import Answers, Sampling, params_of
 from deepserve._output import OutputType
+from deepserve._query_verb import QueryVerb
+from deepserve._stored_contexts import ContextInfo, delete_context, extend_context, list_contexts
 from deepserve.errors import InvalidOption
 from deepserve.protocol.model_io import ChatInput, CompletionInput, Generated, GenerationParams
 
@@ -138,16 +141,37 @@ class EmbedVerb:
 
 
 class CacheVerb:
+    """Makes contexts; `list`, `extend` and `delete` are for those that there are."""
+
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def __call__(self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = ()) -> ContextId:
-        value = context_of(messages, ttl, tools)
+    def __call__(
+        self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = (), context: str | None = None
+    ) -> ContextId:
+        value = context_of(messages, ttl, tools, context)
         return ContextId(value.context_id, self._model.requests.cache(value, "llm.cache").prompt_tokens)
 
-    async def aio(self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = ()) -> ContextId:
-        value = context_of(messages, ttl, tools)
+    async def aio(
+        self, messages: Messages, *, ttl: float = CONTEXT_TTL_S, tools: Tools = (), context: str | None = None
+    ) -> ContextId:
+        value = context_of(messages, ttl, tools, context)
         return ContextId(value.context_id, (await self._model.requests.cache_aio(value, "llm.cache")).prompt_tokens)
+
+    @property
+    def list(self) -> QueryVerb[[], list[ContextInfo]]:
+        """`llm.cache.list()`: the model's contexts, the least recently used first; `await llm.cache.list.aio()`."""
+        return QueryVerb("llm.cache.list", partial(list_contexts, self._model.spec.label))
+
+    @property
+    def extend(self) -> QueryVerb[[str, float], ContextInfo]:
+        """`llm.cache.extend(context, ttl)`: as `ContextId.extend`, of an id that came as a text."""
+        return QueryVerb("llm.cache.extend", extend_context)
+
+    @property
+    def delete(self) -> QueryVerb[[str], None]:
+        """`llm.cache.delete(context)`: as `ContextId.delete`, of an id that came as a text."""
+        return QueryVerb("llm.cache.delete", delete_context)
 
 
 def _texts(deltas: GenerationStream) -> Generator[str, None, None]:

@@ -7,8 +7,15 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from deepserve.errors import NotFound, Refused
+from deepserve.errors import ContextExpiredError, DeepServeError, NotFound, Refused, UnknownContextError
 from deepserve.protocol.messages import Answer, Query
+
+ERRORS: dict[str, type[DeepServeError]] = {
+    "not_found": NotFound,
+    "context": UnknownContextError,
+    "context_expired": ContextExpiredError,
+}
+"""By the answer's code; others are Refused."""
 
 
 class Questions:
@@ -32,7 +39,7 @@ class Questions:
         if not answers:
             return None
         if answers[0].error:
-            raise (NotFound if answers[0].error == "not_found" else Refused)(answers[0].text)
+            raise ERRORS.get(answers[0].error, Refused)(answers[0].text)
         return answers[0].body
 
     def take(self, answer: Answer) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from typing import Protocol
 
 import msgspec
 
 from deepserve.protocol.messages import OpenRequest, Outcome
 from deepserve.protocol.model_io import ContextInput
 from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import StoreUnreadable
 
 MAX_BYTES = 256 << 20
 NUM_EXPIRED = 1000
@@ -20,12 +22,42 @@ CACHE = "cache"
 
 
 class Context(msgspec.Struct):
-    """data: the ContextInput as it came. label: of the model that it belongs to."""
+    """data: the ContextInput. label: of the model that it belongs to. created_at: Unix time. expires_s: by the clock of
+    the controller that runs."""
 
     label: str
     data: bytes
     ttl_s: float
     expires_s: float
+    num_tokens: int = 0
+    created_at: float = 0.0
+
+
+class ContextInfo(msgspec.Struct, frozen=True):
+    """What is told of a context. expires_in_s: unless it is used before."""
+
+    context_id: str
+    label: str
+    num_tokens: int
+    ttl_s: float
+    expires_in_s: float
+    created_at: float
+
+
+class ContextStore(Protocol):
+    """Where contexts outlive a controller that has a state folder."""
+
+    def contexts(self) -> list[tuple[str, bytes]]: ...
+
+    def put_context(self, context_id: str, described: bytes) -> None: ...
+
+    def remove_context(self, context_id: str) -> None: ...
+
+
+class _Told(msgspec.Struct):
+    """Of what the engine answered: see Generated."""
+
+    prompt_tokens: int = 0
 
 
 class ContextRefused(Exception):
@@ -36,17 +68,28 @@ class ContextRefused(Exception):
 
 class Contexts:
     """By id, the least recently used first. One is there once the engine has taken it, and lives until nobody has used
-    it for its time to live; it ends with the controller. `clock`: in seconds.
+    it for its time to live. `clock`: in seconds.
+
+    Those in the store are there again from the start, for another time to live: engines compute them anew when they are
+    used. Raises StoreUnreadable.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        store: ContextStore | None = None,
+    ) -> None:
         self._max_bytes = max_bytes
+        self._store = store
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
         self._coming: dict[str, tuple[str, Context]] = {}
         """Id and context, by the request that the engine has not answered yet."""
         self._expired: OrderedDict[str, str] = OrderedDict()
         self._num_bytes = 0
+        for context_id, described in store.contexts() if store is not None else ():
+            self._restore(context_id, described)
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -60,11 +103,12 @@ class Contexts:
         if payload.value.segment or payload.value.format != "msgpack":
             raise ContextRefused("", f"{label}: messages around a context must come inline, as msgpack")
         if message.method == CACHE:
-            self._coming[message.request_id] = message.context_id, self._made(message.context_id, label, payload.data)
-            return payload
+            context = self._made(message.context_id, label, payload.data)
+            self._coming[message.request_id] = message.context_id, context
+            return Payload(msgspec.structs.replace(payload.value, size_bytes=len(context.data)), context.data)
         return with_context(payload, self._used(message.context_id, label).data)
 
-    def finished(self, request_id: str, outcome: Outcome) -> None:
+    def finished(self, request_id: str, outcome: Outcome, result: bytes = b"") -> None:
         """The engine has answered: from now on the context can be used."""
         context_id, context = self._coming.pop(request_id, ("", None))
         if context is None or not outcome.is_ok:
@@ -72,13 +116,37 @@ class Contexts:
         self._remove(context_id)
         self._expired.pop(context_id, None)
         context.expires_s = self._clock() + context.ttl_s
+        context.num_tokens = msgspec.msgpack.decode(result, type=_Told).prompt_tokens if result else 0
         self._contexts[context_id] = context
         self._num_bytes += len(context.data)
+        self._write(context_id)
 
-    def delete(self, context_id: str) -> None:
-        """Raises ContextRefused."""
+    def infos(self, labels: Container[str] | None = None) -> list[ContextInfo]:
+        """Of all, or of those of some models; the least recently used first."""
         self._expire()
-        self._find(context_id)
+        living = self._contexts.items()
+        return [self._info(key, context) for key, context in living if labels is None or context.label in labels]
+
+    def info(self, context_id: str, labels: Container[str] | None = None) -> ContextInfo:
+        """Raises ContextRefused."""
+        return self._info(context_id, self._allowed(context_id, labels))
+
+    def extend(self, context_id: str, ttl_s: float, labels: Container[str] | None = None) -> ContextInfo:
+        """Let it live for another time, from now on and after each use. Raises ContextRefused."""
+        context = self._allowed(context_id, labels)
+        if not 0 < ttl_s < float("inf"):
+            raise ContextRefused("", f"context {context_id!r}: a time to live must be above 0 s, not {ttl_s!r}")
+        self._num_bytes -= len(context.data)
+        given = msgspec.msgpack.decode(context.data, type=ContextInput)
+        context.data = msgspec.msgpack.encode(msgspec.structs.replace(given, ttl_s=ttl_s))
+        self._num_bytes += len(context.data)
+        context.ttl_s, context.expires_s = ttl_s, self._clock() + ttl_s
+        self._write(context_id)
+        return self._info(context_id, context)
+
+    def delete(self, context_id: str, labels: Container[str] | None = None) -> None:
+        """Raises ContextRefused."""
+        self._allowed(context_id, labels)
         self._remove(context_id)
 
     def check_invariants(self) -> None:
@@ -92,11 +160,22 @@ class Contexts:
             raise ContextRefused("", f"{label}: this makes no context: {error}") from None
         if given.context_id != context_id or not 0 < given.ttl_s < float("inf"):
             raise ContextRefused("", f"{label}: a context needs an id and a time to live above 0, not {given.ttl_s!r}")
+        if given.continues:
+            data = self._continued(given, label)
         num_coming = sum(len(context.data) for _, context in self._coming.values())
         if self._num_bytes + num_coming + len(data) > self._max_bytes:
             text = f"contexts may take {self._max_bytes >> 20} MiB in all, and {len(self)} take {self._num_bytes} bytes"
             raise ContextRefused("", f"{label}: no room for a context of {len(data)} bytes: {text}")
-        return Context(label, data, given.ttl_s, 0.0)
+        return Context(label, data, given.ttl_s, 0.0, created_at=time.time())
+
+    def _continued(self, given: ContextInput, label: str) -> bytes:
+        """One whose messages begin with another's."""
+        before = msgspec.msgpack.decode(self._used(given.continues, label).data, type=ContextInput)
+        if given.tools:
+            text = f"tools stand at the start of a prompt: {given.continues!r} has those of what continues it"
+            raise ContextRefused("", f"{label}: {text}")
+        messages = [*before.messages, *given.messages]
+        return msgspec.msgpack.encode(ContextInput(given.context_id, messages, given.ttl_s, before.tools))
 
     def _used(self, context_id: str, label: str) -> Context:
         context = self._find(context_id)
@@ -104,6 +183,13 @@ class Contexts:
             raise ContextRefused("context", f"context {context_id!r} is of {context.label}, not of {label}")
         context.expires_s = self._clock() + context.ttl_s
         self._contexts.move_to_end(context_id)
+        return context
+
+    def _allowed(self, context_id: str, labels: Container[str] | None) -> Context:
+        self._expire()
+        context = self._find(context_id)
+        if labels is not None and context.label not in labels:
+            raise ContextRefused("context", f"there is no context {context_id!r} of a model that the key may use")
         return context
 
     def _find(self, context_id: str) -> Context:
@@ -127,6 +213,25 @@ class Contexts:
         context = self._contexts.pop(context_id, None)
         if context is not None:
             self._num_bytes -= len(context.data)
+            if self._store is not None:
+                self._store.remove_context(context_id)
+
+    def _write(self, context_id: str) -> None:
+        if self._store is not None:
+            self._store.put_context(context_id, msgspec.msgpack.encode(self._contexts[context_id]))
+
+    def _restore(self, context_id: str, described: bytes) -> None:
+        try:
+            context = msgspec.msgpack.decode(described, type=Context)
+        except msgspec.DecodeError as error:
+            raise StoreUnreadable(f"the stored context {context_id!r} cannot be read: {error}") from None
+        context.expires_s = self._clock() + context.ttl_s
+        self._contexts[context_id] = context
+        self._num_bytes += len(context.data)
+
+    def _info(self, context_id: str, context: Context) -> ContextInfo:
+        left_s = max(0.0, context.expires_s - self._clock())
+        return ContextInfo(context_id, context.label, context.num_tokens, context.ttl_s, left_s, context.created_at)
 
 
 def with_context(payload: Payload, context: bytes) -> Payload:

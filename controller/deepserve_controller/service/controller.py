@@ -19,6 +19,8 @@ from deepserve_controller.core import actions, events
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
+from deepserve_controller.service.context_queries import context_queries
+from deepserve_controller.service.contexts import Contexts
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.devices import host_devices
 from deepserve_controller.service.folders import ControllerFolders, make_folders
@@ -90,7 +92,8 @@ class Controller:
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
         self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
-        self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments)
+        contexts = Contexts(store=store)
+        self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments, contexts)
         self.functions.is_used = self.requests.is_running
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
@@ -113,7 +116,7 @@ class Controller:
         )
         self.api_keys = ApiKeys(store, self.recipients)
         self._loopback: LoopbackPort | None = None
-        self.queries.add({**self.api_keys.queries, "openai_address": self._openai_address})
+        self.queries.add({**self.api_keys.queries, **context_queries(contexts), "openai_address": self._openai_address})
         self.messages = ClientMessages(self.requests, self.maps, self.functions, self.bundles, self.queries)
         self.pods.messages = self.messages
         self.doorkeeper = Doorkeeper(self._welcome(), self.pods, self.templates, self.logs, self._client)

@@ -9,7 +9,7 @@ from deepserve_controller.errors import QueryError
 Body = dict[str, Any]
 
 
-def required(body: Body, key: str, kind: type[Any]) -> Any:
+def required(body: Body, key: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
     """Raises QueryError."""
     if key not in body:
         raise QueryError("invalid", f"{key} is missing")

@@ -69,7 +69,13 @@ class Requests:
     """The table of running requests and tasks, and a short memory of finished ones."""
 
     def __init__(
-        self, cores: CoreLoop, recipients: Recipients, functions: Functions, kept: KeptResults, segments: Segments
+        self,
+        cores: CoreLoop,
+        recipients: Recipients,
+        functions: Functions,
+        kept: KeptResults,
+        segments: Segments,
+        contexts: Contexts | None = None,
     ) -> None:
         self._cores = cores
         self._recipients = recipients
@@ -79,7 +85,7 @@ class Requests:
         self.refs = segments.refs
         self.dependencies = DependencyValues(kept, segments)
         self.streams = Streams(cores, recipients, kept, segments)
-        self.contexts = Contexts()
+        self.contexts = Contexts() if contexts is None else contexts
         self.running: dict[str, RequestRecord] = {}
         self.tasks = TaskPlaces()
         self._tally = RequestTally()
@@ -295,7 +301,7 @@ class Requests:
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
         self._claim(action.payload.value)
-        self.contexts.finished(action.request_id, action.outcome)
+        self.contexts.finished(action.request_id, action.outcome, bytes(action.payload.data))
         self.dependencies.finished(action.request_id, action.outcome, action.payload)
         self.dependencies.over(action.request_id)
         finished = RequestFinished(

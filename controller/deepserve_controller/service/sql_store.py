@@ -56,6 +56,18 @@ class SqlStore:
         with self._engine.begin() as connection:
             store_tables.delete_key(connection, key_id)
 
+    def contexts(self) -> list[tuple[str, bytes]]:
+        with self._engine.connect() as connection:
+            return [(row.context_id, row.described) for row in store_tables.all_contexts(connection)]
+
+    def put_context(self, context_id: str, described: bytes) -> None:
+        with self._engine.begin() as connection:
+            store_tables.put_context(connection, context_id, described)
+
+    def remove_context(self, context_id: str) -> None:
+        with self._engine.begin() as connection:
+            store_tables.delete_context(connection, context_id)
+
     def apps(self) -> list[App]:
         with self._engine.connect() as connection:
             return [self._app(connection, row) for row in store_tables.all_apps(connection)]

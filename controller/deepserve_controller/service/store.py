@@ -53,6 +53,12 @@ class Store(Protocol):
 
     def remove_key(self, key_id: str) -> None: ...
 
+    def contexts(self) -> list[tuple[str, bytes]]: ...
+
+    def put_context(self, context_id: str, described: bytes) -> None: ...
+
+    def remove_context(self, context_id: str) -> None: ...
+
     def apps(self) -> list[App]: ...
 
     def put_app(self, app: App, bundles: dict[str, Bundle]) -> App:
@@ -81,6 +87,14 @@ class MemoryStore:
 
     def remove_key(self, key_id: str) -> None:
         self._keys.pop(key_id, None)
+
+    def contexts(self) -> list[tuple[str, bytes]]:
+        return []
+
+    def put_context(self, context_id: str, described: bytes) -> None:
+        """They end with the controller, which has them itself."""
+
+    def remove_context(self, context_id: str) -> None: ...
 
     def apps(self) -> list[App]:
         return sorted(self._apps.values(), key=lambda app: app.name)

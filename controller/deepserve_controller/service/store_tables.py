@@ -73,6 +73,12 @@ api_keys = Table(
     Column("key_id", String, primary_key=True),
     Column("described", LargeBinary, nullable=False),
 )
+contexts = Table(
+    "contexts",
+    metadata,
+    Column("context_id", String, primary_key=True),
+    Column("described", LargeBinary, nullable=False),
+)
 
 
 def open_engine(path: str) -> Engine:
@@ -110,6 +116,19 @@ def put_key(connection: Connection, key_id: str, described: bytes) -> None:
 
 def delete_key(connection: Connection, key_id: str) -> None:
     connection.execute(delete(api_keys).where(api_keys.c.key_id == key_id))
+
+
+def all_contexts(connection: Connection) -> list[Any]:
+    return list(connection.execute(select(contexts).order_by(contexts.c.context_id)))
+
+
+def put_context(connection: Connection, context_id: str, described: bytes) -> None:
+    delete_context(connection, context_id)
+    connection.execute(insert(contexts).values(context_id=context_id, described=described))
+
+
+def delete_context(connection: Connection, context_id: str) -> None:
+    connection.execute(delete(contexts).where(contexts.c.context_id == context_id))
 
 
 def all_apps(connection: Connection) -> list[Any]:

@@ -55,12 +55,14 @@ class GenerationParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ContextInput(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a context is made of. ttl_s: how long it lives after its last use."""
+    """What a context is made of. ttl_s: how long it lives after its last use. continues: another context, whose
+    messages come before and whose tools are its own; the controller puts them in their places."""
 
     context_id: str
     messages: list[dict[str, Any]]
     ttl_s: float
     tools: list[dict[str, Any]] = []
+    continues: str = ""
 
 
 class ChatInput(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -43,6 +43,13 @@ async def check(llm: deepserve.Model) -> None:
     assert_type(await llm.embed.aio("a"), list[list[float]])
     context = llm.cache("x", ttl=60, tools=[add])
     assert_type(context, deepserve.ContextId)
+    assert_type(context.extend(60), deepserve.ContextInfo)
+    assert_type(llm.cache.list(), list[deepserve.ContextInfo])
+    assert_type(await llm.cache.list.aio(), list[deepserve.ContextInfo])
+    with llm.cache("x", context=context) as longer:
+        assert_type(longer, deepserve.ContextId)
+    async with context:
+        await context.delete.aio()
     assert_type(await llm.cache.aio([{"role": "user", "content": "x"}]), deepserve.ContextId)
     assert_type(llm.chat("x", context=context).output, str)
     assert_type(llm.chat("x", context="ctx-1", output_type=Person).output, Person)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,14 @@ import deepserve
 
 llm = deepserve.Model.from_name("small")
 print(len(llm.embed(["a", "b"])), llm.chat("hi", max_tokens=4, temperature=0).text)
+"""
+
+WITH_CONTEXT = """
+import sys, deepserve
+
+llm = deepserve.Model.from_name("small")
+context = sys.argv[1] if len(sys.argv) > 1 else llm.cache("The quick brown fox jumps.", ttl=60)
+print(context, repr(llm.chat("Over what?", context=context, max_tokens=8, temperature=0).text))
 """
 
 
@@ -97,6 +107,23 @@ def test_models_of_a_file_are_deployed_with_it(shell: Shell, folder: Path) -> No
     assert (done.returncode, "deepserve model chat small" in done.stderr) == (2, True), done
     shell.out("app", "stop", "app")
     assert json.loads(shell.out("model", "list", "--json")) == []
+
+
+def test_contexts_outlive_a_controller_that_is_killed(shell: Shell, folder: Path) -> None:
+    shell.out("model", "deploy", "small", "weights/tiny")
+    client = shell.folder / "client.py"
+    client.write_text(WITH_CONTEXT)
+
+    def run(*arguments: str) -> list[str]:
+        words = [sys.executable, str(client), *arguments]
+        done = subprocess.run(words, env=shell.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split(" ", 1)
+
+    context, text = run()
+    os.kill(json.loads(shell.out("status", "--json"))["pid"], signal.SIGKILL)
+    shell.out("up")
+    assert run(context) == [context, text]
 
 
 @pytest.mark.parametrize(

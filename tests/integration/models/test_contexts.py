@@ -86,6 +86,37 @@ def test_unknown_and_expired_contexts(llm: deepserve.Model, folder: Path) -> Non
     assert llm.chat("hi", context=context, max_tokens=1).text is not None
 
 
+def test_listed_extended_continued_and_forgotten(llm: deepserve.Model) -> None:
+    with llm.cache(START, ttl=60) as context:
+        [told] = [info for info in llm.cache.list() if info.id == context]
+        assert told.num_tokens == context.num_tokens and told.ttl == 60 and 50 < told.expires_in <= 60
+        assert context.extend(3000).expires_in > 2000 and llm.cache.extend(str(context), 500).ttl == 500
+        longer = llm.cache(MORE, context=context)
+        whole = llm.chat([*START, *MORE, *MORE], max_tokens=5, temperature=0)
+        assert llm.chat(MORE, context=longer, max_tokens=5, temperature=0).usage == whole.usage
+    for forgotten in (context.delete, lambda: context.extend(5), lambda: llm.chat("hi", context=context)):
+        with pytest.raises(UnknownContextError, match=context):
+            forgotten()
+    llm.cache.delete(str(longer))
+    with pytest.raises(UnknownContextError, match="ctx-never"):
+        llm.cache("hi", context="ctx-never")
+    with pytest.raises(InvalidOption, match="ttl=0"):
+        longer.extend(0)
+    short = llm.cache(START, ttl=0.2)
+    time.sleep(0.3)
+    with pytest.raises(ContextExpiredError, match=short):
+        short.extend(60)
+
+    async def main() -> None:
+        async with await llm.cache.aio("hi", ttl=60) as context:
+            assert context in [info.id for info in await llm.cache.list.aio()]
+            assert (await context.extend.aio(70)).ttl == 70
+        with pytest.raises(UnknownContextError):
+            await context.delete.aio()
+
+    asyncio.run(main())
+
+
 def test_bad_contexts(llm: deepserve.Model) -> None:
     with pytest.raises(PromptTooLongError):
         llm.cache("word " * 2000)

@@ -78,6 +78,28 @@ def test_messages_in_parts(client: Any, llm: deepserve.Model) -> None:
         make(client, messages=[{"role": "user", "content": [{"type": "image_url"}]}])
 
 
+def test_listed_extended_and_continued(client: Any) -> None:
+    made = make(client)
+    listed = client.get("/contexts", cast_to=object)
+    assert made["id"] in [each["id"] for each in listed["data"]]
+    told = client.post(f"/contexts/{made['id']}", body={"ttl": 120}, cast_to=object)
+    assert told["ttl"] == 120 and 100 < told["expires_in"] <= 120 and told["num_tokens"] == made["num_tokens"]
+    assert client.get(f"/contexts/{made['id']}", cast_to=object)["ttl"] == 120
+    longer = make(client, messages=MORE, context_id=made["id"])
+    whole = ask(client, [*START, *MORE, *MORE])
+    continued = ask(client, MORE, extra_body={"context_id": longer["id"]})
+    assert continued.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert continued.choices[0].message.content == whole.choices[0].message.content
+    for wrong in ({"ttl": 0}, {"ttl": "long"}, {}):
+        with pytest.raises(openai.BadRequestError):
+            client.post(f"/contexts/{made['id']}", body=wrong, cast_to=object)
+    with pytest.raises(openai.NotFoundError) as caught:
+        make(client, messages=MORE, context_id="ctx-never")
+    assert caught.value.code == "context_not_found"
+    with pytest.raises(openai.NotFoundError, match="ctx-never"):
+        client.get("/contexts/ctx-never", cast_to=object)
+
+
 def test_bad_contexts(client: Any) -> None:
     short = make(client, ttl=0.2)["id"]
     time.sleep(0.3)

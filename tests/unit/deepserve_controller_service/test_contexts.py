@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from deepserve.protocol.messages import OpenRequest, Outcome, Value
-from deepserve.protocol.model_io import ChatInput, ContextInput
+from deepserve.protocol.model_io import ChatInput, ContextInput, Generated
 from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import QueryError, StoreUnreadable
+from deepserve_controller.service.context_queries import context_queries
 from deepserve_controller.service.contexts import NUM_EXPIRED, ContextRefused, Contexts
+from deepserve_controller.service.sql_store import SqlStore
 
 
 class Clock:
@@ -30,9 +34,16 @@ def payload_of(value: Any) -> Payload:
     return Payload(Value("msgpack", len(data)), data)
 
 
-def start(contexts: Contexts, context_id: str, ttl_s: float = 10.0, label: str = "models/a", text: str = "x") -> str:
+def start(
+    contexts: Contexts,
+    context_id: str,
+    ttl_s: float = 10.0,
+    label: str = "models/a",
+    text: str = "x",
+    continues: str = "",
+) -> str:
     request_id = f"rq-{context_id}"
-    value = ContextInput(context_id, [{"role": "user", "content": text}], ttl_s)
+    value = ContextInput(context_id, [{"role": "user", "content": text}], ttl_s, continues=continues)
     message = OpenRequest(request_id, "fn", method="cache", context_id=context_id)
     contexts.opened(message, payload_of(value), label)
     contexts.check_invariants()
@@ -40,7 +51,8 @@ def start(contexts: Contexts, context_id: str, ttl_s: float = 10.0, label: str =
 
 
 def make(contexts: Contexts, context_id: str, **options: Any) -> None:
-    contexts.finished(start(contexts, context_id, **options), Outcome("ok"))
+    answer = msgspec.msgpack.encode(Generated("", "stop", 7, 1))
+    contexts.finished(start(contexts, context_id, **options), Outcome("ok"), answer)
     contexts.check_invariants()
 
 
@@ -146,3 +158,108 @@ def test_what_is_no_chat_is_refused(clock: Clock) -> None:
             contexts.opened(message, payload, "models/a")
     with pytest.raises(ContextRefused, match="inline"):
         contexts.opened(message, Payload(Value("msgpack", 1, segment="v-1")), "models/a")
+
+
+def test_what_there_is_is_told(clock: Clock) -> None:
+    contexts = Contexts(clock=clock)
+    make(contexts, "ctx-1", ttl_s=10)
+    make(contexts, "ctx-2", ttl_s=20, label="models/b")
+    clock.now_s += 4
+    chat(contexts, "ctx-1")
+    told = [(info.context_id, info.label, info.num_tokens, info.ttl_s, info.expires_in_s) for info in contexts.infos()]
+    assert told == [("ctx-2", "models/b", 7, 20, 16), ("ctx-1", "models/a", 7, 10, 10)]
+    assert [info.context_id for info in contexts.infos({"models/a"})] == ["ctx-1"]
+    assert contexts.info("ctx-2").created_at > 0
+    clock.now_s += 15
+    assert [info.context_id for info in contexts.infos()] == ["ctx-2"]
+
+
+def test_it_is_given_more_time(clock: Clock) -> None:
+    contexts = Contexts(clock=clock)
+    make(contexts, "ctx-1", ttl_s=10)
+    assert contexts.extend("ctx-1", 100).expires_in_s == 100
+    contexts.check_invariants()
+    clock.now_s += 90
+    asked = chat(contexts, "ctx-1")
+    assert asked.context is not None and asked.context.ttl_s == 100  # what engines are told
+    clock.now_s += 99
+    assert contexts.info("ctx-1").expires_in_s == 1
+    clock.now_s += 1
+    for ask in (lambda: contexts.extend("ctx-1", 5), lambda: contexts.delete("ctx-1")):
+        with pytest.raises(ContextRefused, match="'ctx-1' has expired"):
+            ask()
+    make(contexts, "ctx-2")
+    for ttl_s in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ContextRefused, match="ctx-2.*above 0"):
+            contexts.extend("ctx-2", ttl_s)
+
+
+def test_only_those_of_its_models_are_a_keys(clock: Clock) -> None:
+    contexts = Contexts(clock=clock)
+    make(contexts, "ctx-1")
+    others = {"models/b"}
+    for ask in (contexts.info, contexts.delete, lambda name, labels: contexts.extend(name, 5, labels)):
+        with pytest.raises(ContextRefused, match="may use") as caught:
+            ask("ctx-1", others)
+        assert caught.value.outcome.code == "context"
+    contexts.delete("ctx-1", {"models/a"})
+
+
+def test_one_continues_another(clock: Clock) -> None:
+    contexts = Contexts(clock=clock)
+    make(contexts, "ctx-1", text="first")
+    make(contexts, "ctx-2", text="second", continues="ctx-1")
+    contexts.delete("ctx-1")
+    asked = chat(contexts, "ctx-2")
+    assert asked.context is not None and not asked.context.continues
+    assert [message["content"] for message in asked.context.messages] == ["first", "second"]
+    with pytest.raises(ContextRefused, match="there is no context 'ctx-1'"):
+        start(contexts, "ctx-3", continues="ctx-1")
+    value = ContextInput("ctx-4", [], 10.0, [{"type": "function"}], "ctx-2")
+    with pytest.raises(ContextRefused, match="has those of what continues it"):
+        contexts.opened(OpenRequest("rq", "fn", method="cache", context_id="ctx-4"), payload_of(value), "models/a")
+
+
+def test_a_restarted_controller_has_them_again(clock: Clock, tmp_path: Path) -> None:
+    """For another time to live; those that were deleted or had expired are gone."""
+    store = SqlStore(str(tmp_path))
+    contexts = Contexts(clock=clock, store=store)
+    for number in range(3):
+        make(contexts, f"ctx-{number}", ttl_s=10, text=f"text {number}")
+    contexts.extend("ctx-0", 50)
+    contexts.delete("ctx-1")
+    clock.now_s += 20
+    assert [info.context_id for info in contexts.infos()] == ["ctx-0"]
+    store.close()
+    store = SqlStore(str(tmp_path))
+    later = Clock()
+    again = Contexts(clock=later, store=store)
+    again.check_invariants()
+    [info] = again.infos()
+    assert (info.context_id, info.num_tokens, info.ttl_s, info.expires_in_s) == ("ctx-0", 7, 50, 50)
+    asked = chat(again, "ctx-0")
+    assert asked.context is not None and asked.context.messages[0]["content"] == "text 0"
+    assert refusal(again, "ctx-1").code == "context"
+    store.put_context("ctx-9", b"\xc1")
+    with pytest.raises(StoreUnreadable, match="ctx-9"):
+        Contexts(store=store)
+    store.close()
+
+
+def test_processes_of_the_sdk_ask_by_queries(clock: Clock) -> None:
+    contexts = Contexts(clock=clock)
+    make(contexts, "ctx-1")
+    queries = context_queries(contexts)
+    assert queries["extend_context"]("link", {"context_id": "ctx-1", "ttl_s": 30})["expires_in_s"] == 30
+    [told] = queries["contexts"]("link", {"label": "models/a"})["contexts"]
+    assert told["context_id"] == "ctx-1" and queries["contexts"]("link", {"label": "models/b"})["contexts"] == []
+    assert queries["delete_context"]("link", {"context_id": "ctx-1"}) == {}
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("delete_context", {"context_id": "ctx-1"}, "context"),
+        ("delete_context", {}, "invalid"),
+        ("extend_context", {"context_id": "ctx-1", "ttl_s": "long"}, "invalid"),
+    ]
+    for name, body, code in wrong:
+        with pytest.raises(QueryError) as caught:
+            queries[name]("link", body)
+        assert caught.value.code == code

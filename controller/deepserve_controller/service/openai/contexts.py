@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import msgspec
 
 from deepserve.protocol.model_io import ContextInput
+from deepserve_controller.service.contexts import ContextInfo
 from deepserve_controller.service.openai.body import decode
 from deepserve_controller.service.openai.fault import invalid
 from deepserve_controller.service.tokens import new_name
@@ -19,12 +19,17 @@ MAX_TTL_S = 30 * 24 * 3600.0
 
 
 class ContextBody(msgspec.Struct):
-    """ttl: seconds after its last use."""
+    """ttl: seconds after its last use.  context_id: of another one, which these messages continue."""
 
     model: str
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)] | None = None
+    context_id: str | None = None
+
+
+class ExtendBody(msgspec.Struct):
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_S)]
 
 
 class ContextCard(msgspec.Struct):
@@ -33,6 +38,7 @@ class ContextCard(msgspec.Struct):
     num_tokens: int
     ttl: float
     created: int
+    expires_in: float
     object: str = "context"
 
 
@@ -40,7 +46,8 @@ def read_context(body: bytes) -> ContextInput:
     """Raises Fault 400 that names the field."""
     asked = decode(body, ContextBody)
     messages = [{key: message[key] for key in MESSAGE_FIELDS if key in message} for message in asked.messages]
-    context = ContextInput(f"ctx-{new_name(12)}", messages, asked.ttl or TTL_S, asked.tools or [])
+    name, ttl_s = f"ctx-{new_name(12)}", asked.ttl or TTL_S
+    context = ContextInput(name, messages, ttl_s, asked.tools or [], asked.context_id or "")
     try:
         msgspec.msgpack.encode(context)
     except (ValueError, OverflowError, RecursionError) as error:  # JSON knows larger integers, and half characters
@@ -48,5 +55,12 @@ def read_context(body: bytes) -> ContextInput:
     return context
 
 
-def context_card(context: ContextInput, model: str, num_tokens: int) -> bytes:
-    return msgspec.json.encode(ContextCard(context.context_id, model, num_tokens, context.ttl_s, int(time.time())))
+def read_extension(body: bytes) -> float:
+    """The time to live in seconds. Raises Fault 400."""
+    return decode(body, ExtendBody).ttl
+
+
+def card_of(info: ContextInfo) -> ContextCard:
+    """The model's name is the last part of its label."""
+    model = info.label.partition("/")[2]
+    return ContextCard(info.context_id, model, info.num_tokens, info.ttl_s, int(info.created_at), info.expires_in_s)

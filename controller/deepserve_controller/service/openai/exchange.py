@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -21,11 +23,12 @@ from deepserve.protocol.messages import (
 from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import OpenAIError, OpenAIRequest, OpenAIUsage
 from deepserve_controller.errors import Refusal
-from deepserve_controller.service.contexts import ContextRefused
+from deepserve_controller.service.contexts import ContextRefused, Contexts
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
 
+T = TypeVar("T")
 LINK_ID = "openai"
 CONTEXT_CODES = {"context": "context_not_found", "context_expired": "context_expired"}
 STATUS_OF_OUTCOME = {"timeout": 504, "refused": 503, "cancelled": 503}
@@ -120,10 +123,10 @@ class Exchanges:
             raise Fault(400, str(refusal)) from None
         return exchange
 
-    def delete_context(self, context_id: str) -> None:
+    def about_contexts(self, ask: Callable[[Contexts], T]) -> T:
         """Raises Fault."""
         try:
-            self._requests.contexts.delete(context_id)
+            return ask(self._requests.contexts)
         except ContextRefused as error:
             raise _context_fault(error.outcome) from None
 

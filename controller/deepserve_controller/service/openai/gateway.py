@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +22,7 @@ from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
 from deepserve_controller.service.openai.connected import CLOSED, REQUEST_ID, EventStream, while_connected
-from deepserve_controller.service.openai.contexts import context_card, read_context
+from deepserve_controller.service.openai.contexts import card_of, read_context, read_extension
 from deepserve_controller.service.openai.exchange import Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.openai.key_limits import KeyLimits
@@ -59,7 +60,10 @@ class Gateway:
             Route("/models/{name:path}", self._guarded("models", self._one_model)),
             Route("/chat/completions", self._answering("chat", "openai.chat"), methods=["POST"]),
             Route("/completions", self._answering("completions", "openai.completions"), methods=["POST"]),
+            Route("/contexts", self._guarded("chat", self._list_contexts), methods=["GET"]),
             Route("/contexts", self._guarded("chat", self._make_context), methods=["POST"]),
+            Route("/contexts/{context_id}", self._guarded("chat", self._one_context), methods=["GET"]),
+            Route("/contexts/{context_id}", self._guarded("chat", self._extend_context), methods=["POST"]),
             Route("/contexts/{context_id}", self._guarded("chat", self._delete_context), methods=["DELETE"]),
             Route("/embeddings", self._answering("embeddings", EMBEDDING_METHOD), methods=["POST"]),
             Route("/responses", self._answering("responses", "openai.responses"), methods=["POST"]),
@@ -130,10 +134,30 @@ class Gateway:
         head = Head(head.model, max_tokens=1, context_id=context.context_id)
         return await self._answer(request, key, hosted, "cache", head, body, context)
 
+    async def _list_contexts(self, request: Request, key: ApiKey) -> Response:
+        infos = self._exchanges.about_contexts(lambda contexts: contexts.infos(self._labels(key)))
+        data = [msgspec.to_builtins(card_of(info)) for info in infos]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def _one_context(self, request: Request, key: ApiKey) -> Response:
+        return self._card(request.path_params["context_id"], key)
+
+    async def _extend_context(self, request: Request, key: ApiKey) -> Response:
+        context_id, ttl_s = request.path_params["context_id"], read_extension(await read_body(request))
+        self._exchanges.about_contexts(lambda contexts: contexts.extend(context_id, ttl_s, self._labels(key)))
+        return self._card(context_id, key)
+
     async def _delete_context(self, request: Request, key: ApiKey) -> Response:
         context_id = request.path_params["context_id"]
-        self._exchanges.delete_context(context_id)
+        self._exchanges.about_contexts(lambda contexts: contexts.delete(context_id, self._labels(key)))
         return JSONResponse({"id": context_id, "object": "context.deleted", "deleted": True})
+
+    def _labels(self, key: ApiKey) -> set[str]:
+        return {hosted.spec.label for hosted in self._models.of(key).values()}
+
+    def _card(self, context_id: str, key: ApiKey, headers: dict[str, str] | None = None) -> Response:
+        info = self._exchanges.about_contexts(lambda contexts: contexts.info(context_id, self._labels(key)))
+        return JSONResponse(msgspec.to_builtins(card_of(info)), headers=headers)
 
     async def _answer(
         self,
@@ -175,9 +199,10 @@ class Gateway:
         if head.stream:
             return EventStream(first, exchange, close)
         close()
-        if context is not None and exchange.usage is not None:
-            first = context_card(context, hosted.name, exchange.usage.prompt_tokens)
-        return Response(first, headers={REQUEST_ID: exchange.request_id}, media_type=JSON_TYPE)
+        headers = {REQUEST_ID: exchange.request_id}
+        if context is not None:
+            return self._card(context.context_id, key, headers)
+        return Response(first, headers=headers, media_type=JSON_TYPE)
 
     def _open(
         self,

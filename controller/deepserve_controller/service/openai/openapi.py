@@ -20,11 +20,17 @@ def openapi_document() -> Schema:
     paths["/embeddings"] = {"post": _operation("Texts to vectors", _embedding_request(), _embeddings())}
     paths["/tokenize"] = {"post": _operation("Count and show tokens", _tokenize_request(), _tokens())}
     paths["/detokenize"] = {"post": _operation("Token ids to text", _detokenize_request(), _prompt())}
-    paths["/models"] = {"get": _question("Models that the key may use", _model_list())}
-    paths["/contexts"] = {"post": _operation("Keep the start of chats", _context_request(), _context())}
+    paths["/models"] = {"get": _question("Models that the key may use", _list_of(_model()))}
+    paths["/contexts"] = {
+        "get": _question("Contexts of models that the key may use", _list_of(_context())),
+        "post": _operation("Keep the start of chats", _context_request(), _context()),
+    }
     context_id = {"name": "context_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    deleted = {**_question("Forget a context", _deleted()), "parameters": [context_id]}
-    paths["/contexts/{context_id}"] = {"delete": deleted}
+    paths["/contexts/{context_id}"] = {
+        "get": {**_question("One context", _context()), "parameters": [context_id]},
+        "post": {**_operation("Let it live longer", _extension(), _context()), "parameters": [context_id]},
+        "delete": {**_question("Forget a context", _deleted()), "parameters": [context_id]},
+    }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths["/models/{name}"] = {"get": {**_question("One model", _model()), "parameters": [name]}}
     return {
@@ -77,12 +83,21 @@ def _chat_request() -> Schema:
 def _context_request() -> Schema:
     message = _object({"role": _one_of("user", "assistant"), "content": _text()}, "role", "content")
     messages = {"type": "array", "items": message, "minItems": 1}
-    ttl = {"type": "number", "exclusiveMinimum": 0, "maximum": 2592000}
-    return _object({"model": _text(), "messages": messages, "ttl": ttl}, "model", "messages")
+    fields = {"model": _text(), "messages": messages, "ttl": _ttl(), "context_id": _text()}
+    return _object(fields, "model", "messages")
+
+
+def _extension() -> Schema:
+    return _object({"ttl": _ttl()}, "ttl")
+
+
+def _ttl() -> Schema:
+    return {"type": "number", "exclusiveMinimum": 0, "maximum": 2592000}
 
 
 def _context() -> Schema:
     fields = {"id": _text(), "object": {"const": "context"}, "model": _text(), "num_tokens": _count(), "ttl": {}}
+    fields |= {"created": _count(), "expires_in": {"type": "number"}}
     return _object(fields, *fields)
 
 
@@ -191,8 +206,8 @@ def _model() -> Schema:
     return _object(fields, *fields)
 
 
-def _model_list() -> Schema:
-    return _object({"object": {"const": "list"}, "data": {"type": "array", "items": _model()}}, "object", "data")
+def _list_of(item: Schema) -> Schema:
+    return _object({"object": {"const": "list"}, "data": {"type": "array", "items": item}}, "object", "data")
 
 
 def _error() -> Schema:
