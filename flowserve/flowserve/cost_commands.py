@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from . import engine_options as engine
+
 Output = Annotated[Path | None, typer.Option("--out", help="Where the model goes, as JSON.", dir_okay=False)]
 
 
@@ -27,18 +29,18 @@ def fit_cost(
 
 
 def calibrate(
-    model: Annotated[str, typer.Argument(help="A model folder, or a hub id.", metavar="FOLDER")],
+    model: engine.Model,
     out: Output = None,
     log: Annotated[Path | None, typer.Option(help="Keep the step log there.", dir_okay=False)] = None,
     seconds: Annotated[float, typer.Option(help="How long to run.", min=1.0)] = 30.0,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    quantization: Annotated[str | None, typer.Option(help="Of the weights: int8 or int4.")] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="auto, float32 or int8.")] = "auto",
-    cpu_backend: Annotated[str, typer.Option(help="auto, extension or torch.")] = "auto",
-    block_size: Annotated[int | None, typer.Option(help="Tokens of one KV block.")] = None,
-    max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens of one step.")] = 512,
-    max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
-    num_threads: Annotated[int | None, typer.Option(help="Threads of tensor operations.")] = None,
+    dtype: engine.Dtype = "auto",
+    quantization: engine.Quantization = None,
+    kv_cache_dtype: engine.KvCacheDtype = "auto",
+    cpu_backend: engine.CpuBackend = "auto",
+    block_size: engine.BlockSize = None,
+    max_num_batched_tokens: engine.MaxNumBatchedTokens = 512,
+    max_model_len: engine.MaxModelLen = None,
+    num_threads: engine.NumThreads = None,
 ) -> None:
     """Run a model through batches of all shapes and fit a cost model to their steps."""
     from .calibration import calibration_steps
@@ -60,12 +62,12 @@ def calibrate(
         enable_prefix_caching=False,
         step_log=True if log is None else log,
     )
-    engine = Engine.from_folder(model, config)
+    running = Engine.from_folder(model, config)
     try:
-        assert engine.step_log is not None
-        fitted = fit(calibration_steps(engine, seconds), engine.step_log.setting)
+        assert running.step_log is not None
+        fitted = fit(calibration_steps(running, seconds), running.step_log.setting)
     finally:
-        engine.close()
+        running.close()
     if out is not None:
         fitted.save(out)
     print(error_table(fitted))

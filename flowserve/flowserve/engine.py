@@ -13,6 +13,7 @@ from typing import Any
 from .closing import close_parts
 from .config import EngineConfig
 from .device_hold import AWAKE, DeviceHold, check_level
+from .engine_setup import EngineSetup
 from .errors import (
     EngineAsleepError,
     EngineBusyError,
@@ -68,6 +69,7 @@ class Engine:
         tokenizer.check_fits(loaded.config.vocab_size)
         self._hold = DeviceHold(loaded, config)
         runner, self.max_model_len = self._hold.runner, self._hold.max_model_len
+        self.setup = EngineSetup.of(loaded, config, self._hold)
         setting = setting_of(config, loaded, self._hold.layout, runner)
         self._cache = engine_cache(self._hold.layout, config, setting.window)
         self.take_relocations = self._cache.take_relocations

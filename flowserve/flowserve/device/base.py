@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in twelve methods, and eight operators for models in torch.
+"""The device adapter: all that differs between devices, in thirteen methods, and eight operators for models in torch.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
@@ -168,6 +168,9 @@ class DeviceAdapter(Protocol):
 
     def weights_bytes(self, weights: Any) -> int:
         """What loaded weights take of memory, 0 where it is not known."""
+
+    def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
+        """What the matrices are kept as ("int8"), and what computes with them ("own kernels, avx512-vnni")."""
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         """How so many blocks are stored for a loaded model."""

@@ -83,6 +83,12 @@ class CpuDevice:
     def weights_bytes(self, weights: DecoderModel | PackedWeights) -> int:
         return weights.file.size_bytes if isinstance(weights, PackedWeights) else 0
 
+    def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
+        if isinstance(loaded.weights, PackedWeights):
+            return loaded.weights.kept_as, f"own kernels, {loaded.weights.library.instructions}"
+        kept_as = config.quantization or str(loaded.dtype).removeprefix("torch.")
+        return kept_as, f"torch's operators, {torch.backends.cpu.get_cpu_capability().lower()}"
+
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):
             int8 = config.kv_cache_dtype == "int8" or (config.kv_cache_dtype == "auto" and config.quantization)

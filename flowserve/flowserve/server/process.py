@@ -12,19 +12,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import torch
 import uvicorn
 import uvicorn.config
 
 from ..config import EngineConfig
 from ..embedding_model import EmbeddingModel
 from ..engine import Engine
+from ..engine_setup import threads
 from ..errors import AddressError, InvalidConfigError
 from ..hub import resolve_model
+from ..model_parts import load_with_tokenizer
+from ..models.config import read_model_config
 from ..models.encoder_config import is_embedding_model
+from ..version import __version__
 from .app import Api, ServerConfig
 from .connection import Connection
 from .embedding_api import EmbeddingApi
 from .generation_api import GenerationApi
+from .startup_log import age_s, say, timed
 
 _EMBEDDING_OPTIONS = ("dtype", "max_model_len", "num_threads", "device", "seed")
 """Of EngineConfig, what means something where nothing is generated: the seed means nothing, and takes nothing away."""
@@ -58,6 +64,7 @@ class Listening:
 def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, listening: Listening) -> None:
     """Returns after SIGTERM or SIGINT. Raises FlowServeError, for the address AddressError."""
     listener = bind(listening.host, listening.port)  # before the model, which may take long to load
+    say(f"FlowServe {__version__} and torch {torch.__version__}, imported {age_s():.1f} s after the process began")
     try:
         api = load_api(model, engine_config, server_config)
         # What is loaded by now (torch, the vocabulary, the routes) stays until the end. Left to the collector, each of
@@ -89,7 +96,7 @@ def load_api(model: str, engine_config: EngineConfig, server_config: ServerConfi
         if server_config.allow_sleep:
             raise InvalidConfigError(f"allow_sleep is for models that generate, and {str(folder)!r} embeds")
         return EmbeddingApi(_embedding_model(folder, engine_config), folder, server_config)
-    return GenerationApi(Engine.from_folder(folder, engine_config), folder, server_config)
+    return GenerationApi(_engine(folder, engine_config), folder, server_config)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -132,6 +139,7 @@ class _Server(uvicorn.Server):
             host, port = places[0]
             raise _address_error(host, port, error) from error
         for host, port in places:
+            say(f"ready {age_s():.1f} s after the process began, at http://{_place(host, port)}")
             print(f"FlowServe: {self._api.name} at http://{_place(host, port)}", flush=True)
 
     def _end(self) -> None:
@@ -149,12 +157,29 @@ class _Server(uvicorn.Server):
                 connection.end_receiving()
 
 
+def _engine(folder: Path, config: EngineConfig) -> Engine:
+    model = read_model_config(folder)
+    say(f"model: {model.architecture}, {model.num_parameters / 1e6:,.1f}M parameters, {folder}")
+    (loaded, tokenizer), load_s = timed(lambda: load_with_tokenizer(folder, config))
+    engine, engine_s = timed(lambda: Engine(loaded, tokenizer, config))
+    say(f"{engine.setup.weights_line()}; with the tokenizer ({tokenizer.vocab_size:,} tokens) in {load_s:.2f} s")
+    say(f"{engine.setup.memory_line()}, in {engine_s:.2f} s")
+    say(engine.setup.computing_line())
+    return engine
+
+
 def _embedding_model(folder: Path, config: EngineConfig) -> EmbeddingModel:
     """Raises InvalidConfigError for an option that means something to an engine only."""
     for field in fields(config):
         if field.name not in _EMBEDDING_OPTIONS and getattr(config, field.name) != field.default:
             raise InvalidConfigError(f"{field.name} is for models that generate, and {str(folder)!r} embeds")
-    return EmbeddingModel.of_engine(folder, config, config.max_model_len)
+    model, took_s = timed(lambda: EmbeddingModel.of_engine(folder, config, config.max_model_len))
+    about = f"{model.dimension:,} numbers for a text of at most {model.max_length:,} tokens"
+    say(f"model: embeds, {about}, {folder}, in {took_s:.2f} s")
+    say(
+        f"computing on {config.device if config.device != 'auto' else 'cpu'}, {threads(torch.get_num_threads())}: torch"
+    )
+    return model
 
 
 def _address_error(host: str, port: int, error: Exception) -> AddressError:

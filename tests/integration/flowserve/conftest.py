@@ -17,7 +17,7 @@ from tests.tiny_models import make_model  # noqa: E402
 
 
 class ServeProcess:
-    """`url`: where it listens, once it has said so."""
+    """`url`: where it listens, once it has said so.  startup: the lines of its log up to there."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "flowserve", "serve", str(folder), "--port", "0", "--num-threads", "1"]
@@ -29,15 +29,18 @@ class ServeProcess:
         if " at http://" not in said:
             self.process.kill()
             raise AssertionError(f"it did not start: {said}{self.process.communicate()[1]}")
+        self.startup: list[str] = []
+        while not self.startup or not self.startup[-1].startswith("flowserve: ready "):
+            assert self.process.stderr is not None
+            self.startup.append(self.process.stderr.readline())
         self.url = said.split(" at ")[1].strip()
         self.port = int(self.url.rpartition(":")[2])
 
     def end(self, number: int = signal.SIGTERM, timeout_s: float = 300.0) -> tuple[int, str]:
-        """Send the signal; the exit code and what it wrote to stderr, but for what a first run on a machine says."""
+        """Send the signal; the exit code and what it wrote to stderr since it was ready."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=timeout_s)
-        lines = errors.splitlines(keepends=True)
-        return self.process.returncode, "".join(line for line in lines if "(once on this machine)" not in line)
+        return self.process.returncode, errors
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -160,8 +161,24 @@ def test_the_engine_s_log_is_shown(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flowserve", "serve", str(folder), "--port", "0", "--kv-cache-bytes", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env=environment)
     assert done.returncode == 1
-    first, last = done.stderr.splitlines()
-    assert first.startswith("flowserve: computing in torch, several times slower: ") and "hold no sequence" in last
+    *_, warning, last = done.stderr.splitlines()
+    assert warning.startswith("flowserve: computing in torch, several times slower: ") and "hold no sequence" in last
+
+
+def test_a_server_says_what_it_starts_with(server: Any, folder: Path) -> None:
+    told = [line for line in server.startup if "once on this machine" not in line]
+    patterns = [
+        r"FlowServe \S+ and torch \S+, imported [\d.]+ s after the process began",
+        rf"model: Qwen3ForCausalLM, [\d.]+M parameters, {re.escape(str(folder))}",
+        r"weights: float32, [\d.]+ MiB, from (conversion|file|host memory) \(.+\);"
+        r" with the tokenizer \([\d,]+ tokens\) in [\d.]+ s",
+        r"KV cache: float32, [\d.]+ MiB for [\d,]+ tokens; a request has 4,096 at most, in [\d.]+ s",
+        r"computing on cpu, 1 thread: own kernels, \S+",
+        rf"ready [\d.]+ s after the process began, at {re.escape(server.url)}",
+    ]
+    assert len(told) == len(patterns)
+    for line, pattern in zip(told, patterns, strict=True):
+        assert re.fullmatch(f"flowserve: {pattern}\n", line), line
 
 
 def test_sleep_and_a_step_log_by_option(serve: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ...layers.rotary import rotary_table
 from ...models.plan import DecoderPlan
 from ...scheduling.batch import Batch
 from ..base import StepLogits, WeightsSource
-from .library import CacheShape, DecoderSpec, KernelLibrary, LayerWeights, Matrix, StepArrays, kernel_library
+from .library import CacheShape, DecoderSpec, KernelLibrary, Kind, LayerWeights, Matrix, StepArrays, kernel_library
 from .weight_arrival import WeightArrival
 from .weight_file import WeightFile, packed_source, packed_weights
 
@@ -52,6 +52,11 @@ class PackedWeights:
     def source(plan: DecoderPlan, dtype: torch.dtype, quantization: str | None) -> WeightsSource:
         """See DeviceAdapter. Raises KernelsUnavailableError."""
         return packed_source(plan, dtype, quantization, kernel_library())
+
+    @property
+    def kept_as(self) -> str:
+        """What the matrices of the layers are kept as, such as "int8"."""
+        return Kind(self.matrix("layers.0.gate_up").kind).name.lower()
 
     def matrix(self, name: str) -> Matrix:
         entry = self.file.entries[name]

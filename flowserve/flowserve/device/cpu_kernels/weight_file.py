@@ -158,6 +158,7 @@ def packed_weights(
             if (found := _open_whole(path, is_direct, is_ahead)) is not None:  # packed by another process meanwhile
                 return found
             note_source(path, plan)
+            _logger.info("packing the weights into %s (once on this machine)", path)
             return _pack_into_cache(path, plan, tensors, library)
     except OSError as error:
         _logger.warning("packed weights cannot be kept in %s (%s); packing into memory", folder, error)
