@@ -1,7 +1,7 @@
 """RelationalTensorCache: block tables of sequences, and the KV kept for prompts that start alike.
 
-The names are those of DeepServe's table 1 (MatchByPrefixToken, MatchByID, Populate, QueryPopulate, AllocBlocks,
-AppendBlock, Copy, Free). This is the master's side: it decides which block holds what and what is moved between tiers.
+The names are those of DeepServe's table 1 (MatchByPrefixToken, MatchByID, Populate, QueryPopulate, AllocBlocks, which
+is its AppendBlock too, Copy, Free). This is the master's side: it decides which block holds what and what is moved between tiers.
 Pure; the tensors are in `storage`, the other tiers in `tier_storage`, and `mover` carries out the moves.
 """
 
@@ -172,10 +172,6 @@ class RelationalTensorCache:
         sequence gets a copy of its own (`tables.take_copies`).
         """
         return self.tables.alloc(sequence_id, num_tokens, write_from)
-
-    def append_block(self, sequence_id: str) -> bool:
-        """One more block at the end of the table; False when there is none."""
-        return self.alloc_blocks(sequence_id, (len(self.tables.of(sequence_id)) + 1) * self.block_size)
 
     def free(self, sequence_id: str) -> None:
         """Give back the sequence's blocks; published ones stay preserved until their room is needed."""

@@ -26,7 +26,7 @@ from flowserve.bench.report import limits_of, rows
 from flowserve.bench.rounds import Job, run_rounds
 from flowserve.bench.scripts import measuring
 from flowserve.bench.scripts.measuring import WORKS, Prompts, common_prefix
-from flowserve.bench.shapes import SHAPES, Shape, model_folder
+from flowserve.bench.shapes import SHAPES, Shape, _config, model_folder
 from flowserve.bench.subjects import SCRIPTS, SUBJECTS, Conversion, Subject, chosen, missing
 from flowserve.errors import InvalidConfigError
 from flowserve.models.checkpoint import Checkpoint
@@ -84,6 +84,17 @@ def test_peers_are_those_whose_environment_was_made(tmp_path: Path) -> None:
     requirements = Path(__file__).parents[3] / "benchmarks" / "peers"
     for environment in missing(tmp_path / "nowhere"):
         assert (requirements / f"{environment}.txt").exists(), "make bench-engine-peers cannot make it"
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_a_fresh_vllm_has_room_for_one_context(tmp_path: Path, name: str) -> None:
+    """In whole blocks of 128 tokens, of which vLLM keeps one for itself; not so much that it weighs in its memory."""
+    shape = SHAPES[name]
+    (tmp_path / "config.json").write_text(json.dumps(_config(shape, shape.dtype)))
+    code = "import sys, on_vllm; print(on_vllm.fresh_cache_bytes(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=SCRIPTS, capture_output=True, text=True)
+    block_bytes = 128 * shape.num_layers * 2 * shape.kv_heads * shape.head_dim * 4
+    assert 3 <= int(done.stdout) // block_bytes <= 5, done.stderr
 
 
 def test_every_script_that_a_subject_names_is_there() -> None:

@@ -43,7 +43,7 @@ def test_alloc_is_all_or_nothing() -> None:
     assert cache.alloc_blocks("a", 5)
     assert not cache.alloc_blocks("b", 8)
     assert (list(cache.tables.sequence_ids), cache.num_free_blocks) == (["a"], 1)
-    assert cache.append_block("a") and not cache.append_block("a")
+    assert cache.alloc_blocks("a", 9) and not cache.alloc_blocks("a", 13)
     assert cache.tables.of("a") == [0, 1, 2]
     cache.free("a")
     assert cache.num_free_blocks == 3
@@ -163,7 +163,7 @@ def test_a_context_is_pinned_up_to_the_share_and_the_newest_win() -> None:
         cache.check_invariants()
         assert cache.contexts.num_pinned_blocks == 3
     assert cache.alloc_blocks("big", 20)  # all that is not pinned
-    assert not cache.append_block("big")
+    assert not cache.alloc_blocks("big", 21)
     assert cache.match_by_id("c2", [9], 1.0)[1].num_tokens == 12
     tokens, match = cache.match_by_id("c1", [9], 1.0)
     assert (tokens, match.num_tokens) == ([1] * 12 + [9], 0), "its tokens outlive its blocks"
