@@ -8,13 +8,18 @@ PEERS := pool ray dask
 # llama.cpp is compiled: minutes.
 ENGINE_PEERS := ctranslate2 openvino openvino-convert onnxruntime transformers vllm llamacpp
 
-.PHONY: run test test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
+.PHONY: run test test-slow test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/unit tests
+
+# Whole benchmarks, and the kernels for processors that are not here, compiled and emulated.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow tests
 
 # The RTC's states, a hundred times as many as in `test`.
 test-rtc: $(STAMP)

@@ -24,4 +24,7 @@ _CACHE = Path(os.environ.setdefault("FLOWSERVE_CACHE", str(Path(__file__).parent
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    shutil.rmtree(_CACHE / "weights", ignore_errors=True)
+    if (
+        "PYTEST_XDIST_WORKER" not in os.environ
+    ):  # by the last to end: a worker's weights may be mapped by another's test
+        shutil.rmtree(_CACHE / "weights", ignore_errors=True)

@@ -16,6 +16,7 @@ from deepserve.bench.subjects import FRESH, STANDING, chosen, missing
 from tests.integration.cli.conftest import Shell
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_work(shell: Shell) -> None:
     report = json.loads(shell.out("bench", "calls", "--quick", "--json", "--output", "report.json"))
     assert report == json.loads(shell.folder.joinpath("report.json").read_text())
@@ -55,6 +56,7 @@ def test_a_quick_run_scales_and_reads_memory(shell: Shell) -> None:
         assert shell.run("bench", "scale", *words).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_quick_run_starts_models(shell: Shell) -> None:
     pytest.importorskip("torch")
     report = json.loads(shell.out("bench", "models", "--quick", "--json"))

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_quick_run_measures_every_work(tmp_path: Path) -> None:
     out, page = tmp_path / "report.json", tmp_path / "report.md"
     words = [

@@ -64,7 +64,7 @@ CALLABLES: list[Callable[..., Any]] = [
 ]
 
 
-@pytest.mark.parametrize("target", CALLABLES, ids=str)
+@pytest.mark.parametrize("target", CALLABLES, ids=[f"kind {number}" for number in range(len(CALLABLES))])
 def test_kinds(target: Callable[..., Any]) -> None:
     assert is_generator_function(target) == inspect.isgeneratorfunction(target)
     assert is_coroutine_function(target) == inspect.iscoroutinefunction(target)

@@ -71,6 +71,7 @@ def test_a_library_that_is_none(fresh_cache: Path, tmp_path: Path, monkeypatch: 
         library_module.kernel_library()
 
 
+@pytest.mark.slow
 def test_a_damaged_library_is_compiled_again(
     fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,6 +106,7 @@ def test_options_that_do_not_exist(option: str, value: str) -> None:
         EngineConfig(**{option: value})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these processors are of another kind")
 @pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "cascadelake", "sapphirerapids"])
 def test_the_compiler_takes_the_code_for_processors_that_are_not_here(processor: str, tmp_path: Path) -> None:

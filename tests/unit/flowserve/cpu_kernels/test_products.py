@@ -34,6 +34,7 @@ def test_products_are_those_of_the_stored_weights(kind: Kind, n: int, k: int, ro
     _check(kernel_library(), kind, n, k, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", Kind)
 def test_other_processors(other_library: KernelLibrary, kind: Kind) -> None:
     for n, k, rows in [(1, 1, 1), (33, 65, 7), (48, 96, 13), (20, 200, 30)]:

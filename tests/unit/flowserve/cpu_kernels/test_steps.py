@@ -141,6 +141,7 @@ def test_rounded_storage_stays_near(
     assert torch.equal(_logits(runner, prompts, [13, 1, 1]), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "limit"),
     [
@@ -212,6 +213,7 @@ WHOLE_TILES = {"head_dim": 64, "hidden_size": 128, "intermediate_size": 192}
 """Sizes that the tiles of AMX take whole."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"kv_cache_dtype": "int8"}], ids=str
 )
