@@ -9,6 +9,7 @@ from deepserve.protocol.ids import IdAllocator
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.placement_views import PlaceEngine
+from deepserve_controller.core.preload_views import Preload
 from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device, ModelRouting
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
@@ -19,6 +20,7 @@ from deepserve_controller.policies.model_placement import least_startup_time
 from deepserve_controller.policies.model_router import BlockCost
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
+from deepserve_controller.policies.preload import ForecastPreload
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
 from deepserve_controller.policies.routing import least_loaded
@@ -27,6 +29,7 @@ WARM_PODS: Mapping[str, int] = {"python": 1}
 AUTOSCALER: Autoscaler = Reactive()
 MODEL_ROUTING: ModelRouting = BlockCost()
 MODEL_AUTOSCALER: Autoscaler = TokenLoadScaling()
+PRELOAD: Preload = ForecastPreload()
 
 
 def build_job_executor(
@@ -57,6 +60,7 @@ def build_cluster_manager(
     devices: tuple[Device, ...] = (),
     model_autoscaler: Autoscaler = MODEL_AUTOSCALER,
     place: PlaceEngine = least_startup_time,
+    preload: Preload = PRELOAD,
 ) -> ClusterManager:
     """`default_max_pods` is the host's bound for functions with `max_pods` 0; `warm_pods` by environment, at least.
 
@@ -77,6 +81,7 @@ def build_cluster_manager(
         devices,
         model_autoscaler,
         place,
+        preload,
     )
     manager.templates.keep_worth = saved_per_memory
     return manager

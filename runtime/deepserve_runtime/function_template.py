@@ -100,7 +100,7 @@ class FunctionTemplate:
         sdk.install(client)
         error: BaseException | None = None
         try:
-            code = self._load_code(spec)
+            code = self._load_code(spec, binding.is_ahead)
             self._check_memory()
         except BaseException as raised:
             error = raised
@@ -115,13 +115,13 @@ class FunctionTemplate:
             return None
         return Snapshot(binding.function_id, spec, code, self._welcome)
 
-    def _load_code(self, spec: FunctionSpec) -> LoadedCode | LoadedEngine:
+    def _load_code(self, spec: FunctionSpec, is_ahead: bool) -> LoadedCode | LoadedEngine:
         if spec.kind != "model":
             return LoadedCode(spec, self._store, _run_coroutine, self._steps)
         from deepserve_runtime.executors.model import NotForkedError, load_to_fork  # its environment has it
 
         try:
-            engine = load_to_fork(spec, self._steps)
+            engine = load_to_fork(spec, self._steps, is_ahead)
         except NotForkedError as error:
             self._refusal = str(error)
             raise

@@ -27,7 +27,7 @@ def rows(name: str) -> dict[str, ModelRow]:
     return {row.policy: row for row in compare_models(name, 1)}
 
 
-@pytest.mark.parametrize("name", sorted(MODEL_SCENARIOS))
+@pytest.mark.parametrize("name", sorted(MODEL_SCENARIOS.keys() - {"models-seldom"}))
 def test_not_worse_than_others_where_it_claims_to_be(name: str) -> None:
     found = rows(name)
     ours = found["deepserve"]
@@ -44,6 +44,14 @@ def test_conversations_find_their_caches_again() -> None:
     found = rows("models-sessions")
     assert found["deepserve"].hits > 1.3 * found["round robin"].hits
     assert found["deepserve"].first_p50_s < found["round robin"].first_p50_s
+
+
+def test_a_model_that_is_seldom_asked_is_loaded_by_then() -> None:
+    """Loading takes 2.5 to 3.5 s; the first three uses tell what the others will be."""
+    found = rows("models-seldom")
+    ours, without = found["deepserve"], found["no preload"]
+    assert ours.first_p50_s < 0.3 and without.first_p50_s > 1.0
+    assert ours.engine_s < 1.05 * without.engine_s, "a template computes nothing; its loading is not done twice"
 
 
 def test_a_seed_gives_one_table() -> None:

@@ -182,6 +182,8 @@ class StartTemplate(Action, frozen=True):
     function_id: str
     spec: FunctionSpec
     reason: str
+    is_ahead: bool = False
+    """Nobody waits: all of a model's weights are brought into memory before it is ready."""
 
 
 class StopTemplate(Action, frozen=True):

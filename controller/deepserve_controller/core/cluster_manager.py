@@ -18,6 +18,8 @@ from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_failures import PodFailures
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
+from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
+from deepserve_controller.core.preloads import PRELOAD_ALARM, Preloads
 from deepserve_controller.core.scaler import Scaler
 from deepserve_controller.core.views import (
     Autoscaler,
@@ -57,6 +59,7 @@ class ClusterManager:
         devices: tuple[Device, ...] = (),
         model_autoscaler: Autoscaler | None = None,
         place: PlaceEngine = lambda options, free: NOWHERE,
+        preload: Preload = NO_PRELOAD,
     ) -> None:
         """`usable_mib`: memory of this host that pods may have, 0 without a bound. `devices`: its NPUs and GPUs."""
         self._default_max_pods = default_max_pods
@@ -70,6 +73,7 @@ class ClusterManager:
         self.failures = PodFailures(self._scaler, self.templates, self._alarms, self._out)
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
+        self._preloads = Preloads(self._pools, self.templates, self._scaler.memory, self._alarms, preload)
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.ControllerStarted: self._on_controller_started,
             events.FunctionDefined: self._on_function_defined,
@@ -157,6 +161,7 @@ class ClusterManager:
             self._scaler.give_up_all(pool, list(pool.pods.values()), f"{pool.spec.label} was removed", now_s)
             self._scaler.forget(pool)
             self.templates.forget(pool)
+            self._preloads.forget(pool)
             self._scaler.use_room(now_s)
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
@@ -185,6 +190,7 @@ class ClusterManager:
         pool.note_use(now_s)
         if event.queued:
             pool.is_broken = False
+            self._preloads.note_use(pool, now_s)
         self._scaler.scale(pool, now_s)
 
     # --- pods come up ---------------------------------------------------------------------------------
@@ -242,6 +248,7 @@ class ClusterManager:
             self._scaler.scale(pool, now_s)
         self._scaler.use_room(now_s)
         self._scaler.refill(pool.spec.environment, now_s)
+        self._preloads.look(now_s)
 
     def template_failed(self, template: FunctionTemplate, text: str, payload: Payload, now_s: float) -> None:
         pool = template.pool
@@ -264,6 +271,7 @@ class ClusterManager:
             pod.is_busy = False
             return
         pool.set_busy(pod, False, now_s)
+        self._preloads.note_use(pool, now_s)
         if pod.state == "bound":
             pod.idle_since_s = now_s
             if pool.review is None:
@@ -281,6 +289,7 @@ class ClusterManager:
             pod.is_busy, pod.is_asleep = True, False
             return
         pool.set_busy(pod, True, now_s)
+        self._preloads.note_use(pool, now_s)
         if pod.is_asleep:
             self._scaler.wake(pod, now_s)
         if pool.buffer_pods and pod.state == "bound" and not pool.queued:
@@ -311,6 +320,8 @@ class ClusterManager:
                 self._scaler.scale(subject, now_s)
             elif kind == "review":
                 self._scaler.review(subject, now_s)
+            elif kind == PRELOAD_ALARM:
+                self._preloads.look(now_s)
             elif kind in (START_ALARM, IDLE_ALARM):
                 self.templates.alarm(kind, subject, now_s)
             elif kind == "warm pool":

@@ -39,8 +39,6 @@ class FunctionTemplate(msgspec.Struct, eq=False):
     """When a pod of the function was last seen to end."""
     has_idle_alarm: bool = False
     held_mib: int = 0
-    load_ms: float = 0.0
-    """What loading it took."""
 
 
 class PodOwner(Protocol):
@@ -78,6 +76,10 @@ class FunctionTemplates:
         """Whether the host's memory holds a template and a pod of it."""
         self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
         self.keep_worth: KeepWorth = lambda held: held.uses
+        self.is_expected: Callable[[FunctionPool, float], bool] = lambda pool, now_s: False
+        """Whether it is likely to be used soon: then its template stays."""
+        self._sizes: dict[str, tuple[int, float]] = {}
+        """Memory in MiB and loading time in ms, of functions that had a template, by function id."""
         self._popularity = Popularity()
         self._refusals: dict[str, str] = {}
         self._load_ms: dict[str, float] = {}
@@ -112,12 +114,35 @@ class FunctionTemplates:
             source = source._replace(template_id=self._by_function[pool.function_id].template_id)
         return source
 
+    def may_load_ahead(self, pool: FunctionPool) -> bool:
+        """It had a template, has none now, and could have one again."""
+        known, refused = pool.function_id in self._sizes, pool.function_id in self._refusals
+        return known and not refused and pool.function_id not in self._by_function and not pool.is_removed
+
+    def load_ahead(self, pool: FunctionPool, reason: str, now_s: float) -> None:
+        """Nobody waits for it yet."""
+        self._start(pool, reason, now_s, is_ahead=True)
+
+    def is_unused(self, pool: FunctionPool) -> bool:
+        """Its template is ready, and the function has no pod."""
+        template = self._by_function.get(pool.function_id)
+        return template is not None and template.state == "ready" and not template.pods and not pool.pods
+
+    def give_up(self, pool: FunctionPool, reason: str) -> None:
+        """Its template is unused, and its memory is needed."""
+        self._retire(pool, reason)
+
+    def held(self, pool: FunctionPool, now_s: float) -> HeldTemplate:
+        """What a template of it takes, as was last seen."""
+        held_mib, load_ms = self._sizes.get(pool.function_id, (0, 0.0))
+        return HeldTemplate(held_mib, self._popularity.of(pool.function_id, now_s), load_ms)
+
     def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
         """Memory is short: templates whose functions have no pods give theirs, the least worth first, while some is
         missing."""
         others = [template for template in self._by_function.values() if template.pool is not asking]
-        unused = [item for item in others if item.state == "ready" and not item.pods and not item.pool.pods]
-        for template in sorted(unused, key=lambda item: self.keep_worth(self._held(item, now_s))):
+        unused = [item for item in others if self.is_unused(item.pool)]
+        for template in sorted(unused, key=lambda item: self.keep_worth(self.held(item.pool, now_s))):
             if missing_mib() <= 0:
                 return
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")
@@ -170,6 +195,7 @@ class FunctionTemplates:
     def forget(self, pool: FunctionPool) -> None:
         """The function is removed, or what waits for it is about to be told that it does not work."""
         self._load_ms.pop(pool.function_id, None)
+        self._sizes.pop(pool.function_id, None)
         self._refusals.pop(pool.function_id, None)
         self._retire(pool, f"{pool.spec.label} was removed")
 
@@ -178,10 +204,6 @@ class FunctionTemplates:
             self._retire(pool, text)
 
     # --- inside ------------------------------------------------------------------------------------------
-
-    def _held(self, template: FunctionTemplate, now_s: float) -> HeldTemplate:
-        uses = self._popularity.of(template.pool.function_id, now_s)
-        return HeldTemplate(template.held_mib, uses, template.load_ms)
 
     def _view(self, pool: FunctionPool, missing: int) -> TemplateView:
         template = self._by_function.get(pool.function_id)
@@ -199,12 +221,12 @@ class FunctionTemplates:
             load_ms=self._load_ms.get(pool.function_id, 0.0),
         )
 
-    def _start(self, pool: FunctionPool, reason: str, now_s: float) -> None:
+    def _start(self, pool: FunctionPool, reason: str, now_s: float, is_ahead: bool = False) -> None:
         template_id = self._ids.new("template")
         ready_by_s = now_s + pool.spec.startup_timeout_s
         template = FunctionTemplate(template_id, pool, now_s, ready_by_s)
         self._templates[template_id] = self._by_function[pool.function_id] = template
-        self._out.append(StartTemplate(template_id, pool.function_id, pool.spec, reason))
+        self._out.append(StartTemplate(template_id, pool.function_id, pool.spec, reason, is_ahead))
         self._alarms.set(ready_by_s, START_ALARM, template)
 
     def _retire(self, pool: FunctionPool, reason: str) -> None:
@@ -244,7 +266,8 @@ class FunctionTemplates:
         if template is None or template.state != "loading":
             return
         template.state, template.pid = "ready", event.pid
-        template.held_mib, template.load_ms = event.held_mib, event.load_ms
+        template.held_mib = event.held_mib
+        self._sizes[template.pool.function_id] = event.held_mib, event.load_ms
         template.used_s = now_s
         self._watch_idleness(template, now_s + self._window_s(template))
         self._owner.template_changed(template.pool, now_s)
@@ -288,6 +311,8 @@ class FunctionTemplates:
             self._watch_idleness(template, now_s + window_s)
         elif now_s < template.used_s + window_s:
             self._watch_idleness(template, template.used_s + window_s)
+        elif self.is_expected(template.pool, now_s):
+            self._watch_idleness(template, now_s + window_s)
         else:
             self._retire(template.pool, f"no pod for {window_s:g} s")
             self._owner.template_changed(template.pool, now_s)

@@ -332,6 +332,7 @@ class HeldTemplate(NamedTuple):
 KeepWorth = Callable[[HeldTemplate], float]
 """Where memory is short, those worth the least go first."""
 
+
 # --- status -------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ from deepserve.protocol.messages import (
     TemplateRefused,
     Welcome,
 )
-from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.errors import Refusal
@@ -34,7 +33,8 @@ class TemplateLinks:
         self._cores = cores
         self._pods = pods
         self._bundles = bundles
-        self._specs: dict[str, FunctionSpec] = {}
+        self._orders: dict[str, BindExecutor] = {}
+        """What each template is to load."""
         cores.carry(actions.StartTemplate, self.start)
         cores.carry(actions.StopTemplate, self.stop)
 
@@ -58,7 +58,7 @@ class TemplateLinks:
             label=spec.label,
             reason=action.reason,
         )
-        self._specs[action.template_id] = spec
+        self._orders[action.template_id] = BindExecutor(action.function_id, spec, is_ahead=action.is_ahead)
         assert self._pods.provider is not None
         self._pods.provider.start_template(action.template_id, spec.environment, token, spec.resources.memory_mib)
 
@@ -80,7 +80,7 @@ class TemplateLinks:
         assert self._pods.provider is not None
         handler = self._pods.provider.join_template(entry.pod_id, hello.pid, link)
         link.send(welcome)
-        link.send(BindExecutor(entry.function_id, self._specs[entry.pod_id]))
+        link.send(self._orders[entry.pod_id])
         return TemplateLink(entry, handler, self)
 
     def fetch(self, entry: PodEntry, message: FetchBundle) -> None:
@@ -114,7 +114,7 @@ class TemplateLinks:
         entry = self.entries.pop(template_id, None)
         if entry is None:
             return False
-        del self._specs[template_id]
+        del self._orders[template_id]
         self._pods.remember(entry)
         self._cores.give(events.TemplateLost(template_id, text))
         return True

@@ -11,9 +11,16 @@ import msgspec
 
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
-from deepserve_controller.build import MODEL_AUTOSCALER, MODEL_ROUTING, build_cluster_manager, build_job_executor
+from deepserve_controller.build import (
+    MODEL_AUTOSCALER,
+    MODEL_ROUTING,
+    PRELOAD,
+    build_cluster_manager,
+    build_job_executor,
+)
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined, RequestArrived, ScalingChanged
+from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
 from deepserve_controller.core.views import (
     Autoscaler,
     ChooseSource,
@@ -60,6 +67,7 @@ class ModelPolicy:
     scale: Callable[[Scaling], Scaling] = lambda scaling: scaling
     choose_source: ChooseSource = fork_bursts
     tick_s: float = 0.0
+    preload: Preload = NO_PRELOAD
 
 
 class OneATick:
@@ -101,8 +109,9 @@ def load_in_each(view: TemplateView) -> PodSource:
 
 
 POLICIES: Mapping[str, ModelPolicy] = {
-    "deepserve": ModelPolicy(),
-    "round robin": ModelPolicy(routing=RoundRobin),
+    "deepserve": ModelPolicy(preload=PRELOAD),
+    "no preload": ModelPolicy(),
+    "round robin": ModelPolicy(routing=RoundRobin, preload=PRELOAD),
     "always on": ModelPolicy(scale=always_on),
     "one a tick": ModelPolicy(OneATick, RoundRobin, no_keep_alive, load_in_each, tick_s=1.0),
     "knative": ModelPolicy(
@@ -158,6 +167,17 @@ def sessions(random: Random) -> ModelScenario:
     return ModelScenario("conversations of several turns", arrivals_s, prompts, max(arrivals_s.values()) + 200.0)
 
 
+def seldom(random: Random) -> ModelScenario:
+    """A model that is asked some things every two and a half minutes, and scales to zero in between."""
+    arrivals_s: dict[str, float] = {}
+    prompts: dict[str, Prompt] = {}
+    for number in range(36):
+        use, request_id = number // 3, f"rq-{number}"
+        arrivals_s[request_id] = 1.0 + 150.0 * use + random.uniform(0.0, 8.0)
+        prompts[request_id] = Prompt(list(range(number << 12, (number << 12) + 250)), 50)
+    return ModelScenario("a model that is seldom asked", arrivals_s, prompts, max(arrivals_s.values()) + 200.0)
+
+
 def of_trace(title: str, rows: Iterable[TraceRow]) -> ModelScenario:
     """No two prompts begin alike: the trace does not say."""
     arrivals_s: dict[str, float] = {}
@@ -172,6 +192,7 @@ def of_trace(title: str, rows: Iterable[TraceRow]) -> ModelScenario:
 MODEL_SCENARIOS: Mapping[str, Callable[[Random], ModelScenario]] = {
     "models-code": code,
     "models-conversation": conversation,
+    "models-seldom": seldom,
     "models-sessions": sessions,
 }
 
@@ -194,7 +215,7 @@ def run_models(scenario: ModelScenario, random: Random, policy: ModelPolicy) -> 
     ids = IdAllocator()
     manager = build_cluster_manager(
         ids, MAX_PODS, {"flowserve": 1, "tokenizer": 1}, choose_source=policy.choose_source,
-        model_autoscaler=policy.autoscaler(),
+        model_autoscaler=policy.autoscaler(), preload=policy.preload,
     )  # fmt: skip
     cores = Cores(build_job_executor(ids, random, model_routing=policy.routing()), manager)
     record = Record()

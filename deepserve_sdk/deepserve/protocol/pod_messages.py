@@ -20,6 +20,8 @@ class BindExecutor(Message, frozen=True):
     device_kind: str = ""
     device_ids: tuple[str, ...] = ()
     """The pod's devices, where its function names accelerators: it sees no others."""
+    is_ahead: bool = False
+    """To a template: nobody waits for the model, so all of its weights are brought into memory first."""
 
 
 class BundleContent(Message, frozen=True):

@@ -30,11 +30,14 @@ class LoadedEngine:
 
     has_pod_hooks = False
 
-    def __init__(self, spec: FunctionSpec, steps: StepClock) -> None:
-        """Raises ModelLoadError."""
+    def __init__(self, spec: FunctionSpec, steps: StepClock, is_ahead: bool = False) -> None:
+        """is_ahead: all weights are brought into memory; else a large file is left to the executor that comes first.
+
+        Raises ModelLoadError.
+        """
         assert spec.model is not None
         with loading(spec.model):
-            self.template = engine_template(spec.model.source, engine_config(spec))
+            self.template = engine_template(spec.model.source, engine_config(spec, overlap_load=not is_ahead))
             self.folder = self.template.folder
             self.defaults = read_sampling_defaults(self.folder)
         self.source, self.source_reason = self.template.source
@@ -55,7 +58,7 @@ def loading(model: ModelSpec) -> Iterator[None]:
         ) from error
 
 
-def engine_config(spec: FunctionSpec) -> EngineConfig:
+def engine_config(spec: FunctionSpec, overlap_load: bool = True) -> EngineConfig:
     model = spec.model
     assert model is not None
     return EngineConfig(
@@ -69,4 +72,5 @@ def engine_config(spec: FunctionSpec) -> EngineConfig:
         max_num_sequences=ENGINE_SEATS,
         block_size=BLOCK_TOKENS,
         step_log=True,
+        overlap_load=overlap_load,
     )

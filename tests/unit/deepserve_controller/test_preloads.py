@@ -1,0 +1,197 @@
+"""Models are loaded ahead of the demand that is predicted for them, as far as memory goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepserve.protocol.specs import Resources
+from deepserve_controller.core.actions import Action, StartPod, StartTemplate, StopTemplate
+from deepserve_controller.core.demand_forecast import LEAST_GAP_S, DemandForecast
+from deepserve_controller.core.events import (
+    DemandChanged,
+    ExecutorReady,
+    FunctionDefined,
+    FunctionRemoved,
+    PodBusy,
+    PodConnected,
+    PodIdle,
+    PodLost,
+    TemplateLost,
+    TemplateReady,
+)
+from deepserve_controller.core.preload_views import ModelForecast, PreloadPlan
+from deepserve_controller.policies.pod_source import fork_bursts
+from deepserve_controller.policies.preload import ForecastPreload
+from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec
+
+GAPS = st.lists(st.integers(int(LEAST_GAP_S), 10000), min_size=1, max_size=15)
+AHEAD_S = 30.0
+
+
+def forecast_of(gaps_s: Sequence[float]) -> tuple[DemandForecast, float]:
+    forecast, now_s = DemandForecast(), 1000.0
+    forecast.note_use("m", now_s)
+    for gap_s in gaps_s:
+        now_s += gap_s
+        forecast.note_use("m", now_s)
+    return forecast, now_s
+
+
+@given(GAPS, st.integers(0, 20000))
+def test_a_chance_rises_only_when_it_is_looked_at_next(gaps_s: list[int], idle_s: int) -> None:
+    forecast, used_s = forecast_of(gaps_s)
+    now_s = used_s + idle_s
+    chance, next_s = forecast.chance("m", now_s, AHEAD_S), forecast.next_look_s("m", now_s, AHEAD_S)
+    assert 0.0 <= chance < 1.0
+    assert chance == 0.0 or any(idle_s < gap_s <= idle_s + AHEAD_S for gap_s in gaps_s)
+    looks_s = [now_s] if next_s is None else [now_s, next_s]
+    assert next_s is None or (next_s > now_s and forecast.chance("m", next_s, AHEAD_S) > 0.0)
+    for at_s in range(int(now_s), int(used_s) + 10001, 500):  # without a look, nothing begins
+        if forecast.chance("m", at_s, AHEAD_S) > 0.0:
+            assert chance > 0.0 or any(look_s <= at_s for look_s in looks_s[1:])
+
+
+def test_regular_use_is_predicted_and_irregular_use_is_not() -> None:
+    forecast, used_s = forecast_of([100.0] * 5)
+    assert forecast.chance("m", used_s + 10.0, AHEAD_S) == 0.0
+    assert forecast.chance("m", used_s + 80.0, AHEAD_S) == 5 / 6
+    assert forecast.chance("m", used_s + 101.0, AHEAD_S) == 0.0, "it was never left alone for so long"
+    assert forecast.chance("m", used_s, AHEAD_S) == forecast.chance("nobody", 0.0, AHEAD_S) == 0.0
+    forecast, used_s = forecast_of([100.0])
+    assert forecast.chance("m", used_s + 80.0, AHEAD_S) == 0.5, "one gap says little"
+    forecast, used_s = forecast_of([0.5] * 9)
+    assert forecast.next_look_s("m", used_s, AHEAD_S) is None, "pauses within one use"
+
+
+FORECASTS = st.builds(
+    ModelForecast,
+    function_id=st.sampled_from("abcdefgh"),
+    chance=st.floats(0.0, 1.0),
+    needed_mib=st.integers(1, 1000),
+    load_ms=st.floats(0.0, 1e5),
+    uses=st.floats(0.0, 100.0),
+    is_loaded=st.booleans(),
+    is_used=st.booleans(),
+)
+
+
+@given(st.lists(FORECASTS, max_size=8, unique_by=lambda model: model.function_id), st.floats(-500.0, 3000.0))
+def test_what_is_loaded_fits_and_only_what_nobody_uses_gives_way(models: list[ModelForecast], free_mib: float) -> None:
+    by_id = {model.function_id: model for model in models}
+    plan = ForecastPreload().choose(models, free_mib)
+    freed = sum(by_id[name].needed_mib for name in plan.give_up)
+    taken = sum(by_id[name].needed_mib for name in plan.load)
+    assert not plan.load or taken <= free_mib + freed
+    assert len(set(plan.load + plan.give_up)) == len(plan.load + plan.give_up)
+    assert all(by_id[name].chance > 0.5 and not by_id[name].is_loaded for name in plan.load)
+    assert all(by_id[name].is_loaded and not by_id[name].is_used for name in plan.give_up)
+    assert plan.load or not plan.give_up
+
+
+def test_the_model_that_saves_the_most_per_memory_comes_first() -> None:
+    likely = ModelForecast("likely", 0.9, 400, 2000.0)
+    large = ModelForecast("large", 0.9, 4000, 2000.0)
+    popular = ModelForecast("popular", 0.0, 400, 2000.0, uses=5.0, is_loaded=True)
+    forgotten = ModelForecast("forgotten", 0.0, 400, 2000.0, uses=0.1, is_loaded=True)
+    choose = ForecastPreload().choose
+    assert choose([large, likely], 4200) == PreloadPlan(("likely",))
+    assert choose([large, likely], math.inf) == PreloadPlan(("likely", "large"))
+    assert choose([likely, popular, forgotten], 0) == PreloadPlan(("likely",), ("forgotten",))
+    assert choose([likely, popular], 0) == PreloadPlan()
+
+
+class Used:
+    """A model that is asked now and then; its executors and its template go when their window is over."""
+
+    def __init__(self, cluster: Cluster, name: str = "fn", held_mib: int = 400) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.held_mib = held_mib
+        self._is_new = True
+        cluster(FunctionDefined(name, spec(name, kind="model", environment="flowserve", scaledown_window_s=5.0)))
+
+    def ask(self) -> list[Action]:
+        """One request; what it took to serve it."""
+        cluster, seen = self.cluster, self.cluster(DemandChanged(self.name, 1, 0, 0.0))
+        for template in of_type(seen, StartTemplate):
+            seen += cluster(TemplateReady(template.template_id, 7, self.held_mib, 3000.0))
+        pod = only(seen, StartPod)
+        cluster(PodConnected(pod.pod_id, 8))
+        cluster(ExecutorReady(pod.pod_id, self.name, 32))
+        cluster(PodBusy(pod.pod_id))
+        cluster(DemandChanged(self.name, 0, 1, 0.0))
+        cluster(PodIdle(pod.pod_id))
+        cluster(DemandChanged(self.name, 0, 0, 0.0))
+        cluster(PodLost(pod.pod_id, "its time is over", 0))
+        return seen
+
+    def ahead(self, actions: list[Action]) -> list[StartTemplate]:
+        return [each for each in of_type(actions, StartTemplate) if each.function_id == self.name]
+
+
+def test_a_model_that_is_asked_regularly_is_loaded_before_it_is_asked() -> None:
+    cluster = Cluster(choose_source=fork_bursts)
+    model = Used(cluster)
+    for pause_s in (100.0, 100.0, 60.0):
+        assert len(of_type(model.ask(), StartTemplate)) == 1
+        ended = cluster.advance(pause_s)
+        assert len(of_type(ended, StopTemplate)) == 1 and model.ahead(ended) == []
+    [order] = model.ahead(cluster.advance(11.0))
+    assert order.is_ahead and order.reason == "likely (67%) to be asked within 30 s"
+    cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    assert of_type(cluster.advance(25.0), StopTemplate) == [], "its window is over, and it is still likely"
+    assert of_type(model.ask(), StartTemplate) == [], "forked at once"
+
+
+def test_a_model_that_is_not_asked_after_all_goes_and_is_not_loaded_again() -> None:
+    cluster = Cluster(choose_source=fork_bursts)
+    model = Used(cluster)
+    for _ in range(3):
+        model.ask()
+        actions = cluster.advance(100.0)
+    [order] = model.ahead(actions)
+    actions = cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    actions += cluster.advance(1000.0)
+    assert [each.template_id for each in of_type(actions, StopTemplate)] == [order.template_id]
+    assert model.ahead(actions) == []
+
+
+def test_one_that_dies_is_not_loaded_ahead_again_and_again() -> None:
+    cluster = Cluster(choose_source=fork_bursts)
+    model = Used(cluster)
+    for _ in range(3):
+        model.ask()
+        actions = cluster.advance(100.0)
+    [order] = model.ahead(actions)
+    assert model.ahead(cluster(TemplateLost(order.template_id, "killed by SIGKILL")) + cluster.advance(500.0)) == []
+    assert len(of_type(model.ask(), StartTemplate)) == 1, "who asks is served"
+
+
+def test_a_removed_model_is_forgotten() -> None:
+    cluster = Cluster(choose_source=fork_bursts)
+    model = Used(cluster)
+    for _ in range(2):
+        model.ask()
+        cluster.advance(100.0)
+    model.ask()
+    cluster(FunctionRemoved("fn"))
+    assert of_type(cluster.advance(500.0), StartTemplate) == []
+
+
+def test_memory_bounds_what_is_loaded_ahead() -> None:
+    """256 MiB for each template and each pod of the environment, and one pod more that stays free."""
+    for taken_mib, is_loaded in ((600, True), (601, False)):
+        cluster = Cluster(choose_source=fork_bursts, usable_mib=400 + 2 * 256 + 600)
+        model = Used(cluster)
+        for _ in range(2):
+            model.ask()
+            cluster.advance(100.0)
+        model.ask()
+        cluster.advance(60.0)
+        other = spec("other", resources=Resources(memory_mib=taken_mib), min_pods=1)
+        assert len(of_type(cluster(FunctionDefined("other", other)), StartPod)) == 1
+        assert bool(model.ahead(cluster.advance(11.0))) == is_loaded
