@@ -84,7 +84,7 @@ class ClusterManager:
             events.PodStartFailed: self.failures.on_pod_start_failed,
             events.ExecutorReady: self._on_executor_ready,
             events.ExecutorFailed: self.failures.on_executor_failed,
-            events.PodLost: self.failures.on_pod_lost,
+            events.PodLost: self._on_pod_lost,
             events.PodIdle: self._on_pod_idle,
             events.PodBusy: self._on_pod_busy,
             events.PodDrained: self._on_pod_drained,
@@ -240,6 +240,10 @@ class ClusterManager:
         self.templates.note_ready(pool, pod, event, now_s)
         self._scaler.moves.target_ready(pod, now_s)
         self._scaler.plan_review(pool, now_s)
+
+    def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
+        self.failures.on_pod_lost(event, now_s)
+        self._preloads.look(now_s)
 
     # --- templates of functions -----------------------------------------------------------------------
 

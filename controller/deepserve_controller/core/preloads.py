@@ -50,7 +50,10 @@ class Preloads:
         self._loaded_at_use_s.pop(pool.function_id, None)
 
     def look(self, now_s: float) -> None:
-        """Load what is likely to be asked soon, and set an alarm for when more may be."""
+        """A template or a pod is gone, or time has passed: load what is likely to be asked soon, and set an alarm for
+        when more may be."""
+        if not self._forecast.used_s:
+            return
         waiting = [pool for pool in self._pools.values() if self._may_load(pool)]
         if any(self._chance(pool, now_s) > 0.0 for pool in waiting):
             self._load(waiting, now_s)

@@ -264,6 +264,7 @@ class Queries:
             "pid": pod.pid,
             "age_s": time.time() - pod.started_at,
             "requests": running,
+            "reason": pod.reason,
             "source": pod.scaling.source,
             "source_reason": pod.scaling.source_reason,
             "steps_ms": pod.scaling.steps_ms,

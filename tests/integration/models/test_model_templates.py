@@ -22,6 +22,7 @@ from deepserve._current_client import current_client
 from deepserve.errors import ModelLoadError
 from deepserve.protocol.scaling_steps import LOAD, SCALING_STEPS
 from deepserve.protocol.specs import function_id
+from deepserve_controller.core.demand_forecast import LEAST_GAP_S
 from tests.tiny_models import make_model
 
 WAIT_S = 30.0
@@ -123,6 +124,24 @@ def test_an_executor_killed_while_it_is_forked_is_replaced(own: Path) -> None:
     pods = scale(llm, 2)
     thread.join()
     assert len(pods) == 2 and killed and killed[0] not in {pod["pid"] for pod in pods}
+
+
+def test_a_model_that_is_asked_now_and_then_is_loaded_before_it_is_asked(own: Path) -> None:
+    llm = deepserve.Model("seldom", source=own)
+    answer = ask(llm)
+    for _ in range(2):
+        time.sleep(LEAST_GAP_S + 0.1)
+        ask(llm)
+    [template] = entries(llm, "templates")
+    os.kill(template["pid"], signal.SIGKILL)  # and its pods with it; nobody asks
+    until(lambda: [each["pid"] for each in entries(llm, "templates") if each["state"] == "ready"] != [template["pid"]])
+    until(lambda: entries(llm, "templates") and entries(llm, "templates")[0]["state"] == "ready")
+    [ahead] = entries(llm, "templates")
+    assert ahead["source"] == "host memory" and ahead["requests"] == []
+    assert "likely (67%) to be asked within 30 s" in ahead["reason"]
+    assert not [pod for pod in entries(llm) if pod["state"] == "bound"]
+    assert ask(llm) == answer
+    assert parents([pod["pid"] for pod in entries(llm)]) == {ahead["pid"]}
 
 
 def test_a_checkpoint_that_changes_is_what_new_executors_load_and_others_keep_the_old_one(own: Path) -> None:
