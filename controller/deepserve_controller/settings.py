@@ -46,6 +46,14 @@ def max_depth() -> int:
     return int(text)
 
 
+def log_level() -> str:
+    """What is told on stderr beside errors: `DEEPSERVE_LOG`, `debug` or nothing. Raises ControllerError."""
+    text = os.environ.get("DEEPSERVE_LOG", "")
+    if text not in ("", "debug"):
+        raise ControllerError(f"DEEPSERVE_LOG={text!r} is neither empty nor 'debug'")
+    return text
+
+
 def default_state_folder() -> str:
     base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
     return os.path.join(base, "deepserve")

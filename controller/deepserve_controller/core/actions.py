@@ -50,6 +50,8 @@ class SendTask(Action, frozen=True):
     replay: Replay = ""
     resume_offset: int = 0
     """Stream items that earlier attempts have passed on."""
+    route: str = ""
+    """Of a model's request: why it goes to this pod."""
 
 
 class SendPrepare(Action, frozen=True):

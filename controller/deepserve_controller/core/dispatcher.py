@@ -213,6 +213,7 @@ class Dispatcher:
                 credit.size_bytes,
                 function.spec.replay,
                 task.num_produced,
+                task.reason if function.engines is not None else "",
             )
         )
 

@@ -9,13 +9,17 @@ from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.function_queries import FunctionQueries
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, required
+from deepserve_controller.service.route_log import RouteLog
+
+NUM_ROUTES = 20
 
 
 class ModelQueries:
-    def __init__(self, deployments: Deployments, functions: FunctionQueries, pods: PodLinks) -> None:
+    def __init__(self, deployments: Deployments, functions: FunctionQueries, pods: PodLinks, routes: RouteLog) -> None:
         self._deployments = deployments
         self._functions = functions
         self._pods = pods
+        self._routes = routes
 
     def list(self, link_id: str, body: Body) -> Body:
         """All of them, by name."""
@@ -27,9 +31,8 @@ class ModelQueries:
         return {"app": app.name, "function_id": function_id, "spec": plain(app.specs[function_id])}
 
     def describe(self, link_id: str, body: Body) -> Body:
-        """As `function` does, with the five steps of scaling of each of its executors, in milliseconds.
-
-        Raises QueryError.
+        """As `function` does, with the five steps of scaling of each of its executors, in milliseconds, and where the
+        latest requests went, and why. Raises QueryError.
         """
         found = self._summary(link_id, required(body, "name", str))
         described = self._functions.describe(link_id, {"function_id": found["function_id"]})
@@ -56,7 +59,8 @@ class ModelQueries:
             for each in self._pods.templates.values()
             if each.function_id == found["function_id"]
         ]
-        return {**described, **found, "pods": pods, "templates": templates}
+        routes = [msgspec.to_builtins(route) for route in self._routes.latest(found["function_id"], NUM_ROUTES)]
+        return {**described, **found, "pods": pods, "templates": templates, "routes": routes}
 
     def _summary(self, link_id: str, name: str) -> Body:
         app, function_id = self._deployments.model(name)

@@ -55,7 +55,7 @@ class Queries:
         self._on_shutdown = on_shutdown
         self._started_at = time.time()
         function_queries = FunctionQueries(cores, functions, deployments)
-        model_queries = ModelQueries(deployments, function_queries, pods)
+        model_queries = ModelQueries(deployments, function_queries, pods, requests.routes)
         self._answers: dict[str, Callable[[str, Body], Body]] = {
             "status": self._status,
             "requests": self._list_requests,
@@ -300,6 +300,7 @@ class Queries:
             "arrived_at": record.arrived_at,
             "is_kept": record.keep,
             "num_inputs": record.num_inputs,
+            "route": self._requests.routes.text_of(record.request_id),
         }
 
 

@@ -33,9 +33,11 @@ from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipient, Recipients
 from deepserve_controller.service.results import Delivery, KeptResults
+from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.streams import Streams
 from deepserve_controller.service.tallies import RequestTally, TaskPlace, TaskPlaces
+from deepserve_controller.settings import log_level
 
 NUM_RECENT = 500
 MAX_NAME_CHARS = 1000
@@ -88,6 +90,7 @@ class Requests:
         self.contexts = Contexts() if contexts is None else contexts
         self.running: dict[str, RequestRecord] = {}
         self.tasks = TaskPlaces()
+        self.routes = RouteLog.of_setting(log_level())
         self._tally = RequestTally()
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
         self._offered = ""
@@ -231,6 +234,8 @@ class Requests:
         if record is None:
             return ()
         record.pod_id = action.pod_id
+        if isinstance(action, SendTask):
+            self.routes.note(action)
         return (record.root_link_id,)
 
     def announced(self, pod_id: str, value: Value, is_current: bool) -> None:
@@ -397,6 +402,7 @@ class Requests:
                 "run_ms": timings.run_ms,
                 "total_ms": timings.total_ms,
                 "count": action.count,
+                "route": self.routes.text_of(record.request_id),
             }
         )
 

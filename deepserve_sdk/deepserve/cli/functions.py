@@ -88,8 +88,13 @@ def options(found: dict[str, Any]) -> str:
     return f"cpu {found['cpu']:g}, {memory}, timeout {found['timeout_s']:g} s, {inputs}"
 
 
+def time_of(at: float) -> str:
+    """Of day; at: Unix time."""
+    return datetime.fromtimestamp(at).strftime("%H:%M:%S")
+
+
 def decision_row(decision: dict[str, Any]) -> tuple[object, ...]:
-    at = datetime.fromtimestamp(decision["at"]).strftime("%H:%M:%S")
+    at = time_of(decision["at"])
     pods = f"{decision['from_pods']} -> {decision['to_pods']}"
     states = f"{decision['ready']}/{decision['starting']}/{decision['draining']}"
     return at, pods, decision["reason"], states, decision["queued"], decision["running"]

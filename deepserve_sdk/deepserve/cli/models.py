@@ -13,7 +13,7 @@ from deepserve._model import Model
 from deepserve.cli.connection import connected, query
 from deepserve.cli.deploy import deploy_app, start_if_none_runs
 from deepserve.cli.exit_codes import INTERRUPTED, OK, UsageError
-from deepserve.cli.functions import bounds, decision_row
+from deepserve.cli.functions import bounds, decision_row, time_of
 from deepserve.cli.output import print_json, print_table
 from deepserve.errors import InvalidOption, ModelLoadError, NotFound
 
@@ -56,6 +56,8 @@ def show_model(name: str, *, as_json: bool) -> int:
         for pod in found["pods"]
     ]
     print_table(("pod", "pid", "state", "weights from", "how it became ready, in ms"), rows, empty="no pods")
+    routes = [(time_of(each["at"]), each["request_id"], each["pod_id"], each["reason"]) for each in found["routes"]]
+    print_table(("time", "request", "pod", "because"), routes, empty="no requests yet")
     columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")
     print_table(columns, [decision_row(each) for each in found["decisions"]], empty="no decisions yet")
     return OK

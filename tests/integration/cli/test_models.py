@@ -68,7 +68,10 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
     assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0 and pod["source"] == "fork"
     assert {"Scaler-Pre", "TE-Pre-Load", "TE-Load", "TE-Post-Load"} <= set(pod["steps_ms"])
     assert set(pod["steps_ms"]) == set(SCALING_STEPS)
+    route = info["routes"][0]
+    assert (route["pod_id"], route["attempt"]) == (pod["pod_id"], 1) and route["reason"]
     shown = shell.out("model", "info", "small")
+    assert route["request_id"] in shown and route["reason"] in shown
     assert pod["pod_id"] in shown and all(step in shown for step in SCALING_STEPS)
     [template] = info["templates"]
     assert (template["source"], pod["source_reason"]) == ("conversion", "its template holds the weights")

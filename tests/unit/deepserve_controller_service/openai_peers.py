@@ -17,6 +17,7 @@ from deepserve_controller.service.openai.exchange import LINK_ID, Exchanges
 from deepserve_controller.service.openai.gateway import Gateway
 from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.store import MemoryStore
 
 
@@ -30,6 +31,7 @@ class FakePods:
         self.cancelled: list[str] = []
         self.granted: list[int] = []
         self.streams = self
+        self.routes = RouteLog()
         self.link: Exchanges | None = None
         self.on_open: Callable[[str], None] = lambda request_id: None
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from deepserve.protocol.messages import Value
 from deepserve.protocol.openai_io import OpenAIUsage
+from deepserve_controller.core.actions import SendTask
+from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.openai import admission, body, connected
 from tests.unit.deepserve_controller_service.openai_peers import Asked, Setup
@@ -52,6 +55,11 @@ def answer_at_once(setup: Setup, usage: OpenAIUsage = OpenAIUsage(3, 2)) -> None
     setup.pods.on_open = answer
 
 
+def routed(request_id: str, pod_id: str, why: str) -> SendTask:
+    payload = Payload(Value(), b"")
+    return SendTask(pod_id, "t-1", 1, request_id, "job-1", "fn-tiny", "stream", "", 0, 0.0, 0, payload, route=why)
+
+
 def test_a_whole_answer_and_a_stream() -> None:
     async def test(setup: Setup) -> None:
         whole = ask(setup)
@@ -62,9 +70,10 @@ def test_a_whole_answer_and_a_stream() -> None:
         setup.pods.end(first)
         await whole.done
         assert (whole.status, whole.body, whole.headers["content-type"]) == (200, b'{"a": 1}', "application/json")
-        assert whole.headers["x-request-id"] == first
+        assert whole.headers["x-request-id"] == first and "x-deepserve-route" not in whole.headers
         stream = ask(setup, stream=True)
         second = (await opened(setup, 2))[1]
+        setup.pods.routes.note(routed(second, "pod-1", "least loaded"))
         setup.pods.items(second, b"data: 1\n\n", b"data: 2\n\n")
         await until(lambda: len(stream.writes) == 1)  # what came together is written together
         setup.pods.items(second, b"data: [DONE]\n\n")
@@ -72,6 +81,7 @@ def test_a_whole_answer_and_a_stream() -> None:
         await stream.done
         assert stream.body == b"data: 1\n\ndata: 2\n\ndata: [DONE]\n\n"
         assert stream.headers["x-request-id"] == second
+        assert stream.headers["x-deepserve-route"] == "pod-1: least loaded"
         assert stream.headers["content-type"].startswith("text/event-stream") and not setup.pods.cancelled
 
     run(test)

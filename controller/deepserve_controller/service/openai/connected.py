@@ -16,8 +16,6 @@ from deepserve_controller.service.openai.fault import Fault
 T = TypeVar("T")
 PATIENCE_S = 60.0
 """How long a reader may take nothing at all."""
-REQUEST_ID = "x-request-id"
-"""Header, as OpenAI has it: the request's id at the controller, by which its log and its timings are found."""
 CLOSED = 499
 """As nginx counts a client that left; nobody sees the response."""
 
@@ -40,7 +38,7 @@ class EventStream(Response):
     """Server-sent events: `first`, and what `exchange` gives after it. `close` is called however it ends."""
 
     def __init__(self, first: bytes, exchange: Exchange, close: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", REQUEST_ID: exchange.request_id}
+        headers = {"cache-control": "no-cache", **exchange.headers}
         super().__init__(media_type="text/event-stream", headers=headers)
         del self.headers["content-length"]
         self._first = first

@@ -31,6 +31,11 @@ from deepserve_controller.service.segments import Segments
 T = TypeVar("T")
 LINK_ID = "openai"
 CONTEXT_CODES = {"context": "context_not_found", "context_expired": "context_expired"}
+REQUEST_ID = "x-request-id"
+"""Header, as OpenAI has it: the request's id at the controller, by which its log and its timings are found."""
+ROUTE = "x-deepserve-route"
+"""Header: the pod that answers, and why that one."""
+MAX_HEADER_CHARS = 256
 STATUS_OF_OUTCOME = {"timeout": 504, "refused": 503, "cancelled": 503}
 
 
@@ -61,6 +66,13 @@ class Exchange:
                 return None
             await self._news.wait()
             self._news.clear()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer, once its first bytes are there."""
+        route = self._requests.routes.text_of(self.request_id)
+        headers = {REQUEST_ID: self.request_id}
+        return {**headers, ROUTE: header_text(route)} if route else headers
 
     def written(self) -> None:
         """The client has taken what `next` gave: its pod may send as much again."""
@@ -177,3 +189,9 @@ def _fault_of(message: RequestFinished, data: bytes) -> Fault:
 
 def _context_fault(outcome: Outcome) -> Fault:
     return Fault(404, outcome.detail, code=CONTEXT_CODES.get(outcome.code, outcome.code), param="context_id")
+
+
+def header_text(text: str) -> str:
+    """What a header may hold."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return printable.encode("ascii", "backslashreplace").decode()[:MAX_HEADER_CHARS]

@@ -21,7 +21,7 @@ from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
-from deepserve_controller.service.openai.connected import CLOSED, REQUEST_ID, EventStream, while_connected
+from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
 from deepserve_controller.service.openai.contexts import card_of, read_context, read_extension
 from deepserve_controller.service.openai.exchange import Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
@@ -199,7 +199,7 @@ class Gateway:
         if head.stream:
             return EventStream(first, exchange, close)
         close()
-        headers = {REQUEST_ID: exchange.request_id}
+        headers = exchange.headers
         if context is not None:
             return self._card(context.context_id, key, headers)
         return Response(first, headers=headers, media_type=JSON_TYPE)
