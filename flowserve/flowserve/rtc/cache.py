@@ -1,7 +1,8 @@
 """RelationalTensorCache: block tables of sequences, and the KV kept for prompts that start alike.
 
 The names are those of DeepServe's table 1 (MatchByPrefixToken, MatchByID, Populate, QueryPopulate, AllocBlocks, which
-is its AppendBlock too, Copy, Free). This is the master's side: it decides which block holds what and what is moved between tiers.
+is its AppendBlock too, Copy, Free). This is the master's side: it decides which block holds what and what is moved
+between tiers.
 Pure; the tensors are in `storage`, the other tiers in `tier_storage`, and `mover` carries out the moves.
 """
 
