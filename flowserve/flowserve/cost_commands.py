@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from . import engine_options as engine
@@ -47,6 +49,7 @@ def calibrate(
     from .config import EngineConfig
     from .cost_model import check_place, error_table, fit
     from .engine import Engine
+    from .processor import processor_name
 
     if out is not None:
         check_place(out)
@@ -66,6 +69,7 @@ def calibrate(
     try:
         assert running.step_log is not None
         fitted = fit(calibration_steps(running, seconds), running.step_log.setting)
+        fitted = msgspec.structs.replace(fitted, hardware=f"{os.cpu_count()} x {processor_name()}")
     finally:
         running.close()
     if out is not None:

@@ -53,7 +53,8 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """Times in milliseconds. coefficients: one for each of TERMS, in ms.
 
     setting: that of the engine.  error: of steps that were not fitted, "all" and by kind ("decode", "prefill",
-    "mixed").  most: of each quantity the largest that was seen: beyond it the model extrapolates.
+    "mixed").  most: of each quantity the largest that was seen: beyond it the model extrapolates.  hardware: on which
+    the steps were measured, where that is known.
     """
 
     coefficients: dict[str, float]
@@ -62,6 +63,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int = 0
     error: dict[str, FitError] = {}
     most: dict[str, int] = {}
+    hardware: str = ""
 
     def __post_init__(self) -> None:
         numbers = self.coefficients.values()

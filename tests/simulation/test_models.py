@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from deepserve_controller.simulator.model_engine import COST, Prompt, Sequence, SimulatedEngine
+from deepserve_controller.simulator.costs import ASSUMED
+from deepserve_controller.simulator.model_engine import Prompt, Sequence, SimulatedEngine
 from deepserve_controller.simulator.model_scenarios import (
     MODEL_SCENARIOS,
     POLICIES,
@@ -62,7 +63,7 @@ def test_a_seed_gives_one_table() -> None:
 
 
 def test_a_simulated_engine_takes_what_the_cost_model_says() -> None:
-    engine = SimulatedEngine(COST, num_blocks=100, num_seats=4)
+    engine = SimulatedEngine(ASSUMED, num_blocks=100, num_seats=4)
     assert engine.add(Sequence("task-1", 1, Prompt(list(range(1010)), 10)), 5.0)
     began_s, over_s = 0.0, 0.0
     while engine.stretch is not None:
@@ -71,15 +72,15 @@ def test_a_simulated_engine_takes_what_the_cost_model_says() -> None:
         engine.check_invariants()
         began_s = at_s if done.report.began else began_s
         over_s = at_s if done.over else over_s
-    assert began_s - 5.0 == pytest.approx(COST.prefill_ms(1000) / 1e3)
-    decode_s = sum(COST.decode_ms([1000 + n]) for n in range(1, 10)) / 1e3
+    assert began_s - 5.0 == pytest.approx(ASSUMED.prefill_ms(1000) / 1e3)
+    decode_s = sum(ASSUMED.decode_ms([1000 + n]) for n in range(1, 10)) / 1e3
     assert over_s - began_s == pytest.approx(decode_s, rel=0.01)
     engine.add(Sequence("task-2", 1, Prompt(list(range(1040)), 1)), 10.0)
     assert engine.stretch is not None and engine.hit_tokens == 992, "what was computed is preserved, in whole blocks"
 
 
 def test_an_arrival_joins_after_the_step_that_runs() -> None:
-    engine = SimulatedEngine(COST, num_blocks=100, num_seats=4)
+    engine = SimulatedEngine(ASSUMED, num_blocks=100, num_seats=4)
     engine.add(Sequence("task-1", 1, Prompt(list(range(132)), 100)), 0.0)
     assert engine.stretch is not None
     engine.end_stretch()

@@ -8,22 +8,14 @@ from dataclasses import dataclass, field
 
 from deepserve.protocol.messages import EngineReport
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS, PromptBlocks, pack
-from flowserve.cost_model import TERMS, CostModel
+from flowserve.cost_model import CostModel
 from flowserve.query_key_pairs import num_pairs
 from flowserve.rtc.cache import RelationalTensorCache
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.scheduling.order import BY_RANK, TurnOrder
 from flowserve.scheduling.policy import BoundedPriority
-from flowserve.step_record import StepSetting, StepWork
-
-CHUNK_TOKENS = 512
-MS_PER_TERM = (20.0, 0.05, 0.25, 0.1, 1e-5, 1e-5, 0.05)
-COST = CostModel(
-    coefficients=dict(zip(TERMS, MS_PER_TERM, strict=True)), knee=64,
-    setting=StepSetting(chunk=CHUNK_TOKENS, block_size=BLOCK_TOKENS),
-)  # fmt: skip
-"""A small accelerator: steps of some 20 ms for few sequences, some 3,500 prompt tokens a second."""
+from flowserve.step_record import StepWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +81,23 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a stretch brought: sequences that got their first token, and those that are over."""
+    """What a stretch brought: sequences that got their first token, those that are over, tokens by sequence that got
+    some, and sequences that were let go."""
 
     report: EngineReport
     over: list[Sequence]
+    produced: list[tuple[Sequence, int]]
+    released: list[Sequence]
 
 
 class SimulatedEngine:
     """Continuous batching with chunked prefill, as FlowServe's scheduler does it, in stretches of equal steps."""
 
-    def __init__(self, cost: CostModel, num_blocks: int, num_seats: int) -> None:
+    def __init__(self, cost: CostModel, num_blocks: int, num_seats: int, most_steps: int = 0) -> None:
+        """most_steps: after so many at the latest it tells what it has; 0: when a sequence is over."""
         self._cost = cost
+        self._most_steps = most_steps
+        self._releasing: set[str] = set()
         self._cache = RelationalTensorCache(num_blocks, BLOCK_TOKENS)
         self._num_seats = num_seats
         self._order = TurnOrder[Sequence](BoundedPriority())
@@ -116,17 +114,25 @@ class SimulatedEngine:
         if self.stretch is None:
             return self._begin(now_s)
         gets_seat = len(self._running) < self._num_seats or sequence.rank < self._running[-1].rank
-        if self.stretch.num_steps > 1 and gets_seat:
-            done = max(1, math.ceil((now_s - self.stretch.start_s) / self.stretch.step_s))
-            self.stretch.num_steps = min(self.stretch.num_steps, done)
-            return True
-        return False
+        return gets_seat and self._cut(now_s)
+
+    def release(self, task_id: str, now_s: float) -> bool:
+        """Let a sequence go behind the step that runs. Whether `stretch` has changed: it ends with that step."""
+        self._releasing.add(task_id)
+        return self._cut(now_s)
+
+    def _cut(self, now_s: float) -> bool:
+        if self.stretch is None or self.stretch.num_steps <= 1:
+            return False
+        done = max(1, math.ceil((now_s - self.stretch.start_s) / self.stretch.step_s))
+        self.stretch.num_steps = min(self.stretch.num_steps, done)
+        return True
 
     def end_stretch(self) -> Done:
         """At the end of `stretch`; the next one has begun where there is work."""
         stretch = self.stretch
         assert stretch is not None
-        began, over = [], []
+        began, over, produced = [], [], []
         for sequence in list(self._running):
             task_id = sequence.task_id
             if sequence.num_missing and task_id not in stretch.chunks:
@@ -134,7 +140,9 @@ class SimulatedEngine:
             was_first = sequence.num_produced == 0
             sequence.num_computed += stretch.chunks.get(task_id, stretch.num_steps)
             if not sequence.num_missing:
-                sequence.num_produced += 1 if task_id in stretch.chunks else stretch.num_steps
+                num_tokens = 1 if task_id in stretch.chunks else stretch.num_steps
+                sequence.num_produced += num_tokens
+                produced.append((sequence, num_tokens))
             if was_first and sequence.num_produced:
                 began.append(task_id)
                 self._cache.tables.computed(task_id, sequence.prompt.token_ids, sequence.prompt.num_tokens)
@@ -142,11 +150,20 @@ class SimulatedEngine:
                 over.append(sequence)
                 self._leave(sequence)
                 self._order.remove(sequence)
+        released = self._let_go()
         prompt_tokens = sum(stretch.chunks.values())
         end_s, self.stretch = stretch.end_s, None
         self._begin(end_s)
         ms = stretch.step_s * stretch.num_steps * 1e3
-        return Done(self._report(began, stretch.num_steps, ms, prompt_tokens), over)
+        return Done(self._report(began, stretch.num_steps, ms, prompt_tokens), over, produced, released)
+
+    def _let_go(self) -> list[Sequence]:
+        """What was asked for, unless it is over."""
+        found = [sequence for sequence in self._order if sequence.task_id in self._releasing]
+        self._releasing.clear()
+        for sequence in found:
+            self.drop(sequence.task_id)
+        return found
 
     def drop(self, task_id: str) -> None:
         """A cancelled task; its blocks are given back."""
@@ -164,13 +181,15 @@ class SimulatedEngine:
             return False
         decoding = [each for each in self._running if not each.num_missing]
         contexts = sum(each.prompt.num_tokens + each.num_produced for each in decoding)
-        chunks, pairs, finishing = self._chunks(CHUNK_TOKENS - len(decoding))
+        chunks, pairs, finishing = self._chunks(self._cost.setting.chunk - len(decoding))
         work = StepWork(
             prefill_tokens=sum(chunks.values()), decode_sequences=len(decoding),
             num_sequences=len(decoding) + len(chunks), num_logits=len(decoding) + finishing,
             prefill_pairs=pairs, decode_pairs=contexts,
         )  # fmt: skip
         num_steps = 1 if chunks else min(each.prompt.num_output - each.num_produced for each in decoding)
+        if self._most_steps:
+            num_steps = min(num_steps, self._most_steps)
         self.stretch = Stretch(now_s, self._cost.estimate(work) / 1e3, num_steps, chunks)
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 import msgspec
@@ -33,12 +33,14 @@ from deepserve_controller.core.views import (
 from deepserve_controller.policies.autoscaler import Reactive, within_bounds
 from deepserve_controller.policies.model_router import RoundRobin
 from deepserve_controller.policies.pod_source import fork_bursts
+from deepserve_controller.simulator.costs import ASSUMED, slower
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.model_engine import Prompt
 from deepserve_controller.simulator.model_world import CHECK_EVERY, Engines, ModelRecord, ModelWorld
 from deepserve_controller.simulator.report import Record, markdown_table, percentile
 from deepserve_controller.simulator.traces import TraceRow, read_trace
 from deepserve_controller.simulator.world import Faults, Times
+from flowserve.cost_model import CostModel
 
 MODEL, TOKENIZER = "fn-model", "fn-model.tokenizer"
 CODE = CodeRef("builtin", "", "")
@@ -55,6 +57,14 @@ class ModelScenario:
     end_s: float
     engines: Engines = field(default_factory=Engines)
     scaling: Scaling = Scaling(max_pods=MAX_PODS, scaledown_window_s=60.0, max_inputs=32)
+
+    def at_pace(self, cost: CostModel) -> ModelScenario:
+        """The same load for engines of that cost: where these are slower, requests are so much rarer."""
+        if cost is ASSUMED:
+            return self
+        pace = slower(cost)
+        arrivals_s = {request_id: at_s * pace for request_id, at_s in self.arrivals_s.items()}
+        return replace(self, arrivals_s=arrivals_s, end_s=self.end_s * pace + 200.0, engines=Engines(cost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +207,11 @@ MODEL_SCENARIOS: Mapping[str, Callable[[Random], ModelScenario]] = {
 }
 
 
-def compare_models(name: str, seed: int, policies: Mapping[str, ModelPolicy] = POLICIES) -> list[ModelRow]:
+def compare_models(
+    name: str, seed: int, policies: Mapping[str, ModelPolicy] = POLICIES, cost: CostModel = ASSUMED
+) -> list[ModelRow]:
     """The same requests for each. AssertionError where an invariant breaks or a request gets no answer."""
-    scenario = MODEL_SCENARIOS[name](Random(seed))
+    scenario = MODEL_SCENARIOS[name](Random(seed)).at_pace(cost)
     return [row_of(name, run_models(scenario, Random(seed), policy)) for name, policy in policies.items()]
 
 

@@ -246,12 +246,15 @@ def token_revoke(key_id: Annotated[str, typer.Argument(help="As `token list` sho
 def simulate(
     scenario: Annotated[str | None, typer.Argument(help="Its name; without one, the scenarios there are.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is left to chance.")] = 1,
+    cost: Annotated[
+        str, typer.Option(help="Of engines' steps in models-*: assumed, small, tiny, or a file of flowserve calibrate.")
+    ] = "assumed",
     json: Json = False,
 ) -> int:
     """Run a scaling scenario in simulated time: the policy in use beside the baseline."""
     from deepserve.cli.simulate import run_simulation
 
-    return run_simulation(scenario, seed=seed, as_json=json)
+    return run_simulation(scenario, seed=seed, cost=cost, as_json=json)
 
 
 bench_commands = typer.Typer(

@@ -12,7 +12,7 @@ from deepserve.cli.output import complain
 SIMULATOR = "deepserve_controller.simulator"
 
 
-def run_simulation(scenario: str | None, *, seed: int, as_json: bool) -> int:
+def run_simulation(scenario: str | None, *, seed: int, cost: str, as_json: bool) -> int:
     """Raises UsageError for a scenario that there is not."""
     known: dict[str, str] = json.loads(ask("--list", "--json"))
     if scenario is None:
@@ -20,7 +20,7 @@ def run_simulation(scenario: str | None, *, seed: int, as_json: bool) -> int:
         return OK
     if scenario not in known:
         raise UsageError(f"no scenario {scenario!r}; there are: {', '.join(known)}")
-    arguments = [scenario, "--seed", str(seed)]
+    arguments = [scenario, "--seed", str(seed), "--cost", cost]
     done = subprocess.run(command(*arguments, *(["--json"] if as_json else [])), check=False)
     if done.returncode:
         complain(f"the simulation of {scenario} failed")

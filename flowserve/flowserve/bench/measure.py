@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..processor import processor_name
 from .options import Options
 from .processes import SubjectFailedError, run_alone
 from .report import limits_of, rows
@@ -75,7 +76,7 @@ def _machine(options: Options) -> Report:
         "taken": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
-        "machine": _machine_name(),
+        "machine": processor_name(),
         "load_before": os.getloadavg()[0],
         "not_measured": missing(options.peers) if options.peers else [],
     }
@@ -152,12 +153,3 @@ def _samples(subject: Subject, shape: Shape, options: Options, number: int) -> I
     turn = Turn(subject, works, python, words, number, options.subject_minutes * 60)
     labels = {"model": shape.name, "who": subject.who, "precision": subject.precision}
     yield from ({**labels, **sample} for sample in turn.samples())
-
-
-def _machine_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
