@@ -26,6 +26,9 @@ class EngineConfig:
     max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.
     max_num_sequences: sequences that run at once.  max_num_batched_tokens: tokens of one step (the prefill chunk).
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
+    memory_bytes: of the process, for weights, working memory and KV cache together; the KV cache takes what the others
+    leave, which is measured once for such an engine on such a machine and kept beside the converted weights. Excludes
+    kv_cache_bytes and num_kv_blocks.
     num_kv_blocks: blocks instead of bytes (tests and simulations).  block_size: tokens per block, 1 to 1,024;
     None = the device's.
     enable_prefix_caching: keep the blocks of finished sequences for prompts with the same start.
@@ -75,6 +78,7 @@ class EngineConfig:
     cost_model: str | Path | None = None
     direct_load: bool = False
     overlap_load: bool = True
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -118,6 +122,10 @@ class EngineConfig:
                 raise InvalidConfigError(f"{field.name} must be of type {field.type}, got {value!r}")
 
     def _check_tiers(self) -> None:
+        if self.memory_bytes is not None and (self.kv_cache_bytes is not None or self.num_kv_blocks is not None):
+            raise InvalidConfigError(
+                "memory_bytes says how large the KV cache is, as kv_cache_bytes and num_kv_blocks do"
+            )
         if self.host_cache_bytes is not None and not self.enable_prefix_caching:
             raise InvalidConfigError("host_cache_bytes keeps what enable_prefix_caching finds again, and that is off")
         if self.file_cache_bytes is not None and self.host_cache_bytes is None:
@@ -137,6 +145,7 @@ _MOST: dict[str, int | None] = {
     "max_num_batched_tokens": 2**20,
     "max_model_len": None,
     "kv_cache_bytes": None,
+    "memory_bytes": None,
     "num_kv_blocks": 2**31 - 1,
     "block_size": 1024,
     "num_threads": 4096,

@@ -101,8 +101,10 @@ class Engine:
         """Load a folder or a hub id. Raises the ModelNotFound, Unsupported, Checkpoint and Tokenizer errors."""
         config = config or EngineConfig()
         folder = resolve_model(model)
+        from .kv_profile import with_kv_budget  # which runs an engine
+
         loaded, tokenizer = load_with_tokenizer(folder, config)
-        return cls(loaded, tokenizer, config)
+        return cls(loaded, tokenizer, with_kv_budget(loaded, tokenizer, config))
 
     @property
     def has_work(self) -> bool:

@@ -10,6 +10,7 @@ from .engine import Engine
 from .errors import LoadingError
 from .hub import resolve_apart
 from .kv_memory import plan_kv_memory
+from .kv_profile import with_kv_budget
 from .layers.rotary import rotary_table
 from .model_parts import load_with_tokenizer
 from .models.loader import one_thread
@@ -25,8 +26,8 @@ class EngineTemplate:
 
     def __init__(self, model: str | Path, config: EngineConfig) -> None:
         self.folder = folder = resolve_apart(model)
-        self._config = config
         self._loaded, self._tokenizer = load_with_tokenizer(folder, config, apart=True)
+        self._config = config = with_kv_budget(self._loaded, self._tokenizer, config)
         _, max_model_len = plan_kv_memory(self._loaded, config)
         with one_thread():
             rotary_table(self._loaded.config.rope, max_model_len)

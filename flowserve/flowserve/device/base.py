@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -171,6 +172,9 @@ class DeviceAdapter(Protocol):
 
     def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
         """What the matrices are kept as ("int8"), and what computes with them ("own kernels, avx512-vnni")."""
+
+    def weights_path(self, weights: Any) -> Path | None:
+        """The file in the cache folder that loaded weights are mapped from; None where they are in none."""
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         """How so many blocks are stored for a loaded model."""

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,6 +89,9 @@ class CpuDevice:
             return loaded.weights.kept_as, f"own kernels, {loaded.weights.library.instructions}"
         kept_as = config.quantization or str(loaded.dtype).removeprefix("torch.")
         return kept_as, f"torch's operators, {torch.backends.cpu.get_cpu_capability().lower()}"
+
+    def weights_path(self, weights: DecoderModel | PackedWeights) -> Path | None:
+        return weights.file.path if isinstance(weights, PackedWeights) else None
 
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):

@@ -73,4 +73,5 @@ def engine_config(spec: FunctionSpec, overlap_load: bool = True) -> EngineConfig
         block_size=BLOCK_TOKENS,
         step_log=True,
         overlap_load=overlap_load,
+        memory_bytes=(spec.resources.memory_mib << 20) or None,
     )

@@ -9,6 +9,7 @@ import pytest
 
 from deepserve.errors import ModelLoadError
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources
+from deepserve_runtime.executors.loaded_engine import engine_config
 from deepserve_runtime.executors.model_memory import check_fits_into_memory, host_memory_bytes
 
 
@@ -42,3 +43,8 @@ def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:
     without.write_text("max\n")
     assert host_memory_bytes([str(limit), str(tmp_path / "none")]) == 1 << 20
     assert host_memory_bytes([str(without)]) == host_memory_bytes([])
+
+
+def test_a_pods_limit_is_the_engines_memory(tmp_path: Path) -> None:
+    assert engine_config(spec_of(tmp_path, memory_mib=700)).memory_bytes == 700 << 20
+    assert engine_config(spec_of(tmp_path)).memory_bytes is None

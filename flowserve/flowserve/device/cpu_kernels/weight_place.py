@@ -67,10 +67,11 @@ def _fingerprint(plan: DecoderPlan, tensors: list[PackedTensor], library: Kernel
 
 
 def _drop_older(path: Path) -> None:
-    """Files of an earlier state of the checkpoint, and what killed processes left. Who maps one keeps it."""
+    """Files of an earlier state of the checkpoint, measurements of its engines too, and what killed processes left. Who
+    maps one keeps it."""
     state = path.name.split("-")[0]
     for other in path.parent.iterdir():
-        outdated = other.suffix == ".flat" and not other.name.startswith(state)
+        outdated = other.suffix in (".flat", ".json") and not other.name.startswith(state)
         abandoned = other.suffix.startswith(".partial-") and not _is_alive(int(other.suffix[9:]))
         if outdated or abandoned:
             other.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""KvProfile: what an engine takes beside its KV cache, found by one run of its largest step and kept for later starts.
+
+DeepServe 2.12: the memory for KV is profiled offline and kept in the configuration, so no start needs a run for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from .config import EngineConfig
+from .errors import InvalidConfigError
+from .largest_step import run_largest_step
+from .loading.throwaway import has_one_thread, run_apart
+from .models.loader import LoadedModel
+from .tokenizer import Tokenizer
+
+_VERSION = 1
+_SPARE_SHARE = 0.1
+"""Of the memory: for what grows with use (grammars, outputs, the allocator's holes)."""
+_IRRELEVANT = ("memory_bytes", "kv_cache_bytes", "seed", "step_log", "cost_model", "direct_load", "overlap_load")
+
+_logger = logging.getLogger("flowserve")
+
+
+def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> EngineConfig:
+    """The options with `kv_cache_bytes` in place of `memory_bytes`; without that, as they are.
+
+    What is not known yet is measured, in a child where this process has one thread. Raises InvalidConfigError where the
+    memory has no room for a KV cache, and LoadingError.
+    """
+    memory_bytes = config.memory_bytes
+    if memory_bytes is None:
+        return config
+    path = _path_of(loaded, config)
+    used_bytes = _kept(path)
+    if used_bytes is None:
+        used_bytes = _measured(loaded, tokenizer, replace(config, memory_bytes=None))
+        _keep(path, used_bytes)
+    left_bytes = memory_bytes - used_bytes
+    if left_bytes <= 0:
+        raise InvalidConfigError(
+            f"memory of {memory_bytes >> 20} MiB has no room for a KV cache: weights, working memory and the process"
+            f" take {used_bytes >> 20} MiB"
+        )
+    spare_bytes = min(int(memory_bytes * _SPARE_SHARE), left_bytes // 2)
+    return replace(config, memory_bytes=None, kv_cache_bytes=left_bytes - spare_bytes)
+
+
+def _measured(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> int:
+    def measure() -> str:
+        return str(run_largest_step(loaded, tokenizer, config))
+
+    text = run_apart(f"profiling {loaded.folder}", measure) if has_one_thread() else None
+    return int(text if text is not None else measure())
+
+
+def _path_of(loaded: LoadedModel, config: EngineConfig) -> Path | None:
+    """Beside the converted weights; None where these are in no file. All that the measurement depends on is in its
+    name: the weights' own tells the checkpoint's state and how it was converted."""
+    weights = loaded.device.weights_path(loaded.weights)
+    if weights is None:
+        return None
+    options = {name: value for name, value in asdict(config).items() if name not in _IRRELEVANT}
+    machine = (loaded.device.name, os.sysconf("SC_PHYS_PAGES"), len(os.sched_getaffinity(0)))
+    key = hashlib.sha256(repr((_VERSION, sorted(options.items()), config.memory_bytes, machine)).encode())
+    return weights.with_suffix(f".kv-{key.hexdigest()[:12]}.json")
+
+
+def _kept(path: Path | None) -> int | None:
+    if path is None:
+        return None
+    try:
+        used = json.loads(path.read_text())["used_bytes"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _logger.warning("%s cannot be read (%s: %s); measured anew", path, type(error).__name__, error)
+        return None
+    return used if isinstance(used, int) and used >= 0 else None
+
+
+def _keep(path: Path | None, used_bytes: int) -> None:
+    if path is None:
+        return
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps({"used_bytes": used_bytes}))
+        partial.replace(path)
+    except OSError as error:
+        _logger.warning("what the engine takes cannot be kept in %s: %s", path, error)

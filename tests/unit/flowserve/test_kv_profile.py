@@ -1,0 +1,134 @@
+"""The KV cache takes what weights and working memory leave, which is measured once and kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flowserve import EngineConfig, kv_profile
+from flowserve.engine import Engine
+from flowserve.engine_template import EngineTemplate
+from flowserve.errors import InvalidConfigError
+from flowserve.largest_step import resident_bytes
+from flowserve.model_parts import load_with_tokenizer
+
+MIB = 2**20
+CONFIG = EngineConfig(num_threads=1, cpu_backend="extension", memory_bytes=4096 * MIB)
+
+
+@pytest.fixture
+def folder(models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from flowserve.device.cpu_kernels.library import kernel_library
+
+    kernel_library()
+    monkeypatch.setenv("FLOWSERVE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(models("qwen3"), tmp_path / "model"))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
+    """The options with which a largest step was run; here in place of it the process took 1,000 MiB."""
+    seen: list[EngineConfig] = []
+
+    def run(loaded: Any, tokenizer: Any, config: EngineConfig) -> int:
+        seen.append(config)
+        return 1000 * MIB
+
+    monkeypatch.setattr(kv_profile, "run_largest_step", run)
+    monkeypatch.setattr(kv_profile, "has_one_thread", lambda: False)
+    return seen
+
+
+def budget(folder: Path, config: EngineConfig = CONFIG) -> int | None:
+    loaded, tokenizer = load_with_tokenizer(folder, config)
+    found = kv_profile.with_kv_budget(loaded, tokenizer, config)
+    assert found.memory_bytes is None
+    return found.kv_cache_bytes
+
+
+def test_it_is_measured_once(folder: Path, runs: list[EngineConfig], tmp_path: Path) -> None:
+    expected = 4096 * MIB - 1000 * MIB - int(409.6 * MIB)
+    assert [budget(folder) for _ in range(3)] == [expected] * 3
+    assert len(runs) == 1 and runs[0].memory_bytes is None
+    [kept], [flat] = (list((tmp_path / "cache" / "weights").rglob(f"*{end}")) for end in (".json", ".flat"))
+    assert kept.parent == flat.parent and kept.name.startswith(flat.stem)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_num_batched_tokens": 64},
+        {"max_num_sequences": 4},
+        {"kv_cache_dtype": "int8"},
+        {"quantization": "int8"},
+        {"num_threads": 2},
+        {"memory_bytes": 2048 * MIB},
+    ],
+)
+def test_another_shape_or_memory_is_measured_anew(
+    folder: Path, runs: list[EngineConfig], change: dict[str, Any]
+) -> None:
+    budget(folder)
+    budget(folder, replace(CONFIG, seed=5, overlap_load=False))
+    assert len(runs) == 1, "what takes no memory changes nothing"
+    budget(folder, replace(CONFIG, **change))
+    assert len(runs) == 2
+
+
+def test_another_machine_or_checkpoint_is_measured_anew(
+    folder: Path, runs: list[EngineConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(folder)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(kv_profile.os, "sched_getaffinity", lambda pid: set(range(99)))
+        budget(folder)
+    assert len(runs) == 2
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    budget(folder)
+    assert len(runs) == 3
+    assert len(list((tmp_path / "cache" / "weights").rglob("*.json"))) == 1, "those of the old checkpoint are gone"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"used_bytes": "much"}', '{"used_bytes": -1}', "{}"])
+def test_what_is_kept_and_damaged_is_measured_anew(
+    folder: Path, runs: list[EngineConfig], tmp_path: Path, text: str
+) -> None:
+    expected = budget(folder)
+    [kept] = (tmp_path / "cache" / "weights").rglob("*.json")
+    kept.write_text(text)
+    assert budget(folder) == expected
+    assert len(runs) == 2 and json.loads(kept.read_text()) == {"used_bytes": 1000 * MIB}
+
+
+def test_too_little_memory_is_named(folder: Path, runs: list[EngineConfig]) -> None:
+    assert budget(folder, replace(CONFIG, memory_bytes=1010 * MIB)) == 5 * MIB, "what is left is shared with the spare"
+    with pytest.raises(InvalidConfigError, match=r"memory of 900 MiB has no room for a KV cache.*take 1000 MiB"):
+        budget(folder, replace(CONFIG, memory_bytes=900 * MIB))
+    for options in ({"kv_cache_bytes": 5}, {"num_kv_blocks": 5}):
+        with pytest.raises(InvalidConfigError, match="memory_bytes"):
+            EngineConfig(memory_bytes=MIB, **options)
+
+
+@pytest.mark.parametrize("backend", ["extension", "torch"])
+def test_an_engine_within_its_memory(folder: Path, backend: str) -> None:
+    """The largest step is really run here; the cache never has more than the model's context for all sequences."""
+    config = replace(CONFIG, cpu_backend=backend, max_num_batched_tokens=64, max_num_sequences=4)
+    memory_bytes = resident_bytes() + 600 * MIB
+    engine = Engine.from_folder(folder, replace(config, memory_bytes=memory_bytes))
+    layout = engine._hold.layout
+    assert 0 < layout.size_bytes < 600 * MIB
+    assert engine.stats().total_blocks == layout.num_blocks
+    engine.close()
+    template = EngineTemplate(folder, replace(config, memory_bytes=memory_bytes))
+    again = template.engine()
+    assert again.stats().total_blocks == layout.num_blocks
+    again.close()
