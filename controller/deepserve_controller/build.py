@@ -11,25 +11,20 @@ from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.placement_views import PlaceEngine
 from deepserve_controller.core.preload_views import Preload
 from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device, ModelRouting
+from deepserve_controller.model_policies import MODEL_AUTOSCALER, MODEL_ROUTING, PRELOAD
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.policies.host_cache import saved_per_memory
 from deepserve_controller.policies.migration import until_the_gap_is_small
-from deepserve_controller.policies.model_autoscaler import TokenLoadScaling
 from deepserve_controller.policies.model_placement import least_startup_time
-from deepserve_controller.policies.model_router import BlockCost
 from deepserve_controller.policies.parking import models_sleep
 from deepserve_controller.policies.pod_source import fork_bursts
-from deepserve_controller.policies.preload import ForecastPreload
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s
 from deepserve_controller.policies.routing import least_loaded
 
 WARM_PODS: Mapping[str, int] = {"python": 1}
 AUTOSCALER: Autoscaler = Reactive()
-MODEL_ROUTING: ModelRouting = BlockCost()
-MODEL_AUTOSCALER: Autoscaler = TokenLoadScaling()
-PRELOAD: Preload = ForecastPreload()
 
 
 def build_job_executor(

@@ -6,6 +6,7 @@ import os
 from typing import Literal, NamedTuple
 
 from deepserve_controller.errors import ControllerError
+from deepserve_controller.model_policies import ModelPolicy, model_policy_named
 
 Mode = Literal["embedded", "up"]
 
@@ -52,6 +53,15 @@ def log_level() -> str:
     if text not in ("", "debug"):
         raise ControllerError(f"DEEPSERVE_LOG={text!r} is neither empty nor 'debug'")
     return text
+
+
+def model_policy() -> ModelPolicy:
+    """How models are scaled: `DEEPSERVE_MODEL_POLICY`, for comparisons. Raises ControllerError."""
+    text = os.environ.get("DEEPSERVE_MODEL_POLICY", "")
+    try:
+        return model_policy_named(text)
+    except ValueError as error:
+        raise ControllerError(f"DEEPSERVE_MODEL_POLICY: {error}") from None
 
 
 def default_state_folder() -> str:

@@ -34,6 +34,7 @@ from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.loopback_port import LoopbackPort
 from deepserve_controller.service.map_relay import MapRelay
+from deepserve_controller.service.model_ticks import ModelTicks
 from deepserve_controller.service.openai.api_keys import ApiKeys
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.pod_provider import MakeProvider, PodProvider
@@ -49,7 +50,7 @@ from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.store import MemoryStore, Store
 from deepserve_controller.service.template_links import TemplateLinks
 from deepserve_controller.service.tokens import new_name
-from deepserve_controller.settings import Settings, max_depth, runtime_folder
+from deepserve_controller.settings import Settings, max_depth, model_policy, runtime_folder
 
 if TYPE_CHECKING:
     from deepserve_controller.service.up import UpPort
@@ -84,11 +85,16 @@ class Controller:
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)
         ids = IdAllocator(suffix=f"{new_name(2)}-" if settings.mode == "up" else "")
-        job_executor = build_job_executor(ids, Random(), max_depth=max_depth())
+        policy = model_policy()
+        job_executor = build_job_executor(ids, Random(), max_depth=max_depth(), model_routing=policy.routing())
         usable_mib = usable_memory_mib()
-        cluster_manager = build_cluster_manager(ids, default_max_pods(), usable_mib=usable_mib, devices=host_devices())
+        cluster_manager = build_cluster_manager(
+            ids, default_max_pods(), usable_mib=usable_mib, choose_source=policy.choose_source, devices=host_devices(),
+            model_autoscaler=policy.autoscaler(), preload=policy.preload,
+        )  # fmt: skip
         self.cores = CoreLoop(Cores(job_executor, cluster_manager))
-        self.functions = Functions(self.cores)
+        self.functions = Functions(self.cores, scale_model=policy.scale)
+        self._model_ticks = ModelTicks(self.cores, self.functions, policy.tick_s)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
         self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
@@ -136,6 +142,7 @@ class Controller:
         self.cores.give(events.ControllerStarted())
         if self.settings.client_fd >= 0:
             self._take_owner(self.settings.client_fd)
+        self._model_ticks.start()
         self.deployments.restore()
         if up is not None:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}

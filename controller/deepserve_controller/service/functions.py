@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from deepserve.protocol.specs import FunctionSpec
+import msgspec
+
+from deepserve.protocol.specs import FunctionSpec, Scaling
 from deepserve_controller.core import events
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.reactor import Timer, running_reactor
@@ -23,8 +25,15 @@ class Functions:
     warm pods for their idle time, but no pod is held up for it; after a while it is forgotten.
     """
 
-    def __init__(self, cores: CoreLoop, forget_after_s: float = FORGET_AFTER_S) -> None:
+    def __init__(
+        self,
+        cores: CoreLoop,
+        forget_after_s: float = FORGET_AFTER_S,
+        scale_model: Callable[[Scaling], Scaling] = lambda scaling: scaling,
+    ) -> None:
+        """`scale_model`: what becomes of the bounds that a model is defined with."""
         self._cores = cores
+        self._scale_model = scale_model
         self._forget_after_s = forget_after_s
         self.is_used: Callable[[str], bool] = lambda function_id: False
         """Whether a request of it is still running."""
@@ -47,6 +56,8 @@ class Functions:
         if (timer := self._timers.pop(function_id, None)) is not None:
             timer.cancel()
         if function_id not in self.specs:
+            if spec.kind == "model":
+                spec = msgspec.structs.replace(spec, scaling=self._scale_model(spec.scaling))
             self.specs[function_id] = spec
             self._cores.give(events.FunctionDefined(function_id, spec))
             self.on_new(spec)

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
-import msgspec
-
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
-from deepserve_controller.build import (
-    MODEL_AUTOSCALER,
-    MODEL_ROUTING,
-    PRELOAD,
-    build_cluster_manager,
-    build_job_executor,
-)
+from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined, RequestArrived, ScalingChanged
-from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
-from deepserve_controller.core.views import (
-    Autoscaler,
-    ChooseSource,
-    FunctionLoad,
-    ModelRouting,
-    PodSource,
-    PodsWanted,
-    TemplateView,
-)
-from deepserve_controller.policies.autoscaler import Reactive, within_bounds
-from deepserve_controller.policies.model_router import RoundRobin
-from deepserve_controller.policies.pod_source import fork_bursts
+from deepserve_controller.model_policies import ModelPolicy, model_policies
 from deepserve_controller.simulator.costs import ASSUMED, slower
 from deepserve_controller.simulator.engine import Occurrence, Simulation
 from deepserve_controller.simulator.model_engine import Prompt
@@ -67,68 +46,7 @@ class ModelScenario:
         return replace(self, arrivals_s=arrivals_s, end_s=self.end_s * pace + 200.0, engines=Engines(cost))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPolicy:
-    """How engines are scaled, started and chosen. `scale`: what becomes of the scenario's bounds; `tick_s`: a look at
-    the demand besides those that news cause, for policies that need one."""
-
-    autoscaler: Callable[[], Autoscaler] = lambda: MODEL_AUTOSCALER
-    routing: Callable[[], ModelRouting] = lambda: MODEL_ROUTING
-    scale: Callable[[Scaling], Scaling] = lambda scaling: scaling
-    choose_source: ChooseSource = fork_bursts
-    tick_s: float = 0.0
-    preload: Preload = NO_PRELOAD
-
-
-class OneATick:
-    """ServerlessLLM's controller: an instance for every `target` requests; one is started in a tick, none is kept."""
-
-    stable_window_s = 0.0
-    panic_window_s = 0.0
-
-    def __init__(self, target: int = 2, tick_s: float = 1.0) -> None:
-        self._target = target
-        self._tick_s = tick_s
-        self._started_s = -math.inf
-
-    def decide(self, load: FunctionLoad, now_s: float) -> PodsWanted:
-        wanted = -(-(load.queued + load.running) // self._target)
-        if wanted > load.pods:
-            if now_s - self._started_s < self._tick_s:
-                return within_bounds(load, PodsWanted(load.pods, "one in a tick"))
-            self._started_s = now_s
-            return within_bounds(load, PodsWanted(load.pods + 1, f"{wanted} wanted, one in a tick"))
-        return within_bounds(load, PodsWanted(max(wanted, load.pods - 1), f"{wanted} wanted"))
-
-
-def always_on(scaling: Scaling) -> Scaling:
-    return msgspec.structs.replace(scaling, min_pods=scaling.max_pods)
-
-
-def no_keep_alive(scaling: Scaling) -> Scaling:
-    return msgspec.structs.replace(scaling, max_inputs=2, scaledown_window_s=0.0)
-
-
-def knative(scaling: Scaling) -> Scaling:
-    """Target utilisation 70 %, scale to zero after 30 s."""
-    return msgspec.structs.replace(scaling, target_inputs=int(0.7 * scaling.max_inputs), scaledown_window_s=30.0)
-
-
-def load_in_each(view: TemplateView) -> PodSource:
-    return PodSource(view.missing, False, False, "each loads for itself")
-
-
-POLICIES: Mapping[str, ModelPolicy] = {
-    "deepserve": ModelPolicy(preload=PRELOAD),
-    "no preload": ModelPolicy(),
-    "round robin": ModelPolicy(routing=RoundRobin, preload=PRELOAD),
-    "always on": ModelPolicy(scale=always_on),
-    "one a tick": ModelPolicy(OneATick, RoundRobin, no_keep_alive, load_in_each, tick_s=1.0),
-    "knative": ModelPolicy(
-        lambda: Reactive(stable_window_s=60.0, panic_window_s=6.0), RoundRobin, knative, load_in_each,
-        tick_s=2.0,
-    ),
-}  # fmt: skip
+POLICIES = model_policies()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ TITLES = {
     "bytes out": "10 MB of bytes as result",
     "fresh": "fresh script to its first result",
 }
-SMALLER_IS_BETTER = ("µs", "s")
+SMALLER_IS_BETTER = ("µs", "s", "share", "pod s")
+DIGITS = {"GB/s": 2, "s": 3, "share": 3, "pod s": 1}
 BESIDE = ("p99", "processes", "pss_mb", "private_mb", "worker_pss_mb")
 
 
@@ -65,7 +66,7 @@ COLUMNS = ("work", "who", "median", "spread", "unit", "p99", "of ours", "of limi
 
 def cells(row: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
     """A row of the table; the work is named once."""
-    digits = 2 if row["unit"] == "GB/s" else 3 if row["unit"] == "s" else 0
+    digits = DIGITS.get(row["unit"], 0)
     low, high = row["spread"]
     return (
         row["title"] if before is None or before["work"] != row["work"] else "",

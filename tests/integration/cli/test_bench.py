@@ -65,6 +65,10 @@ def test_a_quick_run_starts_models(shell: Shell) -> None:
     starts = {"executors 2", "executors 4", "second", "warm template", "no template", "cold file", "file"}
     assert starts | {"4 streams", "first token"} <= {work for work, _ in found}
     assert found["4 streams", "FlowServe's own server"]["of_ours"] > 0
+    replayed = {who for work, who in found if work == "conv p99"}
+    assert replayed == {"DeepServe", "one a tick"}
+    assert found["conv pods", "DeepServe"]["median"] > 0 and 0 <= found["conv cold", "one a tick"]["median"] <= 1
+    assert found["tenants p99", "DeepServe"]["of_limit"] > 0
     assert found["executors 4", "DeepServe"]["private_mb"] > 0
     assert found["file", "DeepServe"]["of_limit"] > 0 and found["warm template", "DeepServe"]["of_limit"] > 1
     assert shell.run("bench", "models", "--only", "what").returncode == 2

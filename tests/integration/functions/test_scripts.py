@@ -70,15 +70,17 @@ if __name__ == "__main__":
 """
 
 
-def test_the_depth_of_calls_is_bounded_by_the_environment(
-    script: ScriptRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_environment_tells_the_controller(script: ScriptRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSERVE_MAX_DEPTH", "4")
     done = script.run(DEEP)
     assert done.stdout == "bottom\nTrue\n", done.stderr
     monkeypatch.setenv("DEEPSERVE_MAX_DEPTH", "deep")
     done = script.run(DEEP)
     assert done.returncode == 1 and "DEEPSERVE_MAX_DEPTH='deep' is no number" in done.stderr
+    monkeypatch.delenv("DEEPSERVE_MAX_DEPTH")
+    monkeypatch.setenv("DEEPSERVE_MODEL_POLICY", "none such")
+    done = script.run(DEEP)
+    assert done.returncode == 1 and "DEEPSERVE_MODEL_POLICY: there is no policy 'none such'" in done.stderr
 
 
 PENDING = """

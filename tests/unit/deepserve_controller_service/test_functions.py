@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 from deepserve_controller.core import events
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.model_ticks import ModelTicks
 from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
 
 SPEC = FunctionSpec("app", "f", "function", CodeRef("builtin", "m", "f"), scaling=Scaling(1, 4))
@@ -88,3 +91,29 @@ def test_who_warms_environments_hears_of_each_function_once() -> None:
     for link in ("link-1", "link-2"):
         functions.define(link, "fn", SPEC)
     assert heard == [SPEC]
+
+
+def test_bounds_of_models_are_what_the_policy_makes_of_them() -> None:
+    told = Told()
+    functions = Functions(cast(CoreLoop, told), 60.0, lambda scaling: msgspec.structs.replace(scaling, min_pods=4))
+    model = msgspec.structs.replace(SPEC, kind="model")
+    functions.define("link-1", "fn", SPEC)
+    functions.define("link-1", "m", model)
+    assert functions.specs["fn"].scaling == SPEC.scaling and functions.specs["m"].scaling == Scaling(4, 4)
+    assert told.events[1].spec == functions.specs["m"]
+
+
+def test_ticks_look_at_models_as_long_as_they_are_there(reactor: Reactor) -> None:
+    views = {"m": SimpleNamespace(min_pods=1, max_pods=3), "fn": SimpleNamespace(min_pods=0, max_pods=1)}
+    told = Told()
+    told.cores = SimpleNamespace(cluster_manager=SimpleNamespace(function_view=views.get))  # type: ignore[attr-defined]
+    specs = {
+        "fn": SPEC,
+        "m": msgspec.structs.replace(SPEC, kind="model"),
+        "gone": msgspec.structs.replace(SPEC, kind="model"),
+    }
+    ticks = ModelTicks(cast(CoreLoop, told), cast(Functions, SimpleNamespace(specs=specs)), 0.001)
+    ticks.start()
+    reactor.run_until(lambda: len(told.events) == 2, 5.0)
+    assert told.events == [events.ScalingChanged("m", 1, 3)] * 2
+    ModelTicks(cast(CoreLoop, told), cast(Functions, None), 0.0).start()

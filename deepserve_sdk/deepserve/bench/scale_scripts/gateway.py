@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -42,10 +42,12 @@ class Server:
     model: str
     authorization: str = ""
 
-    def request(self, num_tokens: int) -> bytes:
-        """A completion, streamed; the connection ends with it."""
-        asked = {"model": self.model, "prompt": PROMPT, "max_tokens": num_tokens, "temperature": 0, "stream": True}
-        body = json.dumps(asked | {"ignore_eos": True, "stream_options": {"include_usage": True}}).encode()
+    def request(self, num_tokens: int, prompt: str, is_stream: bool = True) -> bytes:
+        """A completion; the connection ends with it."""
+        asked = {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        if is_stream:
+            asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        body = json.dumps(asked).encode()
         head = [
             "POST /v1/completions HTTP/1.1",
             f"Host: {self.host}:{self.port}",
@@ -98,21 +100,36 @@ async def measured(servers: list[Server], clients: int) -> tuple[dict[str, list[
     return rates, firsts
 
 
-async def stream(server: Server, num_tokens: int) -> tuple[float, int]:
-    """Seconds until the first token, and tokens made."""
+async def stream(server: Server, num_tokens: int, prompt_tokens: int = 0, start: str = "") -> tuple[float, int]:
+    """Seconds until the first token, and tokens made. The prompt: PROMPT, or `start` and so many tokens in all."""
+    prompt = prompt_of(start, prompt_tokens) if start else PROMPT
     start_s, first_s, tokens = time.perf_counter(), 0.0, 0
     reader, writer = await asyncio.open_connection(server.host, server.port)
-    writer.write(server.request(num_tokens))
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert b" 200 " in head.partition(b"\r\n")[0], head.decode() + (await reader.read()).decode()
-    async for line in reader:  # chunks' sizes stand between
-        if line.startswith(b"data: {"):
-            first_s = first_s or time.perf_counter() - start_s
-            if b'"completion_tokens"' in line:
-                tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-    writer.close()
+    with closing(writer):
+        writer.write(server.request(num_tokens, prompt))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head.partition(b"\r\n")[0], head.decode() + (await reader.read()).decode()
+        async for line in reader:  # chunks' sizes stand between
+            if line.startswith(b"data: {"):
+                first_s = first_s or time.perf_counter() - start_s
+                if b'"completion_tokens"' in line:
+                    tokens = json.loads(line[6:])["usage"]["completion_tokens"]
     assert tokens == num_tokens, f"{server.who}: {tokens} tokens of {num_tokens}"
     return first_s, tokens
+
+
+async def whole(server: Server, num_tokens: int, prompt: str) -> None:
+    """An answer that is not streamed."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    with closing(writer):
+        writer.write(server.request(num_tokens, prompt, is_stream=False))
+        answer = await reader.read()
+    assert b" 200 " in answer.partition(b"\r\n")[0], answer.decode()
+
+
+def prompt_of(start: str, num_tokens: int) -> str:
+    """Of about so many tokens."""
+    return start + " a" * max(0, num_tokens - len(start))
 
 
 @contextmanager
