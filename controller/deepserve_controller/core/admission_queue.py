@@ -56,8 +56,9 @@ class AdmissionQueue(Generic[T]):
     def num_admitted(self) -> int:
         return self._num_admitted
 
-    def push(self, key: str, item: T, cost: int) -> None:
-        self._queue.push(key, item, cost)
+    def push(self, key: str, item: T, cost: int, priority: int = 0) -> None:
+        """priority: see FairQueue."""
+        self._queue.push(key, item, cost, priority)
 
     def admit(self, window: Window) -> list[Admitted[T]]:
         admitted = []

@@ -21,6 +21,7 @@ MAX_DEBT_QUANTA = 64
 class Waiting(NamedTuple, Generic[T]):
     item: T
     cost: int
+    priority: int
 
 
 class FairQueue(Generic[T]):
@@ -49,11 +50,16 @@ class FairQueue(Generic[T]):
     def num_waiting(self, key: str) -> int:
         return len(self._waiting.get(key, ()))
 
-    def push(self, key: str, item: T, cost: int) -> None:
+    def push(self, key: str, item: T, cost: int, priority: int = 0) -> None:
+        """priority: among the key's own requests; lower comes earlier, equals in order of arrival."""
         if key not in self._waiting:
             self._deficits[key] = self._account(key)
             self._given_before.pop(key, None)
-        self._waiting.setdefault(key, deque()).append(Waiting(item, max(1, cost)))
+        queue = self._waiting.setdefault(key, deque())
+        place = len(queue)
+        while place and queue[place - 1].priority > priority:
+            place -= 1
+        queue.insert(place, Waiting(item, max(1, cost), priority))
 
     def pop(self) -> tuple[str, T]:
         """The next request and its key. Raises IndexError where nothing waits."""

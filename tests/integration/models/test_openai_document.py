@@ -36,13 +36,17 @@ PATHS = [
     ("/chat/completions", "POST"),
     ("/responses", "POST"),
     ("/embeddings", "POST"),
+    ("/contexts", "GET"),
     ("/contexts", "POST"),
+    ("/contexts/{context_id}", "GET"),
+    ("/contexts/{context_id}", "POST"),
     ("/contexts/{context_id}", "DELETE"),
 ]
 
 
 def test_all_paths_are_tried(document: Any) -> None:
-    assert {path for path, _ in PATHS} == set(document.raw_schema["paths"])
+    told = document.raw_schema["paths"].items()
+    assert set(PATHS) == {(path, method.upper()) for path, operations in told for method in operations}
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)

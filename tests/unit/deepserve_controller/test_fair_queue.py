@@ -111,3 +111,15 @@ def test_a_flood_does_not_delay_whoever_comes_now_and_then() -> None:
         queue.pop()
     queue.push("modest", Request("modest", 200), 200)
     assert "modest" in [queue.pop()[0] for _ in range(4)]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), costs), min_size=1, max_size=20))
+def test_urgent_requests_of_a_key_come_before_its_others(asked: list[tuple[int, int]]) -> None:
+    queue = FairQueue[tuple[int, int]](QUANTUM)
+    for number, (priority, cost) in enumerate(asked):
+        queue.push("a", (priority, number), cost, priority)
+        queue.push("b", (0, number), cost)
+    popped = [queue.pop() for _ in range(2 * len(asked))]
+    for key in "ab":
+        own = [item for popped_key, item in popped if popped_key == key]
+        assert own == sorted(own)

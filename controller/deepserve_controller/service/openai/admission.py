@@ -27,11 +27,11 @@ class Admission:
         self._queue = AdmissionQueue[Turn](QUANTUM_TOKENS)
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, key_id: str, cost: int) -> int:
+    async def enter(self, key_id: str, cost: int, priority: int = 0) -> int:
         """Its turn in the engine, once this request may go there; `leave` must follow. Raises Fault where too many
         wait."""
         turn: Turn = asyncio.get_running_loop().create_future()
-        self._queue.push(key_id, turn, cost)
+        self._queue.push(key_id, turn, cost, priority)
         self._admit()
         if turn.done():
             return turn.result()

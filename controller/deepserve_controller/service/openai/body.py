@@ -31,6 +31,7 @@ class Head(msgspec.Struct):
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     context_id: str | None = None
+    priority: int | None = None
 
     def cost(self, body_bytes: int) -> int:
         """Tokens, as far as can be told before they are counted."""

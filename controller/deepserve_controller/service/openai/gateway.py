@@ -175,7 +175,7 @@ class Gateway:
         admission = self._admission(hosted)
         turn: int | None = None
         try:
-            turn = await while_connected(request.receive, admission.enter(key.key_id, cost))
+            turn = await while_connected(request.receive, admission.enter(key.key_id, cost, head.priority or 0))
         finally:
             if turn is None:
                 self._limits.settle(key, cost, 0, time.monotonic())
