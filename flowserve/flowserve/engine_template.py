@@ -33,8 +33,10 @@ class EngineTemplate:
             rotary_table(self._loaded.config.rope, max_model_len)
 
     def changed(self) -> str:
-        """Which files of the folder are others than those that were loaded; empty where none are."""
-        return self._loaded.files.changed()
+        """Which files are others than those that were loaded, or mapped to be; empty where none are."""
+        if not (text := self._loaded.files.changed()) and self._loaded.device.is_replaced(self._loaded.weights):
+            text = f"the converted weights of {self.folder} were replaced before they were read"
+        return text
 
     def gone(self) -> str:
         """Which of them are no more; empty where all are there."""

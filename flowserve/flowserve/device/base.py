@@ -176,6 +176,9 @@ class DeviceAdapter(Protocol):
     def weights_path(self, weights: Any) -> Path | None:
         """The file in the cache folder that loaded weights are mapped from; None where they are in none."""
 
+    def is_replaced(self, weights: Any) -> bool:
+        """Whether loaded weights that are still to come from that file can come from it no more."""
+
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         """How so many blocks are stored for a loaded model."""
 

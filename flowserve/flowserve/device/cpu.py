@@ -93,6 +93,9 @@ class CpuDevice:
     def weights_path(self, weights: DecoderModel | PackedWeights) -> Path | None:
         return weights.file.path if isinstance(weights, PackedWeights) else None
 
+    def is_replaced(self, weights: DecoderModel | PackedWeights) -> bool:
+        return isinstance(weights, PackedWeights) and weights.file.is_replaced
+
     def kv_layout(self, loaded: LoadedModel, num_blocks: int, block_size: int, config: EngineConfig) -> StorageLayout:
         if isinstance(loaded.weights, PackedWeights):
             int8 = config.kv_cache_dtype == "int8" or (config.kv_cache_dtype == "auto" and config.quantization)

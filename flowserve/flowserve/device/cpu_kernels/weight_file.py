@@ -25,7 +25,7 @@ import torch
 from ...errors import CheckpointChangedError, LoadingError
 from ...loading.host_copy import bring, is_worth_bringing
 from ...loading.residency import IN_MEMORY_SHARE, resident_share
-from ...models.folder_state import weights_state
+from ...models.folder_state import FileState, weights_state
 from ...models.plan import DecoderPlan
 from ..base import WeightsSource
 from .library import KernelLibrary
@@ -71,6 +71,7 @@ class WeightFile:
         self._base = int(np.frombuffer(self._pages, dtype=np.uint8).ctypes.data)
         self.size_bytes = len(self._pages)
         self.path = path
+        self._state = FileState.of(os.fstat(file))
         if self._pages[:8] != MAGIC:
             raise ValueError("no packed weights")
         index = json.loads(self._pages[16 : 16 + int.from_bytes(self._pages[8:16], "little")])
@@ -81,6 +82,11 @@ class WeightFile:
         self.is_there = is_there
         if is_there and not all(self.is_sound(part) for part in range(len(self.parts))):
             raise ValueError("packed weights are damaged")
+
+    @property
+    def is_replaced(self) -> bool:
+        """Its bytes are not all there, and another file, or none, has its place: it was damaged, or is outdated."""
+        return not self.is_there and self.path is not None and weights_state(self.path) != self._state
 
     def is_sound(self, part: int) -> bool:
         """Whether the samples of a part, which is in memory, are what was written."""

@@ -199,6 +199,8 @@ def test_engines_of_a_template_bring_what_it_has_only_mapped(model: Path, gates:
 def test_weights_whose_file_is_gone_are_read_from_the_mapping(model: Path, tmp_path: Path) -> None:
     template = EngineTemplate(model, EngineConfig(num_threads=1, cpu_backend="extension"))
     [path] = (tmp_path / "cache" / "weights").rglob("*.flat")
+    assert template.changed() == ""
     path.unlink()
+    assert "converted weights of" in template.changed(), "another template maps what is there by then"
     each = template.engine()
     assert not each.is_arriving and run(each)[0].error is None

@@ -1,0 +1,87 @@
+"""Executors of a large model that is not in memory serve while it is read, and are replaced where it cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deepserve
+from deepserve._current_client import current_client
+from deepserve.errors import ModelLoadError
+from deepserve.protocol.specs import function_id
+from flowserve import LLM, SamplingParams
+from flowserve.loading.residency import IN_MEMORY_SHARE, resident_share
+from tests.tiny_models import make_model
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of more than 64 MiB, from where on a file is read ahead of its mapping."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
+    return make_model(tmp_path_factory.mktemp("large") / "large", "qwen3", **sizes)
+
+
+@pytest.fixture(scope="module")
+def expected(large: Path) -> str:
+    llm = LLM(large, num_threads=1)
+    [output] = llm.generate(["The quick"], SamplingParams(temperature=0, max_tokens=8))
+    return output.outputs[0].text
+
+
+@pytest.fixture
+def flat(large: Path, expected: str) -> Path:
+    """The converted weights, not in memory."""
+    place = f"{large.name}-{hashlib.sha256(str(large.resolve()).encode()).hexdigest()[:12]}"
+    [path] = (Path(os.environ["FLOWSERVE_CACHE"]) / "weights" / place).glob("*.flat")
+    assert path.stat().st_size > 64 * 2**20
+    evict(path)
+    if resident_share(path) >= IN_MEMORY_SHARE:
+        pytest.skip("this file system keeps its files in memory")
+    return path
+
+
+def evict(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def ask(llm: deepserve.Model) -> str:
+    return llm.generate("The quick", max_tokens=8, temperature=0)
+
+
+def entries(llm: deepserve.Model, kind: str = "pods") -> list[dict[str, Any]]:
+    model = function_id(llm.spec)
+    return [each for each in current_client().query("status")[kind] if each["function_id"] == model]
+
+
+def test_the_first_executor_reads_what_its_template_maps(large: Path, expected: str, flat: Path) -> None:
+    llm = deepserve.Model("cold", source=large)
+    assert ask(llm) == expected
+    [template], [pod] = entries(llm, "templates"), entries(llm)
+    assert template["source"] == "file" and "of the converted weights were in memory" in template["source_reason"]
+    assert pod["source"] == "fork"
+    assert pod["source_reason"].endswith("not in memory; later layers are read while it serves")
+    assert ask(llm) == expected
+
+
+def test_weights_that_break_on_the_way_are_an_error_and_the_next_request_is_served(
+    large: Path, expected: str, flat: Path
+) -> None:
+    whole = flat.read_bytes()
+    kept = len(whole) // 4 * 3
+    damaged = flat.with_suffix(".partial-1")  # another file: what is mapped, as by the model above, stays in memory
+    damaged.write_bytes(whole[:kept] + bytes(len(whole) - kept))  # the last layers are lost
+    evict(damaged)
+    damaged.replace(flat)
+    llm = deepserve.Model("broken", source=large)
+    with pytest.raises(ModelLoadError, match=r"its weights did not come: .*is damaged; it is made anew"):
+        ask(llm)
+    assert ask(llm) == expected
+    [pod] = [pod for pod in entries(llm) if pod["state"] == "bound"]
+    assert pod["source"] == "conversion" and "were replaced before they were read" in pod["source_reason"]
+    assert flat.read_bytes() == whole
