@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import gc
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -131,9 +133,12 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        places = [listener.getsockname()[:2] for listener in sockets or []]
+        listeners = sockets or []
+        places = [listener.getsockname()[:2] for listener in listeners]
         try:
             await super().startup(sockets)
+            for listener in listeners:
+                _check_listens(listener)
         except OSError as error:  # two servers may bind an address while none listens; the other was faster
             await self.lifespan.shutdown()
             host, port = places[0]
@@ -180,6 +185,16 @@ def _embedding_model(folder: Path, config: EngineConfig) -> EmbeddingModel:
         f"computing on {config.device if config.device != 'auto' else 'cpu'}, {threads(torch.get_num_threads())}: torch"
     )
     return model
+
+
+def _check_listens(listener: socket.socket) -> None:
+    """Raises OSError. uvloop says nothing where the system refuses to listen; it closes the socket."""
+    try:
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return
+    except OSError:
+        listener.detach()  # closed already, and its number may be somebody else's by now
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _address_error(host: str, port: int, error: Exception) -> AddressError:

@@ -72,6 +72,22 @@ def test_a_port_that_another_server_listens_at_by_the_time_the_model_is_loaded(
 
 
 @pytest.mark.usefixtures("collector")
+def test_a_port_that_another_socket_listens_at_by_then(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one, and uvloop, which does not say that the system refused."""
+    load = process.load_api
+    with process.bind("127.0.0.1", 0) as other:
+
+        def load_slowly(*arguments: Any) -> Any:
+            other.listen()
+            return load(*arguments)
+
+        monkeypatch.setattr(process, "load_api", load_slowly)
+        port = other.getsockname()[1]
+        with pytest.raises(AddressError, match=rf"cannot listen at 127.0.0.1:{port}: Address already in use"):
+            process.serve(str(models()), ONE_THREAD, ServerConfig(), process.Listening(port=port))
+
+
+@pytest.mark.usefixtures("collector")
 def test_the_collector_leaves_what_is_loaded_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = []
 
