@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +101,8 @@ class EmbeddingModel:
 
         Raises PromptTooLongError or InvalidPromptError, which say which text is at fault.
         """
+        if not isinstance(texts, Iterable):
+            raise InvalidPromptError(f"texts must be a text or a list of texts or token ids, got {texts!r}")
         listed = [texts] if isinstance(texts, str) else list(texts)
         return [self._tokenize(index, text, truncate) for index, text in enumerate(listed)]
 
@@ -138,6 +140,8 @@ class EmbeddingModel:
             raise InvalidPromptError(f"text {index}: {error}") from error
 
     def _check_ids(self, index: int, token_ids: Sequence[int]) -> list[int]:
+        if not isinstance(token_ids, Iterable):
+            raise InvalidPromptError(f"text {index} must be a text or token ids, got {token_ids!r}")
         for token_id in token_ids:
             if type(token_id) is not int or not 0 <= token_id < self._vocab_size:
                 text = f"text {index}: token id {token_id!r} is not in the vocabulary of {self._vocab_size}"

@@ -23,7 +23,7 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+    if isinstance(model, Path) or folder.is_file() or not _HUB_ID.fullmatch(model):
         what = "is a file, not a model folder" if folder.is_file() else "is no folder"
         raise ModelNotFoundError(f"{str(model)!r} {what}")
     try:

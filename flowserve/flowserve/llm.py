@@ -21,6 +21,7 @@ from .llm_input import (
     conversations_of,
     is_conversation,
     listed_prompts,
+    listed_tools,
     params_for_each,
     single_prompt,
 )
@@ -166,7 +167,7 @@ class LLM:
     def _render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
         if self._template is None:
             self._template = ChatTemplate.from_folder(self._folder)
-        return self._template.render(list(messages), tools=list(tools) if tools else None)
+        return self._template.render(list(messages), tools=listed_tools(tools))
 
     def _run(self, requests: list[tuple[list[int], str | None, SamplingParams]]) -> list[RequestOutput]:
         outputs: dict[str, RequestOutput] = {}

@@ -38,6 +38,21 @@ def conversations_of(messages: Any) -> list[list[Message]]:
     return [_conversation(listed)]
 
 
+def listed_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """As templates show them to the model: what is no function would be written into the prompt without a word."""
+    if tools is None:
+        return None
+    if not _is_listing(tools):
+        raise InvalidRequestError(f"tools must be a list of dicts, got {_kind(tools)}")
+    listed = list(tools)
+    for index, tool in enumerate(listed):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            like = '{"type": "function", "function": {"name": ..., "parameters": ...}}'
+            raise InvalidRequestError(f"tools[{index}] must be like {like}, got {tool!r}")
+    return listed or None
+
+
 def is_conversation(prompt: Any) -> bool:
     """Whether what `stream` got is messages, and not a text or token ids."""
     return isinstance(prompt, list | tuple) and len(prompt) > 0 and isinstance(prompt[0], Mapping)

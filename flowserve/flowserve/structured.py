@@ -129,7 +129,7 @@ def _compile(grammar: str, tokenizer: Any) -> GrammarMatcher:
 
 def _error_of(matcher: Any) -> str:
     """llguidance's words without its state, which can be as long as the grammar."""
-    text = str(matcher.get_error()).partition("\n<")[0]
+    text = str(matcher.get_error()).partition("\n<")[0].rstrip()
     return "no output fits the grammar" if text.startswith("NoExtension") else text
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -40,11 +42,33 @@ def test_python_blocks_run(path: Path, number: int, block: str, tmp_path: Path) 
         )
     assert done.returncode == 0, done.stdout + done.stderr
     if path.name == "README.md":
-        assert done.stdout.split() == ["9", "9", "328350", "144"]
+        told = {0: "9\n9\n328350\n144\n", 1: "DeepServe is an embedded serverless SDK for Python with "}
+        assert done.stdout.startswith(told[number])
 
 
-def test_the_readme_has_a_block() -> None:
-    assert any(path.name == "README.md" for path, _, _ in BLOCKS)
+def test_the_readme_has_its_blocks() -> None:
+    assert [number for path, number, _ in BLOCKS if path.name == "README.md"] == [0, 1]
+
+
+def test_the_readme_s_server_answers_as_it_is_asked_there() -> None:
+    """Its lines as they stand, but for the environment's folder and the port, which may be taken here."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    [serve] = [block for block in blocks if "flowserve serve" in block]
+    [ask] = [block for block in blocks if "curl" in block]
+    command = shlex.split(serve.replace(".venv/bin/", f"{Path(sys.executable).parent}/"), comments=True)
+    assert command[-2:] == ["--port", "8000"] and "http://127.0.0.1:8000/" in ask
+    with subprocess.Popen([*command[:-1], "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = re.fullmatch(r"FlowServe: tiny-tools at http://127\.0\.0\.1:(\d+)\n", server.stdout.readline())
+            assert told is not None
+            asked = ask.replace(":8000/", f":{told[1]}/")
+            done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=120)
+            [choice] = json.loads(done.stdout)["choices"]
+            assert choice["message"]["content"].startswith("DeepServe is")
+        finally:
+            server.terminate()
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

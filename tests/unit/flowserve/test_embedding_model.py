@@ -237,6 +237,8 @@ def test_texts_that_are_too_long(encoder: tuple[Path, Any]) -> None:
     "texts, words",
     [
         ([[]], "text 0 is empty"),
+        (5, "texts must be a text or a list of texts or token ids, got 5"),
+        (["a", None], "text 1 must be a text or token ids, got None"),
         ([[5], [400]], "text 1: token id 400 is not in the vocabulary of 400"),
         ([[-1]], "text 0: token id -1"),
         ([[True]], "text 0: token id True"),

@@ -45,12 +45,14 @@ def change_config(folder: Path, **fields: Any) -> None:
     (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_no_such_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuses(tmp_path / "nowhere", ModelNotFoundError, "nowhere' is no folder")
     refuses("./nowhere", ModelNotFoundError, "./nowhere' is no folder")
     refuses("a/b/c", ModelNotFoundError, "a/b/c' is no folder")
     (tmp_path / "file.gguf").write_text("")
     refuses(str(tmp_path / "file.gguf"), ModelNotFoundError, "is a file, not a model folder")
+    monkeypatch.chdir(tmp_path)
+    refuses("file.gguf", ModelNotFoundError, "is a file, not a model folder")
     refuses(tmp_path, ModelNotFoundError, "has no config.json")
 
 
