@@ -1,6 +1,7 @@
 """Connection: uvicorn's, less patient, and one that an answer can reset.
 
-uvicorn waits for ever for a request's head and body, and a transport whose client reads nothing never closes by itself.
+uvicorn waits for ever for a request's head and body and keeps a head of any size, and a transport whose client reads
+nothing never closes by itself.
 """
 
 from __future__ import annotations
@@ -15,16 +16,26 @@ from .connected import ABORT
 HEAD_TIMEOUT_S = 20.0
 BODY_TIMEOUT_S = 30.0
 """For the next bytes of a body. Whoever reads one is answered sooner (`body.CHUNK_TIMEOUT_S`); not all are read."""
+MAX_HEAD_BYTES = 64 << 10
+"""Also of what follows a body in chunks, and of all else that is no part of a body."""
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0  # that have come since the last piece of a body, or the end of a head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait(HEAD_TIMEOUT_S)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -32,12 +43,14 @@ class Connection(HttpToolsProtocol):
             self._wait(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
+        self._head_bytes = 0
         self._wait(BODY_TIMEOUT_S)
         extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         self._wait(BODY_TIMEOUT_S)
         super().on_body(body)
 
@@ -52,6 +65,13 @@ class Connection(HttpToolsProtocol):
     def end_receiving(self) -> None:
         """Reset the connection if its request has not come to its end: there is nothing to answer yet."""
         if self.cycle is not None and self.cycle.more_body:
+            self.transport.abort()
+
+    def _refuse(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+        else:  # an answer is on its way, into which nothing may be written
             self.transport.abort()
 
     def _wait(self, timeout_s: float) -> None:

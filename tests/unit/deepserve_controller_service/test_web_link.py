@@ -17,6 +17,7 @@ from deepserve_controller.service.handshake import Doorkeeper
 from deepserve_controller.service.impatience import ImpatientProtocol
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.web_link import WebLink
+from flowserve.server.connection import Connection
 
 
 class Recorder:
@@ -170,6 +171,57 @@ def test_a_head_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(impatience, "HEAD_TIMEOUT_S", 0.5)  # enough for a head on a busy machine
         whole = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         assert (await say(port, whole)).endswith(b"ok")
+        server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
+def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> None:
+    """One long header, many short ones, a long address, and those that follow a body in chunks."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def say(port: int, head: bytes, more: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        said = b""
+        try:
+            writer.write(head)
+            for _ in range(64):
+                writer.write(more * (8192 // len(more)))
+                await writer.drain()
+            said = await reader.read()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+        return said
+
+    async def main() -> None:
+        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
+        loop = asyncio.get_running_loop()
+        made: list[Any] = []
+
+        def make() -> Any:
+            made.append(cast(Any, protocol)(config, ServerState(), {}))
+            return made[-1]
+
+        server = await loop.create_server(make, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        head, chunked = b"GET / HTTP/1.1\r\nHost: x\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+        for begun, more in (
+            (head, b"X-One: two\r\n"),
+            (head + b"X-One: ", b"y"),
+            (b"GET /", b"z"),
+            (head + chunked, b"a: b\r\n"),
+        ):
+            said = await asyncio.wait_for(say(port, begun, more), 30)
+            assert b" 431 " in said or not said, said
+        for each in made:
+            kept = sum(len(name) + len(value) for name, value in each.headers or ()) + len(each.url or b"")
+            assert kept < 512 << 10 and each.transport.is_closing()
         server.close()
 
     asyncio.run(main())
