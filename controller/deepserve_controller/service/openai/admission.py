@@ -27,6 +27,11 @@ class Admission:
         self._queue = AdmissionQueue[Turn](QUANTUM_TOKENS)
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits, and nothing is at the pods: a new one would do as well."""
+        return not len(self._queue) and not self._queue.num_admitted
+
     async def enter(self, key_id: str, cost: int, priority: int = 0) -> int:
         """Its turn in the engine, once this request may go there; `leave` must follow. Raises Fault where too many
         wait."""

@@ -24,6 +24,8 @@ class ApiKeys:
     def __init__(self, store: Store, recipients: Recipients) -> None:
         self._store = store
         self._recipients = recipients
+        self._process_token = new_token()
+        """From which the secrets of processes are made, so that each has one, however often it asks."""
         self._by_digest = {key.digest: key for key in store.keys()}
         self.on_revoked: Callable[[str], None] = lambda key_id: None
         """Called with the id of a key that must not be used any more."""
@@ -45,7 +47,9 @@ class ApiKeys:
 
     def new(self, name: str, **options: object) -> tuple[ApiKey, str]:
         """The key, and its secret, which nobody can learn later."""
-        secret = f"sk-{new_token()}"
+        return self._add(f"sk-{new_token()}", name, **options)
+
+    def _add(self, secret: str, name: str, **options: object) -> tuple[ApiKey, str]:
         fields = {"key_id": f"key-{new_name(6)}", "name": name, "created_at": time.time()}
         key = msgspec.convert({**fields, "digest": _digest(secret), **options}, ApiKey)
         if not key.link_id:
@@ -54,11 +58,14 @@ class ApiKeys:
         return key, secret
 
     def new_for(self, link_id: str) -> str:
-        """A secret that is good while the process behind this link is connected."""
+        """The secret that is good while the process behind this link is connected."""
         for digest, key in list(self._by_digest.items()):
             if not self.is_valid(key):
                 del self._by_digest[digest]
-        return self.new(f"of {link_id}", link_id=link_id)[1]
+        secret = f"sk-{_digest(f'{self._process_token} {link_id}')}"
+        if self.find(secret) is None:
+            self._add(secret, f"of {link_id}", link_id=link_id)
+        return secret
 
     def revoke(self, key_id: str) -> ApiKey:
         """Raises QueryError(not_found)."""

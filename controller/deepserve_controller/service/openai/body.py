@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 import msgspec
@@ -12,6 +14,8 @@ from deepserve_controller.service.openai.fault import Fault, invalid
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20
+PATIENCE_S = 30.0
+"""For the next bytes of a body."""
 BYTES_PER_TOKEN = 4
 OUTPUT_TOKENS = 256
 """Of a request that names no limit, until it is known."""
@@ -41,16 +45,26 @@ class Head(msgspec.Struct):
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises Fault 413 as soon as more than the limit is announced or has come."""
+    """Raises Fault 413 as soon as more than the limit is announced or has come, 408 where nothing more comes."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
+    chunks = request.stream()
+    while (chunk := await _next(chunks)) is not None:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise _too_large()
     return bytes(body)
+
+
+async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await anext(chunks, None)
+    except TimeoutError:
+        text = f"no more of the body came for {PATIENCE_S:g} s"
+        raise Fault(408, text, code="request_timeout", headers={"connection": "close"}) from None
 
 
 def read_head(body: bytes) -> Head:

@@ -90,8 +90,8 @@ class Exchange:
     # --- from the controller ---
 
     def came(self, message: StreamItems, pieces: list[bytes]) -> None:
-        if not message.values:
-            return self.fail(Fault(500, "a part of the answer was lost on its way", code="answer_lost"))
+        if not pieces:
+            return self.fail(_lost())
         self._pieces += pieces
         self._owed[0] += len(pieces)
         self._owed[1] += sum(value.size_bytes for value in message.values)
@@ -99,10 +99,13 @@ class Exchange:
 
     def finished(self, message: RequestFinished, data: bytes) -> None:
         self._is_over = True
-        if message.outcome.is_ok:
-            self.usage = msgspec.msgpack.decode(data, type=OpenAIUsage)
-        else:
-            self.fail(_fault_of(message, data))
+        try:
+            if message.outcome.is_ok:
+                self.usage = msgspec.msgpack.decode(data, type=OpenAIUsage)
+            else:
+                self.fail(_fault_of(message, data))
+        except msgspec.DecodeError:  # its segment is gone, or could not be opened
+            self.fail(_lost())
         self._news.set()
 
     @property
@@ -149,7 +152,7 @@ class Exchanges:
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
         if isinstance(message, StreamItems):
-            pieces = [msgspec.msgpack.decode(piece, type=bytes) for piece in self._items(message, bytes(payload))]
+            pieces = self._pieces(message, bytes(payload))
             if (exchange := self._open.get(message.request_id)) is not None:
                 exchange.came(message, pieces)
         elif isinstance(message, RequestFinished):
@@ -157,7 +160,8 @@ class Exchanges:
             if (exchange := self._open.get(message.request_id)) is not None:
                 exchange.finished(message, data)
 
-    def _items(self, message: StreamItems, payload: bytes) -> list[bytes]:
+    def _pieces(self, message: StreamItems, payload: bytes) -> list[bytes]:
+        """All of them, or none where one is lost."""
         items, at = [], 0
         for value in message.values:
             if value.segment:
@@ -165,7 +169,14 @@ class Exchanges:
             else:
                 items.append(payload[at : at + value.size_bytes])
                 at += value.size_bytes
-        return items
+        try:
+            return [msgspec.msgpack.decode(item, type=bytes) for item in items]
+        except msgspec.DecodeError:
+            return []
+
+
+def _lost() -> Fault:
+    return Fault(500, "a part of the answer was lost on its way", code="answer_lost")
 
 
 def _fault_of(message: RequestFinished, data: bytes) -> Fault:

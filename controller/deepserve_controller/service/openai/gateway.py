@@ -220,7 +220,7 @@ class Gateway:
             if key is not ROOT and not self._keys.is_valid(key):  # revoked while its request waited
                 raise _revoked_fault()
             exchange = self._exchanges.open(function_id, method, asked, context_id)
-        except Fault:
+        except BaseException:
             admission.leave(key.key_id, cost, 0)
             self._limits.settle(key, cost, 0, time.monotonic())
             raise
@@ -242,8 +242,14 @@ class Gateway:
         function_id = hosted.function_id
         found = self._admissions.get(function_id)
         if found is None:
+            self._forget_removed()
             found = self._admissions[function_id] = Admission(lambda: self._window(function_id))
         return found
+
+    def _forget_removed(self) -> None:
+        view = self._cores.cluster_manager.function_view
+        for function_id in [key for key, each in self._admissions.items() if each.is_idle and view(key) is None]:
+            del self._admissions[function_id]
 
     def _window(self, function_id: str) -> Window:
         view = self._cores.cluster_manager.function_view(function_id)

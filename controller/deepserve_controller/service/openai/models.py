@@ -10,6 +10,9 @@ from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.store import ApiKey
 
+MAX_SHOWN_CHARS = 100
+"""Of a name that is no model's."""
+
 
 class Hosted(NamedTuple):
     name: str
@@ -39,13 +42,16 @@ class HostedModels:
             raise invalid("you must name a model", "model")
         there = self.of(key)
         if name not in there:
-            text = (
-                f"the model {name!r} does not exist, or the key may not use it; there is: {', '.join(there) or 'none'}"
-            )
+            shown = name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}..."
+            known = ", ".join(there) or "none"
+            text = f"the model {shown!r} does not exist, or the key may not use it; there is: {known}"
             raise Fault(404, text, param="model", code="model_not_found")
         return there[name]
 
     def card(self, hosted: Hosted) -> dict[str, Any]:
         """As OpenAI lists a model."""
+        if hosted.function_id not in self._seen_at:
+            for gone in self._seen_at.keys() - self._functions.specs.keys():
+                del self._seen_at[gone]
         created = self._seen_at.setdefault(hosted.function_id, int(time.time()))
         return {"id": hosted.name, "object": "model", "created": created, "owned_by": "deepserve"}
