@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from deepserve.protocol.specs import Scaling
 from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
@@ -29,8 +30,7 @@ PRELOAD: Preload = ForecastPreload()
 OURS = "deepserve"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPolicy:
+class ModelPolicy(msgspec.Struct, frozen=True):
     """How engines are scaled, started and chosen. `scale`: what becomes of a model's bounds; `tick_s`: a look at
     the demand besides those that news cause, for policies that need one."""
 
