@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import BPE
 
-from .errors import InvalidPromptError, ModelNotFoundError, TokenizerError
+from .errors import InvalidPromptError, ModelNotFoundError, PromptTooLongError, TokenizerError
 from .models.config import read_eos_token_ids
 from .models.json_fields import read_json
+
+_CHARS_A_TOKEN = 16
+"""A text with fewer of them for each token that may be is encoded without a look at the vocabulary."""
 
 
 class Tokenizer:
@@ -52,6 +56,27 @@ class Tokenizer:
                 f"the tokenizer has {num_ids} tokens, the model's vocabulary only {vocab_size}:"
                 " they do not belong together"
             )
+
+    def check_length(self, text: str, max_tokens: int) -> None:
+        """Told by the longest token there is, as vLLM does: encoding megabytes takes seconds, only to be refused then.
+
+        Raises PromptTooLongError for a text that cannot be so few tokens; one that passes may still be too many.
+        """
+        if len(text) <= max_tokens * _CHARS_A_TOKEN:
+            return
+        longest = self._longest_token
+        if longest is not None and len(text) > max_tokens * longest:
+            raise PromptTooLongError(
+                f"prompt of {len(text)} characters does not fit the context of {max_tokens} tokens,"
+                f" of which the longest has {longest} characters"
+            )
+
+    @cached_property
+    def _longest_token(self) -> int | None:
+        """Characters; None where a word that is not in the vocabulary is one token, however long it is."""
+        model = self._rust.model
+        tells_bytes = isinstance(model, BPE) and (model.byte_fallback or "ByteLevel" in (self.decoder_json() or ""))
+        return max(map(len, self._rust.get_vocab())) if tells_bytes else None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids. `add_special_tokens` is for plain prompts; a rendered chat has its own special tokens.

@@ -100,7 +100,8 @@ class GenerationApi:
     async def _tokenize(self, request: Request) -> Response:
         body = await read_body(request, self.config.max_body_bytes)
         asked = decode_body(body, TokenizeRequest)
-        prompt = await encoded(self.model, await beside_loop(len(body), prompt_to_tokenize, asked, self.model))
+        text = await beside_loop(len(body), prompt_to_tokenize, asked, self.model)
+        prompt = await encoded(self.model, text, False)
         ids, limit, with_texts = prompt.token_ids or [], self.model.max_model_len, bool(asked.return_token_strs)
         answer = await beside_loop(len(ids), tokenized, self.model.tokenizer, ids, limit, with_texts)
         return Response(answer, media_type=JSON_TYPE)

@@ -50,9 +50,9 @@ async def respond(
     return EventStream(_to_the_end(_events(answer, generation)), generation.close, patience_s)
 
 
-async def encoded(model: ServedModel, prompt: Prompt) -> Prompt:
-    """With its token ids. Raises TokenizerError."""
-    return await beside_loop(len(prompt.text) if prompt.token_ids is None else 0, model.encode, prompt)
+async def encoded(model: ServedModel, prompt: Prompt, is_bounded: bool = True) -> Prompt:
+    """As `ServedModel.encode`."""
+    return await beside_loop(len(prompt.text) if prompt.token_ids is None else 0, model.encode, prompt, is_bounded)
 
 
 async def _accepted(generation: Generation) -> bool:

@@ -69,9 +69,14 @@ class ServedModel:
         names = {name: value for name, value in variables.items() if name not in _TEMPLATES_OWN}
         return self._template.render(messages, tools=tools, **names)
 
-    def encode(self, prompt: Prompt) -> Prompt:
-        """With its token ids. Raises TokenizerError."""
+    def encode(self, prompt: Prompt, is_bounded: bool = True) -> Prompt:
+        """With its token ids. is_bounded: it is to be answered, so that it must fit the context.
+
+        Raises TokenizerError, and PromptTooLongError where the text's length tells; the engine counts the tokens.
+        """
         if prompt.token_ids is not None:
             return prompt
+        if is_bounded:
+            self.tokenizer.check_length(prompt.text, self.max_model_len)
         token_ids = self.tokenizer.encode(prompt.text, prompt.add_special_tokens)
         return Prompt(prompt.text, prompt.add_special_tokens, token_ids)

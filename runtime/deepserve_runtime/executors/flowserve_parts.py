@@ -19,6 +19,7 @@ from flowserve.errors import (
 )
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import resolve_apart, resolve_model
+from flowserve.messages import problem_of_message, template_role
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput, TokenLogprobs
 from flowserve.rtc.index import block_hashes
@@ -115,12 +116,14 @@ __all__ = [
     "is_embedding_model",
     "make_parser",
     "max_model_len",
+    "problem_of_message",
     "prompt_to_tokenize",
     "read_sampling_defaults",
     "resolve_apart",
     "resolve_model",
     "take_first_step",
     "template_messages",
+    "template_role",
     "tokenized",
 ]
 

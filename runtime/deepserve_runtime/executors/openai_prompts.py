@@ -84,7 +84,7 @@ class OpenAIPrompter:
 
     def _tokenize(self, body: bytes) -> bytes:
         asked = decode_body(body, TokenizeRequest)
-        prompt = self._model.encode(prompt_to_tokenize(asked, self._model))
+        prompt = self._model.encode(prompt_to_tokenize(asked, self._model), is_bounded=False)
         with_texts = bool(asked.return_token_strs)
         return tokenized(self._model.tokenizer, prompt.token_ids or [], self._model.max_model_len, with_texts)
 

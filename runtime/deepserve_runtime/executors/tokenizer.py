@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import Any
 
@@ -21,11 +22,15 @@ from deepserve_runtime.executors.flowserve_parts import (
     ChatTemplate,
     ChatTemplateError,
     FlowServeError,
+    Prompt,
+    PromptTooLongError,
     ServedModel,
     Tokenizer,
     max_model_len,
+    problem_of_message,
     resolve_model,
     template_messages,
+    template_role,
 )
 from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.executors.openai_prompts import OpenAIPrompter
@@ -33,11 +38,17 @@ from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
-from deepserve_runtime.task_threads import TaskThreads
+from deepserve_runtime.task_threads import TaskThread, TaskThreads
+
+MUCH_BYTES = 1 << 15
+"""What is longer takes tens of milliseconds to encode, and megabytes take seconds."""
 
 
 class TokenizerExecutor:
-    """Answers one after the other on the main thread: a prompt takes less time than a hand-over between threads."""
+    """Answers one after the other on the main thread: a prompt takes less time than a hand-over between threads.
+
+    Long ones take turns on a thread of their own (encoding lets others compute): no other prompt waits for them.
+    """
 
     slots = 32
     source = "file"
@@ -49,25 +60,34 @@ class TokenizerExecutor:
         self._model = spec.model
         self._threads = threads
         self._template: ChatTemplate | None = None
+        self._beside: TaskThread | None = None
 
     def load(self) -> dict[str, float]:
         steps = StepClock()
         with loading(self._model):
             self._folder = resolve_model(self._model.source, with_weights=False)
-            self._tokenizer = Tokenizer.from_folder(self._folder)
+            length = max_model_len(self._folder, self._model.max_model_len)
+            self._served = ServedModel(self._folder, Tokenizer.from_folder(self._folder), (self._model.name,), length)
         steps.mark("load")
         return steps.steps_ms
 
     @cached_property
     def _openai(self) -> OpenAIPrompter:
-        length = max_model_len(self._folder, self._model.max_model_len)
-        return OpenAIPrompter(ServedModel(self._folder, self._tokenizer, (self._model.name,), length))
+        return OpenAIPrompter(self._served)
 
     def unload(self) -> None:
         pass
 
     def assign(self, task: Task) -> None:
-        self._threads.main.inbox.put(lambda: self._answer(task))
+        is_long = task.assignment.value.size_bytes > MUCH_BYTES
+        inbox = self._thread_beside().inbox if is_long else self._threads.main.inbox
+        inbox.put(lambda: self._answer(task))
+
+    def _thread_beside(self) -> TaskThread:
+        if self._beside is None:
+            self._beside = TaskThread(self._threads)
+            threading.Thread(target=self._beside.work, name="deepserve-long-prompts", daemon=True).start()
+        return self._beside
 
     def _answer(self, task: Task) -> None:
         if task.cancel_reason:
@@ -78,6 +98,8 @@ class TokenizerExecutor:
             return
         try:
             prompt = self._tokenize(task.assignment.method, task.start())
+        except PromptTooLongError as error:
+            task.fail(sdk.errors.PromptTooLongError(f"{self._model.name}: {error}"))
         except FlowServeError as error:
             task.fail(sdk.errors.ModelError(f"{self._model.name}: {error}"))
         except Exception as error:
@@ -96,15 +118,16 @@ class TokenizerExecutor:
             return TokenizedPrompt(token_ids, GenerationParams(max_tokens=1), context=about)
         if method == "generate":
             completion = convert(given, CompletionInput)
-            return TokenizedPrompt(self._tokenizer.encode(completion.prompt), completion.params)
+            return TokenizedPrompt(self._encode(completion.prompt, add_special_tokens=True), completion.params)
         raise AttributeError(f"a tokenizer has the methods chat, cache and generate, not {method!r}")
 
     def _chat(self, chat: ChatInput) -> TokenizedPrompt:
+        messages = self._checked(chat.messages)
         if chat.context is None:
-            token_ids = self._encode(self._render(chat.messages, chat.tools))
+            token_ids = self._encode(self._render(messages, chat.tools))
             return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
         start, tools = self._start_of(chat.context), chat.context.tools
-        text, head = self._render([*start, *chat.messages], tools), self._render(start, tools, is_start=True)
+        text, head = self._render([*start, *messages], tools), self._render(start, tools, is_start=True)
         if not text.startswith(head):  # the template tells the start otherwise now that it goes on
             return TokenizedPrompt(self._encode(text), chat.params, parse_tools=bool(tools))
         head_ids = self._encode(head)  # apart: as they were when the context was made
@@ -117,14 +140,15 @@ class TokenizerExecutor:
 
         Raises ModelError.
         """
+        messages = self._checked(context.messages)
         try:
-            self._render(context.messages, context.tools, is_start=True)
+            self._render(messages, context.tools, is_start=True)
         except ChatTemplateError:
             try:
                 return template_messages(context.messages)
             except ApiError as error:
                 raise sdk.errors.ModelError(f"{self._model.name}: {error}") from None
-        return context.messages
+        return messages
 
     def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_start: bool = False) -> str:
         """is_start: what every prompt has in common that begins with these messages."""
@@ -132,5 +156,13 @@ class TokenizerExecutor:
             self._template = ChatTemplate.from_folder(self._folder)
         return self._template.render(messages, tools=tools or None, add_generation_prompt=not is_start)
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+    def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As templates know them, which leave out what they do not know. Raises ModelError that names the message."""
+        for index, message in enumerate(messages):
+            if (problem := problem_of_message(message)) is not None:
+                place = ".".join(filter(None, (f"messages[{index}]", problem.field)))
+                raise sdk.errors.ModelError(f"{self._model.name}: {place} {problem.words}")
+        return [{**message, "role": template_role(message["role"])} for message in messages]
+
+    def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return self._served.encode(Prompt(text, add_special_tokens)).token_ids or []

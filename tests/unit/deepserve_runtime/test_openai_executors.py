@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from deepserve.protocol.messages import EngineReport, TaskFinished, TaskOutputs  # noqa: E402
+from deepserve.protocol.model_io import ChatInput, CompletionInput, ContextInput  # noqa: E402
 from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
 from deepserve.protocol.prompt_blocks import pack, unpack  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
@@ -54,7 +56,14 @@ class Executors:
         return pod, task
 
     def run(self) -> None:
-        """What the pods' main threads would do."""
+        """What the pods' main threads would do, and what the tokenizer's other thread does."""
+        self.run_main()
+        if self.tokenizer._beside is not None:
+            is_over = threading.Event()
+            self.tokenizer._beside.inbox.put(is_over.set)
+            assert is_over.wait(60)
+
+    def run_main(self) -> None:
         while not self._inbox.empty() or self.engine._compiling:  # which another thread ends
             self._inbox.get(timeout=60)()
 
@@ -314,3 +323,52 @@ def test_a_reader_without_room_gets_the_rest_in_one_piece(executors: Executors) 
     whole = executors.answer("openai.completions", **{**asked, "stream": False})
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks(pod))
     assert text == json.loads(written(whole))["choices"][0]["text"]
+
+
+def test_a_long_prompt_is_read_beside_the_others(executors: Executors) -> None:
+    def long_prompt() -> FakePod:
+        body = json.dumps({"model": "tiny", "prompt": "word " * 20_000}).encode()
+        return executors.assign(executors.tokenizer, "openai.completions", OpenAIRequest(body))[0]
+
+    first = long_prompt()
+    beside = executors.tokenizer._beside
+    assert beside is not None and executors._inbox.empty()
+    may_go_on = threading.Event()
+    beside.inbox.put(lambda: may_go_on.wait(60) and None)
+    second = long_prompt()
+    short, _ = executors.assign(executors.tokenizer, "openai.completions", OpenAIRequest(b'{"prompt": "word"}'))
+    executors.run_main()
+    assert len(result(short, OpenAIPrompts).prompts) == 1 and not second.link.of(TaskFinished)
+    may_go_on.set()
+    executors.run()
+    for pod in (first, second):
+        status, error = refusal(pod)
+        assert status == 400 and error["code"] == "context_length_exceeded" and error["param"] == "prompt"
+        assert error["message"].startswith("prompt of 100000 characters does not fit the context of")
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "words"),
+    [
+        ("chat", ChatInput([{"role": "king", "content": "x"}]), "messages[0].role must be one of system, developer,"),
+        ("chat", ChatInput([*HELLO, {"role": "user"}]), "messages[1].content is missing"),
+        (
+            "cache",
+            ContextInput("ctx-1", [{"role": "king", "content": "x"}], ttl_s=9),
+            "messages[0].role must be one of",
+        ),
+        ("generate", CompletionInput("word " * 5000), "prompt of 25000 characters does not fit the context of"),
+    ],
+)
+def test_what_no_template_may_see_is_named(executors: Executors, method: str, asked: Any, words: str) -> None:
+    pod, _ = executors.assign(executors.tokenizer, method, asked)
+    executors.run()
+    assert f"tiny: {words}" in pod.finished.outcome.detail
+
+
+def test_a_developer_is_the_system_of_templates(executors: Executors) -> None:
+    asked = [ChatInput([{"role": role, "content": "Be brief."}, *HELLO]) for role in ("developer", "system")]
+    pods = [executors.assign(executors.tokenizer, "chat", each)[0] for each in asked]
+    executors.run()
+    one, two = (pod.link.of(TaskFinished)[0] for pod in pods)
+    assert one[0].outcome.is_ok and one[1] == two[1]

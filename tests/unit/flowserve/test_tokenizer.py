@@ -16,7 +16,7 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as rust_models
 
 from flowserve.detokenizer import DetokenizerFactory, TableDetokenizer, WindowDetokenizer
-from flowserve.errors import ModelNotFoundError, TokenizerError
+from flowserve.errors import ModelNotFoundError, PromptTooLongError, TokenizerError
 from flowserve.sequence_text import SequenceText
 from flowserve.stop_strings import StopStrings
 from flowserve.tokenizer import Tokenizer
@@ -209,3 +209,20 @@ def test_padding_and_truncation_left_in_the_file_are_ignored(models: Callable[..
     rust.save(str(tmp_path / "tokenizer.json"))
     text = "".join(random.Random(0).choices("abc ", k=50))
     assert Tokenizer.from_folder(tmp_path).encode(text) == Tokenizer.from_folder(models()).encode(text)
+
+
+def test_a_text_that_cannot_fit_is_told_by_its_length(tokenizer: Tokenizer) -> None:
+    longest = max(map(len, RustTokenizer.from_str(tokenizer.to_json()).get_vocab()))
+    most = 10 * max(longest, 16)
+    for text in ("a" * most, "漢" * most, " " * most):
+        tokenizer.check_length(text, 10)
+        assert len(tokenizer.encode(f"{text}.")) > 10
+        with pytest.raises(PromptTooLongError, match=rf"{most + 1} characters does not fit the context of 10 tokens"):
+            tokenizer.check_length(f"{text}.", 10)
+
+
+def test_a_word_that_is_one_token_however_long_it_is() -> None:
+    words = RustTokenizer(rust_models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(words, ())
+    tokenizer.check_length("b" * 10_000, 10)
+    assert tokenizer.encode("b" * 10_000) == [0]
