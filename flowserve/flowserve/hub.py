@@ -18,6 +18,22 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     with_weights: False fetches only what templating and tokenising need.
     Raises ModelNotFoundError that says which of the two was tried and why it failed, InvalidConfigError for neither.
     """
+    if (folder := local_folder(model)) is not None:
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
+    patterns = [*_TEXT_FILES, "*.safetensors"] if with_weights else _TEXT_FILES
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelNotFoundError(f"{model!r} is no folder and could not be fetched from the hub: {reason}") from error
+
+
+def local_folder(model: str | Path) -> Path | None:
+    """A folder as it is; None for what may be a hub id. Raises ModelNotFoundError, InvalidConfigError for neither."""
     if not isinstance(model, str | Path) or not str(model).strip():  # "" would be the current folder
         raise InvalidConfigError(f"model must be a model folder or a hub id, got {model!r}")
     folder = Path(model).expanduser()
@@ -26,16 +42,7 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     if isinstance(model, Path) or folder.is_file() or not _HUB_ID.fullmatch(model):
         what = "is a file, not a model folder" if folder.is_file() else "is no folder"
         raise ModelNotFoundError(f"{str(model)!r} {what}")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
-    patterns = [*_TEXT_FILES, "*.safetensors"] if with_weights else _TEXT_FILES
-    try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelNotFoundError(f"{model!r} is no folder and could not be fetched from the hub: {reason}") from error
+    return None
 
 
 def resolve_apart(model: str | Path) -> Path:

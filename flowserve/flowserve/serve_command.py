@@ -82,7 +82,11 @@ def _serve(options: dict[str, Any]) -> None:
     # Before torch is imported: waiting OpenMP threads would otherwise spin beside the thread that writes answers.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .config import EngineConfig
+    from .hub import local_folder
+    from .models.encoder_config import is_embedding_model
 
+    if (folder := local_folder(options["model"])) is not None:
+        is_embedding_model(folder)  # a folder that is none is told now, and not after seconds of importing
     names = {field.name for field in fields(EngineConfig)}
     engine_config = EngineConfig(**{name: value for name, value in options.items() if name in names})
     from .server.app import ServerConfig  # with torch: after the options are known to be right
