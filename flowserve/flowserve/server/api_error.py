@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from ..errors import (
     PromptTooLongError,
     TokenizerError,
 )
+
+_BAD_SCHEMA = re.compile("failed to compile JSON schema: (.*)")
 
 JSON_TYPE = "application/json"
 
@@ -82,7 +85,7 @@ def as_api_error(error: Exception, fields: RequestFields = RequestFields()) -> A
     if isinstance(error, InvalidPromptError):
         return invalid(str(error), fields.prompt)
     if isinstance(error, InvalidGrammarError):
-        return invalid(str(error), fields.grammar)
+        return invalid(_words_of_tools(str(error)) if fields.grammar == "tools" else str(error), fields.grammar)
     if isinstance(error, ChatTemplateError):
         return invalid(str(error), "messages")
     if isinstance(error, InvalidSamplingParamsError):  # its text begins with the field
@@ -100,6 +103,12 @@ def as_api_error(error: Exception, fields: RequestFields = RequestFields()) -> A
         return invalid("the request is nested too deeply")
     text = str(error) if isinstance(error, FlowServeError) else f"{type(error).__name__}: {error}"
     return ApiError(500, text)
+
+
+def _words_of_tools(text: str) -> str:
+    """Without the grammar that was made of the tools, which nobody but this server wrote."""
+    found = _BAD_SCHEMA.search(text)
+    return text if found is None else f"the parameters of a tool are no JSON schema that can be compiled: {found[1]}"
 
 
 def _type(status: int) -> str:

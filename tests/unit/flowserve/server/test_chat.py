@@ -211,6 +211,13 @@ def test_response_formats_constrain_the_answer(client: Client) -> None:
     assert body["choices"][0]["message"]["content"]
 
 
+def test_a_tool_s_bad_schema_is_told_without_the_grammar_that_was_made_of_it(client: Client) -> None:
+    asked = {"messages": HELLO, "tools": [tool("f", a={"type": "none"})], "tool_choice": "required"}
+    error = client().post(PATH, json=asked).json()["error"]
+    assert error["param"] == "tools"
+    assert error["message"] == "the parameters of a tool are no JSON schema that can be compiled: Invalid type: none"
+
+
 def allowed(mode: str, *names: str) -> dict[str, Any]:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
