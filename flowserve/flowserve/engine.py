@@ -32,9 +32,10 @@ from .resume import Resumed
 from .rtc.contexts import check_context
 from .rtc.traffic import BlockTraffic, engine_cache, engine_costs
 from .sampling_params import SamplingParams
-from .scheduling.batch import Batch, ScheduledSequence, TokenResult
+from .scheduling.batch import Batch, ScheduledSequence
 from .scheduling.config import SchedulerConfig
 from .scheduling.scheduler import Scheduler
+from .sequence_book import SequenceBook
 from .sequence_stream import SequenceStream
 from .sequence_text import Text
 from .step_log import StepLog, setting_of, step_log_of
@@ -87,10 +88,7 @@ class Engine:
             self, close_parts, self.compiler, self._steps, self._traffic, self.step_log, self._worker, self._hold
         )
         self._intake = Intake(tokenizer, self.compiler, loaded.config.vocab_size, self.max_model_len, config)
-        self._streams: dict[str, SequenceStream] = {}
-        self._requests: dict[str, set[str]] = {}  # what was added: its sequences that still go on
-        # Starts the other completions of a sequence's prompt, which may share what a step has computed of it.
-        self._followers: dict[str, Callable[[ScheduledSequence | None], None]] = {}
+        self._book = SequenceBook(self._scheduler, self._worker, self._cache.contexts, clock)
         self._resumed = Resumed()
         self._seed = secrets.randbits(63) if config.seed is None else config.seed
         self._num_added = 0
@@ -140,7 +138,7 @@ class Engine:
         """
         params = params or SamplingParams()
         self.check_awake()
-        if sequence_id in self._requests:
+        if sequence_id in self._book.requests:
             raise SequenceExistsError(f"the id {sequence_id!r} is in use: its sequence is in the engine already")
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
@@ -158,14 +156,14 @@ class Engine:
                 self._start(sequence_id, index, prepared[index], made[index], fork_of=fork_of, **turn)
 
         start(going_on[:1], None)
-        self._requests.setdefault(sequence_id, set())
+        self._book.requests.setdefault(sequence_id, set())
         for index, reason in enumerate(ends):
             if reason is not None:
                 self._resumed.note_over(sequence_id, index, prepared[index], made[index][1], reason)
         self._num_added += 1
         if len(going_on) > 1:
             first = _id_of(sequence_id, going_on[0])
-            self._followers[first] = lambda done: start(going_on[1:], done)
+            self._book.followers[first] = lambda done: start(going_on[1:], done)
 
     def _start(
         self, request_id: str, index: int, prepared: Prepared, made: tuple[SamplerState, Text], **options: Any
@@ -182,10 +180,10 @@ class Engine:
             **options,
         )
         self._worker.add(sequence_id, sequence.arrival, state, prepared.end_token_ids)
-        self._streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
-        self._requests.setdefault(request_id, set()).add(sequence_id)
+        self._book.streams[sequence_id] = SequenceStream(sequence, text, prepared.end_token_ids, request_id, index)
+        self._book.requests.setdefault(request_id, set()).add(sequence_id)
         if prepared.output_ids:
-            self._resumed.note(self._streams[sequence_id])
+            self._resumed.note(self._book.streams[sequence_id])
 
     def step(self) -> list[SequenceOutput]:
         """The outputs of the oldest step in flight: one for each sequence that got a token, met its deadline or failed.
@@ -195,7 +193,7 @@ class Engine:
         """
         self.check_awake()
         began_s = time.perf_counter()
-        outputs = self._resumed.take(self._requests) + self._expire()
+        outputs = self._resumed.take(self._book.requests) + self._expire()
         while len(self._steps) < self._steps.depth and (batch := self._plan()):
             self._steps.submit(batch)
         if not self._steps:
@@ -204,21 +202,19 @@ class Engine:
         collecting_s = time.perf_counter()
         step = self._collect()
         waited_s = time.perf_counter() - collecting_s
-        outputs += self._receive(step) if step.error is None else self._fail(step.batch, step.error)
+        outputs += self._book.receive(step) if step.error is None else self._book.fail(step.batch, step.error)
         if self.step_log is not None and step.error is None:
             self._note(self.step_log, step, time.perf_counter() - began_s - waited_s)
         return outputs
 
     def abort(self, sequence_id: str) -> None:
         """Drop a sequence; no further output. Raises UnknownSequenceError for an id that is not in the engine."""
-        if sequence_id not in self._requests:
+        if sequence_id not in self._book.requests:
             raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
         self._resumed.drop(sequence_id)
-        for each in list(self._requests[sequence_id]):
-            self._followers.pop(each, None)
-            self._scheduler.abort(each)
-            self._forget(each)
-        self._requests.pop(sequence_id, None)  # of one that was over when it was resumed
+        for each in list(self._book.requests[sequence_id]):
+            self._book.abort(each)
+        self._book.requests.pop(sequence_id, None)  # of one that was over when it was resumed
 
     def preserve(self, sequence_id: str, context_id: str, ttl_s: float, *, with_output: bool = False) -> None:
         """Keep a sequence's prompt as a context once it ends, for `add(context_id=...)` of the same tenant.
@@ -228,10 +224,10 @@ class Engine:
         with_output: the generated tokens belong to it too (a conversation that goes on).
         Raises UnknownSequenceError, or InvalidContextError for an empty id or an impossible time to live.
         """
-        if sequence_id not in self._streams:
+        if sequence_id not in self._book.streams:
             raise UnknownSequenceError(f"no sequence {sequence_id!r} in the engine")
         check_context(context_id, ttl_s)
-        self._streams[sequence_id].preserve_as = (context_id, ttl_s, with_output)
+        self._book.streams[sequence_id].preserve_as = (context_id, ttl_s, with_output)
 
     def add_context(self, context_id: str, token_ids: list[int], ttl_s: float, cache_salt: str | None = None) -> None:
         """Make a context of tokens that another engine may have computed: the sequences that use it compute it here.
@@ -259,15 +255,15 @@ class Engine:
         """
         self._check_open()
         check_level(level)
-        if self._requests and not abort:
-            names = ", ".join(map(repr, list(self._requests)[:8])) + ", ..." * (len(self._requests) > 8)
-            raise EngineBusyError(f"the engine cannot sleep: {len(self._requests)} requests go on: {names}")
-        for sequence_id in list(self._requests):
+        if self._book.requests and not abort:
+            names = ", ".join(map(repr, list(self._book.requests)[:8])) + ", ..." * (len(self._book.requests) > 8)
+            raise EngineBusyError(f"the engine cannot sleep: {len(self._book.requests)} requests go on: {names}")
+        for sequence_id in list(self._book.requests):
             self.abort(sequence_id)
         lost = 0
         if not self.is_sleeping:
             while self._steps:
-                self._receive(self._collect())
+                self._book.receive(self._collect())
             self._steps.close()
             lost = self._traffic.leave_device()
             self._traffic.attach(None)
@@ -305,7 +301,7 @@ class Engine:
 
         Then `add` and `step` are refused. May be called again.
         """
-        for sequence_id in list(self._requests):
+        for sequence_id in list(self._book.requests):
             self.abort(sequence_id)
         self._closing()
 
@@ -333,9 +329,7 @@ class Engine:
     def check_invariants(self) -> None:
         """Raise AssertionError where the engine's books contradict each other. For tests."""
         self._scheduler.check_invariants()
-        assert len(self._streams) == self._scheduler.num_running + self._scheduler.num_waiting
-        assert sum(map(len, self._requests.values())) == len(self._streams)
-        assert self._followers.keys() <= self._streams.keys()
+        self._book.check_invariants()
 
     def _check_open(self) -> None:
         if not self._closing.alive:
@@ -369,71 +363,7 @@ class Engine:
             self._cache.contexts.expire(self._clock())
         if not self._scheduler.has_deadlines:
             return []
-        return [self._end(sequence.sequence_id) for sequence in self._scheduler.expire(self._clock())]
-
-    def _receive(self, step: FinishedStep) -> list[SequenceOutput]:
-        """Read a step's tokens, count them, and say what became of each sequence that got some."""
-        sampled = step.sampled
-        streams: dict[str, SequenceStream] = {}
-        results: dict[str, TokenResult] = {}
-        for entry in step.batch.sequences:
-            if (tokens := sampled.get(entry.sequence_id)) and (stream := self._stream_of(entry)):
-                streams[entry.sequence_id] = stream
-                try:
-                    results[entry.sequence_id] = stream.read(tokens)
-                except Exception as error:  # a text that cannot be made must not take the others' tokens with it
-                    _log.exception("the tokens of %r could not be read", stream.request_id)
-                    stream.fail(f"the text could not be read: {type(error).__name__}: {error}")
-                    results[entry.sequence_id] = TokenResult((tokens[0].token_id,), "abort")
-        if self._followers:  # before their prompt's first sequence may end, and lose what they share
-            for entry in step.batch.sequences:
-                if entry.sequence_id in streams:
-                    self._start_followers(entry.sequence_id, entry)
-        for sequence in self._scheduler.complete(step.batch, results):
-            self._forget(sequence.sequence_id)
-        return [
-            stream.output(sampled[sequence_id], results[sequence_id].token_ids)
-            for sequence_id, stream in streams.items()
-        ]
-
-    def _fail(self, batch: Batch, error: BaseException) -> list[SequenceOutput]:
-        """End the sequences of a step that broke: how far each of them came is not known."""
-        _log.error("a step of %d sequences failed", len(batch.sequences), exc_info=error)
-        outputs = []
-        for entry in batch.sequences:
-            if stream := self._stream_of(entry):
-                stream.fail(f"a step of the engine failed: {type(error).__name__}: {error}")
-                self._scheduler.abort(entry.sequence_id)
-                outputs.append(self._end(entry.sequence_id))
-        return outputs
-
-    def _stream_of(self, entry: ScheduledSequence) -> SequenceStream | None:
-        """None where the sequence ended while the step was in flight, even if another has its id now."""
-        stream = self._streams.get(entry.sequence_id)
-        return stream if stream is not None and stream.sequence.arrival == entry.arrival else None
-
-    def _end(self, sequence_id: str) -> SequenceOutput:
-        """The last output of a sequence that ended without a token."""
-        stream = self._streams[sequence_id]
-        self._start_followers(sequence_id)  # they end with outputs of their own
-        self._forget(sequence_id)
-        return stream.output([])
-
-    def _start_followers(self, sequence_id: str, done: ScheduledSequence | None = None) -> None:
-        if (start := self._followers.pop(sequence_id, None)) is not None:
-            start(done)
-
-    def _forget(self, sequence_id: str) -> None:
-        stream = self._streams.pop(sequence_id)
-        if stream.preserve_as is not None:
-            sequence, (context_id, ttl_s, with_output) = stream.sequence, stream.preserve_as
-            tokens = sequence.token_ids[: None if with_output else sequence.num_prompt_tokens]
-            self._cache.contexts.preserve(context_id, tokens, ttl_s, self._clock(), sequence.cache_salt)
-        self._worker.remove(stream.sequence.arrival)
-        going_on = self._requests[stream.request_id]
-        going_on.remove(sequence_id)
-        if not going_on:
-            del self._requests[stream.request_id]
+        return [self._book.end(sequence.sequence_id) for sequence in self._scheduler.expire(self._clock())]
 
 
 def _id_of(request_id: str, index: int) -> str:

@@ -377,7 +377,7 @@ def test_a_text_that_cannot_be_ended_ends_its_sequence_only(
     each = engine()
     for sequence_id, num in (("bad", 3), ("good", 5)):
         each.add(sequence_id, PROMPT, greedy(max_tokens=num))
-    bad = each._streams["bad"]._text
+    bad = each._book.streams["bad"]._text
 
     def failing(error: str, method: Any) -> Any:
         def call(self: SequenceText, *token_id: int) -> Any:
