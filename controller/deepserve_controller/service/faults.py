@@ -1,17 +1,21 @@
-"""Faults that a test orders (`deepserve.testing`): the pod of the n-th task that starts from now on dies."""
+"""Faults that a test orders (`deepserve.testing`): the pod of the n-th task that starts from now on dies, or one of the
+two pods of the n-th move."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
-When = Literal["start", "end"]
+When = Literal["start", "end", "prepare", "release"]
+WHEN: tuple[When, ...] = get_args(When)
 
 
 class KillOrder(msgspec.Struct):
-    """`start`: the pod is killed in place of being given the task; `end`: when its outcome is there, which is lost."""
+    """`start`: the pod is killed in place of being given the task; `end`: when its outcome is there, which is lost;
+    `prepare`: in place of prefilling what is to move to it; `release`: in place of letting go what moves from it."""
 
     step: int
     when: When
@@ -43,14 +47,28 @@ class Faults:
 
     def at_start(self, task_id: str, pod_id: str) -> str:
         """Why the pod must die rather than take the task; empty where it need not."""
-        for order in self._orders.values():
-            order.num_started += 1
+        for order in self._counted("start", "end"):
             if order.num_started == order.step:
                 order.task_id = task_id
                 if order.when == "start":
                     order.pod_id = pod_id
                     return order.reason
         return ""
+
+    def at_move(self, when: When, pod_id: str) -> str:
+        """Why the pod must die rather than prepare or release a sequence; empty where it need not."""
+        for order in self._counted(when):
+            if order.num_started == order.step:
+                order.pod_id = pod_id
+                return order.reason
+        return ""
+
+    def _counted(self, *when: When) -> Iterator[KillOrder]:
+        """The orders that this happens to, with one more on their counts."""
+        for order in self._orders.values():
+            if order.when in when:
+                order.num_started += 1
+                yield order
 
     def at_end(self, task_id: str, pod_id: str) -> str:
         """Why the pod must die and the task's outcome be lost; empty where it need not."""

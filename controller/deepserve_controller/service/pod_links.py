@@ -168,11 +168,16 @@ class PodLinks:
     def send_prepare(self, action: actions.SendPrepare) -> None:
         journal = self._requests.journal(action.request_id, action.task_id)
         if pod := self._linked(action.pod_id):
+            if reason := self.faults.at_move("prepare", action.pod_id):
+                return self._kill(pod, reason)
             message = PrepareTask(action.task_id, action.round, action.method, action.payload.value, journal)
             self._send(pod, message, action.payload.data)
 
     def send_release(self, action: actions.SendRelease) -> None:
-        self.send_to(action.pod_id, ReleaseTask(action.task_id, action.attempt))
+        if pod := self._linked(action.pod_id):
+            if reason := self.faults.at_move("release", action.pod_id):
+                return self._kill(pod, reason)
+            self._send(pod, ReleaseTask(action.task_id, action.attempt))
 
     def send_cancel(self, action: actions.SendCancel) -> None:
         if pod := self._linked(action.pod_id):

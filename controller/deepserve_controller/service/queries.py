@@ -11,6 +11,7 @@ import msgspec
 from deepserve_controller.core import events
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.faults import WHEN
 from deepserve_controller.service.function_queries import FunctionQueries, settings_of
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
@@ -222,9 +223,10 @@ class Queries:
         if self.about["mode"] != "embedded":
             raise QueryError("invalid", "faults are ordered of an embedded controller only")
         step, when = required(body, "step", int), required(body, "when", str)
-        if step < 1 or when not in ("start", "end"):
-            raise QueryError("invalid", f"step {step} from 1 on, and when {when!r} start or end")
-        return {"fault_id": self._pods.faults.order(step, "start" if when == "start" else "end")}
+        known = next((each for each in WHEN if each == when), None)
+        if step < 1 or known is None:
+            raise QueryError("invalid", f"step {step} from 1 on, and when {when!r} of {', '.join(WHEN)}")
+        return {"fault_id": self._pods.faults.order(step, known)}
 
     def _withdraw_fault(self, link_id: str, body: Body) -> Body:
         order = self._pods.faults.withdraw(required(body, "fault_id", int))

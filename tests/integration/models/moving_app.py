@@ -5,7 +5,10 @@ Nobody reads on in the stream that holds the NPU which the other model needs: on
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from typing import Any
 
 import deepserve
@@ -24,6 +27,29 @@ def holders() -> dict[str, str]:
     return {device["model"]: labels[device["pod_id"]] for device in status["devices"] if device["pod_id"]}
 
 
+def is_running(pid: int) -> bool:
+    """A process that has ended may stand there until somebody asks for its exit code."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def lose_the_controller(controller_pid: int, pod_pids: list[int]) -> None:
+    """In the middle of a stream: its reader is told, and no pod is left."""
+    stream = either.stream("hi", **LONG)
+    next(stream)
+    os.kill(controller_pid, signal.SIGKILL)
+    try:
+        for _ in stream:
+            pass
+    except deepserve.errors.ControllerLost:
+        while any(map(is_running, pod_pids)):
+            time.sleep(0.01)
+        print("told, and no pod is left")
+
+
 if __name__ == "__main__":
     expected = "".join(either.stream("hi", **LONG))
     assert holders() == {"910c": either.spec.label}, holders()
@@ -35,3 +61,4 @@ if __name__ == "__main__":
     [reason] = [pod["reason"] for pod in status["pods"] if pod["label"] == either.spec.label]
     assert text + "".join(stream) == expected, "a token was lost, or came twice"
     print(reason)
+    lose_the_controller(status["pid"], [pod["pid"] for pod in status["pods"]])

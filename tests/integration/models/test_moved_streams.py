@@ -93,6 +93,38 @@ def test_a_reader_that_stands_still_keeps_no_pod_and_loses_nothing(wide: deepser
     assert [first + "".join(stream) for first, stream in zip(texts, streams, strict=True)] == [expected] * 2
 
 
+def pids(llm: deepserve.Model) -> set[int]:
+    return {pod["pid"] for pod in current_client().query("status", {})["pods"] if pod["label"] == llm.spec.label}
+
+
+@pytest.mark.parametrize(("when", "losses"), [("prepare", 0), ("release", 1)])
+def test_a_pod_dies_in_the_middle_of_a_move(wide: deepserve.Model, when: str, losses: int) -> None:
+    """The one that it goes to, and the one that it comes from; nobody reads on until that has happened."""
+    expected = "".join(wide.stream("hey", **LONG))
+    scale(wide, min_pods=2, max_pods=2)
+    wait_until(lambda: ready(wide) == 2)
+    client, before = current_client(), pids(wide)
+    fault_id = client.query("order_fault", {"step": 1, "when": when})["fault_id"]
+    stream = wide.stream("hey", **LONG)
+    text = next(stream)
+    [running] = client.query("requests", {"label": wide.spec.label, "limit": 0})["requests"]
+    client.query("move", {"request_id": running["request_id"]})
+    wait_until(lambda: not before <= pids(wide))
+    assert text + "".join(stream) == expected
+    [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
+    assert (latest["pod_losses"], latest["attempts"]) == (losses, 1 + losses)
+    assert client.query("withdraw_fault", {"fault_id": fault_id})["pod_id"]
+
+
+def test_a_pod_dies_before_it_has_prefilled(wide: deepserve.Model) -> None:
+    expected = "".join(wide.stream("hey", max_tokens=20, temperature=0))
+    client = current_client()
+    fault_id = client.query("order_fault", {"step": 2, "when": "start"})["fault_id"]  # the first tokenises
+    assert "".join(wide.stream("hey", max_tokens=20, temperature=0)) == expected
+    [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
+    assert latest["pod_losses"] == 1 and client.query("withdraw_fault", {"fault_id": fault_id})["pod_id"]
+
+
 def test_a_stream_is_moved_again_and_again(wide: deepserve.Model) -> None:
     expected = "".join(wide.stream("hey", **LONG))
     scale(wide, min_pods=2, max_pods=2)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from deepserve.protocol.messages import Value
 from deepserve.protocol.openai_io import OpenAIUsage
@@ -15,6 +16,8 @@ from deepserve_controller.core.actions import SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.openai import admission, body, connected
+from deepserve_controller.service.openai.fault import Fault
+from deepserve_controller.service.openai.openapi import openapi_document
 from tests.unit.deepserve_controller_service.openai_peers import Asked, Setup
 
 CHAT = "/chat/completions"
@@ -151,6 +154,24 @@ def test_a_body_that_cannot_be_read_names_the_field(written: bytes, param: str |
     run(test)
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/responses", "/embeddings", "/tokenize"])
+@pytest.mark.parametrize("broken", [b"@", b"", b'"', b"[1,", b'{"a"}', b"nul", b"01", b'"\xff"'])
+def test_malformed_json_at_every_field(path: str, broken: bytes) -> None:
+    """Also in fields that the gateway does not look at: no pod hears of it."""
+    operation = openapi_document()["paths"][path]["post"]
+    fields = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+
+    async def test(setup: Setup) -> None:
+        for field in fields:
+            written = b'{"model": "tiny", "' + field.encode() + b'": ' + broken + b', "user": "x"}'
+            asked = Asked(setup.gateway.asgi, path, written, setup.secret)
+            await asked.done
+            assert (asked.status, asked.error["type"]) == (400, "invalid_request_error"), field
+        assert not setup.pods.opened and len(fields) > 1
+
+    run(test)
+
+
 def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "MAX_BODY_BYTES", 1000)
 
@@ -160,6 +181,22 @@ def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (asked.status, asked.error["code"]) == (413, "request_too_large")
 
     run(test)
+
+
+@pytest.mark.parametrize(("headers", "num_read"), [([(b"content-length", b"1073741824")], 0), ([], 33)])
+def test_a_body_of_a_gigabyte_is_not_kept(headers: list[tuple[bytes, bytes]], num_read: int) -> None:
+    """Announced, none of it is read; in chunks, what is one byte more than the limit at most."""
+    taken = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": taken < 1024}
+
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(Fault) as caught:
+        asyncio.run(body.read_body(request))
+    assert (caught.value.status, taken) == (413, num_read)
 
 
 def test_paths_and_methods_that_are_not_there() -> None:

@@ -75,6 +75,8 @@ def read_head(body: bytes) -> Head:
 def decode(body: bytes, kind: type[T]) -> T:
     """Raises Fault 400 that names the field, for whatever bytes."""
     try:
+        if not body.isascii():
+            body.decode()  # msgspec passes over strings in fields that it does not know
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         place = _PLACE.search(str(error))

@@ -14,11 +14,20 @@ from starlette.testclient import TestClient
 
 from flowserve import Engine, EngineConfig
 from flowserve.server.generation_api import GenerationApi
-from flowserve.server.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from flowserve.server.requests import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
+from flowserve.server.response_request import ResponseRequest
 
 PATHS: dict[str, tuple[Any, dict[str, Any]]] = {
     "/v1/completions": (CompletionRequest, {"prompt": "a", "max_tokens": 2}),
     "/v1/chat/completions": (ChatRequest, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}),
+    "/v1/responses": (ResponseRequest, {"input": "a", "max_output_tokens": 16}),
+    "/v1/embeddings": (EmbeddingRequest, {"input": "a"}),
     "/tokenize": (TokenizeRequest, {"prompt": "a"}),
     "/detokenize": (DetokenizeRequest, {"tokens": [5]}),
 }
@@ -76,6 +85,25 @@ def test_wrong_values_in_any_field(client: TestClient, asked: tuple[str, dict[st
         assert response.text.endswith("data: [DONE]\n\n") and '"error"' not in response.text
     else:
         response.json()
+
+
+WRONG: list[Any] = [{}, [], "x", -1, 1.5, True, {"a": [None]}, [[[]]], "\ud800"]
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_a_wrong_type_in_each_field(client: TestClient, path: str) -> None:
+    """One after the other: what cannot be meant is refused, and the refusal says where."""
+    kind, right = PATHS[path]
+    refused = set()
+    for field in kind.__struct_fields__:
+        for value in WRONG:
+            response = client.post(path, content=json.dumps({**right, field: value}))
+            assert response.status_code in (200, 400, 404), (field, value, response.text)
+            if response.status_code != 200:
+                error = response.json()["error"]
+                assert error["message"] and set(error) == {"message", "type", "param", "code"}
+                refused.add(field)
+    assert refused == set(kind.__struct_fields__)
 
 
 @settings(max_examples=40)
