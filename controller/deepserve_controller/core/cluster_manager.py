@@ -122,6 +122,12 @@ class ClusterManager:
         """Each NPU and GPU of the host, and the pod that holds it or nobody."""
         return list(self._scaler.devices.view())
 
+    def cpu_shares(self, num_cores: int) -> dict[str, float]:
+        """By pod that serves a function: how many of the host's cores it gets when all of them are busy."""
+        weights = {name: pool.spec.resources.cpu for pool in self._pools.values() for name in pool.pods}
+        total = sum(weights.values())
+        return {name: min(float(num_cores), num_cores * weight / total) for name, weight in weights.items()}
+
     @property
     def num_device_moves(self) -> int:
         """Engines that were moved for others, or were to be."""

@@ -97,19 +97,26 @@ class Queries:
         """With the cluster manager's reasons: why each pod is what it is, and each function has so many."""
         manager = self._cores.cores.cluster_manager
         reasons = {view.pod_id: view.reason for view in manager.pods_view()}
+        num_cores = len(os.sched_getaffinity(0))
+        shares = manager.cpu_shares(num_cores)
         return {
             **self.about,
             "pid": os.getpid(),
             "version": VERSION,
             "uptime_s": time.time() - self._started_at,
             "pods": [
-                {**self._describe_pod(pod), "reason": reasons.get(pod.pod_id, "")} for pod in self._pods.pods.values()
+                {
+                    **self._describe_pod(pod),
+                    "reason": reasons.get(pod.pod_id, ""),
+                    "cpu_share": shares.get(pod.pod_id, 0.0),
+                }
+                for pod in self._pods.pods.values()
             ],
             "templates": [
                 {**self._describe_pod(template), "template_id": template.pod_id, "reason": template.reason}
                 for template in self._pods.templates.values()
             ],
-            "cpus": len(os.sched_getaffinity(0)),
+            "cpus": num_cores,
             "devices": [
                 {"kind": device.kind, "id": device.id, "model": device.model, "pod_id": pod_id}
                 for device, pod_id in manager.devices_view()

@@ -24,6 +24,8 @@ def show_status(*, as_json: bool) -> int:
     apps = [(app["app"], ", ".join(app["functions"])) for app in status["apps"]]
     print_table(("app", "functions"), apps, empty="no apps")
     print_table(("pod", "pid", "state", "function"), [pod_row(pod) for pod in status["pods"]], empty="no pods")
+    if shares := cpu_line(status):
+        print(shares)
     if status["devices"]:
         print_table(("device", "model", "pod"), [device_row(device) for device in status["devices"]], empty="")
     if status["templates"]:
@@ -44,6 +46,12 @@ def show_status(*, as_json: bool) -> int:
 
 def pod_row(pod: dict[str, Any]) -> tuple[object, ...]:
     return pod["pod_id"], pod.get("pid", ""), pod["state"], pod.get("label") or "-"
+
+
+def cpu_line(status: dict[str, Any]) -> str:
+    """Empty where no pod serves a function."""
+    shares = [f"{pod['pod_id']} {pod['cpu_share']:.3g}" for pod in status["pods"] if pod["cpu_share"]]
+    return f"{status['cpus']} CPUs; when all pods are busy: {', '.join(shares)}" if shares else ""
 
 
 def device_row(device: dict[str, Any]) -> tuple[object, ...]:

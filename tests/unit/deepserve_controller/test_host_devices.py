@@ -126,6 +126,17 @@ def test_pods_hold_devices_of_their_own_until_they_are_gone() -> None:
     assert order.spec.resources.accelerators == ("npu::3",)
 
 
+def test_shares_of_the_cpus_follow_the_weights() -> None:
+    cluster = Cluster()
+    cluster.define("a", name="a", resources=Resources(cpu=3.0))
+    cluster.define("b", name="b", resources=Resources(cpu=1.0))
+    assert cluster.core.cpu_shares(8) == {}
+    cluster(demand(1, 0, "a"))
+    assert cluster.core.cpu_shares(8) == {"pod-1": 8.0}, "alone it has all"
+    cluster(demand(2, 0, "b"))
+    assert cluster.core.cpu_shares(8) == pytest.approx({"pod-1": 4.8, "pod-2": 1.6, "pod-3": 1.6})
+
+
 def test_a_pod_that_never_starts_holds_nothing_for_long() -> None:
     cluster = eight(a="npu::8")
     cluster(demand(1, 0, "a"))
