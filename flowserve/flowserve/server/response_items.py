@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
 from .answer_ids import AnswerIds
 from .chat_choice import utf8
 from .chunks import encode
+from .logprobs import ChatTokenLogprob
 
 Item = dict[str, Any]
 
@@ -23,13 +25,16 @@ class ResponseItems:
         self.items: list[Item] = []
         self._open: Item | None = None
         self._text: list[str] = []
+        self._logprobs: list[ChatTokenLogprob] = []
+        """Of the open message."""
         self._events: list[bytes] = []
         self.num_told = num_told
 
-    def add(self, event: AnswerEvent) -> None:
+    def add(self, event: AnswerEvent, logprobs: Sequence[ChatTokenLogprob] = ()) -> None:
+        """logprobs: of the tokens that a text was made of, where they were asked for."""
         match event:
             case TextDelta():
-                self._grow("message", event.text)
+                self._grow("message", event.text, logprobs)
             case ReasoningDelta():
                 self._grow("reasoning", event.text)
             case CallStart():
@@ -41,8 +46,10 @@ class ResponseItems:
             case CallEnd():
                 self._close()
 
-    def finish(self, is_whole: bool) -> None:
-        """is_whole: the answer was not cut off."""
+    def finish(self, is_whole: bool, logprobs: Sequence[ChatTokenLogprob] = ()) -> None:
+        """is_whole: the answer was not cut off.  logprobs: of last tokens that are no text."""
+        if self._open is not None and self._open["type"] == "message":
+            self._logprobs += logprobs
         self._close("completed" if is_whole else "incomplete")
 
     def tell(self, kind: str, **fields: Any) -> None:
@@ -66,7 +73,7 @@ class ResponseItems:
         assert self._open is not None
         return {"item_id": self._open["id"], "output_index": len(self.items)}
 
-    def _grow(self, kind: str, text: str) -> None:
+    def _grow(self, kind: str, text: str, logprobs: Sequence[ChatTokenLogprob] = ()) -> None:
         if self._open is None or self._open["type"] != kind:
             self._close()
             self._begin(
@@ -74,7 +81,9 @@ class ResponseItems:
             )
         self._text.append(text)
         if kind == "message":
-            self.tell("response.output_text.delta", **self._place, content_index=0, delta=text, logprobs=[])
+            self._logprobs += logprobs
+            told = list(logprobs)
+            self.tell("response.output_text.delta", **self._place, content_index=0, delta=text, logprobs=told)
         elif kind == "reasoning":
             self.tell("response.reasoning_text.delta", **self._place, content_index=0, delta=text)
         else:
@@ -83,7 +92,7 @@ class ResponseItems:
     def _begin(self, item: Item) -> None:
         prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}[item["type"]]
         self._open = {"id": self._ids.item(f"{prefix}_", len(self.items)), "status": "in_progress", **item}
-        self._text = []
+        self._text, self._logprobs = [], []
         self.tell("response.output_item.added", output_index=len(self.items), item=self._open)
         if item["type"] != "function_call":
             self.tell("response.content_part.added", **self._place, content_index=0, part=self._part(""))
@@ -99,7 +108,7 @@ class ResponseItems:
         else:
             part = self._part(text)
             kind = "output_text" if item["type"] == "message" else "reasoning_text"
-            more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
+            more: dict[str, Any] = {"logprobs": self._logprobs} if kind == "output_text" else {}
             self.tell(f"response.{kind}.done", **self._place, content_index=0, text=text, **more)
             self.tell("response.content_part.done", **self._place, content_index=0, part=part)
             item = {**item, "content": [part], "status": status}
@@ -111,4 +120,4 @@ class ResponseItems:
         assert self._open is not None
         if self._open["type"] == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs}

@@ -9,6 +9,8 @@ import msgspec
 from .api_error import ApiError, invalid
 from .requests import ChatRequest, NamedFunction, NamedTool, ResponseFormat, StreamOptions
 
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` names to get them; other names are of things that are not here."""
 _NOT_KEPT = "this server keeps no responses: send the whole conversation as input"
 
 
@@ -49,8 +51,14 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
     previous_response_id: str | None = None
     conversation: Any = None
     background: bool | None = None
+    include: list[str] | None = None
+    top_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return LOGPROBS in (self.include or ())
 
     def chat(self) -> ChatRequest:
         """Raises ApiError."""
@@ -69,6 +77,8 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self._format(),
             reasoning_effort=self.reasoning.effort if self.reasoning is not None else None,
+            logprobs=self.wants_logprobs,
+            top_logprobs=self.top_logprobs if self.wants_logprobs else None,
             stream=self.stream,
             stream_options=StreamOptions(),
             priority=self.priority,

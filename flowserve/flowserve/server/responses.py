@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..tool_calls.events import TextDelta
 from .answer_ids import AnswerIds
 from .answering import Pieces
 from .api_error import ApiError, RequestFields
 from .chat import Chat
 from .chunks import encode
+from .logprobs import ChatTokenLogprob, chat_logprobs
 from .prompts import Prompt, SequenceRequest
 from .response_items import ResponseItems
 from .response_request import ResponseRequest, renamed
@@ -35,6 +37,9 @@ class ModelResponse:
         self.fields = RequestFields("input", grammar, "max_output_tokens")
         self._items = ResponseItems(self._ids)
         self._finish_reason: str | None = None
+        self._token_text = model.token_text
+        self._unsaid: list[ChatTokenLogprob] = []
+        """Of tokens that have become no text yet."""
 
     @property
     def id(self) -> str:
@@ -81,11 +86,18 @@ class ModelResponse:
 
     def _read(self, pieces: Pieces) -> None:
         for _, piece in pieces:
-            for event in self._chat.choices[0].read(piece):
-                self._items.add(event)
+            if piece.logprobs:
+                self._unsaid += chat_logprobs(piece.logprobs, self._token_text).content
+            events = self._chat.choices[0].read(piece)
+            has_text = any(isinstance(event, TextDelta) for event in events)
+            if events and not has_text:  # they were tokens of something else
+                self._unsaid = []
+            for event in events:
+                self._items.add(event, self._unsaid if isinstance(event, TextDelta) else ())
+                self._unsaid = [] if isinstance(event, TextDelta) else self._unsaid
             if piece.finish_reason is not None:
                 self._finish_reason = piece.finish_reason
-                self._items.finish(piece.finish_reason == "stop")
+                self._items.finish(piece.finish_reason == "stop", self._unsaid)
 
     @property
     def _status(self) -> str:
@@ -115,6 +127,7 @@ class ModelResponse:
             "text": {"format": form if form is not None else {"type": "text"}},
             "tool_choice": "auto" if choice is None else choice,
             "tools": request.tools or [],
+            "top_logprobs": request.top_logprobs or 0,
             "top_p": request.top_p,
             "truncation": "disabled",
             "usage": self._usage() if status != "in_progress" else None,

@@ -115,6 +115,9 @@ def test_responses(client: Any) -> None:
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert "".join(deltas) == events[-1].response.output_text == whole.output_text
     assert events[-1].type == "response.incomplete"
+    probable = client.responses.create(**asked, include=["message.output_text.logprobs"], top_logprobs=2)
+    [text] = probable.output[0].content
+    assert text.text == whole.output_text and [len(token.top_logprobs) for token in text.logprobs] == [2] * 12
     tool: Any = {"type": "function", "name": "add", "parameters": PARAMETERS, "strict": True}
     asked = {"input": "Hello", "tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
     called = client.responses.create(**asked, max_output_tokens=80)

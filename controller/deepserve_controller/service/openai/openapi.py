@@ -124,6 +124,8 @@ def _response_request() -> Schema:
         "tools": {"type": "array", "items": tool},
         "tool_choice": {"anyOf": [_one_of("auto", "none", "required"), {"type": "object"}]},
         "text": _object({"format": form}),
+        "include": {"type": "array", "items": _text()},
+        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
         "stream": {"type": "boolean"},
     }
     return _object(fields, "model", "input")

@@ -46,6 +46,25 @@ def test_whole_and_streamed(client: Callable[..., TestClient]) -> None:
     assert whole["usage"]["output_tokens"] == last["usage"]["output_tokens"] == 8
 
 
+def test_log_probabilities_of_the_text_are_those_of_a_chat(client: Callable[..., TestClient]) -> None:
+    running = client()
+    chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "temperature": 0}
+    told = running.post("/v1/chat/completions", json={**chat, "logprobs": True, "top_logprobs": 2}).json()
+    expected = told["choices"][0]["logprobs"]["content"]
+    asked = {"input": "Hello", "max_output_tokens": 8, "temperature": 0, "top_logprobs": 2}
+    included = {**asked, "include": ["message.output_text.logprobs"]}
+    whole = running.post("/v1/responses", json=included).json()
+    assert whole["output"][0]["content"][0]["logprobs"] == expected and whole["top_logprobs"] == 2
+    events = events_of(running.post("/v1/responses", json={**included, "stream": True}).text)
+    deltas = [entry for event in events if event["type"].endswith("text.delta") for entry in event["logprobs"]]
+    [done] = [event["logprobs"] for event in events if event["type"] == "response.output_text.done"]
+    assert deltas == expected[: len(deltas)] and done == expected
+    assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == expected
+    assert running.post("/v1/responses", json=asked).json()["output"][0]["content"][0]["logprobs"] == []
+    wrong = running.post("/v1/responses", json={**included, "top_logprobs": 99})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "top_logprobs")
+
+
 def test_items_are_told_one_after_the_other() -> None:
     items = ResponseItems(AnswerIds())
     for event in (
