@@ -174,10 +174,7 @@ class Completion:
     def _prompt(self, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
             return Prompt(prompt)
-        echo = self._model.tokenizer.decode(self._checked(prompt)) if self._request.echo else ""
-        return Prompt(echo, token_ids=prompt)
-
-    def _checked(self, token_ids: list[int]) -> list[int]:
-        if any(not 0 <= token_id < 1 << 32 for token_id in token_ids):
+        if any(not 0 <= token_id < 1 << 32 for token_id in prompt):  # they may have to travel, before an engine looks
             raise invalid("prompt holds numbers that are no token ids", "prompt")
-        return token_ids
+        echo = self._model.tokenizer.decode(prompt) if self._request.echo else ""
+        return Prompt(echo, token_ids=prompt)

@@ -245,6 +245,13 @@ def test_a_prompt_that_is_too_long(executors: Executors) -> None:
     assert refusal(both)[0] == 400 and not written(both)
 
 
+@pytest.mark.parametrize("token_id", [-1, 1 << 32, 1 << 70])
+def test_numbers_that_are_no_token_ids_are_refused_where_they_come(executors: Executors, token_id: int) -> None:
+    pod = executors.prompts("openai.completions", {"model": "tiny", "prompt": [[1, 2], [token_id]]})
+    status, error = refusal(pod)
+    assert (status, error["param"]) == (400, "prompt") and "no token ids" in error["message"]
+
+
 def test_what_only_the_engine_can_refuse(executors: Executors) -> None:
     bad = executors.answer("openai.chat", messages=HELLO, structured_outputs={"grammar": "start: (("}, stream=True)
     status, error = refusal(bad)
