@@ -175,7 +175,8 @@ def test_a_full_queue_is_said_with_a_time_to_come_again(api: Callable[..., Gener
 def test_a_server_that_ends_says_so(api: Callable[..., GenerationApi], stream: bool) -> None:
     async def run() -> None:
         async with started(api()) as running:
-            client = AsgiClient(running.asgi, PATH, {**LONG, "stream": stream})
+            # Several, so that they are not over before a busy machine has looked.
+            client = AsgiClient(running.asgi, PATH, {**LONG, "n": 8, "temperature": 1, "stream": stream})
             while not running.engine.stats.running:
                 await asyncio.sleep(0.001)
             running.engine.end_all("the server is shutting down")
