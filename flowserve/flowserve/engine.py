@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 import weakref
@@ -44,8 +43,6 @@ from .tokenizer import Tokenizer
 from .worker.sampler_state import SamplerState
 from .worker.steps import FinishedStep, steps_of
 from .worker.worker import Worker
-
-_log = logging.getLogger(__name__)
 
 
 class Engine:

@@ -288,12 +288,15 @@ def test_weights_that_do_not_come_are_an_error_of_who_asked_and_end_the_pod(
 
 
 def test_a_forked_executor_says_when_it_reads_what_its_template_only_maps(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor_of(folder).load()
     lay_out_cold(monkeypatch)
     spec = executor_of(folder)._spec
+    capsys.readouterr()
     loaded = LoadedEngine(spec, StepClock())
+    said = "model 'tiny': weights from the file: 10% of the converted weights were in memory\n"
+    assert capsys.readouterr().err == said
     first = executor_of(folder, loaded=loaded)
     read_into, is_open = MappedFile.read_into, threading.Event()
 
@@ -316,6 +319,30 @@ def test_a_forked_executor_says_when_it_reads_what_its_template_only_maps(
     [again] = assign(second, "t-1")
     run_waiting(second)
     assert again.link.of(TaskFinished)[0][1] == pod.link.of(TaskFinished)[0][1]
+
+
+def test_an_executor_falls_back_from_the_fork_of_a_changed_checkpoint_and_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    loaded = LoadedEngine(executor_of(changed)._spec, StepClock())
+    weights = changed / "model.safetensors"
+    weights.with_suffix(".new").write_bytes(weights.read_bytes())
+    weights.with_suffix(".new").replace(weights)
+    capsys.readouterr()
+    for source in ("conversion", "host memory"):
+        executor = executor_of(changed, loaded=loaded)
+        executor.load()
+        assert (executor.source, executor.is_template_stale) == (source, True)
+        assert executor.source_reason.endswith(f"not forked: {changed}: model.safetensors changed on disk")
+        assert f"weights from {source}: {executor.source_reason}" in capsys.readouterr().err
+    weights.unlink()
+    held = executor_of(changed, loaded=loaded)
+    held.load()
+    assert (held.source, held.is_template_stale) == ("fork", False)
+    assert held.source_reason == f"{HELD}; {changed}: model.safetensors vanished from disk"
+    with pytest.raises(ModelLoadError, match="no model.safetensors"):
+        executor_of(changed).load()
 
 
 def lay_out_cold(monkeypatch: pytest.MonkeyPatch) -> None:
