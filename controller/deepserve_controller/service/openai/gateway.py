@@ -22,7 +22,7 @@ from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
 from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
-from deepserve_controller.service.openai.contexts import card_of, read_context, read_extension
+from deepserve_controller.service.openai.contexts import card_of, check_owner, is_own, read_context, read_extension
 from deepserve_controller.service.openai.exchange import Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.openai.key_limits import KeyLimits
@@ -122,13 +122,15 @@ class Gateway:
             hosted = self._models.find(key, head.model)
             if head.context_id and method != "openai.chat":
                 raise invalid("only chats continue a context", "context_id")
+            if head.context_id:
+                check_owner(head.context_id, key)
             return await self._answer(request, key, hosted, method, head, body)
 
         return self._guarded(scope, answer)
 
     async def _make_context(self, request: Request, key: ApiKey) -> Response:
         body = await read_body(request)
-        head, context = read_head(body), read_context(body)
+        head, context = read_head(body), read_context(body, key)
         hosted = self._models.find(key, head.model)
         # Its answer is no stream, and generates nothing.
         head = Head(head.model, max_tokens=1, context_id=context.context_id)
@@ -136,19 +138,19 @@ class Gateway:
 
     async def _list_contexts(self, request: Request, key: ApiKey) -> Response:
         infos = self._exchanges.about_contexts(lambda contexts: contexts.infos(self._labels(key)))
-        data = [msgspec.to_builtins(card_of(info)) for info in infos]
+        data = [msgspec.to_builtins(card_of(info)) for info in infos if is_own(info.context_id, key)]
         return JSONResponse({"object": "list", "data": data})
 
     async def _one_context(self, request: Request, key: ApiKey) -> Response:
-        return self._card(request.path_params["context_id"], key)
+        return self._card(_context_id(request, key), key)
 
     async def _extend_context(self, request: Request, key: ApiKey) -> Response:
-        context_id, ttl_s = request.path_params["context_id"], read_extension(await read_body(request))
+        context_id, ttl_s = _context_id(request, key), read_extension(await read_body(request))
         self._exchanges.about_contexts(lambda contexts: contexts.extend(context_id, ttl_s, self._labels(key)))
         return self._card(context_id, key)
 
     async def _delete_context(self, request: Request, key: ApiKey) -> Response:
-        context_id = request.path_params["context_id"]
+        context_id = _context_id(request, key)
         self._exchanges.about_contexts(lambda contexts: contexts.delete(context_id, self._labels(key)))
         return JSONResponse({"id": context_id, "object": "context.deleted", "deleted": True})
 
@@ -257,6 +259,13 @@ class Gateway:
             return Window(1 << 20, 1 << 20)
         room = self._cores.job_executor.room_of(function_id)
         return admission_window(*room, view.starting, view.max_pods)
+
+
+def _context_id(request: Request, key: ApiKey) -> str:
+    """Of the path. Raises Fault where it is another key's."""
+    context_id: str = request.path_params["context_id"]
+    check_owner(context_id, key)
+    return context_id
 
 
 async def _whole(exchange: Exchange) -> bytes:
