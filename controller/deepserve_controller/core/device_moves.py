@@ -137,8 +137,14 @@ class DeviceMoves:
                 move.owner.leaving.discard(move.giver.pod_id)
         for function_id in self._reasons.keys() - self._starter.short.keys():
             del self._reasons[function_id]
+        for function_id in self._asked_s.keys() - self._starter.pools.keys():
+            del self._asked_s[function_id]
+        for gone in self._failed_s.keys() - self._starter.pods.keys():
+            del self._failed_s[gone]
 
     def check_invariants(self) -> None:
+        assert self._asked_s.keys() <= self._starter.pools.keys(), "a function that was removed is remembered"
+        assert self._failed_s.keys() <= self._starter.pods.keys(), "a pod that is gone is remembered"
         givers = {move.giver.pod_id for move in self._moves.values()}
         assert len(givers) == len(self._moves), "a pod is moved twice"
         for pod_id, move in self._moves.items():

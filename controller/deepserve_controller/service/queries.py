@@ -21,7 +21,8 @@ from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, optional, required
 from deepserve_controller.service.reactor import running_reactor
-from deepserve_controller.service.requests import RequestRecord, Requests
+from deepserve_controller.service.request_record import RequestRecord
+from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.store import App
 

@@ -32,6 +32,7 @@ from deepserve_controller.service.dependencies import DependencyValues, Wanted
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.recipients import Recipient, Recipients
+from deepserve_controller.service.request_record import RequestRecord
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.segments import Segments
@@ -42,29 +43,6 @@ from deepserve_controller.settings import log_level
 NUM_RECENT = 500
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
-
-
-class RequestRecord(msgspec.Struct):
-    request_id: str
-    link_id: str
-    root_link_id: str
-    """The client whose call this is, or whose call's child it is: its terminal shows the output."""
-    function_id: str
-    label: str
-    kind: str
-    parent_task_id: str
-    keep: bool
-    arrived_at: float
-    segments: dict[int, str] = {}
-    """Of the arguments (-1) and of map inputs, by index."""
-    listeners: list[str] = []
-    held: deque[Delivery] = msgspec.field(default_factory=deque)
-    """Finished inputs of a kept map."""
-    pod_id: str = ""
-    num_inputs: int | None = None
-    """Of a map, once its inputs have ended."""
-    journals: dict[str, bytearray] = {}
-    """By task id: what its attempts have said; a later one goes on from there."""
 
 
 class Requests:
