@@ -69,7 +69,7 @@ def test_an_embedded_controller_opens_its_port_when_it_is_asked() -> None:
             function = client.define("work")
             address = client.query("openai_address").body
             again = client.query("openai_address").body
-            assert again["base_url"] == address["base_url"] and again["api_key"] != address["api_key"]
+            assert again == address  # one key for each process
             url = address["base_url"] + "/models"
             request = urllib.request.Request(url, headers={"Authorization": f"Bearer {address['api_key']}"})
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
