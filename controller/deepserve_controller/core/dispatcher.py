@@ -13,6 +13,7 @@ from deepserve.protocol.credit import Credit
 from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.chunk import Chunk
+from deepserve_controller.core.demand import Demand
 from deepserve_controller.core.events import EngineReported, ExecutorReady, PodBusy, PodDrained, PodIdle, PodStuck
 from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
@@ -45,7 +46,7 @@ class Dispatcher:
         """Pods that end by themselves; forgotten when they are lost."""
         self._unwanted: set[str] = set()
         """Pods that were drained before their executor was ready; forgotten when they are lost."""
-        self._touched: dict[str, FunctionQueue] = {}
+        self.demand = Demand(out)
         self.next_of_map: Callable[[MapInputs], Task] | None = None
         """Makes a task of inputs that wait (`Maps`)."""
 
@@ -54,11 +55,11 @@ class Dispatcher:
     def expect(self, function: FunctionQueue, task: Task) -> None:
         """`task`'s result will become a task of `function`: start its pods now rather than then (DeepServe 2.12)."""
         function.expected[task.task_id] = task
-        self._touched[function.function_id] = function
+        self.demand.touch(function)
 
     def stop_expecting(self, function: FunctionQueue, task: Task) -> None:
         if function.expected.pop(task.task_id, None) is not None and function.reported_queued:
-            self._touched[function.function_id] = function
+            self.demand.touch(function)
 
     def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
         """Assign `task` now if a pod has room and nobody waits before it, else let it wait."""
@@ -67,7 +68,7 @@ class Dispatcher:
             function.push(task, first)
             if function.spec.queue_timeout_s > 0.0:
                 task.alarm = self._alarms.set(now_s + function.spec.queue_timeout_s, "queue", task)
-            self._touched[function.function_id] = function
+            self.demand.touch(function)
 
     def enqueue_map(self, inputs: MapInputs, now_s: float, first: bool = False) -> None:
         """Some of a map's inputs wait: assign what there is room for."""
@@ -81,12 +82,12 @@ class Dispatcher:
         """None of a map's inputs wait any more."""
         function = inputs.function
         function.maps.pop(inputs.job.request_id, None)
-        self._touched[function.function_id] = function
+        self.demand.touch(function)
 
     def withdraw(self, task: Task) -> None:
         """Take a waiting task out of its queue."""
         task.function.pop(task.task_id)
-        self._touched[task.function.function_id] = task.function
+        self.demand.touch(task.function)
 
     def release(self, task: Task, now_s: float) -> None:
         """`task` is no longer on its pod: its slot goes to the next in the queue."""
@@ -123,7 +124,7 @@ class Dispatcher:
     def assign_waiting(self, function: FunctionQueue, now_s: float) -> None:
         if not function.waiting and not function.maps:
             return
-        self._touched[function.function_id] = function
+        self.demand.touch(function)
         while function.waiting or function.maps:
             if (routed := self._choose(function, next(iter(function.waiting.values()), None))) is None:
                 return
@@ -175,7 +176,7 @@ class Dispatcher:
         task.assigned_s = now_s
         if function.engines is not None:
             function.engines.assigned(executor.pod_id, task.task_id, task.prompt, now_s)
-            self._touched[function.function_id] = function
+            self.demand.touch(function)
         if task.alarm is not None:
             self._alarms.cancel(task.alarm)
         job = task.job
@@ -222,14 +223,14 @@ class Dispatcher:
         executor.load += 1
         function.running += 1
         if function.expected or (function.slots > 1 and function.may_need_other_pods):
-            self._touched[function.function_id] = function
+            self.demand.touch(function)
 
     def _give_slot(self, executor: ExecutorRecord) -> None:
         function = executor.function
         executor.load -= 1
         function.running -= 1
         if function.expected or (function.slots > 1 and function.may_need_other_pods):
-            self._touched[function.function_id] = function
+            self.demand.touch(function)
 
     # --- pods -----------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class Dispatcher:
         function.add_executor(executor)
         if function.engines is not None:
             function.engines.add(pod_id)
-        self._touched[function.function_id] = function
+        self.demand.touch(function)
         self.assign_waiting(function, now_s)
 
     def drain(self, pod_id: str) -> None:
@@ -285,7 +286,7 @@ class Dispatcher:
     def _close(self, executor: ExecutorRecord) -> None:
         executor.is_draining = True
         executor.function.routable.pop(executor.pod_id, None)
-        self._note_pod_gone(executor.function)
+        self.demand.pod_gone(executor.function)
 
     def kill(self, pod_id: str, reason: str) -> list[Task]:
         """Kill the pod and forget it; returns the tasks that were on it, already taken off."""
@@ -315,13 +316,13 @@ class Dispatcher:
             task.is_blocked = False
         for task_id in executor.stuck:
             del self._stuck[task_id]
-        self._note_pod_gone(function)
+        self.demand.pod_gone(function)
         return tasks
 
     def engine_reported(self, event: EngineReported, now_s: float) -> None:
         if (executor := self._executors.get(event.pod_id)) is not None and executor.function.engines is not None:
             executor.function.engines.reported(event.pod_id, event.report, now_s)
-            self._touched[executor.function.function_id] = executor.function
+            self.demand.touch(executor.function)
 
     def _tell_empty(self, executor: ExecutorRecord) -> None:
         if executor.stuck:
@@ -331,28 +332,6 @@ class Dispatcher:
         elif executor.is_told_busy:
             executor.is_told_busy = False
             self._out.append(Notify(PodIdle(executor.pod_id)))
-
-    # --- demand ---------------------------------------------------------------------------------------
-
-    def repeat_demand(self, function: FunctionQueue) -> None:
-        """Report what is queued even if it is what was reported last: the cluster manager has given up on that."""
-        function.reported_queued = function.reported_pods = -1
-        self._touched[function.function_id] = function
-
-    def _note_pod_gone(self, function: FunctionQueue) -> None:
-        """With the last pod goes what kept the queue alive of a function whose other pods fail to load: ask anew."""
-        self._touched[function.function_id] = function
-        if not function.routable and (function.waiting or function.maps):
-            self.repeat_demand(function)
-
-    def report_demand(self, now_s: float) -> None:
-        """Tell the cluster manager what changed materially."""
-        if not self._touched:
-            return
-        for function in self._touched.values():
-            if (news := function.demand_news(now_s)) is not None:
-                self._out.append(Notify(news))
-        self._touched.clear()
 
     # --- checks ---------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ class JobExecutor:
             if self._settled:
                 self._dependency_finished(*self._settled.popleft(), now_s)
         self._migrations.drop_ended()
-        self._dispatcher.report_demand(now_s)
+        self._dispatcher.demand.report(now_s)
         actions = self._out.copy()
         self._out.clear()
         return actions

@@ -64,4 +64,4 @@ class Unstartable:
                 self._end_task(task, outcome, now_s, payload=event.payload)
         for job in self._maps.fail_waiting(function, outcome, event.payload, now_s):
             self._finish_if_complete(job, now_s)
-        self._dispatcher.repeat_demand(function)
+        self._dispatcher.demand.repeat(function)
