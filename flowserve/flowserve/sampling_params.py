@@ -173,7 +173,9 @@ class SamplingParams:
         if self.structured_outputs is not None and self.min_tokens:
             raise InvalidSamplingParamsError("min_tokens cannot go with structured_outputs: the grammar sets the end")
         if self.n > 1 and self.is_greedy:
-            raise InvalidSamplingParamsError(f"n {self.n} cannot go with temperature 0: all would be the same")
+            raise InvalidSamplingParamsError(
+                f"n {self.n} cannot go with temperature 0: all would be the same; set a higher one"
+            )
         if self.stop and not self.detokenize:
             raise InvalidSamplingParamsError("stop cannot go with detokenize False: stop strings are found in the text")
         if self.include_stop_str_in_output and not self.detokenize:

@@ -34,7 +34,9 @@ def test_keys_live_in_the_state_folder() -> None:
             assert get(first, "/v1/models", root) == (200, {"object": "list", "data": []})
             assert get(first, "/v1/models", made["key"])[0] == 200
             assert get(first, "/api/status", made["key"])[0] == 401
-            assert get(first, "/v1/models", "")[1]["error"]["code"] == "invalid_api_key"
+            unknown, none = (get(first, "/v1/models", key)[1]["error"] for key in ("sk-of-nobody", ""))
+            assert unknown["code"] == none["code"] == "invalid_api_key"
+            assert "never was, or was revoked" in unknown["message"] and "send a key" in none["message"]
             assert get(first, "/v1/nowhere", root)[0] == 404
             assert get(first, "/v1/openapi.json", "")[1]["openapi"].startswith("3.")
             assert client.query("new_key", name="x", scopes=["all"]).error == "invalid"

@@ -95,6 +95,17 @@ def controller() -> Iterator[Controller]:
     _current_client.install(before)
 
 
+@pytest.fixture(autouse=True)
+def holds_a_model(tmp_path: Path) -> None:
+    made_model(tmp_path)
+
+
+def made_model(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
 @pytest.fixture
 def llm(tmp_path: Path) -> Model:
     return Model("tiny", source=tmp_path)
@@ -114,12 +125,12 @@ def test_spec_names_its_tokenizer_and_its_options(tmp_path: Path) -> None:
 
 
 def test_relative_source_from_the_current_folder_or_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "m").mkdir()
+    made_model(tmp_path / "m")
     monkeypatch.chdir(tmp_path)
     assert Model("tiny", "m").source == str(tmp_path / "m")
     monkeypatch.undo()
-    beside_this_file = Model("tiny", "../deepserve_models")
-    assert beside_this_file.source == str(Path(__file__).parent)
+    beside_this_file = Model("tiny", "../../../examples/models/tiny-tools")
+    assert beside_this_file.source == str(Path(__file__).parents[3] / "examples/models/tiny-tools")
     assert Model("qwen", "Qwen/Qwen3-0.6B").source == "Qwen/Qwen3-0.6B"
 
 
@@ -131,8 +142,15 @@ def test_missing_folder_shows_at_first_use() -> None:
         pickle.loads(pickle.dumps(model))
 
 
+def test_a_folder_without_a_model_is_named_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelLoadError, match=r"/empty holds no model, it has no config.json"):
+        Model("tiny", tmp_path / "empty").definitions()
+
+
 def test_in_a_pod_the_source_is_where_the_bundle_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "home" / "models" / "m").mkdir(parents=True)
+    made_model(tmp_path / "home" / "models" / "m")
+    (tmp_path / "bundles" / "d1gest" / "models" / "m").mkdir(parents=True)  # where code lies beside the model
     unpacked = tmp_path / "bundles" / "d1gest" / "app.py"
     code = CodeRef("bundle", "app", "f", "d1gest", root=str(tmp_path / "home"))
     monkeypatch.setattr(_context, "bound_code", lambda: code)
@@ -286,7 +304,7 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
 
 
 def test_pickles_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "m").mkdir()
+    made_model(tmp_path / "m")
     monkeypatch.chdir(tmp_path)
     data = pickle.dumps(Model("tiny", "m", max_pods=3))
     monkeypatch.chdir("/")

@@ -32,6 +32,7 @@ from deepserve_controller.service.store import ApiKey
 
 JSON_TYPE = "application/json"
 HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
+UNKNOWN_KEY = "the key is not known here: it never was, or was revoked (deepserve token list shows those there are)"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -86,12 +87,14 @@ class Gateway:
 
     def _key_of(self, request: Request, scope: str) -> ApiKey:
         """Raises Fault."""
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+        secret = rest.strip() if scheme.lower() == "bearer" else ""
         if self._bearer is not None and self._bearer.is_brought_by(request):
             return ROOT
-        key = self._keys.find(secret.strip()) if scheme.lower() == "bearer" else None
+        key = self._keys.find(secret)
         if key is None:
-            raise Fault(401, HOW_TO_BRING_A_KEY, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+            text = UNKNOWN_KEY if secret else HOW_TO_BRING_A_KEY
+            raise Fault(401, text, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         if key.scopes and scope not in key.scopes:
             raise Fault(403, f"the key {key.name!r} has no scope {scope!r}", code="insufficient_permissions")
         return key
