@@ -64,7 +64,8 @@ class Dispatcher:
     def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
         """Assign `task` now if a pod has room and nobody waits before it, else let it wait."""
         function = task.function
-        if function.waiting or function.maps or not self._try_assign(task, now_s):
+        must_wait = (function.waiting or function.maps) and not (function.engines is not None and task.job.is_ahead)
+        if must_wait or not self._try_assign(task, now_s):
             function.push(task, first)
             if function.spec.queue_timeout_s > 0.0:
                 task.alarm = self._alarms.set(now_s + function.spec.queue_timeout_s, "queue", task)
@@ -175,7 +176,7 @@ class Dispatcher:
         task.attempt += 1
         task.assigned_s = now_s
         if function.engines is not None:
-            function.engines.assigned(executor.pod_id, task.task_id, task.prompt, now_s)
+            function.engines.assigned(executor.pod_id, task.task_id, task.prompt, now_s, task.job.is_ahead)
             self.demand.touch(function)
         if task.alarm is not None:
             self._alarms.cancel(task.alarm)

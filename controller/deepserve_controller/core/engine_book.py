@@ -12,6 +12,9 @@ from deepserve_controller.core.engine_pace import EnginePace
 from deepserve_controller.core.prompt_tree import NO_MATCH, Match, PromptTree
 from deepserve_controller.core.views import EngineView, ExecutorLoad, TokenLoad
 
+SLOTS_AHEAD = 2
+"""A pod holds so many times its slots with tasks that take others' seats: these wait in its engine meanwhile."""
+
 
 class Charge(msgspec.Struct):
     """One task on an engine. `prefill`: blocks that its engine still has to compute; 0 from its first token on."""
@@ -21,6 +24,8 @@ class Charge(msgspec.Struct):
     blocks: int
     prefill: int
     assigned_s: float
+    is_ahead: bool = False
+    """It takes another one's seat: of those that do not it need not wait for any."""
 
 
 class EngineUse(msgspec.Struct, eq=False):
@@ -31,6 +36,14 @@ class EngineUse(msgspec.Struct, eq=False):
     decode_blocks: int = 0
     has_reported: bool = False
     """It says what it holds; one that never does is believed to keep what was sent there."""
+
+    @property
+    def prefill_ahead(self) -> int:
+        return sum(charge.prefill for charge in self.charges.values() if charge.is_ahead)
+
+    @property
+    def decode_ahead(self) -> int:
+        return sum(charge.blocks for charge in self.charges.values() if charge.is_ahead)
 
 
 class EngineBook:
@@ -52,8 +65,11 @@ class EngineBook:
         self._uses.pop(pod_id, None)
         self._change_tree(lambda: self.tree.remove(pod_id))
 
-    def views(self, executors: Iterable[ExecutorLoad], prompt: PromptBlocks | None) -> list[EngineView]:
-        """What routing may know. Raises what a broken tree raises."""
+    def views(
+        self, executors: Iterable[ExecutorLoad], prompt: PromptBlocks | None, is_ahead: bool = False
+    ) -> list[EngineView]:
+        """What routing may know; for a task that takes another one's seat only those count that it has to wait for.
+        Raises what a broken tree raises."""
         matches = self.tree.match(prompt.beginnings()) if prompt is not None else {}
         found = []
         for executor in executors:
@@ -62,10 +78,10 @@ class EngineBook:
             found.append(
                 EngineView(
                     executor.pod_id,
-                    executor.slots,
+                    executor.slots * (SLOTS_AHEAD if is_ahead else 1),
                     executor.load,
-                    use.prefill_blocks,
-                    use.decode_blocks,
+                    use.prefill_ahead if is_ahead else use.prefill_blocks,
+                    use.decode_ahead if is_ahead else use.decode_blocks,
                     *match,
                     use.has_reported,
                 )  # fmt: skip
@@ -74,7 +90,9 @@ class EngineBook:
 
     # --- tasks ----------------------------------------------------------------------------------------
 
-    def assigned(self, pod_id: str, task_id: str, prompt: PromptBlocks | None, now_s: float) -> None:
+    def assigned(
+        self, pod_id: str, task_id: str, prompt: PromptBlocks | None, now_s: float, is_ahead: bool = False
+    ) -> None:
         use = self._uses.get(pod_id)
         if use is None or prompt is None:
             return
@@ -82,7 +100,7 @@ class EngineBook:
         names = prompt.beginnings()
         match = self._change_tree(lambda: self.tree.match(names).get(pod_id, NO_MATCH)) or NO_MATCH
         blocks = prompt.num_blocks
-        charge = Charge(names, prompt.num_tokens, blocks, max(0, blocks - match.blocks), now_s)
+        charge = Charge(names, prompt.num_tokens, blocks, max(0, blocks - match.blocks), now_s, is_ahead)
         self.left(pod_id, task_id)  # an earlier attempt
         use.charges[task_id] = charge
         use.prefill_blocks += charge.prefill

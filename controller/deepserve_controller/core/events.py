@@ -50,6 +50,8 @@ class RequestArrived(Event, frozen=True):
     """Unfinished requests whose results are arguments; the service keeps the results themselves."""
     broken: Outcome | None = None
     """Such a result will never come, and `payload` says why: nothing is run."""
+    is_ahead: bool = False
+    """As in OpenRequest."""
 
 
 class MapInputArrived(Event, frozen=True):

@@ -59,10 +59,10 @@ class FunctionBook:
         function = self._functions.get(function_id)
         return (function.demand()[0], function.running) if function else (0, 0)
 
-    def room_of(self, function_id: str) -> tuple[int, int, int]:
-        """(tasks of one pod that scaling aims at, its slots, how many pods are ready)."""
+    def room_of(self, function_id: str) -> tuple[int, int]:
+        """(slots of one pod, how many pods are ready)."""
         function = self._functions.get(function_id)
-        return (function.target, function.slots, len(function.routable)) if function else (0, 0, 0)
+        return (function.slots, len(function.routable)) if function else (0, 0)
 
     def label(self, function_id: str) -> str:
         function = self._functions.get(function_id)

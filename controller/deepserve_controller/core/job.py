@@ -33,6 +33,8 @@ class Job(msgspec.Struct, eq=False):
     parent: Task | None = None
     depth: int = 1
     """How many calls deep it is nested, itself counted."""
+    is_ahead: bool = False
+    """It takes another one's seat in a model's engine: a pod need have no free slot for it."""
     tasks: dict[str, Task] = {}
     num_done: int = 0
     num_inputs: int | None = None

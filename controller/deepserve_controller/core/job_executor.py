@@ -162,6 +162,7 @@ class JobExecutor:
             event.request_id, self._ids.new("job"), event.link_id, event.function_id,
             self._functions.label(event.function_id), event.kind, event.method, event.timeout_s, event.keep,
             now_s, deadline_s, parent, parent.job.depth + 1 if parent else 1,
+            event.is_ahead,
         )  # fmt: skip
         broken = event.broken or self._broken(event.depends_on)
         self._jobs.add(job)

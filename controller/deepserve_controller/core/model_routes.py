@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from deepserve_controller.core.engine_book import SLOTS_AHEAD
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import ModelRouting, Routed, Routing
@@ -24,11 +25,12 @@ class ModelRoutes:
         if not function.routable or task is None or self._policy is None:
             return self._by_load(function.routable.values())
         try:
-            views = function.engines.views(function.routable.values(), task.prompt)
+            is_ahead = task.job.is_ahead
+            views = function.engines.views(function.routable.values(), task.prompt, is_ahead)
             routed = self._policy.choose(views, task.prompt, self._random.random())
             if routed is not None:
                 executor = function.routable[routed.pod_id]
-                if executor.load >= executor.slots:
+                if executor.load >= executor.slots * (SLOTS_AHEAD if is_ahead else 1):
                     raise ValueError(f"{routed.pod_id} has no room")
         except Exception as error:
             return self._degraded(function, error)

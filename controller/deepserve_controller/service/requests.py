@@ -127,6 +127,7 @@ class Requests:
                 payload=wanted.payload if wanted.broken else payload,
                 depends_on=wanted.unfinished,
                 broken=wanted.broken,
+                is_ahead=message.is_ahead,
             )
         )
 

@@ -39,6 +39,7 @@ class OpenRequest(Message, frozen=True):
     keep: the result is kept after it was delivered or the client left (spawned under up).
     depends_on: requests whose results are arguments; placeholders in `value` name them by their position here.
     context_id: of a model's context, which method `cache` makes and `chat` continues.
+    is_ahead: of a model's request that takes another one's seat: a pod need have no free slot for it.
     """
 
     request_id: str
@@ -51,6 +52,7 @@ class OpenRequest(Message, frozen=True):
     value: Value = Value()
     depends_on: tuple[str, ...] = ()
     context_id: str = ""
+    is_ahead: bool = False
 
 
 class MapInput(Message, frozen=True):

@@ -21,9 +21,7 @@ from typing import Any
 import msgspec
 
 ENGINE_SEATS = 32
-"""Sequences that an engine runs at once."""
-ENGINE_SLOTS = ENGINE_SEATS + 8
-"""Tasks that it holds: of keys that are below their share more than have seats, for which others then give theirs."""
+"""Sequences that an engine runs at once, and tasks that it is given unless they take others' seats."""
 JOURNAL_TOKEN_BYTES = 4
 """Of a token in an engine's journal (`TaskOutputs.journal`), at least: log probabilities and marks come on top."""
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PodEnding, PrepareTask, TaskPrepared
-from deepserve.protocol.model_io import ENGINE_SLOTS, GenerationParams, TokenizedPrompt
+from deepserve.protocol.model_io import ENGINE_SEATS, GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -69,7 +69,7 @@ class _Compiling:
 class EngineExecutor:
     """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
 
-    slots = ENGINE_SLOTS
+    slots = ENGINE_SEATS
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> None:
         """`loaded`: in the template that the pod was forked from."""

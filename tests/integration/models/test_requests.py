@@ -12,7 +12,7 @@ import pytest
 
 import deepserve
 from deepserve.errors import OutputTruncated
-from deepserve.protocol.model_io import ENGINE_SLOTS
+from deepserve.protocol.model_io import ENGINE_SEATS
 
 
 class Mood(enum.Enum):
@@ -76,7 +76,7 @@ def test_many_at_once(llm: deepserve.Model) -> None:
 
 
 def test_leaving_a_stream_early_frees_the_model(llm: deepserve.Model) -> None:
-    for _ in range(ENGINE_SLOTS + 4):  # more than an engine has slots, were they not given back
+    for _ in range(ENGINE_SEATS + 8):  # more than an engine has slots, were they not given back
         for _piece in llm.stream("hi", temperature=1.0, seed=1):
             break
 

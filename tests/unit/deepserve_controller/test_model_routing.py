@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import EngineReport, Outcome
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind
 from deepserve.protocol.prompt_blocks import PromptBlocks, pack, unpack
 from deepserve_controller.build import build_job_executor
 from deepserve_controller.core.actions import SendTask
@@ -173,8 +173,10 @@ def serving(jobs: Jobs, num_pods: int = 2, slots: int = 4) -> None:
         jobs(EngineReported(f"pod-{number}", EngineReport()))
 
 
-def asked(jobs: Jobs, request_id: str, given: PromptBlocks, kind: str = "call") -> SendTask:
-    jobs(RequestArrived(request_id, "link", "fn-model", kind))  # type: ignore[arg-type]
+def asked(
+    jobs: Jobs, request_id: str, given: PromptBlocks, kind: RequestKind = "call", is_ahead: bool = False
+) -> SendTask:
+    jobs(RequestArrived(request_id, "link", "fn-model", kind, is_ahead=is_ahead))
     jobs.finish(jobs.sent[request_id].task_id, prompt=given)
     return jobs.sent[request_id]
 
@@ -203,6 +205,21 @@ def test_prompts_that_share_nothing_are_spread_by_their_blocks(jobs: Jobs) -> No
     jobs(RequestCancelled("long"))
     jobs.finish(long.task_id, outcome=Outcome("cancelled"))
     assert asked(jobs, "next", prompt(2000)).pod_id == "pod-1"
+
+
+def test_who_takes_a_seat_needs_no_free_slot_and_waits_for_its_like_alone(jobs: Jobs) -> None:
+    serving(jobs, num_pods=2, slots=2)
+    for number in range(4):
+        assert asked(jobs, f"rq-{number}", prompt(number)).function_id == "fn-model"
+    assert asked(jobs, "waits", prompt(9)).function_id == "fn-tok"
+    ahead = [asked(jobs, f"ahead-{number}", prompt(100 + number), is_ahead=True) for number in range(5)]
+    assert [each.pod_id for each in ahead[:4]] == ["pod-1", "pod-2", "pod-1", "pod-2"]
+    assert ahead[4].function_id == "fn-tok", "a pod holds twice its slots, not more"
+    for number in range(4):
+        jobs.finish(jobs.sent[f"rq-{number}"].task_id)
+    assert jobs.sent["waits"].function_id == "fn-tok", "pods are still full"
+    jobs.finish(ahead[0].task_id)
+    assert jobs.sent["waits"].pod_id == "pod-1"
 
 
 def test_a_broken_tree_or_policy_costs_nobody_his_answer() -> None:

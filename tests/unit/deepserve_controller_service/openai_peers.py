@@ -73,21 +73,21 @@ class FakePods:
 
 
 class Setup:
-    """ready_slots: of the one model there is, `tiny`; spare_slots: for keys below their share."""
+    """ready_slots: of the one model there is, `tiny`."""
 
-    def __init__(self, ready_slots: int = 32, spare_slots: int = 0) -> None:
+    def __init__(self, ready_slots: int = 32) -> None:
         code = CodeRef("builtin", "", "")
         tiny = FunctionSpec("models", "tiny", "model", code, model=ModelSpec("tiny", "/x"), tokenizer="fn-tokenizer")
         self.pods = FakePods()
         self.recipients = Recipients()
         self.keys = ApiKeys(MemoryStore(), self.recipients)
-        self.slots, self.spare = ready_slots, spare_slots
+        self.slots = ready_slots
         self.exchanges = Exchanges(cast(Any, self.pods), cast(Any, None))
         self.pods.link = self.exchanges
         functions = cast(Any, SimpleNamespace(specs={"fn-tiny": tiny}))
         cores = SimpleNamespace(
             cluster_manager=SimpleNamespace(function_view=lambda id: SimpleNamespace(starting=0, max_pods=1)),
-            job_executor=SimpleNamespace(room_of=lambda id: (self.slots, self.slots + self.spare, 1)),
+            job_executor=SimpleNamespace(room_of=lambda id: (self.slots, 1)),
         )
         self.gateway = Gateway(None, self.keys, HostedModels(functions), self.exchanges, cast(Any, cores))
         self.secret = self.keys.new("all")[1]

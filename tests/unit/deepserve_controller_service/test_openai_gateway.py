@@ -374,20 +374,21 @@ def test_keys_take_turns_when_the_pods_are_full() -> None:
     async def test(setup: Setup) -> None:
         modest_key = setup.keys.new("modest")[1]
         running = ask(setup)
-        [held] = await opened(setup)
+        await opened(setup)
         flood = [ask(setup, max_tokens=200) for _ in range(30)]
         await asyncio.sleep(0.01)
-        modest = ask(setup, modest_key, max_tokens=201)
+        at_once, modest = (ask(setup, modest_key, max_tokens=limit) for limit in (202, 201))
         await asyncio.sleep(0.01)
-        assert len(setup.pods.opened) == 1
+        assert len(setup.pods.opened) == 2, "more than the modest one's share"
         answer_at_once(setup, OpenAIUsage(25, 200))
-        setup.pods.items(held, b"{}")
-        setup.pods.end(held)
-        for each in (running, modest, *flood):
-            await each.done
-            assert each.status == 200
+        for each in list(setup.pods.opened):
+            setup.pods.items(each, b"{}")
+            setup.pods.end(each)
+        for asked in (running, at_once, modest, *flood):
+            await asked.done
+            assert asked.status == 200
         order = [json.loads(written)["max_tokens"] for written in setup.pods.bodies.values()]
-        assert order.index(201) <= 1 + admission.QUANTUM_TOKENS // 200 + 1
+        assert order.index(201) <= 2 + admission.QUANTUM_TOKENS // 200 + 1
 
     run(test, ready_slots=1)
 
@@ -401,6 +402,7 @@ def test_a_key_below_its_share_does_not_wait_and_comes_first_in_the_engine() -> 
         ids = await opened(setup, 3)
         turns = {json.loads(setup.pods.bodies[each])["max_tokens"]: setup.pods.turns[each] for each in ids}
         assert turns[201] < turns[200] == 0
+        assert [setup.pods.opened[each].is_ahead for each in ids] == [False, False, True]
         answer_at_once(setup, OpenAIUsage(25, 200))
         for each in ids:
             setup.pods.items(each, b"{}")
@@ -409,7 +411,7 @@ def test_a_key_below_its_share_does_not_wait_and_comes_first_in_the_engine() -> 
             await asked.done
             assert asked.status == 200
 
-    run(test, ready_slots=2, spare_slots=1)
+    run(test, ready_slots=2)
 
 
 def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,6 +425,8 @@ def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         waiting = [ask(setup) for _ in range(2)]
         await asyncio.sleep(0.01)
         too_many = ask(setup)
+        at_once = ask(setup, other)
+        await opened(setup, 2)
         more = ask(setup, other)
         await too_many.done
         await asyncio.sleep(0.01)
@@ -431,7 +435,7 @@ def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (too_many.status, full.status, full.error["code"]) == (429, 503, "queue_full")
         assert too_many.headers["retry-after"] == full.headers["retry-after"] == "1"
         assert full.error["type"] == "overloaded_error"
-        for each in (*running, *waiting, more):
+        for each in (*running, *waiting, at_once, more):
             each.leaves.set()
             await each.done
 

@@ -130,7 +130,10 @@ class Exchanges:
         exchange = self._open[request_id] = Exchange(request_id, self._requests)
         value = Value("msgpack", len(payload))
         kind: RequestKind = "stream" if isinstance(asked, OpenAIRequest) else "call"
-        message = OpenRequest(request_id, function_id, kind, method, value=value, context_id=context_id)
+        is_ahead = isinstance(asked, OpenAIRequest) and asked.turn < 0
+        message = OpenRequest(
+            request_id, function_id, kind, method, value=value, context_id=context_id, is_ahead=is_ahead
+        )  # fmt: skip
         try:
             self._requests.open(LINK_ID, message, payload)
         except Refusal as refusal:
