@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from deepserve.protocol.journals import unpacked
 from deepserve.protocol.messages import StreamItems, TaskOutputs, Value
 
 
 def items_in(message: StreamItems | TaskOutputs, payload: bytes) -> list[tuple[int, Value, bytes]]:
     """(offset, value, bytes) of each."""
+    if isinstance(message, TaskOutputs):
+        message, payload = unpacked(message, payload)
     items, at = [], 0
     for number, value in enumerate(message.values):
         size_bytes = 0 if value.segment else value.size_bytes

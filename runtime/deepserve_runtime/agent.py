@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from deepserve.protocol.journals import unpacked
 from deepserve.protocol.map_messages import AssignChunk, RecallInputs
 from deepserve.protocol.messages import (
     AssignTask,
@@ -127,7 +128,7 @@ class PodAgent:
         self._handle(life.LinkLost(text))
 
     def _on_assign(self, message: AssignTask, payload: bytes) -> None:
-        self._arriving = Task(self._pod, message, payload, self._put_away)
+        self._arriving = Task(self._pod, *unpacked(message, payload), self._put_away)
         self._handle(life.TaskArrived(self._arriving.key))
 
     def _on_chunk(self, message: AssignChunk, payload: bytes) -> None:
@@ -145,7 +146,7 @@ class PodAgent:
 
     def _on_prepare(self, message: PrepareTask, payload: bytes) -> None:
         if isinstance(self._executor, MovingExecutor):
-            self._executor.prepare(message, payload, self._link.send)
+            self._executor.prepare(*unpacked(message, payload), self._link.send)
 
     def _on_release(self, message: ReleaseTask, payload: bytes) -> None:
         task = self._tasks.get(message.task_id)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from deepserve.protocol.framing import Buffer
+from deepserve.protocol.journals import packed
 from deepserve.protocol.messages import AssignTask, TaskOutputs, Value
 from deepserve_runtime import sdk
 
@@ -114,7 +115,7 @@ class Outputs:
         task_id, attempt = self._key
         values = tuple([value for value, _ in pending])
         payload = pending[0][1] if len(pending) == 1 else b"".join([data for _, data in pending])
-        self._link.send(TaskOutputs(task_id, attempt, offset, values, self._digest or b"", journal), payload)
+        self._link.send(*packed(TaskOutputs(task_id, attempt, offset, values, self._digest or b"", journal), payload))
 
     def _take_in(self, value: Value, payload: Buffer) -> None:
         if self._digest is not None:

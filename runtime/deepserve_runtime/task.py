@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.credit import Credit
 from deepserve.protocol.framing import MAX_PAYLOAD_BYTES, Buffer
+from deepserve.protocol.journals import packed
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutputs, TaskReleased, Value
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve_runtime import sdk
@@ -191,7 +192,7 @@ class Task:
         if self.outputs is not None:
             self.outputs.note(journal)
         else:
-            self.pod.link.send(TaskOutputs(*self.key, 0, (), journal=journal))
+            self.pod.link.send(*packed(TaskOutputs(*self.key, 0, (), journal=journal), b""))
 
     def finish(self, value: Value = Value(), payload: Buffer = b"") -> None:  # noqa: B008  (frozen)
         try:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from deepserve.protocol.journals import unpacked
 from deepserve.protocol.map_messages import InputFinished, InputsFinished, InputsReturned
 from deepserve.protocol.messages import (
     BundleContent,
@@ -116,7 +117,7 @@ class PodLink:
 
     def _task_output(self, message: TaskOutputs, data: bytes) -> None:
         if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
-            self._requests.produced(message, data)
+            self._requests.produced(*unpacked(message, data))
         else:
             for value in message.values:
                 self._requests.announced(self._pod.pod_id, value, is_current=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deepserve.protocol.digest import sha256
 from deepserve.protocol.framing import Buffer, FrameError
+from deepserve.protocol.journals import packed
 from deepserve.protocol.messages import (
     AssignTask,
     BindExecutor,
@@ -145,7 +146,7 @@ class PodLinks:
         )
         data = action.payload.data
         try:
-            self.send_work(action, message, data + results if results else data)
+            self.send_work(action, *packed(message, data + results if results else data))
         except FrameError as error:
             self._requests.task_ended(action.task_id)
             refused = Outcome("refused", f"the task cannot be sent: {error}")
@@ -171,7 +172,7 @@ class PodLinks:
             if reason := self.faults.at_move("prepare", action.pod_id):
                 return self._kill(pod, reason)
             message = PrepareTask(action.task_id, action.round, action.method, action.payload.value, journal)
-            self._send(pod, message, action.payload.data)
+            self._send(pod, *packed(message, action.payload.data))
 
     def send_release(self, action: actions.SendRelease) -> None:
         if pod := self._linked(action.pod_id):

@@ -55,6 +55,8 @@ class AssignTask(Message, frozen=True):
     value: Value = Value()
     dependencies: tuple[Value, ...] = ()
     """Results for the placeholders in `value`; their bytes follow its own in the payload, one after the other."""
+    journal_bytes: int = 0
+    """Of the journal, which travels behind all that in the payload (see `journals`)."""
 
 
 class PrepareTask(Message, frozen=True):
@@ -65,6 +67,7 @@ class PrepareTask(Message, frozen=True):
     method: str = ""
     value: Value = Value()
     journal: bytes = b""
+    journal_bytes: int = 0
 
 
 class ReleaseTask(Message, frozen=True):
@@ -144,6 +147,7 @@ class TaskOutputs(Message, frozen=True):
     values: tuple[Value, ...]
     digest: bytes = b""
     journal: bytes = b""
+    journal_bytes: int = 0
 
 
 class TaskFinished(Message, frozen=True):

@@ -137,13 +137,13 @@ def test_tokens_are_merged_while_the_reader_is_slow(tokenizer: StandInPod, engin
     give(engine, prompt)
     whole = take(engine, Generated)
     task_id = give(engine, prompt, kind="stream", credit=1)
-    _, first = engine.link.receive(TaskOutputs)
+    first = engine.link.receive(TaskOutputs)
     give(engine, prompt)
     assert take(engine, Generated) == whole  # meanwhile the stream has been generated, and waits
     assert not any(isinstance(frame.message, TaskOutputs) for frame in engine.link.kept)
     engine.link.send(TaskCredit(task_id, 1))
-    _, rest = engine.link.receive(TaskOutputs)
-    texts = [msgspec.msgpack.decode(data, type=GeneratedDelta).text for data in (first, rest)]
+    rest = engine.link.receive(TaskOutputs)
+    texts = [msgspec.msgpack.decode(data, type=GeneratedDelta).text for _, _, data in all_items([first, rest])]
     assert "".join(texts) == whole.text
     assert take(engine, Generated) == whole
 

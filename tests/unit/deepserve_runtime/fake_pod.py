@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from deepserve.protocol.framing import Buffer
-from deepserve.protocol.messages import AssignTask, Message, TaskFinished, Value
+from deepserve.protocol.journals import unpacked
+from deepserve.protocol.messages import AssignTask, Message, TaskFinished, TaskOutputs, Value
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.task import Task
 
@@ -19,6 +20,8 @@ class FakeLink:
         self.sent: list[tuple[Message, bytes]] = []
 
     def send(self, message: Message, payload: Buffer = b"") -> None:
+        if isinstance(message, TaskOutputs):  # as the controller reads them
+            message, payload = unpacked(message, bytes(payload))
         self.sent.append((message, bytes(payload)))
 
     def of(self, kind: type[M]) -> list[tuple[M, bytes]]:
