@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Kernels compiled by one run serve the next; the packed weights of models that tests make do not.
 _CACHE = Path(os.environ.setdefault("FLOWSERVE_CACHE", str(Path(__file__).parent.parent / ".test_cache" / "flowserve")))
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as in a run without workers: what lies in no file travels by value
+    sys.modules["__main__"].__file__ = str(Path(pytest.__file__).with_name("__main__.py"))
+
+# Ignored in a worker of xdist and in a shell's background job, which processes that tests start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

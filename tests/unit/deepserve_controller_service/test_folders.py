@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,19 +17,26 @@ from deepserve_controller.service.keys import load_key
 from deepserve_controller.service.state_folder import Claim
 
 
-def test_folders_are_private_and_go(tmp_path: Path) -> None:
+@pytest.fixture
+def run() -> Iterator[Path]:
+    """A folder not yet made, whose path leaves room for that of a socket."""
+    with TemporaryDirectory(prefix="ds-") as folder:
+        yield Path(folder, "run")
+
+
+def test_folders_are_private_and_go(tmp_path: Path, run: Path) -> None:
     memory = tmp_path / "shm"
     memory.mkdir()
-    folders = make_folders(str(tmp_path / "run"), str(memory))
+    folders = make_folders(str(run), str(memory))
     for folder in (folders.runtime, folders.private, folders.segments):
         assert os.stat(folder).st_mode & 0o777 == 0o700
     assert Path(folders.segments).parent == memory
     folders.remove()
-    assert list(memory.iterdir()) == [] and list((tmp_path / "run").iterdir()) == []
+    assert list(memory.iterdir()) == [] and list(run.iterdir()) == []
 
 
-def test_without_shared_memory_segments_lie_in_the_private_folder(tmp_path: Path) -> None:
-    folders = make_folders(str(tmp_path / "run"), str(tmp_path / "missing"))
+def test_without_shared_memory_segments_lie_in_the_private_folder(tmp_path: Path, run: Path) -> None:
+    folders = make_folders(str(run), str(tmp_path / "missing"))
     assert Path(folders.segments).parent == Path(folders.private)
 
 
@@ -53,10 +62,9 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         make_private(str(tmp_path / "run"))
 
 
-def test_only_dead_controllers_folders_are_removed(tmp_path: Path) -> None:
+def test_only_dead_controllers_folders_are_removed(tmp_path: Path, run: Path) -> None:
     memory = tmp_path / "shm"
     memory.mkdir()
-    run = tmp_path / "run"
     living = make_folders(str(run), str(memory))
     ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead = run / f"ctl-{int(ended.stdout)}-abcd"
