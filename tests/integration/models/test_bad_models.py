@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 import deepserve
+from deepserve._current_client import current_client
 from deepserve.errors import ModelError, ModelLoadError, PromptTooLongError
+from deepserve.protocol.specs import function_id
 
 
 @pytest.fixture
@@ -60,8 +63,19 @@ def test_a_mended_folder_works_under_the_same_name(broken: Path) -> None:
     mended = deepserve.Model("mended", source=broken)
     with pytest.raises(ModelLoadError):
         mended.generate("hi", max_tokens=1, temperature=0)
+    ends_s = time.monotonic() + 30.0
+    while loading(mended):  # the tokenizer has told it; the engine's template is told of the broken file, too
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
     (broken / "config.json").write_text(config)
     assert mended.generate("hi", max_tokens=1, temperature=0)
+
+
+def loading(llm: deepserve.Model) -> bool:
+    """Whether a process is still reading its folder."""
+    entries = current_client().query("status")
+    model = function_id(llm.spec)
+    return any(each["function_id"] == model for kind in ("templates", "pods") for each in entries[kind])
 
 
 def test_prompt_too_long(llm: deepserve.Model) -> None:
