@@ -116,3 +116,15 @@ def test_a_process_has_one_key_however_often_it_asks() -> None:
         assert setup.keys.find(first) is None and setup.keys.find(other) is not None
 
     run(test)
+
+
+def test_the_limits_of_a_revoked_key_are_forgotten() -> None:
+    async def test(setup: Setup) -> None:
+        key, setup.secret = setup.keys.new("limited", tokens_per_minute=1000)
+        asked = ask(setup)
+        await opened(setup)
+        setup.keys.revoke(key.key_id)
+        await asked.done
+        assert asked.status == 401 and not cast(Any, setup.gateway)._limits._limits
+
+    run(test)

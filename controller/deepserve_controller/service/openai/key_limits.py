@@ -34,9 +34,9 @@ class KeyLimits:
             limits.tokens.take(num_tokens, now_s)
 
     def settle(self, key: ApiKey, estimated: int, actual: int, now_s: float) -> None:
-        tokens = self._of(key, now_s).tokens
-        if tokens is not None:
-            tokens.take(actual - estimated, now_s)
+        found = self._limits.get(key.key_id)  # none of a key that was revoked meanwhile
+        if found is not None and found.tokens is not None:
+            found.tokens.take(actual - estimated, now_s)
 
     def forget(self, key_id: str) -> None:
         self._limits.pop(key_id, None)
