@@ -8,7 +8,7 @@ PEERS := pool ray dask
 # llama.cpp is compiled: minutes.
 ENGINE_PEERS := ctranslate2 openvino openvino-convert onnxruntime transformers vllm llamacpp
 
-.PHONY: run test test-slow test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
+.PHONY: run test test-slow test-frameworks test-rtc check bench bench-peers bench-engine-peers kill-loop oracle clean
 
 run: $(STAMP)
 	$(BIN)/deepserve run examples/quickstart.py
@@ -20,6 +20,15 @@ test: $(STAMP)
 # Whole benchmarks, and the kernels for processors that are not here, compiled and emulated.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow tests
+
+# OpenAI's Agents SDK, pydantic-ai, LangChain's client and schemathesis, against the API of hosted models.
+test-frameworks: $(VENV)/.frameworks
+	$(BIN)/python -m pytest -q tests/integration/models/test_openai_frameworks.py tests/integration/models/test_openai_document.py
+
+$(VENV)/.frameworks: $(STAMP) tests/frameworks.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/frameworks.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps openai-agents==0.24.0
+	touch $@
 
 # The RTC's states, a hundred times as many as in `test`.
 test-rtc: $(STAMP)
