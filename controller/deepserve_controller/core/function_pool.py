@@ -87,6 +87,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     """Its pods are given up; only a late timer can still hold it."""
     is_broken: bool = False
     """Its executor failed to bind in a way that repeats: nothing is started before new demand."""
+    broken_because: str = ""
+    """How that last was; empty since one was ready."""
     num_failures: int = 0
     failed_s: float = -1.0
     retry_s: float = 0.0
@@ -171,7 +173,7 @@ class FunctionPool(msgspec.Struct, eq=False):
         self.starts_s[place] = before_s + START_WEIGHT * (took_s - before_s)
         pod.move("bound", now_s)
         pod.slots = self.slots = slots
-        self.num_failures, self.retry_s = 0, 0.0
+        self.num_failures, self.retry_s, self.broken_because = 0, 0.0, ""
 
     def note_failure(self, now_s: float, failure: Failure) -> bool:
         """Whether to try again, at `retry_s`; else it is given up."""
@@ -255,7 +257,7 @@ class FunctionPool(msgspec.Struct, eq=False):
         return FunctionView(
             self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, reason,
             self._running_now(), ready, len(self.pods) - ready, num_draining,
-            self.min_pods, self.max_pods, self.buffer_pods, self.window_s, self.pod_source,
+            self.min_pods, self.max_pods, self.buffer_pods, self.window_s, self.pod_source, self.broken_because,
         )  # fmt: skip
 
     def check_invariants(self) -> None:

@@ -69,7 +69,7 @@ class PodFailures:
 
     def mark_broken(self, pool: FunctionPool, now_s: float, text: str) -> None:
         """Nothing more is started for what waits now: it is about to be told `text`."""
-        pool.is_broken = True
+        pool.is_broken, pool.broken_because = True, text
         pool.queued = 0
         self._templates.drop_loading(pool, text)
         self._scaler.give_up_all(pool, [pod for pod in pool.pods.values() if pod.state != "bound"], text, now_s)

@@ -372,6 +372,8 @@ class FunctionView(msgspec.Struct, frozen=True):
     scaledown_window_s: float = 0.0
     pod_source: str = ""
     """Where its pods come from, and why."""
+    broken_because: str = ""
+    """Why its code could last not be loaded; empty since it could."""
 
 
 def pod_order(pod_id: str) -> tuple[int, str]:

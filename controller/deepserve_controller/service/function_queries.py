@@ -41,6 +41,7 @@ class FunctionQueries:
             "draining": view.draining,
             "reason": view.reason,
             "pod_source": view.pod_source,
+            "broken_because": view.broken_because,
             "pods": [msgspec.to_builtins(pod) for pod in pods],
             "decisions": [self._describe_decision(decision) for decision in manager.scaling_history(function_id)],
         }

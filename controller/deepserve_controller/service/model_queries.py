@@ -60,7 +60,17 @@ class ModelQueries:
             if each.function_id == found["function_id"]
         ]
         routes = [msgspec.to_builtins(route) for route in self._routes.latest(found["function_id"], NUM_ROUTES)]
+        found["broken_because"] = described["broken_because"] or self._broken_tokenizer(link_id, found["name"])
         return {**described, **found, "pods": pods, "templates": templates, "routes": routes}
+
+    def _broken_tokenizer(self, link_id: str, name: str) -> str:
+        """Why no prompt can be read: requests end there, before an engine is started for them."""
+        app, function_id = self._deployments.model(name)
+        tokenizer_id = app.specs[function_id].tokenizer
+        if not tokenizer_id:
+            return ""
+        because: str = self._functions.describe(link_id, {"function_id": tokenizer_id})["broken_because"]
+        return because
 
     def _summary(self, link_id: str, name: str) -> Body:
         app, function_id = self._deployments.model(name)

@@ -38,6 +38,8 @@ def show_function(target: str, *, as_json: bool) -> int:
     print(f"  demand    {found['queued']} inputs wait, {found['running']} run")
     print(f"  pods      {found['ready']} ready, {found['starting']} starting, {found['draining']} draining")
     print(f"  because   {found['reason']}")
+    if found["broken_because"]:
+        print(f"  failed    {found['broken_because']}")
     if found["pod_source"]:
         print(f"  loaded    {found['pod_source']}")
     pods = [(pod["pod_id"], pod["pid"] or "", pod["state"], "busy" if pod["is_busy"] else "") for pod in found["pods"]]

@@ -49,6 +49,8 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"  bounds    {bounds(found['settings'])}")
     print(f"  demand    {found['queued']} requests wait, {found['running']} run")
     print(f"  because   {found['reason']}")
+    if found["broken_because"]:
+        print(f"  failed    {found['broken_because']}")
     for each in found["templates"]:
         print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
     rows = [

@@ -153,6 +153,18 @@ def test_exit_codes_of_unknown_models(shell: Shell) -> None:
         assert (done.returncode, "no model 'none'" in done.stderr) == (3, True), done
 
 
+def test_info_says_why_a_model_cannot_be_loaded(shell: Shell, folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "away.json")
+    shell.out("model", "deploy", "small", "weights/tiny")
+    assert "failed" not in shell.out("model", "info", "small")
+    assert "no tokenizer.json" in shell.run("model", "chat", "small", "hi").stderr
+    shown = shell.out("model", "info", "small")
+    assert "  failed    models/small" in shown and "no tokenizer.json" in shown
+    (folder / "away.json").rename(folder / "tokenizer.json")
+    assert shell.out("model", "chat", "small", "hi", "--max-tokens", "1", "--temperature", "0")
+    assert "failed" not in shell.out("model", "info", "small")
+
+
 def test_pull_of_a_folder_says_what_it_is(shell: Shell, folder: Path) -> None:
     about = json.loads(shell.out("model", "pull", "weights/tiny", "--json"))
     assert about["size_bytes"] > 100_000 and about["embeds"] is False

@@ -237,7 +237,13 @@ def test_a_binding_error_ends_all_starts_until_new_demand(cluster: Cluster) -> N
     assert [kill.pod_id for kill in of_type(actions, KillPod)] == ["pod-1", "pod-2"]
     assert not of_type(cluster(demand(0)) + cluster(PodLost("pod-1", "", -9)), StartPod)
     assert only(cluster(PodConnected("pod-3", 3)), StopPod)  # nobody's any more
-    assert len(of_type(cluster(demand(1)), StartPod)) == 1
+    [start] = of_type(cluster(demand(1)), StartPod)
+    view = cluster.core.function_view("fn")
+    assert view is not None and view.broken_because.endswith(" could not be loaded: ImportError")
+    cluster(PodConnected(start.pod_id, 4))
+    cluster(ExecutorReady(start.pod_id, "fn", 1))
+    view = cluster.core.function_view("fn")
+    assert view is not None and not view.broken_because
 
 
 def test_start_and_load_have_one_clock_and_slow_code_is_not_tried_again(cluster: Cluster) -> None:
