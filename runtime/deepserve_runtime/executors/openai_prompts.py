@@ -9,6 +9,7 @@ from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPromp
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
     Answer,
+    ApiError,
     Chat,
     ChatRequest,
     Completion,
@@ -30,6 +31,9 @@ from deepserve_runtime.executors.openai_contexts import continued
 from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.task import Task, describe
+
+MAX_COMPLETIONS = 1024
+"""Of one request: its prompts times `n`. All of them are in the engine at a time, before whoever comes after it."""
 
 
 class OpenAIPrompter:
@@ -57,7 +61,9 @@ class OpenAIPrompter:
         method, body, about = task.assignment.method, request.body, None
         if request.context is None:
             answer = make_answer(method, body, self._model)
-            prompts = [self._model.encode(prompt) for prompt in answer.prompts()]
+            unread = answer.prompts()
+            check_number(len(unread), "prompt")
+            prompts = [self._model.encode(prompt) for prompt in unread]
         else:
             body, start = continued(body, request.context)
             answer = make_answer(method, body, self._model)
@@ -65,6 +71,7 @@ class OpenAIPrompter:
             prompt, about = self._behind_context(whole, head, request.context)
             prompts = [prompt]
         sequences = answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
+        check_number(sum(sequence.params.n for sequence in sequences), "n")
         num_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
         task.prompt = prompt_blocks(sequences[0].prompt_ids, sequences[0].cache_salt, num_tokens)
         encoded = [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts]
@@ -103,6 +110,13 @@ def make_answer(method: str, body: bytes, model: ServedModel) -> Answer:
     if method == "openai.responses":
         return ModelResponse(decode_body(body, ResponseRequest), model)
     raise AttributeError(f"a model does not know the method {method!r}")
+
+
+def check_number(num_completions: int, param: str) -> None:
+    """Raises ApiError."""
+    if num_completions > MAX_COMPLETIONS:
+        text = f"{num_completions} completions are more than the {MAX_COMPLETIONS} that a request may ask for"
+        raise ApiError(400, text, param=param)
 
 
 def emit(task: Task, written: bytes, journal: bytes = b"") -> None:

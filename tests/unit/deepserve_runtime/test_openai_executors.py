@@ -252,6 +252,15 @@ def test_numbers_that_are_no_token_ids_are_refused_where_they_come(executors: Ex
     assert (status, error["param"]) == (400, "prompt") and "no token ids" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "param"), [({"prompt": [[1]] * 1025}, "prompt"), ({"prompt": [[1]] * 9, "n": 128}, "n")]
+)
+def test_a_request_does_not_fill_the_engine(executors: Executors, asked: dict[str, Any], param: str) -> None:
+    pod = executors.prompts("openai.completions", {"model": "tiny", "temperature": 1, **asked})
+    status, error = refusal(pod)
+    assert (status, error["param"]) == (400, param) and "completions are more than the 1024" in error["message"]
+
+
 def test_what_only_the_engine_can_refuse(executors: Executors) -> None:
     bad = executors.answer("openai.chat", messages=HELLO, structured_outputs={"grammar": "start: (("}, stream=True)
     status, error = refusal(bad)
