@@ -28,7 +28,7 @@ NUM_AT_ONCE = 200
 """Requests of the one that floods; who gets an answer asks anew."""
 AHEAD_S = 3.0
 """The flood begins so long before the others."""
-SHORTER, MAX_PROMPT_TOKENS = 4, 500
+SHORTER, MAX_PROMPT_TOKENS = 8, 250
 
 
 class Asked(NamedTuple):
