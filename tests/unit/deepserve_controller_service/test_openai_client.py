@@ -96,12 +96,15 @@ def test_queues_that_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0.01)
         with pytest.raises(openai.RateLimitError, match="of this key wait"):
             await one.chat.completions.create(**ASKED)
+        asked.append(asyncio.ensure_future(other.chat.completions.create(**ASKED)))
+        await opened(setup, 2)  # below its share, it need not wait
         with pytest.raises(openai.InternalServerError) as full:
             await other.chat.completions.create(**ASKED)
         assert (full.value.status_code, full.value.code) == (503, "queue_full")
         assert full.value.response.headers["retry-after"] == "1"
         answer_at_once(setup)
-        setup.pods.on_open(next(iter(setup.pods.opened)))
+        for request_id in list(setup.pods.opened):
+            setup.pods.on_open(request_id)
         for each in asked:
             assert (await each).id == "c-1"
 
