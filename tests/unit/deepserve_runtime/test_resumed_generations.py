@@ -125,7 +125,7 @@ def test_a_call_goes_on_from_its_journal(executor: EngineExecutor, monkeypatch: 
 
 def test_several_answers_go_on_with_their_log_probabilities(executor: EngineExecutor, monkeypatch: Any) -> None:
     monkeypatch.setattr("deepserve_runtime.executors.generation.MAX_UNSAID", 5)
-    params = GenerationParams(n=3, logprobs=2, max_tokens=20, stop=["e"], json_schema=None)
+    params = GenerationParams(n=3, logprobs=2, max_tokens=20, stop=["e"], seed=1)
     prompt = TokenizedPrompt([1, 2, 3], params)
     whole = run(executor, prompt)
     expected = generated(whole)
