@@ -11,6 +11,7 @@ from typing import Any
 from ..cache_folder import cache_folder
 
 END = "<|endoftext|>"
+_MOST_WORDS = 16384
 _TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
     "Tokens are only a measure here; what they say is of no account, the weights being random.",
@@ -62,7 +63,7 @@ SHAPES = {
 
 def bench_folder() -> Path:
     """Where models and their conversions stay until somebody removes them."""
-    return cache_folder() / "bench"
+    return cache_folder() / "bench-models"
 
 
 def model_folder(shape: Shape, dtype: str = "") -> Path:
@@ -145,7 +146,10 @@ def _write_weights(path: Path, shape: Shape, dtype: str) -> None:
 
 
 def _write_tokenizer(folder: Path, shape: Shape) -> None:
-    """Byte pairs, far fewer than the vocabulary has room for: prompts are token ids."""
+    """Byte pairs, and of a small vocabulary a word for each other id: what streams has an event for each token.
+
+    A large one is left without, which would only take a time to be read: prompts are token ids.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -158,7 +162,11 @@ def _write_tokenizer(folder: Path, shape: Shape) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_TEXTS, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    written = json.loads(tokenizer.to_str())
+    if shape.vocab <= _MOST_WORDS:
+        vocabulary = written["model"]["vocab"]
+        vocabulary |= {f"\u0120w{token}": token for token in range(len(vocabulary), shape.vocab)}
+    _write_json(folder / "tokenizer.json", written)
     _write_json(
         folder / "tokenizer_config.json",
         {

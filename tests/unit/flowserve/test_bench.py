@@ -32,6 +32,7 @@ from flowserve.errors import InvalidConfigError
 from flowserve.models.checkpoint import Checkpoint
 from flowserve.models.config import read_model_config
 from flowserve.models.registry import plan_builder
+from flowserve.tokenizer import Tokenizer
 
 LIMITS = Limits(read_gbs={16: 80.0, 64: 40.0, 256: 20.0}, fp32_gflops=100.0, int8_gflops=400.0)
 
@@ -305,7 +306,7 @@ def test_a_conversion_that_fails_is_told_and_the_others_go_on(tmp_path: Path, mo
     converted = [Subject(n, "", "int8", conversion=Conversion(f"{n}.py", "", n, ("x",))) for n in ("bad", "good")]
     monkeypatch.setattr(measuring_all, "chosen", lambda who, peers: converted)
     assert prepare(Options(models=("toy",))) == {"bad, toy": "bad.py: it broke"}
-    assert (tmp_path / "bench" / "toy-good").read_text() == "x"
+    assert (tmp_path / "bench-models" / "toy-good").read_text() == "x"
     assert not (tmp_path / "bench" / "toy-bad").exists()
 
 
@@ -412,3 +413,14 @@ def report() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.mark.parametrize("name", ["tiny", "toy"])
+def test_each_token_of_a_small_vocabulary_has_a_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first events of streams are measured, a token without one would be seen with a later one."""
+    monkeypatch.setenv("FLOWSERVE_CACHE", str(tmp_path))
+    tokenizer = Tokenizer.from_folder(model_folder(SHAPES[name]))
+    assert all(tokenizer.decode([token, 300]) for token in range(1, SHAPES[name].vocab))
+    assert tokenizer.encode("Tokens are only") and max(tokenizer.encode("Tokens are only")) < 400
