@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from deepserve.protocol.credit import STREAM_BYTES, STREAM_ITEMS
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import (
     GrantCredit,
@@ -75,11 +76,15 @@ class Exchange:
         return {**headers, ROUTE: header_text(route)} if route else headers
 
     def written(self) -> None:
-        """The client has taken what `next` gave: its pod may send as much again."""
+        """The client has taken what `next` gave: its pod may send as much again.
+
+        It is told by halves of its room: a message for each token would cost as much as the token's own.
+        """
         items, size_bytes = self._owed
+        if self._is_over or (2 * items < STREAM_ITEMS and 2 * size_bytes < STREAM_BYTES):
+            return
         self._owed = [0, 0]
-        if items and not self._is_over:
-            self._requests.streams.grant(LINK_ID, GrantCredit(self.request_id, items, size_bytes))
+        self._requests.streams.grant(LINK_ID, GrantCredit(self.request_id, items, size_bytes))
 
     def fail(self, fault: Fault) -> None:
         """Whatever still comes: the client gets this."""
