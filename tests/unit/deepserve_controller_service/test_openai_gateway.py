@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from deepserve.protocol.credit import STREAM_ITEMS
 from deepserve.protocol.messages import Value
 from deepserve.protocol.openai_io import OpenAIUsage
 from deepserve_controller.core.actions import SendTask
@@ -339,14 +340,18 @@ def test_a_client_that_reads_nothing_holds_back_its_pod_and_is_cut_off(monkeypat
     async def test(setup: Setup) -> None:
         asked = ask(setup, stream=True)
         [request_id] = await opened(setup)
-        setup.pods.items(request_id, b"1", b"2")
+        half = STREAM_ITEMS // 2
+        setup.pods.items(request_id, *[b"1"] * (half - 1))
         await until(lambda: bool(asked.writes))
-        assert setup.pods.granted == [2]
+        assert setup.pods.granted == []  # it is told by halves
+        setup.pods.items(request_id, b"2")
+        await until(lambda: len(asked.writes) > 1)
+        assert setup.pods.granted == [half]
         asked.reads.clear()
-        setup.pods.items(request_id, b"3")
+        setup.pods.items(request_id, *[b"3"] * half)
         setup.pods.items(request_id, b"4")
         await asyncio.sleep(0.05)
-        assert setup.pods.granted == [2]  # no room for more
+        assert setup.pods.granted == [half]  # no room for more
         await asked.done
         assert asked.was_reset and setup.pods.cancelled == [request_id]
 
