@@ -28,8 +28,10 @@ _CACHE = Path(os.environ.setdefault("FLOWSERVE_CACHE", str(Path(__file__).parent
 if "PYTEST_XDIST_WORKER" in os.environ:  # as in a run without workers: what lies in no file travels by value
     sys.modules["__main__"].__file__ = str(Path(pytest.__file__).with_name("__main__.py"))
 
-# Ignored in a worker of xdist and in a shell's background job, which processes that tests start would inherit.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+
+def pytest_runtest_setup() -> None:
+    """An interrupt raises KeyboardInterrupt: not so where a shell's background job ignores it, which processes that
+    tests start would inherit, and behind a test that ran what pods do with it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
