@@ -91,7 +91,8 @@ def main() -> None:
     time.sleep(REST_S / float(speed))
     watch.stop()
     firsts_s = sorted(answer.first_s - answer.asked_s for answer in answers)
-    num_cold = sum(watch.ready_s[answer.pod_id] > answer.asked_s for answer in answers)
+    # A pod that came and went between two looks was started for the request that it answered.
+    num_cold = sum(watch.ready_s.get(answer.pod_id, math.inf) > answer.asked_s for answer in answers)
     who = "DeepServe" if policy == "deepserve" else policy
     found = {
         "p50": ("s", quantile(firsts_s, 0.5)),
