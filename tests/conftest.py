@@ -36,7 +36,6 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if (
-        "PYTEST_XDIST_WORKER" not in os.environ
-    ):  # by the last to end: a worker's weights may be mapped by another's test
+    # By the last to end: a worker's weights may be mapped by another's test.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(_CACHE / "weights", ignore_errors=True)

@@ -7,6 +7,7 @@ arguments are the numbers of workers; it prints one line of JSON: a list of samp
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -84,6 +85,10 @@ def samples(who: str, kind: str, num_workers: int, took_s: float, pids: list[int
     private_mb, pss_mb = memory_mb(pids)
     memory = {"private_mb": private_mb, "worker_pss_mb": pss_mb}
     return [{"work": f"{kind} {num_workers}", "who": who, "unit": "s", "value": took_s, **memory}]
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 def numbers() -> list[int]:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from meeting import tell
+from meeting import quantile, tell
 
 import deepserve
 from deepserve._current_client import current_client
@@ -149,10 +149,6 @@ async def replayed(llm: deepserve.Model, rows: list[TraceRow]) -> list[Answered]
 
 def completion(prompt: str, num_tokens: int) -> CompletionInput:
     return CompletionInput(prompt, GenerationParams(max_tokens=num_tokens, temperature=0, ignore_eos=True))
-
-
-def quantile(ordered: list[float], share: float) -> float:
-    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 if __name__ == "__main__":

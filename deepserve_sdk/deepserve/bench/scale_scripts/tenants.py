@@ -6,7 +6,6 @@ Arguments: the model's shape, and for how many seconds. The others ask at the sa
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from contextlib import suppress
 from random import Random
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway import Server, prompt_of, stream, whole
-from meeting import tell
+from meeting import quantile, tell
 
 import deepserve
 from deepserve._current_client import current_client
@@ -50,7 +49,7 @@ def main() -> None:
     for who, has_flood in (("limit: without the flood", False), ("DeepServe", True)):
         firsts_s = sorted(asyncio.run(measured(servers, seconds, has_flood)))
         for what, share in (("p50", 0.5), ("p99", 0.99)):
-            value = firsts_s[max(0, math.ceil(len(firsts_s) * share) - 1)]
+            value = quantile(firsts_s, share)
             found.append({"work": f"tenants {what}", "who": who, "unit": "s", "value": value})
     tell(found)
 
