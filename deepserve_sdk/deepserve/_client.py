@@ -47,9 +47,6 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 
-CREDIT_STEP = 32
-CREDIT_STEP_BYTES = 1 << 20
-"""A reader tells of what it has taken in steps of this many items or bytes."""
 NO_READER = -1
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
@@ -219,14 +216,10 @@ class Client:
                 pass
 
     def took(self, reader: Inbox, value: Value) -> None:
-        """An item was taken out of a stream's inbox: there is room for another one. Told in steps."""
-        reader.taken_items += 1
-        reader.taken_bytes += value.size_bytes
-        if reader.taken_items >= CREDIT_STEP or reader.taken_bytes >= CREDIT_STEP_BYTES:
-            items, size_bytes = reader.taken_items, reader.taken_bytes
-            reader.taken_items = reader.taken_bytes = 0
-            if not reader.is_over:
-                self.send(GrantCredit(reader.request_id, items, size_bytes, reader.reader))
+        """An item was taken out of a stream's inbox: there is room for another one."""
+        reader.untold.add(1, value.size_bytes)
+        if not reader.is_over and (grant := reader.untold.take_grant()) is not None:
+            self.send(GrantCredit(reader.request_id, *grant, reader.reader))
 
     def stop_leading(self) -> None:
         if self._leading is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from deepserve._event_loop import wait_for_wake
 from deepserve.errors import DeepServeError
+from deepserve.protocol.credit import Taken
 from deepserve.protocol.framing import Frame
 from deepserve.protocol.map_messages import ItemsFinished
 from deepserve.protocol.messages import ItemFinished, RequestFinished, StreamItems, Value
@@ -55,9 +56,8 @@ class Inbox:
         "readers",
         "request_id",
         "taken",
-        "taken_bytes",
-        "taken_items",
         "taking",
+        "untold",
     )
 
     def __init__(self, request_id: str) -> None:
@@ -79,9 +79,8 @@ class Inbox:
         """How the stream ended, while items are on their way to its reader."""
         self.gap: tuple[int, int] | None = None
         """Stream items from one offset to before another are kept no more."""
-        self.taken_items = 0
-        self.taken_bytes = 0
-        """Taken, and not yet told to the controller."""
+        self.untold = Taken()
+        """Of a stream's items, to the controller."""
         self.is_read = False
         """The value of `finished` was decoded, with success or without."""
         self.error: Exception | None = None

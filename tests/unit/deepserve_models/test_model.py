@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from deepserve import _context, _current_client, _model
-from deepserve._client import CREDIT_STEP, Client
+from deepserve._client import Client
 from deepserve._model import Model
 from deepserve._model_context import ContextId
 from deepserve._tool import tool
@@ -26,6 +26,7 @@ from deepserve.errors import (
     PromptTooLongError,
     SerializationError,
 )
+from deepserve.protocol.credit import STREAM_ITEMS
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import (
     CancelRequest,
@@ -218,7 +219,7 @@ def test_stream_and_its_credit(controller: Controller, llm: Model) -> None:
     controller.answers = [Generated("".join(controller.pieces), "stop", 3, 100)]
     assert "".join(llm.stream("count")) == "".join(controller.pieces)
     # The controller takes a grant for items taken: one for more than that, such as at the opening, would lose some.
-    assert {grant.items for grant in controller.sent_of(GrantCredit)} <= {CREDIT_STEP}
+    assert {grant.items for grant in controller.sent_of(GrantCredit)} <= {STREAM_ITEMS // 2}
     assert not controller.sent_of(CancelRequest)
 
 

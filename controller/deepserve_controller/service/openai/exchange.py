@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from deepserve.protocol.credit import STREAM_BYTES, STREAM_ITEMS
+from deepserve.protocol.credit import Taken
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import (
     GrantCredit,
@@ -49,8 +49,9 @@ class Exchange:
         """Once the answer is whole."""
         self._requests = requests
         self._pieces: list[bytes] = []
-        self._owed = [0, 0]
-        """Items and bytes that were handed out and are to be granted anew when they are written."""
+        self._pieces_bytes = 0
+        """What they took as items of the stream."""
+        self._taken = Taken()
         self._is_over = False
         self._fault: Fault | None = None
         self._news = asyncio.Event()
@@ -62,6 +63,8 @@ class Exchange:
                 raise self._fault
             if self._pieces:
                 pieces, self._pieces = self._pieces, []
+                self._taken.add(len(pieces), self._pieces_bytes)
+                self._pieces_bytes = 0
                 return b"".join(pieces)
             if self._is_over:
                 return None
@@ -76,15 +79,9 @@ class Exchange:
         return {**headers, ROUTE: header_text(route)} if route else headers
 
     def written(self) -> None:
-        """The client has taken what `next` gave: its pod may send as much again.
-
-        It is told by halves of its room: a message for each token would cost as much as the token's own.
-        """
-        items, size_bytes = self._owed
-        if self._is_over or (2 * items < STREAM_ITEMS and 2 * size_bytes < STREAM_BYTES):
-            return
-        self._owed = [0, 0]
-        self._requests.streams.grant(LINK_ID, GrantCredit(self.request_id, items, size_bytes))
+        """The client has taken what `next` gave: its pod may send as much again."""
+        if not self._is_over and (grant := self._taken.take_grant()) is not None:
+            self._requests.streams.grant(LINK_ID, GrantCredit(self.request_id, *grant))
 
     def fail(self, fault: Fault) -> None:
         """Whatever still comes: the client gets this."""
@@ -98,8 +95,7 @@ class Exchange:
         if not pieces:
             return self.fail(_lost())
         self._pieces += pieces
-        self._owed[0] += len(pieces)
-        self._owed[1] += sum(value.size_bytes for value in message.values)
+        self._pieces_bytes += sum(value.size_bytes for value in message.values)
         self._news.set()
 
     def finished(self, message: RequestFinished, data: bytes) -> None:
