@@ -21,7 +21,14 @@ ONE_THREAD_VARIABLES = {
 
 PYTHON_MODULES = ("deepserve_runtime.pod_process", "deepserve_runtime.executors.function")
 TOKENIZER_MODULES = ("tokenizers", "jinja2", "jinja2.sandbox", "deepserve_runtime.executors.tokenizer")
-FLOWSERVE_MODULES = ("torch", "deepserve_runtime.executors.model", "flowserve.engine_template")
+FLOWSERVE_MODULES = (
+    "torch",
+    "deepserve_runtime.executors.model",
+    "flowserve.engine_template",
+    "flowserve.device.cpu",
+    "flowserve.models.names",
+)
+"""With what nearly every model needs: flowserve itself imports it when it loads one."""
 
 ENVIRONMENTS = {
     "python": PYTHON_MODULES,

@@ -12,6 +12,7 @@ import pytest
 
 import deepserve_runtime
 from deepserve_runtime.template import running_threads
+from tests.tiny_models import make_model
 
 ROOT = Path(deepserve_runtime.__file__).parent
 
@@ -62,6 +63,24 @@ print([name for name in {absent!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def test_a_model_imports_nothing_but_its_own_family(tmp_path: Path) -> None:
+    """What the environment leaves to it, each model's first token would wait for."""
+    code = """
+import sys
+from deepserve_runtime.environments import load_environment, use_one_thread
+use_one_thread()
+load_environment("flowserve")
+from flowserve import EngineConfig
+from flowserve.engine_template import EngineTemplate, take_first_step
+before = set(sys.modules)
+take_first_step(EngineTemplate(sys.argv[1], EngineConfig(num_threads=1)).engine())
+print(sorted(name for name in set(sys.modules) - before if name.startswith("flowserve")))
+"""
+    folder = make_model(tmp_path / "model", "qwen3")
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['flowserve.models.qwen3']\n", done.stdout + done.stderr
 
 
 def test_a_template_with_a_thread_does_not_fork() -> None:
