@@ -25,6 +25,7 @@ from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, V
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.bearer import HOW_TO_BRING_THE_KEY, Bearer
 from deepserve_controller.service.deployments import Deployments
+from deepserve_controller.service.http_body import BodyRefused, read_body
 from deepserve_controller.service.impatience import ImpatientProtocol
 from deepserve_controller.service.queries import Queries
 from deepserve_controller.service.recipients import Recipients
@@ -46,6 +47,7 @@ STATUS_OF_OUTCOME = {
     "cancelled": 499,
     "timeout": 504,
 }
+HEADERS_OF_STATUS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
 STATUS_OF_QUERY = {"not_found": 404, "invalid": 400, "failed": 500}
 
 
@@ -129,7 +131,7 @@ class HttpApp:
 
     async def _call(self, request: HttpRequest) -> Response:
         function_id, _ = self._deployments.lookup(request.path_params["app"], request.path_params["function"])
-        arguments = parse_arguments(await read_body(request))
+        arguments = parse_arguments(await read_body(request, MAX_BODY_BYTES))
         finished, data = await self._call_while_connected(request, function_id, arguments)
         if finished.outcome.is_ok:
             result = decode_result(finished.value, data or self._segments.take(finished.value))
@@ -161,7 +163,7 @@ class HttpApp:
                     raise HttpError(401, "unauthorized", HOW_TO_BRING_THE_KEY)
                 response: Response = await answer(request)
                 return response
-            except HttpError as error:
+            except (HttpError, BodyRefused) as error:
                 return error_response(error.status, error.code, error.text)
             except QueryError as error:
                 return error_response(STATUS_OF_QUERY[error.code], error.code, error.text)
@@ -169,16 +171,6 @@ class HttpApp:
                 return Response(status_code=499)
 
         return guarded
-
-
-async def read_body(request: HttpRequest) -> bytes:
-    """Bounded while it streams in: the announced length proves nothing."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HttpError(413, "too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
-    return bytes(body)
 
 
 def parse_arguments(body: bytes) -> dict[str, Any]:
@@ -225,7 +217,7 @@ def decode_result(value: Value, data: bytes) -> Any:
 
 
 def error_response(status: int, code: str, text: str, **more: Any) -> Response:
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    headers = HEADERS_OF_STATUS.get(status)
     return JSONResponse({"error": {"code": code, "text": text}, **more}, status_code=status, headers=headers)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 
+from deepserve_controller.service import http_body
 from deepserve_controller.service.openai.fault import Fault, invalid
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20
-PATIENCE_S = 30.0
-"""For the next bytes of a body."""
+CODES = {"too_large": "request_too_large", "too_slow": "request_timeout"}
 BYTES_PER_TOKEN = 4
 OUTPUT_TOKENS = 256
 """Of a request that names no limit, until it is known."""
@@ -45,26 +43,13 @@ class Head(msgspec.Struct):
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises Fault 413 as soon as more than the limit is announced or has come, 408 where nothing more comes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-        raise _too_large()
-    body = bytearray()
-    chunks = request.stream()
-    while (chunk := await _next(chunks)) is not None:
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-    return bytes(body)
-
-
-async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+    """Raises Fault 413 or 408."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await anext(chunks, None)
-    except TimeoutError:
-        text = f"no more of the body came for {PATIENCE_S:g} s"
-        raise Fault(408, text, code="request_timeout", headers={"connection": "close"}) from None
+        return await http_body.read_body(request, MAX_BODY_BYTES)
+    except http_body.BodyRefused as refused:
+        # The rest of the body is not read, so the connection cannot serve another request.
+        headers = {"connection": "close"}
+        raise Fault(refused.status, refused.text, code=CODES[refused.code], headers=headers) from None
 
 
 def read_head(body: bytes) -> Head:
@@ -85,9 +70,3 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise invalid(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
-
-
-def _too_large() -> Fault:
-    # The rest of the body is not read, so the connection cannot serve another request.
-    text = f"the body is larger than {MAX_BODY_BYTES} bytes"
-    return Fault(413, text, code="request_too_large", headers={"connection": "close"})
