@@ -124,6 +124,7 @@ class PodLink:
 
     def _task_released(self, message: TaskReleased, data: bytes) -> None:
         if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+            self._pods.die_at("released")
             self._requests.tasks.remove(message.task_id)
             self._cores.give(events.TaskReleased(message.task_id, message.attempt))
 

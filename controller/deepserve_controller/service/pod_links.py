@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -26,7 +28,7 @@ from deepserve_controller.core import actions, events
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientMessages
-from deepserve_controller.service.faults import Faults
+from deepserve_controller.service.faults import Faults, When
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.loop import CoreLoop
@@ -173,8 +175,10 @@ class PodLinks:
                 return self._kill(pod, reason)
             message = PrepareTask(action.task_id, action.round, action.method, action.payload.value, journal)
             self._send(pod, *packed(message, action.payload.data))
+            self.die_at("prepare")
 
     def send_release(self, action: actions.SendRelease) -> None:
+        self.die_at("release")
         if pod := self._linked(action.pod_id):
             if reason := self.faults.at_move("release", action.pod_id):
                 return self._kill(pod, reason)
@@ -187,6 +191,11 @@ class PodLinks:
     def send_credit(self, action: actions.SendCredit) -> None:
         if pod := self._linked(action.pod_id):
             self._send(pod, TaskCredit(action.task_id, action.items, action.size_bytes))
+
+    def die_at(self, when: When) -> None:
+        """Nothing, but where a test has ordered that this controller is killed here."""
+        if self.faults.kills_controller(when):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     # --- pods dialling in ---
 

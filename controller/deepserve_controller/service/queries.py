@@ -11,7 +11,7 @@ import msgspec
 from deepserve_controller.core import events
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
-from deepserve_controller.service.faults import WHEN
+from deepserve_controller.service.faults import MOMENTS
 from deepserve_controller.service.function_queries import FunctionQueries, settings_of
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.logs import Logs
@@ -30,6 +30,8 @@ VERSION = "0.1.0"
 MAX_LOG_BYTES = 512 << 10
 NUM_STATUS_REQUESTS = 20
 NUM_STATUS_FUNCTIONS = 200
+MODES_WITH_FAULTS = ("embedded",)
+"""One that others use, too, is not killed by whoever asks for it."""
 
 
 class Queries:
@@ -227,14 +229,18 @@ class Queries:
         return {"task_ids": task_ids}
 
     def _order_fault(self, link_id: str, body: Body) -> Body:
-        """Kill the pod of the `step`-th task from now on: for tests, of their own controller."""
-        if self.about["mode"] != "embedded":
+        """Kill the pod of the `step`-th task or move from now on, or this controller: for tests, of their own one."""
+        if self.about["mode"] not in MODES_WITH_FAULTS:
             raise QueryError("invalid", "faults are ordered of an embedded controller only")
         step, when = required(body, "step", int), required(body, "when", str)
-        known = next((each for each in WHEN if each == when), None)
+        name = optional(body, "victim", str, "pod")
+        victim = next((each for each in MOMENTS if each == name), None)
+        if victim is None:
+            raise QueryError("invalid", f"victim {name!r} of {', '.join(MOMENTS)}")
+        known = next((each for each in MOMENTS[victim] if each == when), None)
         if step < 1 or known is None:
-            raise QueryError("invalid", f"step {step} from 1 on, and when {when!r} of {', '.join(WHEN)}")
-        return {"fault_id": self._pods.faults.order(step, known)}
+            raise QueryError("invalid", f"step {step} from 1 on, and when {when!r} of {', '.join(MOMENTS[victim])}")
+        return {"fault_id": self._pods.faults.order(step, known, victim)}
 
     def _withdraw_fault(self, link_id: str, body: Body) -> Body:
         order = self._pods.faults.withdraw(required(body, "fault_id", int))

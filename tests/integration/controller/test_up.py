@@ -110,6 +110,7 @@ def test_a_stopped_app_can_be_deployed_again(up: Controller) -> None:
     ("name", "body", "error"),
     [
         ("deploy", {"app": "a", "functions": {"f": "fn-unknown"}}, "not_found"),
+        ("order_fault", {"step": 1, "when": "release", "victim": "controller"}, "invalid"),
         ("deploy", {"app": "a", "functions": {}}, "invalid"),
         ("deploy", {"app": "", "functions": {"f": "x"}}, "invalid"),
         ("deploy", {"functions": {"f": "x"}}, "invalid"),
