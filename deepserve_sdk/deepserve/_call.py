@@ -123,14 +123,14 @@ class GetVerb(Generic[R]):
         refuse_on_loop("Call.get")
         call, deadline = self._call, Deadline.after(timeout)
         while not _is_over(call):
-            if not call._client.wait(call._inbox, deadline.left_s) and deadline.left_s == 0:
+            if not call._client.waiting.for_news(call._inbox, deadline.left_s) and deadline.left_s == 0:
                 raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
         return cast(R, call._take())
 
     async def aio(self, timeout: float | None = None) -> R:
         call, deadline = self._call, Deadline.after(timeout)
         while not _is_over(call):
-            if not await call._client.wait_async(call._inbox, deadline.left_s) and deadline.left_s == 0:
+            if not await call._client.waiting.for_news_async(call._inbox, deadline.left_s) and deadline.left_s == 0:
                 raise TimeoutError(f"call {call.id} has no result after {timeout} s (it goes on)")
         return cast(R, call._take())
 

@@ -10,14 +10,12 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from deepserve import _context
 from deepserve._arrived_values import ArrivedValues
-from deepserve._blocked import BlockedTasks
 from deepserve._definition import Definition
 from deepserve._inbox import Inbox
 from deepserve._inboxes import Inboxes
@@ -25,9 +23,9 @@ from deepserve._known_functions import KnownFunctions
 from deepserve._outcome import error_of
 from deepserve._questions import Questions
 from deepserve._ref_holds import RefHolds
+from deepserve._waiting import Leading, Waiting
 from deepserve.errors import ControllerLost, DeepServeError
-from deepserve.protocol.framing import Buffer, Frame
-from deepserve.protocol.map_messages import MapInputs
+from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import (
     Answer,
     AttachRequest,
@@ -37,8 +35,6 @@ from deepserve.protocol.messages import (
     ItemFinished,
     LeaveStream,
     LogOutput,
-    MapEnd,
-    MapInput,
     Message,
     OpenRequest,
     RequestFinished,
@@ -50,15 +46,6 @@ from deepserve.protocol.messages import (
 NO_READER = -1
 WELCOME_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 30.0
-
-
-class Leading(Protocol):
-    """A link that a blocking caller may read itself; see LinkReader."""
-
-    def begin_leading(self) -> None: ...
-    def lead(self, is_awaited: Callable[[Frame], bool], /) -> bool: ...
-    def step_aside(self) -> None: ...
-    def stop_leading(self) -> None: ...
 
 
 class Client:
@@ -78,7 +65,6 @@ class Client:
         self.is_pod = is_pod
         self.pid = os.getpid()
         self._send_frame = send
-        self._leading = leading
         self._welcome = welcome
         self._welcomed = threading.Event()
         if welcome is not None:
@@ -86,7 +72,7 @@ class Client:
         self._numbers = count(1)
         self._questions = Questions(self.send)
         self._functions = KnownFunctions(self.send)
-        self._blocked = BlockedTasks(self.send)
+        self.waiting = Waiting(self.send, is_pod=is_pod, leading=leading)
         self._forgotten: deque[str] = deque()
         self.refs = RefHolds(self.send)
         self.values = ArrivedValues(self.refs, self.segments, lambda: self._welcome)
@@ -151,15 +137,15 @@ class Client:
         is_awaited: bool = False,
         context_id: str = "",
     ) -> Inbox:
-        """Start a request; returns without a round trip. `is_awaited`: `wait_for_end` follows at once."""
+        """Start a request; returns without a round trip. `is_awaited`: `waiting.for_end` follows at once."""
         self.define(definition)
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
         inbox = self.inboxes.open(request_id)
         inbox.is_stream = kind == "stream"
         try:
-            if is_awaited and self._leading is not None:
-                self._leading.begin_leading()
+            if is_awaited:
+                self.waiting.begin_leading()
             self.send(
                 OpenRequest(
                     request_id,
@@ -177,20 +163,9 @@ class Client:
             )
         except BaseException:
             self.inboxes.drop(inbox)
-            self.stop_leading()
+            self.waiting.stop_leading()
             raise
         return inbox
-
-    def send_input(
-        self, inbox: Inbox, index: int, value: Value, payload: Buffer, depends_on: tuple[str, ...] = ()
-    ) -> None:
-        self.send(MapInput(inbox.request_id, index, value, depends_on), payload)
-
-    def send_inputs(self, inbox: Inbox, first_index: int, sizes: list[int], payload: Buffer, python: str) -> None:
-        self.send(MapInputs(inbox.request_id, first_index, sizes, python), payload)
-
-    def end_inputs(self, inbox: Inbox, inputs: int) -> None:
-        self.send(MapEnd(inbox.request_id, inputs))
 
     def cancel(self, request_id: str, *, force: bool = False) -> None:
         self.send(CancelRequest(request_id, force))
@@ -220,10 +195,6 @@ class Client:
         reader.untold.add(1, value.size_bytes)
         if not reader.is_over and (grant := reader.untold.take_grant()) is not None:
             self.send(GrantCredit(reader.request_id, *grant, reader.reader))
-
-    def stop_leading(self) -> None:
-        if self._leading is not None:
-            self._leading.stop_leading()
 
     def abandon(self, inbox: Inbox) -> None:
         """Whoever waited has left (Ctrl-C, a loop left early): drop the request, and cancel it if it still runs."""
@@ -262,56 +233,11 @@ class Client:
         self, name: str, body: dict[str, Any] | None = None, timeout_s: float = QUERY_TIMEOUT_S
     ) -> dict[str, Any]:
         """Ask the controller. Raises NotFound, Refused, ControllerLost."""
-        if self._leading is not None:
-            self._leading.step_aside()
+        self.waiting.step_aside()
         answer = self._questions.ask(name, body or {}, timeout_s)
         if answer is None:
             raise self._closed or ControllerLost(f"no answer to {name!r} for {timeout_s:.0f} s")
         return answer
-
-    # --- waiting; a task that waits gives its slot back ---
-
-    def wait(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
-        """Block until `inbox` has news. Returns False after the timeout."""
-        if inbox.has_news:
-            return True
-        if not self.is_pod:
-            if self._leading is not None:
-                self._leading.step_aside()
-            return inbox.wait(timeout_s)
-        with self.blocking():
-            return inbox.wait(timeout_s)
-
-    def wait_for_end(self, inbox: Inbox) -> None:
-        """Block until the request has ended. The caller reads the link itself where nobody else does."""
-        try:
-            while not inbox.is_over:
-                if self._leading is None or not self._leading.lead(inbox.is_finished_by):
-                    self.wait(inbox)
-        except BaseException:
-            # Ctrl-C, perhaps as the link was being left. Not in `abandon`: finalisers call that, amid a read.
-            self.stop_leading()
-            raise
-        self.inboxes.note_end(inbox)
-
-    async def wait_async(self, inbox: Inbox, timeout_s: float | None = None) -> bool:
-        if inbox.has_news:
-            return True
-        with self.blocking():
-            return await inbox.wait_async(timeout_s)
-
-    @contextmanager
-    def blocking(self) -> Iterator[None]:
-        """The task that runs here waits meanwhile for something else than its own work."""
-        task = _context.current_task.get() if self.is_pod else None
-        if task is None:
-            yield
-            return
-        self._blocked.enter(task.task_id)
-        try:
-            yield
-        finally:
-            self._blocked.leave(task.task_id)
 
     # --- the link ---
 

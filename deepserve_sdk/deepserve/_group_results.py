@@ -103,14 +103,14 @@ class GroupResults:
         try:
             if index is not None and self.has(index):
                 return True
-            return self._client.wait(self.inbox, deadline.left_s)
+            return self._client.waiting.for_news(self.inbox, deadline.left_s)
         finally:
             self.collect()
             self._waiting.release()
 
     async def wait_async(self, timeout_s: float | None = None) -> bool:
         try:
-            return await self._client.wait_async(self.inbox, timeout_s)
+            return await self._client.waiting.for_news_async(self.inbox, timeout_s)
         finally:
             self.collect()
 

@@ -46,9 +46,6 @@ class Inboxes:
             inbox = self._inboxes[request_id] = Inbox(request_id)
         return inbox
 
-    def note_end(self, inbox: Inbox) -> None:
-        self._open.discard(inbox.request_id)
-
     def release(self, inbox: Inbox) -> None:
         """Nobody waits here for this request any more; somebody else may."""
         if self._inboxes.get(inbox.request_id) is inbox:

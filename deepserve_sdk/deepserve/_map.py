@@ -92,9 +92,8 @@ class MapRun:
             try:
                 arguments = self._inputs.take(limit)
             except StopIteration:
-                self._batch.flush()
+                self._batch.end()
                 self._are_inputs_over = True
-                self._client.end_inputs(self.inbox, self._batch.num_added)
                 break
             if arguments is None:
                 break
@@ -182,7 +181,7 @@ def run_map(
             if (output := run.take()) is not _NOTHING:
                 yield output
             elif not run.send_inputs() and not run.is_over:
-                run._client.wait(run.inbox)
+                run._client.waiting.for_news(run.inbox)
     finally:
         run.leave()
 
@@ -205,6 +204,6 @@ async def run_map_async(
             if (output := run.take()) is not _NOTHING:
                 yield output
             elif not run.send_inputs() and not run.is_over:
-                await client.wait_async(run.inbox)
+                await client.waiting.for_news_async(run.inbox)
     finally:
         run.leave()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from deepserve._client import Client
 from deepserve._inbox import Inbox
 from deepserve.protocol.framing import Buffer
-from deepserve.protocol.messages import Value
+from deepserve.protocol.map_messages import MapInputs
+from deepserve.protocol.messages import MapEnd, MapInput, Value
 
 MAX_INPUTS = 128
 MAX_BYTES = 256 << 10
@@ -31,7 +32,7 @@ class InputBatch:
         self.num_bytes_added += value.size_bytes
         if value.segment or value.refs or depends_on or value.format != "pickle":
             self._send(index)
-            self._client.send_input(self._inbox, index, value, payload, depends_on)
+            self._client.send(MapInput(self._inbox.request_id, index, value, depends_on), payload)
             return
         if value.python != self._python:
             self._send(index)
@@ -45,10 +46,16 @@ class InputBatch:
     def flush(self) -> None:
         self._send(self.num_added)
 
+    def end(self) -> None:
+        """There are no more inputs than those that were added."""
+        self.flush()
+        self._client.send(MapEnd(self._inbox.request_id, self.num_added))
+
     def _send(self, next_index: int) -> None:
         """All that lies here: the inputs before `next_index`."""
         if not self._sizes:
             return
         sizes, payload = self._sizes, b"".join(self._parts)
         self._parts, self._sizes, self._num_bytes = [], [], 0
-        self._client.send_inputs(self._inbox, next_index - len(sizes), sizes, payload, self._python)
+        message = MapInputs(self._inbox.request_id, next_index - len(sizes), sizes, self._python)
+        self._client.send(message, payload)

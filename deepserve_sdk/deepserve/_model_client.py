@@ -73,7 +73,7 @@ class ClientRequests:
         request = self._open(value, "call", context_id)
         try:
             while not request.inbox.is_over:
-                request.client.wait(request.inbox)
+                request.client.waiting.for_news(request.inbox)
             return request.result(kind)
         finally:
             request.end()
@@ -82,7 +82,7 @@ class ClientRequests:
         request = self._open(value, "call", context_id)
         try:
             while not request.inbox.is_over:
-                await request.client.wait_async(request.inbox)
+                await request.client.waiting.for_news_async(request.inbox)
             return request.result(kind)
         finally:
             request.end()
@@ -139,7 +139,7 @@ class Deltas:
         request = self._request
         try:
             while self._wants_more():
-                request.client.wait(request.inbox)
+                request.client.waiting.for_news(request.inbox)
                 yield from self._arrived()
             self.generated = request.result(Generated)
         finally:
@@ -149,7 +149,7 @@ class Deltas:
         request = self._request
         try:
             while self._wants_more():
-                await request.client.wait_async(request.inbox)
+                await request.client.waiting.for_news_async(request.inbox)
                 for delta in self._arrived():
                     yield delta
             self.generated = request.result(Generated)

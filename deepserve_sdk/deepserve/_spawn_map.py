@@ -54,9 +54,8 @@ class _Spawning:
         return self.is_over or self._batch.num_added > num_before
 
     def _end(self) -> bool:
-        self._batch.flush()
         self.results.know_total(self._batch.num_added)
-        self.client.end_inputs(self.inbox, self._batch.num_added)
+        self._batch.end()
         self.is_over = True
         return True
 
@@ -86,7 +85,7 @@ def spawn_map(callee: Callee, inputs: Iterable[Arguments], kwargs: dict[str, Any
         spawning.read(read_blocking(inputs, spawning.inbox.put_inputs, may_wait=may_wait))
         while not spawning.is_over:
             if not spawning.go_on():
-                spawning.client.wait(spawning.inbox)
+                spawning.client.waiting.for_news(spawning.inbox)
     except BaseException:
         spawning.give_up()
         raise
@@ -106,7 +105,7 @@ async def spawn_map_async(
         spawning.read(read_on_loop(inputs, spawning.inbox.put_inputs, may_wait=may_wait))
         while not spawning.is_over:
             if not spawning.go_on():
-                await client.wait_async(spawning.inbox)
+                await client.waiting.for_news_async(spawning.inbox)
     except BaseException:
         spawning.give_up()
         raise

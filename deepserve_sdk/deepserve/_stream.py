@@ -42,7 +42,7 @@ class StreamReader:
             source = self._begin()
             while (taken := self._take(source)) is not _END:
                 if taken is _WAIT:
-                    self._client.wait(source)
+                    self._client.waiting.for_news(source)
                 else:
                     yield taken
         finally:
@@ -53,7 +53,7 @@ class StreamReader:
             source = self._begin()
             while (taken := self._take(source)) is not _END:
                 if taken is _WAIT:
-                    await self._client.wait_async(source)
+                    await self._client.waiting.for_news_async(source)
                 else:
                     yield taken
         finally:

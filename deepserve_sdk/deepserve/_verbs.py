@@ -35,7 +35,7 @@ class RemoteVerb(Generic[P, R]):
         inbox = None
         try:
             inbox = callee.open(client, args, kwargs, is_awaited=True)
-            client.wait_for_end(inbox)
+            client.waiting.for_end(inbox)
             if _timeline.is_wanted():
                 _timeline.finish(client, inbox.request_id)
             return cast(R, client.result(inbox, callee.name))
@@ -43,7 +43,7 @@ class RemoteVerb(Generic[P, R]):
             if inbox is not None:
                 client.abandon(inbox)
             else:
-                client.stop_leading()
+                client.waiting.stop_leading()
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
@@ -51,7 +51,7 @@ class RemoteVerb(Generic[P, R]):
         inbox = callee.open(client, args, kwargs)
         try:
             while not inbox.is_over:
-                await client.wait_async(inbox)
+                await client.waiting.for_news_async(inbox)
             return cast(R, client.result(inbox, callee.name))
         finally:
             client.abandon(inbox)

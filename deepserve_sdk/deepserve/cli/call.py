@@ -111,7 +111,7 @@ def print_call_id(client: Client, inbox: Inbox, as_json: bool, out: TextIO) -> N
 
 def wait_for_news(client: Client, inbox: Inbox, label: str, deadline: Deadline) -> None:
     """Raises TimeoutError, with the request cancelled."""
-    if not client.wait(inbox, deadline.left_s):
+    if not client.waiting.for_news(inbox, deadline.left_s):
         client.cancel(inbox.request_id)
         raise TimeoutError(f"{label} gave no result in time; the call was cancelled")
 

@@ -54,7 +54,7 @@ from deepserve.protocol.messages import Value
 def outer(x):
     client = _current_client.current_client()
     inbox = client.open_request(Definition("fn-2", None, None, "inner"), "call", Value())
-    client.wait(inbox)
+    client.waiting.for_news(inbox)
     return (x, inbox.finished.outcome.kind, _context.context().task_id)
 """
 

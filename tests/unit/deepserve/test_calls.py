@@ -203,7 +203,7 @@ def test_an_interrupted_wait_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     with installed(controller := SilentController()) as client:
-        monkeypatch.setattr(client, "wait", interrupted)
+        monkeypatch.setattr(client.waiting, "for_news", interrupted)
         with pytest.raises(KeyboardInterrupt):
             square.remote(3)
         controller.wait_for(CancelRequest)
@@ -318,7 +318,7 @@ def test_an_interrupted_stream_is_cancelled_and_one_that_is_kept_is_left(monkeyp
         raise KeyboardInterrupt
 
     with installed(controller := SilentController()) as client:
-        monkeypatch.setattr(client, "wait", interrupted)
+        monkeypatch.setattr(client.waiting, "for_news", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(tokens.remote(3))
         cancelled = controller.wait_for(CancelRequest)

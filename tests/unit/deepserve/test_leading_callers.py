@@ -41,7 +41,7 @@ def test_an_interrupted_caller_leaves_the_link_to_others_though_its_result_is_th
     link = InterruptedLink()
     client, inbox = client_on(link, []), Inbox("rq-1")
     with pytest.raises(KeyboardInterrupt):
-        client.wait_for_end(inbox)
+        client.waiting.for_end(inbox)
     assert inbox.is_over and not link.is_led
 
 
