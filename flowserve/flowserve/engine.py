@@ -241,6 +241,20 @@ class Engine:
         self._cache.contexts.expire(self._clock())
         self._cache.contexts.delete(context_id, cache_salt)
 
+    def set_context_ttl(self, context_id: str, ttl_s: float) -> None:
+        """Give a context of every tenant that has one of this id another time to live; 0 deletes it.
+
+        For callers whose ids are the same for all tenants. Nothing where none has it. Raises InvalidContextError.
+        """
+        contexts, now_s = self._cache.contexts, self._clock()
+        contexts.expire(now_s)
+        contexts.set_ttl(context_id, ttl_s, now_s)
+
+    @property
+    def num_pinned_blocks(self) -> int:
+        """KV blocks that contexts keep on the device."""
+        return self._cache.contexts.num_pinned_blocks
+
     def sleep(self, level: int = 1, *, abort: bool = False) -> int:
         """Give back the device's memory and threads; the process, its sequences' books and all settings stay.
 
@@ -318,7 +332,7 @@ class Engine:
             num_draft_tokens=self._scheduler.num_draft_tokens,
             num_accepted_tokens=self._scheduler.num_accepted_tokens,
             cache=self._cache.stats(),
-            pinned_blocks=self._cache.contexts.num_pinned_blocks,
+            pinned_blocks=self.num_pinned_blocks,
             num_contexts=len(self._cache.contexts),
             sleep_level=self._hold.level,
         )

@@ -29,6 +29,7 @@ from deepserve.protocol.messages import (
     PodEnding,
     PrepareTask,
     ReleaseTask,
+    SetContextTtl,
     SleepExecutor,
     StopPod,
     TaskCredit,
@@ -81,6 +82,7 @@ class PodAgent:
             BundleContent: self._on_bundle,
             StopPod: self._on_stop,
             SleepExecutor: self._on_sleep,
+            SetContextTtl: self._on_context_ttl,
             Welcome: lambda message, payload: None,  # a forked pod knows it already, and did not wait for it
         }
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -176,6 +178,11 @@ class PodAgent:
         sleep = getattr(self._executor, "sleep", None)
         if sleep is not None:  # of a model
             self._threads.main.inbox.put(lambda: sleep(message.level))
+
+    def _on_context_ttl(self, message: SetContextTtl, payload: bytes) -> None:
+        set_ttl = getattr(self._executor, "set_context_ttl", None)
+        if set_ttl is not None:  # of a model
+            set_ttl(message)
 
     def _on_stop(self, message: StopPod, payload: bytes) -> None:
         self._handle(life.StopArrived(message.reason))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -54,6 +54,15 @@ class ContextStore(Protocol):
     def remove_context(self, context_id: str) -> None: ...
 
 
+class _Underway(NamedTuple):
+    """A request that makes a context or continues one.  made: the one that is there once the engine has answered."""
+
+    context_id: str
+    label: str
+    ttl_s: float
+    made: Context | None = None
+
+
 class _Told(msgspec.Struct):
     """Of what the engine answered: see Generated."""
 
@@ -84,8 +93,11 @@ class Contexts:
         self._store = store
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
-        self._coming: dict[str, tuple[str, Context]] = {}
-        """Id and context, by the request that the engine has not answered yet."""
+        self._underway: dict[str, _Underway] = {}
+        """By request id, until the engine has answered."""
+        self.on_ttl: Callable[[str, str, float], None] = lambda label, context_id, ttl_s: None
+        """Called where engines of this label may have a context with another time to live: 0 where it ended before its
+        time. Of those whose time is over, they know by themselves."""
         self._expired: OrderedDict[str, str] = OrderedDict()
         self._num_bytes = 0
         for context_id, described in store.contexts() if store is not None else ():
@@ -104,22 +116,27 @@ class Contexts:
             raise ContextRefused("", f"{label}: messages around a context must come inline, as msgpack")
         if message.method == CACHE:
             context = self._made(message.context_id, label, payload.data)
-            self._coming[message.request_id] = message.context_id, context
+            self._underway[message.request_id] = _Underway(message.context_id, label, context.ttl_s, context)
             return Payload(msgspec.structs.replace(payload.value, size_bytes=len(context.data)), context.data)
-        return with_context(payload, self._used(message.context_id, label).data)
+        context = self._used(message.context_id, label)
+        continued = with_context(payload, context.data)
+        self._underway[message.request_id] = _Underway(message.context_id, label, context.ttl_s)
+        return continued
 
     def finished(self, request_id: str, outcome: Outcome, result: bytes = b"") -> None:
-        """The engine has answered: from now on the context can be used."""
-        context_id, context = self._coming.pop(request_id, ("", None))
-        if context is None or not outcome.is_ok:
+        """The engine has answered: from now on a context that it made can be used.
+
+        One that was deleted meanwhile, or was not made, it may have all the same.
+        """
+        underway = self._underway.pop(request_id, None)
+        if underway is None:
             return
-        self._remove(context_id)
-        self._expired.pop(context_id, None)
-        context.expires_s = self._clock() + context.ttl_s
-        context.num_tokens = msgspec.msgpack.decode(result, type=_Told).prompt_tokens if result else 0
-        self._contexts[context_id] = context
-        self._num_bytes += len(context.data)
-        self._write(context_id)
+        if underway.made is not None and outcome.is_ok:
+            self._keep(underway.context_id, underway.made, result)
+        context = self._contexts.get(underway.context_id)
+        ttl_s = context.ttl_s if context is not None else 0.0
+        if ttl_s != underway.ttl_s:
+            self.on_ttl(underway.label, underway.context_id, ttl_s)
 
     def infos(self, labels: Container[str] | None = None) -> list[ContextInfo]:
         """Of all, or of those of some models; the least recently used first."""
@@ -142,16 +159,33 @@ class Contexts:
         self._num_bytes += len(context.data)
         context.ttl_s, context.expires_s = ttl_s, self._clock() + ttl_s
         self._write(context_id)
+        self.on_ttl(context.label, context_id, ttl_s)
         return self._info(context_id, context)
 
     def delete(self, context_id: str, labels: Container[str] | None = None) -> None:
         """Raises ContextRefused."""
-        self._allowed(context_id, labels)
+        context = self._allowed(context_id, labels)
         self._remove(context_id)
+        self.on_ttl(context.label, context_id, 0.0)
+
+    def delete_of_key(self, key_id: str) -> None:
+        """Those that were made with a key which is no more."""
+        self._expire()
+        for context_id in [each for each in self._contexts if each.startswith(prefix_of(key_id))]:
+            self.delete(context_id)
 
     def check_invariants(self) -> None:
         assert self._num_bytes == sum(len(context.data) for context in self._contexts.values()), self._num_bytes
         assert not self._contexts.keys() & self._expired.keys()
+
+    def _keep(self, context_id: str, context: Context, result: bytes) -> None:
+        self._remove(context_id)
+        self._expired.pop(context_id, None)
+        context.expires_s = self._clock() + context.ttl_s
+        context.num_tokens = msgspec.msgpack.decode(result, type=_Told).prompt_tokens if result else 0
+        self._contexts[context_id] = context
+        self._num_bytes += len(context.data)
+        self._write(context_id)
 
     def _made(self, context_id: str, label: str, data: bytes) -> Context:
         try:
@@ -162,7 +196,7 @@ class Contexts:
             raise ContextRefused("", f"{label}: a context needs an id and a time to live above 0, not {given.ttl_s!r}")
         if given.continues:
             data = self._continued(given, label)
-        num_coming = sum(len(context.data) for _, context in self._coming.values())
+        num_coming = sum(len(each.made.data) for each in self._underway.values() if each.made is not None)
         if self._num_bytes + num_coming + len(data) > self._max_bytes:
             text = f"contexts may take {self._max_bytes >> 20} MiB in all, and {len(self)} take {self._num_bytes} bytes"
             raise ContextRefused("", f"{label}: no room for a context of {len(data)} bytes: {text}")
@@ -232,6 +266,11 @@ class Contexts:
     def _info(self, context_id: str, context: Context) -> ContextInfo:
         left_s = max(0.0, context.expires_s - self._clock())
         return ContextInfo(context_id, context.label, context.num_tokens, context.ttl_s, left_s, context.created_at)
+
+
+def prefix_of(key_id: str) -> str:
+    """So the ids of contexts begin that were made with this key of the OpenAI API."""
+    return f"ctx-{key_id}-"
 
 
 def with_context(payload: Payload, context: bytes) -> Payload:

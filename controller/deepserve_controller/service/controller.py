@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Hello, Welcome
+from deepserve.protocol.messages import Hello, SetContextTtl, Welcome
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
 from deepserve_controller.core.cores import Cores
@@ -120,7 +120,9 @@ class Controller:
             self.logs,
             on_shutdown=self.end,
         )
+        contexts.on_ttl = lambda label, *ttl: self.pods.send_to_all(label, SetContextTtl(*ttl))
         self.api_keys = ApiKeys(store, self.recipients)
+        self.api_keys.on_revoked.append(contexts.delete_of_key)
         self._loopback: LoopbackPort | None = None
         self.queries.add({**self.api_keys.queries, **context_queries(contexts), "openai_address": self._openai_address})
         self.messages = ClientMessages(self.requests, self.maps, self.functions, self.bundles, self.queries)

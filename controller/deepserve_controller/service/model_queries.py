@@ -42,6 +42,7 @@ class ModelQueries:
                 "steps_ms": entry.scaling.steps_ms,
                 "source": entry.scaling.source,
                 "source_reason": entry.scaling.source_reason,
+                "pinned_blocks": entry.pinned_blocks,
             }
             for pod in described["pods"]
             if (entry := self._pods.find(pod["pod_id"])) is not None

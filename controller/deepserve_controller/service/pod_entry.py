@@ -36,3 +36,5 @@ class PodEntry(msgspec.Struct):
     steps_ms: dict[str, float] = {}
     scaling: ScalingSteps = msgspec.field(default_factory=lambda: ScalingSteps(time.monotonic()))
     last_root_links: tuple[str, ...] = ()
+    pinned_blocks: int = 0
+    """Of an engine's KV cache: what contexts keep on its device."""

@@ -67,7 +67,7 @@ class PodLink:
             TaskReleased: self._task_released,
             TaskBlocked: lambda message, data: cores.give(events.TaskBlocked(message.task_id)),
             TaskResumed: lambda message, data: cores.give(events.TaskResumed(message.task_id)),
-            EngineReport: lambda message, data: cores.give(events.EngineReported(pod.pod_id, message)),
+            EngineReport: self._engine_report,
             FetchBundle: self._fetch_bundle,
             ExecutorReady: self._executor_ready,
             ExecutorFailed: self._executor_failed,
@@ -127,6 +127,10 @@ class PodLink:
             self._pods.die_at("released")
             self._requests.tasks.remove(message.task_id)
             self._cores.give(events.TaskReleased(message.task_id, message.attempt))
+
+    def _engine_report(self, message: EngineReport, data: bytes) -> None:
+        self._pod.pinned_blocks = message.pinned_blocks
+        self._cores.give(events.EngineReported(self._pod.pod_id, message))
 
     def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
         bundle = self._bundles.get(message.digest)

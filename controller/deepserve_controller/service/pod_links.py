@@ -168,6 +168,12 @@ class PodLinks:
         if pod := self._linked(pod_id):
             self._send(pod, message)
 
+    def send_to_all(self, label: str, message: Message) -> None:
+        """To those that run this function, class or model, in whatever version of it."""
+        for pod in list(self.pods.values()):
+            if pod.label == label and pod.state == "bound" and pod.link is not None:
+                self._send(pod, message)
+
     def send_prepare(self, action: actions.SendPrepare) -> None:
         journal = self._requests.journal(action.request_id, action.task_id)
         if pod := self._linked(action.pod_id):

@@ -284,6 +284,7 @@ class Queries:
             "source": pod.scaling.source,
             "source_reason": pod.scaling.source_reason,
             "steps_ms": pod.scaling.steps_ms,
+            "pinned_blocks": pod.pinned_blocks,
         }
 
     def _describe_function(self, app: App, name: str) -> Body:

@@ -54,10 +54,14 @@ def show_model(name: str, *, as_json: bool) -> int:
     for each in found["templates"]:
         print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
     rows = [
-        (pod["pod_id"], pod["pid"] or "", state_of(pod), weights_in_words(pod), steps_in_words(pod["steps_ms"]))
+        (
+            *(pod["pod_id"], pod["pid"] or "", state_of(pod), pod["pinned_blocks"]),
+            *(weights_in_words(pod), steps_in_words(pod["steps_ms"])),
+        )
         for pod in found["pods"]
     ]
-    print_table(("pod", "pid", "state", "weights from", "how it became ready, in ms"), rows, empty="no pods")
+    columns = ("pod", "pid", "state", "pinned blocks", "weights from", "how it became ready, in ms")
+    print_table(columns, rows, empty="no pods")
     routes = [(time_of(each["at"]), each["request_id"], each["pod_id"], each["reason"]) for each in found["routes"]]
     print_table(("time", "request", "pod", "because"), routes, empty="no requests yet")
     columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")

@@ -51,6 +51,7 @@ from deepserve.protocol.pod_messages import PodEnding as PodEnding
 from deepserve.protocol.pod_messages import PodMessage
 from deepserve.protocol.pod_messages import PrepareTask as PrepareTask
 from deepserve.protocol.pod_messages import ReleaseTask as ReleaseTask
+from deepserve.protocol.pod_messages import SetContextTtl as SetContextTtl
 from deepserve.protocol.pod_messages import SleepExecutor as SleepExecutor
 from deepserve.protocol.pod_messages import StopPod as StopPod
 from deepserve.protocol.pod_messages import TaskBlocked as TaskBlocked

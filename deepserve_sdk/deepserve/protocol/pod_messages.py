@@ -105,6 +105,16 @@ class SleepExecutor(Message, frozen=True):
     reason: str
 
 
+class SetContextTtl(Message, frozen=True):
+    """Of a model's context: it lives for another time from now on and after each use; 0 ends it, and unpins its KV.
+
+    Ignored by an executor that does not have it.
+    """
+
+    context_id: str
+    ttl_s: float
+
+
 # --- pods -> controller ------------------------------------------------------------------------------
 
 
@@ -166,11 +176,12 @@ class TaskFinished(Message, frozen=True):
 
 
 class EngineReport(Message, frozen=True):
-    """What an engine did since its last report: sent when a first token came or a task ended, and ten times a second.
+    """What an engine did since its last report: sent when a first token came, a task ended or a context's time to live
+    changed, and ten times a second.
 
     on_device, on_host, in_file, gone: names of beginnings (see PromptBlocks) by where their KV is now. began: tasks
     whose first token came. steps, step_ms: of all steps. prompt_tokens, prompt_ms: computed for prompts, and the time
-    of the steps that computed some.
+    of the steps that computed some. pinned_blocks: of KV, which contexts keep on the device.
     """
 
     on_device: bytes = b""
@@ -182,6 +193,7 @@ class EngineReport(Message, frozen=True):
     step_ms: float = 0.0
     prompt_tokens: int = 0
     prompt_ms: float = 0.0
+    pinned_blocks: int = 0
 
 
 class TaskPrepared(Message, frozen=True):
@@ -223,6 +235,6 @@ class TaskResumed(Message, frozen=True):
 
 PodMessage = (
     BindExecutor | BundleContent | AssignTask | PrepareTask | ReleaseTask | CancelTask | TaskCredit | StopPod
-    | SleepExecutor | FetchBundle | ExecutorReady | ExecutorFailed | TaskPrepared | TaskReleased | TaskOutputs
-    | TaskFinished | EngineReport | CancelReceived | PodEnding | TaskBlocked | TaskResumed
+    | SleepExecutor | SetContextTtl | FetchBundle | ExecutorReady | ExecutorFailed | TaskPrepared | TaskReleased
+    | TaskOutputs | TaskFinished | EngineReport | CancelReceived | PodEnding | TaskBlocked | TaskResumed
 )  # fmt: skip

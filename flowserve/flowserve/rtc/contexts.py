@@ -82,6 +82,20 @@ class ContextBook:
             raise UnknownContextError(f"no context {context_id!r}: it never was, was deleted or has expired")
         self._remove(salt, context_id)
 
+    def set_ttl(self, context_id: str, ttl_s: float, now_s: float) -> None:
+        """Another time to live, from now on and after each use, with every tenant that has the id; 0 deletes it.
+
+        Nothing where nobody has it. Raises InvalidContextError.
+        """
+        if ttl_s != 0:
+            check_context(context_id, ttl_s)
+        for context in [each for each in self._contexts.values() if each.context_id == context_id]:
+            if ttl_s == 0:
+                self._remove(context.salt, context_id)
+            else:
+                context.ttl_s, context.expires_s = ttl_s, now_s + ttl_s
+                self._next_expiry_s = min(self._next_expiry_s, context.expires_s)
+
     def expire(self, now_s: float) -> list[Context]:
         """Delete the contexts whose time is over, and return them."""
         if now_s < self._next_expiry_s:

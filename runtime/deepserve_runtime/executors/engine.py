@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from deepserve.protocol.messages import PodEnding, PrepareTask, TaskPrepared
+from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared
 from deepserve.protocol.model_io import ENGINE_SEATS, GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
@@ -80,6 +80,7 @@ class EngineExecutor:
         self.source, self.source_reason, self.is_template_stale = "", "", False
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._context_ttls: queue.SimpleQueue[SetContextTtl] = queue.SimpleQueue()
         self._compiling: dict[str, _Compiling] = {}
         """By the id of their first sequence, until they are compiled: meanwhile the others go on."""
         self._generations: dict[str, AnyGeneration] = {}
@@ -135,6 +136,10 @@ class EngineExecutor:
         self._prefills.ask(message, payload, reply)
         self._wake()
 
+    def set_context_ttl(self, message: SetContextTtl) -> None:
+        self._context_ttls.put(message)
+        self._wake()
+
     def _wake(self) -> None:
         """Something changed: a task, a cancel, credit."""
         with self._lock:
@@ -165,6 +170,7 @@ class EngineExecutor:
                 generation.task.finish_cancelled()
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.is_leaving]:
                 self._release(sequence_id)
+            self._set_context_ttls()
             outputs = self._step()
             self._news.tell(outputs, self._generations)  # before the ends of tasks, which settle what was expected
             for output in outputs:
@@ -173,6 +179,15 @@ class EngineExecutor:
                 self._flush(sequence_id)
             if (error := self._engine.loading_error) is not None:
                 self._lose_weights(error)
+
+    def _set_context_ttls(self) -> None:
+        """After the tasks that came before them have begun, or have been cancelled."""
+        if self._context_ttls.empty():
+            return
+        while not self._context_ttls.empty():
+            message = self._context_ttls.get()
+            self._engine.set_context_ttl(message.context_id, message.ttl_s)
+        self._news.send(self._main.link)
 
     def _lose_weights(self, error: Exception) -> None:
         """They did not come, so this engine will not compute: who asked is told, and another pod takes its place."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from deepserve.protocol.messages import EngineReport
 from deepserve.protocol.prompt_blocks import pack
 from deepserve_runtime.executors.flowserve_parts import SequenceOutput, Tier
+from deepserve_runtime.link import Link
 from deepserve_runtime.task import Task
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class OfTask(Protocol):
 
 
 class EngineNews:
-    """One EngineReport where a first token came or a task ended, and otherwise every PERIOD_S while there is work."""
+    """One EngineReport where a first token came or a task ended, and otherwise every PERIOD_S while there is work.
+
+    And one whenever `send` is called.
+    """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -46,15 +50,19 @@ class EngineNews:
         began = [output for output in known if output.token_ids and output.sequence_id not in self._begun]
         self._begun = self._begun.intersection(generations).union(output.sequence_id for output in began)
         is_due = self._clock() - self._told_s >= PERIOD_S
-        if not generations or not (began or is_due or any(output.finished for output in known)):
-            return
+        if generations and (began or is_due or any(output.finished for output in known)):
+            link = next(iter(generations.values())).task.pod.link
+            self.send(link, tuple(generations[output.sequence_id].task.key[0] for output in began))
+
+    def send(self, link: Link, began: tuple[str, ...] = ()) -> None:
+        """`began`: tasks whose first token has come. Raises LinkClosed."""
         self._told_s = self._clock()
         try:
-            report = self._report(tuple(generations[output.sequence_id].task.key[0] for output in began))
+            report = self._report(began)
         except Exception:  # what only makes requests faster must not end them
             traceback.print_exc()
             return
-        next(iter(generations.values())).task.pod.link.send(report)
+        link.send(report)
 
     def _report(self, began: tuple[str, ...]) -> EngineReport:
         where: dict[Tier | None, list[str]] = {}
@@ -77,4 +85,5 @@ class EngineNews:
             step_ms=sum(record.ms for record in records),
             prompt_tokens=sum(record.prefill_tokens for record in prompts),
             prompt_ms=sum(record.ms for record in prompts),
+            pinned_blocks=self._engine.num_pinned_blocks,
         )

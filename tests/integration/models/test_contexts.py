@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +117,46 @@ def test_listed_extended_continued_and_forgotten(llm: deepserve.Model) -> None:
             await context.delete.aio()
 
     asyncio.run(main())
+
+
+def pinned_blocks(model: deepserve.Model) -> int:
+    pods = _current_client.current_client().query("status")["pods"]
+    return sum(pod["pinned_blocks"] for pod in pods if pod["label"] == model.spec.label)
+
+
+def test_what_is_over_is_not_pinned_any_more(llm: deepserve.Model) -> None:
+    """Deleted, or its key revoked, while nothing else runs; or deleted while a chat continues it."""
+    for context in llm.cache.list():  # of other tests
+        llm.cache.delete(context.id)
+    context = llm.cache(START, ttl=600)
+    assert pinned_blocks(llm) > 0
+    context.delete()
+    until(lambda: pinned_blocks(llm) == 0)
+
+    context = llm.cache(START, ttl=600)
+    pieces = llm.stream(MORE, context=context, max_tokens=100, temperature=0, ignore_eos=True)
+    next(pieces)
+    context.delete()
+    assert list(pieces)
+    until(lambda: pinned_blocks(llm) == 0)
+
+    pytest.importorskip("openai")
+    client = _current_client.current_client()
+    key = client.query("new_key", {"name": "a"})
+    with llm.openai() as openai:
+        asked = {"model": "tiny", "messages": START, "ttl": 600}
+        made: Any = openai.with_options(api_key=key["key"]).post("/contexts", body=asked, cast_to=object)
+    assert pinned_blocks(llm) > 0 and [each.id for each in llm.cache.list()] == [made["id"]]
+    client.query("revoke_key", {"key_id": key["key_id"]})
+    assert llm.cache.list() == []
+    until(lambda: pinned_blocks(llm) == 0)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < ends_s, _current_client.current_client().query("status")
+        time.sleep(0.01)
 
 
 def test_bad_contexts(llm: deepserve.Model) -> None:

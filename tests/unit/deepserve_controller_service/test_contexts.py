@@ -205,6 +205,43 @@ def test_only_those_of_its_models_are_a_keys(clock: Clock) -> None:
     contexts.delete("ctx-1", {"models/a"})
 
 
+def test_engines_are_told_of_another_time_to_live(clock: Clock) -> None:
+    """At once, and again behind a request that was on its way to one when it changed."""
+    contexts, told = Contexts(clock=clock), []
+    contexts.on_ttl = lambda *what: told.append(what)
+    make(contexts, "ctx-1", ttl_s=10)
+    make(contexts, "ctx-2", ttl_s=10, label="models/b")
+    chat(contexts, "ctx-1")
+    contexts.finished("rq-chat", Outcome("ok"))
+    assert told == []
+    chat(contexts, "ctx-1")
+    contexts.extend("ctx-1", 5)
+    assert told == [("models/a", "ctx-1", 5)]
+    contexts.finished("rq-chat", Outcome("ok"))
+    assert told.pop() == told.pop() == ("models/a", "ctx-1", 5)
+    chat(contexts, "ctx-2", "models/b")
+    contexts.delete("ctx-2")
+    contexts.finished("rq-chat", Outcome("cancelled"))
+    assert told.pop() == told.pop() == ("models/b", "ctx-2", 0)
+    failing = start(contexts, "ctx-3")
+    contexts.finished(failing, Outcome("cancelled"))
+    assert told.pop() == ("models/a", "ctx-3", 0)
+    clock.now_s += 20
+    assert contexts.infos() == [] and told == []  # engines know by themselves
+    contexts.finished("rq-of-somebody-else", Outcome("ok"))
+    assert told == []
+
+
+def test_those_of_a_key_end_with_it(clock: Clock) -> None:
+    contexts, told = Contexts(clock=clock), []
+    contexts.on_ttl = lambda *what: told.append(what)
+    for name in ("ctx-key-1-a", "ctx-key-1-b", "ctx-key-12-a", "ctx-c"):
+        make(contexts, name)
+    contexts.delete_of_key("key-1")
+    assert [info.context_id for info in contexts.infos()] == ["ctx-key-12-a", "ctx-c"]
+    assert told == [("models/a", "ctx-key-1-a", 0), ("models/a", "ctx-key-1-b", 0)]
+
+
 def test_one_continues_another(clock: Clock) -> None:
     contexts = Contexts(clock=clock)
     make(contexts, "ctx-1", text="first")

@@ -16,8 +16,8 @@ pytest.importorskip("torch")
 
 from deepserve._values import decode_exception  # noqa: E402
 from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
-from deepserve.protocol.messages import PodEnding, TaskFinished  # noqa: E402
-from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt  # noqa: E402
+from deepserve.protocol.messages import EngineReport, PodEnding, SetContextTtl, TaskFinished  # noqa: E402
+from deepserve.protocol.model_io import GenerationParams, PromptContext, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
 from deepserve_runtime.executors.completion import Piece  # noqa: E402
@@ -242,6 +242,40 @@ def test_an_idle_engine_sleeps_and_its_next_task_wakes_it(folder: Path) -> None:
     run_waiting(executor)
     assert not executor._engine.is_sleeping
     assert after.finished.outcome.is_ok and after.link.of(TaskFinished)[0][1] == before.link.of(TaskFinished)[0][1]
+
+
+def cache_context(executor: EngineExecutor, task_id: str, context_id: str) -> None:
+    prompt = TokenizedPrompt([5] * 64, GenerationParams(max_tokens=1), context=PromptContext(context_id, 64, 600.0))
+    executor.assign(FakePod().task(msgspec.to_builtins(prompt), task_id, method="cache"))
+
+
+def test_a_context_that_is_over_is_unpinned_behind_the_tasks_that_came_before(folder: Path) -> None:
+    """Whether the engine works, rests or sleeps; what it does not know is nothing to it."""
+    executor = executor_of(folder)
+    executor.load()
+    cache_context(executor, "t-1", "ctx-1")
+    run_waiting(executor)
+    pinned = executor._engine.num_pinned_blocks
+    assert pinned > 0
+    for message in (SetContextTtl("ctx-2", 0.0), SetContextTtl("ctx-1", 60.0)):
+        executor.set_context_ttl(message)
+    run_waiting(executor)
+    assert executor._engine.num_pinned_blocks == pinned
+    executor.set_context_ttl(SetContextTtl("ctx-1", 0.0))
+    run_waiting(executor)
+    assert executor._engine.num_pinned_blocks == 0
+    assert [report.pinned_blocks for report, _ in main_link(executor).of(EngineReport)] == [pinned, 0]
+    chat = TokenizedPrompt([5] * 70, GenerationParams(max_tokens=2), context=PromptContext("ctx-1", 64, 600.0))
+    executor.assign(FakePod().task(msgspec.to_builtins(chat), "t-2"))  # which was on its way at the deletion
+    executor.set_context_ttl(SetContextTtl("ctx-1", 0.0))
+    run_waiting(executor)
+    assert (executor._engine.num_pinned_blocks, executor._engine.stats().num_contexts) == (0, 0)
+    cache_context(executor, "t-3", "ctx-1")
+    run_waiting(executor)
+    executor.sleep(1)
+    executor.set_context_ttl(SetContextTtl("ctx-1", 0.0))
+    run_waiting(executor)
+    assert executor._engine.is_sleeping and executor._engine.stats().num_contexts == 0
 
 
 def test_a_checkpoint_that_changed_during_the_sleep_ends_the_pod_and_leaves_its_task_to_another(

@@ -21,6 +21,7 @@ class Engine:
     def __init__(self) -> None:
         self.relocations: list[Relocation] = []
         self.step_log = StepLog(StepSetting())
+        self.num_pinned_blocks = 5
 
     def take_relocations(self) -> list[Relocation]:
         taken, self.relocations = self.relocations, []
@@ -56,6 +57,7 @@ def test_first_tokens_and_ends_are_told_at_once_and_the_rest_now_and_then() -> N
     assert periodic.began == ()
     assert len(told(4, finished=True)) == 1
     assert told(1, sequence_id="dropped") == [], "nobody waits for it any more"
+    assert {report.pinned_blocks for report in (first, periodic)} == {5}
     told.generations = {}
     told.now_s += 1.0
     assert told(5) == []

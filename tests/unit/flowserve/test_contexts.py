@@ -149,6 +149,34 @@ def test_contexts_end(timed: tuple[Any, Clock]) -> None:
     each.check_invariants()
 
 
+def test_another_time_to_live_is_every_tenants(timed: tuple[Any, Clock]) -> None:
+    each, clock = timed
+    for salt in ("a", "b"):
+        preserve(each, "c", START, ttl_s=10.0, cache_salt=salt)
+    preserve(each, "d", END * 2, ttl_s=10.0)
+    each.set_context_ttl("c", 2.0)
+    each.set_context_ttl("d", 100.0)
+    each.set_context_ttl("nobody's", 5.0)
+    clock.now_s += 1.0
+    tokens(each, END, context_id="c", cache_salt="b")  # it lives on for the new time
+    clock.now_s += 1.0
+    tokens(each, END)
+    assert each.stats().num_contexts == 2
+    clock.now_s += 18.0
+    tokens(each, END)
+    assert (each.stats().num_contexts, each.num_pinned_blocks) == (1, 1)
+    for salt in ("a", "b"):
+        preserve(each, "c", START, cache_salt=salt)
+    assert each.num_pinned_blocks == 13
+    for context_id in ("c", "d", "nobody's"):
+        each.set_context_ttl(context_id, 0)
+    assert (each.stats().num_contexts, each.num_pinned_blocks) == (0, 0)
+    for ttl_s in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidContextError, match="'c'"):
+            each.set_context_ttl("c", ttl_s)
+    each.check_invariants()
+
+
 def test_bad_contexts(engine: Build) -> None:
     each = engine(block_size=4, max_model_len=32)
     each.add("good", START, greedy())

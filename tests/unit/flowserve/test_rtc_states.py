@@ -213,6 +213,15 @@ class World:
             with pytest.raises(UnknownContextError, match=name):
                 self.cache.contexts.delete(name, salt)
 
+    def set_ttl(self, name: str, ttl_s: int) -> None:
+        self.cache.contexts.set_ttl(name, ttl_s, self.now_s)
+        for key in [key for key in self.contexts if key[1] == name]:
+            if ttl_s:
+                self.contexts[key] = (self.contexts[key][0], ttl_s, self.now_s + ttl_s)
+            else:
+                del self.contexts[key]
+        assert len(self.cache.contexts) == len(self.contexts)
+
     def unpin(self) -> None:
         had = self.cache.contexts.num_pinned_blocks
         assert self.cache.contexts.unpin() is (had > 0)
@@ -340,6 +349,10 @@ class CacheMachine(RuleBasedStateMachine):
     def delete(self, name: str, salt: str | None) -> None:
         self.world.delete(name, salt)
 
+    @rule(name=st.sampled_from(NAMES), ttl_s=st.integers(0, 5))
+    def set_ttl(self, name: str, ttl_s: int) -> None:
+        self.world.set_ttl(name, ttl_s)
+
     @precondition(lambda self: self.world.contexts)
     @rule()
     def unpin(self) -> None:
@@ -383,6 +396,7 @@ def _act(world: World, random: Random) -> None:
         (2, bool(world.contexts), lambda: world.use(name, salt, random.randint(1, 3))),
         (2, bool(world.contexts), lambda: world.wait(random.randint(1, 3))),
         (1, bool(world.contexts), lambda: world.delete(name, salt)),
+        (1, bool(world.contexts), lambda: world.set_ttl(name, random.randint(0, 3))),
         (1, bool(world.contexts), world.unpin),
         (1, not world.sequences, world.clear),
     ]

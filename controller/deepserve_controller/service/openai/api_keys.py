@@ -27,7 +27,7 @@ class ApiKeys:
         self._process_token = new_token()
         """From which the secrets of processes are made, so that each has one, however often it asks."""
         self._by_digest = {key.digest: key for key in store.keys()}
-        self.on_revoked: Callable[[str], None] = lambda key_id: None
+        self.on_revoked: list[Callable[[str], None]] = []
         """Called with the id of a key that must not be used any more."""
         self.queries: dict[str, Callable[[str, Body], Body]] = {
             "new_key": self._answer_new,
@@ -75,7 +75,8 @@ class ApiKeys:
         if not key.link_id:
             self._store.remove_key(key_id)
         del self._by_digest[key.digest]
-        self.on_revoked(key_id)
+        for tell in self.on_revoked:
+            tell(key_id)
         return key
 
     # --- queries ---

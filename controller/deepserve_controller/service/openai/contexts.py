@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from deepserve.protocol.model_io import ContextInput
-from deepserve_controller.service.contexts import ContextInfo
+from deepserve_controller.service.contexts import ContextInfo, prefix_of
 from deepserve_controller.service.openai.api_keys import ROOT
 from deepserve_controller.service.openai.body import decode
 from deepserve_controller.service.openai.fault import Fault, invalid
@@ -87,7 +87,7 @@ def _is_of_a_tenant(key: ApiKey) -> bool:
 
 
 def _prefix(key: ApiKey) -> str:
-    return f"ctx-{key.key_id}-" if _is_of_a_tenant(key) else "ctx-"
+    return prefix_of(key.key_id) if _is_of_a_tenant(key) else "ctx-"
 
 
 def card_of(info: ContextInfo) -> ContextCard:

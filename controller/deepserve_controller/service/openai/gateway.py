@@ -55,7 +55,7 @@ class Gateway:
         """By function id."""
         self._running: dict[str, set[Exchange]] = {}
         """By key id."""
-        keys.on_revoked = self._revoked
+        keys.on_revoked.append(self._revoked)
         routes = [
             Route("/models", self._guarded("models", self._list_models)),
             Route("/models/{name:path}", self._guarded("models", self._one_model)),
