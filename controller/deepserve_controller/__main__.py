@@ -34,7 +34,12 @@ def main() -> int:
 
         run_controller(settings, partial(LocalPodProvider, started=started))
     except ControllerError as error:
-        print(f"deepserve: {error}", file=sys.stderr)
+        if settings.mode == "embedded":
+            from deepserve_controller.service.handshake import refuse_owner
+
+            refuse_owner(settings.client_fd, error)
+        else:
+            print(f"deepserve: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -54,6 +59,8 @@ def embedded_settings(arguments: list[str]) -> Settings | None:
     match arguments:
         case ["--embedded", "--client-fd", fd] if fd.isdecimal() and is_socket(int(fd)):
             return Settings("embedded", client_fd=int(fd))
+        case ["--embedded", "--client-fd", fd, "--state", folder] if fd.isdecimal() and is_socket(int(fd)):
+            return Settings("embedded", client_fd=int(fd), state_folder=folder)
     return None
 
 

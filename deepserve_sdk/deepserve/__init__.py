@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from deepserve.errors import SerializationError as SerializationError
     from deepserve.errors import StartupFailed as StartupFailed
     from deepserve.errors import StartupTimeout as StartupTimeout
+    from deepserve.errors import StateFolderInUse as StateFolderInUse
     from deepserve.errors import StreamInterrupted as StreamInterrupted
     from deepserve.errors import StreamReplayMismatch as StreamReplayMismatch
     from deepserve.errors import ToolError as ToolError
@@ -140,6 +141,7 @@ _HOMES = {
         "SerializationError",
         "StartupFailed",
         "StartupTimeout",
+        "StateFolderInUse",
         "StreamInterrupted",
         "StreamReplayMismatch",
         "ToolError",

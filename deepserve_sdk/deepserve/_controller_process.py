@@ -41,24 +41,33 @@ class Choice(NamedTuple):
 
 _engine = ""
 _key = ""
+_state = ""
 _links: WeakSet[Link | WebSocketLink] = WeakSet()
 """Of this process, as long as they live: a forked child drops its copies."""
 
 
-def init(engine: str | None = None, *, key: str | None = None) -> None:
+def init(engine: str | None = None, *, key: str | None = None, state: str | os.PathLike[str] | None = None) -> None:
     """Choose the controller before the first remote call.
 
     engine: "embedded", "up", "unix:///path" or "https://host:port"; None for the usual order (DEEPSERVE_URL, a running
-    `deepserve up`, embedded). key: for https, None for DEEPSERVE_KEY. Raises InvalidOption for anything else, or after
-    the first remote call. (Ray: `ray.init(address=)`.)
+    `deepserve up`, embedded). key: for https, None for DEEPSERVE_KEY. state: the folder in which an embedded controller
+    keeps what is to outlive it, made where it is missing; the engine is an embedded one then. None for DEEPSERVE_STATE,
+    which other engines ignore; without either, nothing is kept. One controller holds it at a time: another one's calls
+    raise StateFolderInUse. Raises InvalidOption for anything else, or after the first remote call. (Ray:
+    `ray.init(address=)`.)
     """
     from deepserve._current_client import installed_client
 
-    global _engine, _key
+    global _engine, _key, _state
     if installed_client() is not None:
         raise InvalidOption("init(engine=...): a controller is in use already; call init before the first remote call")
     _parse_engine(engine or "")
-    _engine, _key = engine or "", key or ""
+    folder = settings.state_path("init: state", state) if state is not None else ""
+    if state is not None and not folder:
+        raise InvalidOption(f"init: state={state!r} names no folder")
+    if folder and engine not in (None, "", "embedded"):
+        raise InvalidOption(f"init: state={state!r}: only an embedded controller takes a folder, not engine={engine!r}")
+    _engine, _key, _state = engine or ("embedded" if folder else ""), key or "", folder
 
 
 def connect() -> Client:
@@ -156,9 +165,10 @@ def _connect_socket(choice: Choice) -> Client:
 
 
 def _start_embedded() -> Client:
+    state = _state or settings.current_settings().state
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        pid = _spawn_controller(theirs.fileno())
+        pid = _spawn_controller(theirs.fileno(), state)
     except OSError as error:
         ours.close()
         raise ControllerUnreachable(f"the embedded controller could not be started: {error}") from error
@@ -167,22 +177,27 @@ def _start_embedded() -> Client:
     link = Link(ours)
     client_id = os.urandom(3).hex()
     link.send(hello_of(client_id))
-    say("using an embedded controller, which ends with this process")
+    say(
+        "using an embedded controller, which ends with this process" + (f"; its state is kept in {state}" * bool(state))
+    )
     _timeline.mark("controller process started")
     return _client_over(link, None, client_id, controller_pid=pid)
 
 
-def _spawn_controller(fd: int) -> int:
+def _spawn_controller(fd: int, state: str) -> int:
     """In a session of its own, so that Ctrl-C reaches the script only. -P: files of the user's folder shadow nothing.
 
     Its standard output goes to our standard error: what the script prints stays its own.
     """
     arguments = ["-P", "-m", "deepserve_controller", "--embedded", "--client-fd", str(LINK_FD)]
+    if state:
+        arguments += ["--state", state]
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *arguments],
-        # Room for a pod's id in the memory that pods inherit by fork (see the controller's template_process).
-        {**os.environ, "DEEPSERVE_POD_ID": "-" * 64},
+        # Room for a pod's id in the memory that pods inherit by fork (see the controller's template_process). The state
+        # folder is this controller's alone: scripts that pods start have controllers of their own.
+        {**os.environ, "DEEPSERVE_POD_ID": "-" * 64, "DEEPSERVE_STATE": ""},
         setsid=True,
         setsigmask=(),
         setsigdef=(signal.SIGINT, signal.SIGPIPE),

@@ -6,9 +6,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
+from deepserve.errors import (
+    ControllerLost,
+    ControllerUnreachable,
+    DeepServeError,
+    ProtocolError,
+    StateFolderInUse,
+)
 from deepserve.protocol.framing import Buffer, Frame, FrameError, FrameReader, encode_prefix
-from deepserve.protocol.messages import Message
+from deepserve.protocol.messages import Message, Refused
 
 
 class FrameLink:
@@ -76,3 +82,12 @@ class FrameLink:
     def _shut(self) -> None:
         """Nothing goes either way any more."""
         raise NotImplementedError
+
+
+def refusal_of(message: Refused) -> DeepServeError:
+    """Of a link whose reader runs."""
+    if message.code == "state_in_use":
+        return StateFolderInUse(message.text)
+    if message.code == "start":
+        return ControllerUnreachable(f"the embedded controller could not be started: {message.text}")
+    return ProtocolError(f"the controller refused this connection: {message.text}")

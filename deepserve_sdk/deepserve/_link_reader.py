@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from deepserve._frame_link import refusal_of
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
 from deepserve.protocol.framing import Frame, FrameError, FrameReader
 from deepserve.protocol.messages import Message, Refused
@@ -154,7 +155,7 @@ class LinkReader:
                         self._chunks.popleft()
                         for message, payload in frames:
                             if isinstance(message, Refused):
-                                return ProtocolError(f"the controller refused this connection: {message.text}")
+                                return refusal_of(message)
                             on_frame(message, payload)
         except FrameError as error:
             return ProtocolError(f"the controller sent what is no frame: {error}")

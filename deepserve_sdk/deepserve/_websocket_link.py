@@ -13,7 +13,7 @@ from collections.abc import Callable
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from deepserve._frame_link import FrameLink
+from deepserve._frame_link import FrameLink, refusal_of
 from deepserve.errors import ControllerLost, DeepServeError, ProtocolError
 from deepserve.protocol.framing import Buffer, Frame, FrameError
 from deepserve.protocol.messages import Message, Refused
@@ -50,7 +50,7 @@ class WebSocketLink(FrameLink):
             while True:
                 for message, payload in self._frames.frames():
                     if isinstance(message, Refused):
-                        return ProtocolError(f"the controller refused this connection: {message.text}")
+                        return refusal_of(message)
                     on_frame(message, payload)
                 self._frames.feed(self._receive(None))
         except FrameError as error:

@@ -196,6 +196,10 @@ class ControllerUnreachable(DeepServeError):
     """No controller answers at the given address, or it could not be started."""
 
 
+class StateFolderInUse(ControllerUnreachable):
+    """Another controller keeps its state in the folder of `init(state=...)` or DEEPSERVE_STATE; the text names both."""
+
+
 class KeyRefused(ControllerUnreachable):
     """The controller at an `https://` address does not accept the key, or none was given."""
 

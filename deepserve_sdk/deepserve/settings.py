@@ -5,6 +5,7 @@
 | `DEEPSERVE_URL` | controller: `https://host:port`, `unix:///path`, `up`, `embedded` | a running `up`, else embedded |
 | `DEEPSERVE_KEY` | key for an `https://` controller: what the file `key` of its state folder holds | none |
 | `DEEPSERVE_CA` | file of certificates (PEM) to trust for it, besides the system's | the system's |
+| `DEEPSERVE_STATE` | folder in which an embedded controller keeps what is to outlive it | none: nothing is kept |
 | `DEEPSERVE_QUIET` | `1`: do not say on stderr which controller is used | say it |
 | `DEEPSERVE_TIMINGS` | `1`: print the first call's timeline on stderr | do not |
 | `DEEPSERVE_NO_NETWORK` | `1`: refuse the network to this process (set for pods by `deepserve.testing`) | do not |
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
     scripted_models: str = ""
     key: str = ""
     ca: str = ""
+    state: str = ""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -48,6 +50,7 @@ def current_settings() -> Settings:
             url=os.environ.get("DEEPSERVE_URL", ""),
             key=os.environ.get("DEEPSERVE_KEY", ""),
             ca=os.environ.get("DEEPSERVE_CA", ""),
+            state=state_path("DEEPSERVE_STATE", os.environ.get("DEEPSERVE_STATE", "")),
             quiet=_flag("DEEPSERVE_QUIET"),
             timings=_flag("DEEPSERVE_TIMINGS"),
             max_value_bytes=_size("DEEPSERVE_MAX_VALUE_BYTES", Settings._field_defaults["max_value_bytes"]),
@@ -74,6 +77,17 @@ def state_folder() -> str:
     """Where this user's controller keeps deployed apps, its key and its log; may not exist yet."""
     base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
     return os.path.join(base, "deepserve")
+
+
+def state_path(name: str, given: str | os.PathLike[str]) -> str:
+    """Absolute, as its controller's own folder may be another. Raises InvalidOption that names the option."""
+    try:
+        path = os.fspath(given)
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or "\0" in path:
+        raise InvalidOption(f"{name}={given!r} is no path of a folder")
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
 
 
 def _flag(name: str) -> bool:

@@ -225,7 +225,10 @@ def run_controller(settings: Settings, make_provider: MakeProvider) -> None:
             from deepserve_controller.service.sql_store import SqlStore
             from deepserve_controller.service.state_folder import Claim
 
-            claim = Claim(settings.state_folder, "{folder} is in use by another controller (process {pid})")
+            # A script that is run again at once after it was killed: the controller of the first may be ending still.
+            wait_s = settings.shutdown_grace_s + 1.0 if settings.mode == "embedded" else 0.0
+            text = "{folder} is in use by another controller (process {pid})"
+            claim = Claim(settings.state_folder, text, wait_s)
             leaving.callback(claim.release)
             store = SqlStore(settings.state_folder)
             leaving.callback(store.close)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Callable
 
 import msgspec
 
 from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.framing import encode_frame
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Hello, Welcome
-from deepserve_controller.errors import Refusal
+from deepserve.protocol.messages import Hello, Refused, Welcome
+from deepserve_controller.errors import AlreadyRunning, ControllerError, Refusal
 from deepserve_controller.service.client_links import ClientLink
 from deepserve_controller.service.links import Handler, Link, RawHandler
 from deepserve_controller.service.logs import LogLink, Logs
@@ -20,6 +23,8 @@ from deepserve_controller.service.recipients import Connection
 from deepserve_controller.service.template_links import TemplateLinks
 
 MakeClient = Callable[[str, Connection, Hello], ClientLink]
+REFUSAL_S = 5.0
+"""For an owner to read why its controller does not start."""
 
 
 def python_version() -> str:
@@ -83,3 +88,14 @@ class Doorkeeper:
         link.send(self._welcome)
         self._pods.joined(hello.name)
         return handler
+
+
+def refuse_owner(fd: int, error: ControllerError) -> None:
+    """Who started this process, which ends now, is told why."""
+    refused = Refused("state_in_use" if isinstance(error, AlreadyRunning) else "start", str(error))
+    with contextlib.suppress(OSError), socket.socket(fileno=fd) as owner:
+        owner.settimeout(REFUSAL_S)
+        owner.sendall(encode_frame(refused))
+        owner.shutdown(socket.SHUT_WR)
+        while owner.recv(1 << 16):
+            pass  # its calls, until it has read that: a write to a link that is gone would fail before

@@ -37,7 +37,10 @@ class Welcome(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The connection is closed after this frame. code: version, key, garbage, too_large."""
+    """The connection is closed after this frame. code: version, key, garbage, too_large.
+
+    To the owner of an embedded controller that cannot start: state_in_use, start.
+    """
 
     code: str
     text: str

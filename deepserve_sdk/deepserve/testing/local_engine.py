@@ -56,6 +56,7 @@ class LocalEngine:
         self._stack.callback(self._restore, environment)
         os.environ[MARK] = self._mark
         os.environ["DEEPSERVE_URL"], os.environ["DEEPSERVE_QUIET"] = "embedded", "1"
+        os.environ["DEEPSERVE_STATE"] = ""  # tests begin anew
         self._apply()
         if not self.may_use_network:
             os.environ["DEEPSERVE_NO_NETWORK"] = "1"
@@ -180,7 +181,8 @@ class LocalEngine:
         settings.use_settings(None)
 
     def _restore(self, environment: dict[str, str]) -> None:
-        for name in (MARK, "DEEPSERVE_URL", "DEEPSERVE_QUIET", "DEEPSERVE_NO_NETWORK", "DEEPSERVE_SCRIPTED_MODELS"):
+        changed = ("URL", "QUIET", "STATE", "NO_NETWORK", "SCRIPTED_MODELS")
+        for name in (MARK, *(f"DEEPSERVE_{word}" for word in changed)):
             os.environ.pop(name, None)
             if name in environment:
                 os.environ[name] = environment[name]

@@ -74,11 +74,12 @@ class ScriptRunner:
         path.write_text(text)
         return path
 
-    def start(self, text: str, name: str = "app.py") -> subprocess.Popen[str]:
+    def start(self, text: str, name: str = "app.py", *, stdin: bool = False) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, str(self.write(text, name))],
             cwd=self.folder,
             env=self.environment,
+            stdin=subprocess.PIPE if stdin else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +152,31 @@ def test_what_is_over_is_not_pinned_any_more(llm: deepserve.Model) -> None:
     client.query("revoke_key", {"key_id": key["key_id"]})
     assert llm.cache.list() == []
     until(lambda: pinned_blocks(llm) == 0)
+
+
+SCRIPT = """
+import sys
+import deepserve
+
+deepserve.init(state=sys.argv[1])
+llm = deepserve.Model("tiny", source=sys.argv[2])
+if len(sys.argv) == 3:
+    print(llm.cache([{"role": "user", "content": "What does the fox do?"}], ttl=600))
+else:
+    [info] = llm.cache.list()
+    print(info.id, info.ttl, llm.chat("Why?", context=sys.argv[3], max_tokens=2).usage.prompt_tokens > info.num_tokens)
+"""
+
+
+def test_a_later_run_continues_those_of_its_state_folder(folder: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "state"), str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    context = run()
+    assert run(context) == f"{context} 600.0 True"
 
 
 def until(is_so: Callable[[], bool]) -> None:

@@ -15,7 +15,14 @@ import pytest
 from deepserve import _controller_process, _current_client, settings
 from deepserve._client import Client
 from deepserve._controller_process import Choice, check_owner, connect, init, is_listening
-from deepserve.errors import ControllerUnreachable, InvalidOption, ProtocolError
+from deepserve._frame_link import refusal_of
+from deepserve.errors import (
+    ControllerUnreachable,
+    DeepServeError,
+    InvalidOption,
+    ProtocolError,
+    StateFolderInUse,
+)
 from deepserve.protocol.framing import encode_frame
 from deepserve.protocol.messages import LogOutput, Message, Refused, Welcome
 
@@ -25,6 +32,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(settings, "_settings", settings.Settings(quiet=True))
     monkeypatch.setattr(_controller_process, "_engine", "")
+    monkeypatch.setattr(_controller_process, "_state", "")
     before = _current_client.installed_client()
     _current_client.install(None)
     yield
@@ -80,6 +88,40 @@ def test_other_schemes_name_what_there_is(engine: str) -> None:
     use(engine)
     with pytest.raises(InvalidOption, match="use https://host:port, unix:///path, 'up' or 'embedded'"):
         connect()
+
+
+def test_a_state_folder_is_an_embedded_controllers(tmp_path: Path, listener: socket.socket) -> None:
+    use("unix:///elsewhere.sock")
+    init(state=tmp_path / "s")
+    assert _controller_process._choose() == Choice("embedded") and _controller_process._state == f"{tmp_path}/s"
+    init(state="~/s")
+    assert _controller_process._state == os.path.expanduser("~/s")
+    init()
+    assert _controller_process._choose().kind == "url" and _controller_process._state == ""
+    for engine in ("up", "unix:///elsewhere.sock", "https://host:1"):
+        with pytest.raises(InvalidOption, match="only an embedded controller takes a folder"):
+            init(engine, state="s")
+    for wrong in (7, b"s", "s\0", ""):
+        with pytest.raises(InvalidOption, match="state"):
+            init(state=wrong)  # type: ignore[arg-type]
+
+
+def test_the_state_folder_of_the_environment_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_settings", None)
+    monkeypatch.setenv("DEEPSERVE_STATE", "kept/here")
+    assert settings.current_settings().state == os.path.abspath("kept/here")
+    monkeypatch.setattr(settings, "_settings", None)
+    monkeypatch.setenv("DEEPSERVE_STATE", "")
+    assert settings.current_settings().state == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("state_in_use", StateFolderInUse), ("start", ControllerUnreachable), ("garbage", ProtocolError)],
+)
+def test_a_controller_that_cannot_start_says_why(code: str, error: type[DeepServeError]) -> None:
+    refused = refusal_of(Refused(code, "/s is in use"))
+    assert type(refused) is error and "/s is in use" in str(refused)
 
 
 def test_init_comes_before_the_first_remote_call() -> None:

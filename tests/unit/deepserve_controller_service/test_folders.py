@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +83,8 @@ def test_a_claim_is_held_once(tmp_path: Path) -> None:
     claim = Claim(str(tmp_path / "state"), "in use by {pid}")
     with pytest.raises(AlreadyRunning, match=str(os.getpid())):
         Claim(str(tmp_path / "state"), "in use by {pid}")
-    claim.release()
+    threading.Timer(0.05, claim.release).start()
+    Claim(str(tmp_path / "state"), "in use by {pid}", wait_s=30.0).release()
     Claim(str(tmp_path / "state"), "in use by {pid}").release()
 
 

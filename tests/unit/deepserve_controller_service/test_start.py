@@ -15,7 +15,9 @@ def test_the_sdks_arguments_are_read_without_a_parser():
     with ours, theirs:
         arguments = ["--embedded", "--client-fd", str(ours.fileno())]
         assert embedded_settings(arguments) == parse(arguments)
-        assert embedded_settings([*arguments, "--state", "/tmp/s"]) is None  # the parser's
+        kept = [*arguments, "--state", "/tmp/s"]
+        assert embedded_settings(kept) == parse(kept)
+        assert embedded_settings([*arguments, "--http-port", "80"]) is None  # the parser's
     assert embedded_settings(["--up"]) is None
 
 
