@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from .config import EngineConfig
 from .device.base import WeightsSource
 from .engine import Engine
@@ -51,6 +53,12 @@ class EngineTemplate:
     def weights_bytes(self) -> int:
         """Of the weights as they are in memory."""
         return self._loaded.device.weights_bytes(self._loaded.weights)
+
+    def settle(self) -> None:
+        """Before a fork: weights that were left to who computes first, and are in memory by now, are built here where
+        forks can share them. Raises CheckpointError."""
+        with one_thread(), torch.inference_mode():
+            self._loaded.device.settle(self._loaded.weights)
 
     def engine(self) -> Engine:
         """An engine of this process: KV storage, threads, scheduler. Its first step is the caller's to make."""

@@ -29,6 +29,9 @@ class LoadedCode:
     def has_pod_hooks(self) -> bool:
         return self.hooks is not None and self.hooks.has_enter(snap=False)
 
+    def settle(self) -> None:
+        """Before pods are forked: all that they share is there from the start."""
+
     def enter_pod(self, wait_for: WaitFor, steps: StepClock) -> None:
         """What each pod does for itself, forked or not."""
         if self.hooks is not None:

@@ -130,6 +130,8 @@ class Template:
         if text := running_threads():
             self._send(TemplateFailed(self._environment, text))
             return
+        if self._ready is not None:
+            self._ready.snapshot.code.settle()
         started_s = time.perf_counter()
         pids: list[int] = []
         try:

@@ -188,6 +188,10 @@ class DeviceAdapter(Protocol):
         Raises InvalidConfigError for a storage that the device has no memory for.
         """
 
+    def settle(self, weights: Any) -> None:
+        """In a process of one thread that is about to fork: have what its forks can share, where no disk need be read
+        for it. Raises CheckpointError for a tensor that holds NaN or infinity."""
+
     def park(self, weights: Any) -> bool:
         """Give back the memory of loaded weights, but keep them within reach. False: they must be loaded anew.
 

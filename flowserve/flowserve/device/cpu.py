@@ -15,6 +15,7 @@ from ..attention.base import KVLayout
 from ..attention.cache_rows import Int8Rows
 from ..config import EngineConfig
 from ..errors import InvalidConfigError, KernelsUnavailableError
+from ..loading.host_copy import are_in_memory, is_worth_bringing
 from ..models.config import ModelConfig
 from ..models.decoder import DecoderModel
 from ..models.plan import DecoderPlan
@@ -76,10 +77,12 @@ class CpuDevice:
                 if config.cpu_backend == "extension":
                     raise
                 _logger.warning("computing in torch, several times slower: %s", error)
-        if dtype is not torch.float32 and config.quantization is None:
-            return DecoderModel(plan, self.operators, dtype)
-        threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
-        return DecoderModel(plan, self.operators, dtype, LinearFactory(plan, config.quantization, dtype, threads))
+        factory = None
+        if dtype is torch.float32 or config.quantization is not None:
+            threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
+            factory = LinearFactory(plan, config.quantization, dtype, threads)
+        is_deferred = config.overlap_load and is_worth_bringing(_sizes_bytes(plan))
+        return DecoderModel(plan, self.operators, dtype, factory, is_deferred=is_deferred)
 
     def weights_bytes(self, weights: DecoderModel | PackedWeights) -> int:
         return weights.file.size_bytes if isinstance(weights, PackedWeights) else 0
@@ -116,6 +119,10 @@ class CpuDevice:
         assert isinstance(layout, KVLayout)
         return ModelRunner(loaded, layout, max_model_len)
 
+    def settle(self, weights: DecoderModel | PackedWeights) -> None:
+        if isinstance(weights, DecoderModel) and not weights.is_there and are_in_memory(_sizes_bytes(weights.plan)):
+            weights.build_all()
+
     def park(self, weights: DecoderModel | PackedWeights) -> bool:
         if isinstance(weights, PackedWeights):
             weights.file.park()
@@ -133,6 +140,11 @@ class CpuDevice:
     def trim_memory(self) -> None:
         with suppress(OSError, AttributeError):  # a C library without it has no such habit
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _sizes_bytes(plan: DecoderPlan) -> dict[Path, int]:
+    """Of the checkpoint's files."""
+    return {path: state.size_bytes for path, state in plan.files().items()}
 
 
 def _num_threads(model: ModelConfig, config: EngineConfig, parallel_from: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,10 +55,16 @@ class HostCopy:
         os.close(self.descriptor)
 
 
-def is_worth_bringing(path: Path, file: int) -> bool:
-    """Not a small one, one that memory has no room for, or one that the page cache holds: these come page by page."""
-    size = os.fstat(file).st_size
-    return _SMALL_BYTES <= size <= _MEMORY_SHARE * _available_bytes() and resident_share(path) < IN_MEMORY_SHARE
+def is_worth_bringing(sizes_bytes: Mapping[Path, int]) -> bool:
+    """Not files that are small, that memory has no room for, or that the page cache holds: these come page by page."""
+    size = sum(sizes_bytes.values())
+    return _SMALL_BYTES <= size <= _MEMORY_SHARE * _available_bytes() and not are_in_memory(sizes_bytes)
+
+
+def are_in_memory(sizes_bytes: Mapping[Path, int]) -> bool:
+    """Whether the page cache holds most of these files."""
+    held = sum(size * resident_share(path) for path, size in sizes_bytes.items())
+    return held >= IN_MEMORY_SHARE * sum(sizes_bytes.values())
 
 
 def bring(path: Path, file: int, is_direct: bool) -> int:
@@ -65,7 +72,7 @@ def bring(path: Path, file: int, is_direct: bool) -> int:
 
     They are read into the page cache, or with `is_direct` past it into a HostCopy. Raises LoadingError.
     """
-    if not is_worth_bringing(path, file):
+    if not is_worth_bringing({path: os.fstat(file).st_size}):
         return file
     if is_direct:
         return copied(path)

@@ -16,6 +16,18 @@ _MADV_POPULATE_READ = 22
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def read_pages(address: int, size: int, failure: str) -> None:
+    """Have mapped pages in memory, the first of which begins at `address`. Other threads run meanwhile.
+
+    All of them are asked of the disk at once; then waited for, unless the kernel is older than 5.14. Raises
+    LoadingError, which begins with `failure`, where a touch would be the end of the process.
+    """
+    pages, length = ctypes.c_void_p(address), ctypes.c_size_t(size)
+    _libc.madvise(pages, length, mmap.MADV_WILLNEED)
+    if _libc.madvise(pages, length, _MADV_POPULATE_READ) and ctypes.get_errno() != errno.EINVAL:
+        raise LoadingError(f"{failure}: {os.strerror(ctypes.get_errno())}")
+
+
 class MappedFile:
     """Source and last tier of a ChunkedLoad in one: what is read stays where the system keeps it, for the next start
     too, and can be given up when memory is short. Costs half the processor time of a copy.
@@ -40,12 +52,7 @@ class MappedFile:
         return self._bytes[offset : offset + size]
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """All of it is asked of the disk at once; then waited for, unless the kernel is older than 5.14."""
-        os.posix_fadvise(self._file, offset, len(buffer), os.POSIX_FADV_WILLNEED)
-        address, size = ctypes.c_void_p(self._base + offset), ctypes.c_size_t(len(buffer))
-        if _libc.madvise(address, size, _MADV_POPULATE_READ) and ctypes.get_errno() != errno.EINVAL:
-            text = os.strerror(ctypes.get_errno())
-            raise LoadingError(f"{self.path}: cannot be read at byte {offset}: {text}")
+        read_pages(self._base + offset, len(buffer), f"{self.path}: cannot be read at byte {offset}")
 
     def put(self, offset: int, data: memoryview) -> None:
         raise AssertionError("all of it has room")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -79,12 +79,14 @@ class ChunkedLoad:
         *,
         num_readers: int = NUM_READERS,
         chunk_bytes: int = CHUNK_BYTES,
+        chunks: Sequence[Chunk] | None = None,
         pool: HostPool | None = None,
     ) -> None:
-        """chunk_bytes: whole pages. pool: of the host's buffers, where the destination needs them."""
+        """chunk_bytes: whole pages. chunks: how the file is cut where its source has a say, of `chunk_bytes` at most.
+        pool: of the host's buffers, where the destination needs them."""
         self._file = file
         self._destination = destination
-        self._chunks = chunks_of(file.size_bytes, chunk_bytes)
+        self._chunks = chunks_of(file.size_bytes, chunk_bytes) if chunks is None else chunks
         self._next = iter(self._chunks)
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
         self._filled: SimpleQueue[tuple[Chunk, memoryview] | None] = SimpleQueue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -49,30 +50,79 @@ class DecoderModel:
     """Embedding, layers, final norm, output projection. T packed tokens, d hidden size, V vocabulary.
 
     make_linear: what multiplies by a matrix, of which there is no other copy; None = as the device does it.
+    is_deferred: nothing is read yet; the parts (see `DecoderPlan.parts`) are built one by one, in their order.
 
     Raises CheckpointError for a tensor that holds NaN or infinity.
     """
 
     def __init__(
-        self, plan: DecoderPlan, operators: Operators, dtype: torch.dtype, make_linear: MakeLinear | None = None
+        self,
+        plan: DecoderPlan,
+        operators: Operators,
+        dtype: torch.dtype,
+        make_linear: MakeLinear | None = None,
+        *,
+        is_deferred: bool = False,
     ) -> None:
-        load = TensorLoader(plan, operators, dtype, make_linear)
-        # The largest matrix first: what packing it takes beside it is taken while little else is there.
-        self.output = load.linear(plan.head or plan.embedding, None)
-        self._embedding, self._dtype = load.table(plan.embedding), dtype
-        self.layers = [DecoderLayer(layer, index, load) for index, layer in enumerate(plan.layers)]
-        self.norm = load.norm(plan.final_norm)
+        self.plan = plan
+        self.layers: list[DecoderLayer] = []
+        self._load = TensorLoader(plan, operators, dtype, make_linear)
+        self._dtype = dtype
+        self._last = len(plan.layers) + 1
+        self._there: set[int] = set()
+        self._building = threading.Lock()
+        if not is_deferred:
+            self.build_all()
 
-    def forward(self, token_ids: torch.Tensor, context: ForwardContext) -> torch.Tensor:
-        """token_ids [T] -> hidden states [T, d] after the final norm; keys and values go to the context's storage."""
+    @property
+    def is_there(self) -> bool:
+        """Whether all parts are built."""
+        return len(self._there) > self._last
+
+    def build_all(self) -> None:
+        """What is not built yet."""
+        # The largest matrix first: what packing it takes beside it is taken while little else is there.
+        for part in (self._last, *range(self._last)):
+            self.build(part)
+
+    def build(self, part: int) -> None:
+        """Read a part, unless it is there. Several threads may: the parts are those of all who compute with them."""
+        with self._building:
+            if part in self._there:
+                return
+            load, plan = self._load, self.plan
+            if part == 0:
+                self._embedding = load.table(plan.embedding)
+            elif part < self._last:
+                self.layers.append(DecoderLayer(plan.layers[part - 1], part - 1, load))
+            else:
+                self.output = load.linear(plan.head or plan.embedding, None)
+                self.norm = load.norm(plan.final_norm)
+            self._there.add(part)
+
+    def forward(
+        self, token_ids: torch.Tensor, context: ForwardContext, wait_for: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """token_ids [T] -> hidden states [T, d] after the final norm; keys and values go to the context's storage.
+
+        wait_for: called before each part is computed with, where some may not be built yet.
+        """
+        wait = wait_for or _nothing
+        wait(0)
         hidden = torch.nn.functional.embedding(token_ids, self._embedding).to(self._dtype)
-        for layer in self.layers:
-            hidden = layer(hidden, context)
+        for part in range(1, self._last):
+            wait(part)
+            hidden = self.layers[part - 1](hidden, context)
+        wait(self._last)
         return self.norm(hidden)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, d] -> [n, V], in float32."""
         return self.output(hidden).float()
+
+
+def _nothing(part: int) -> None:
+    """It is there."""
 
 
 class TensorLoader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 from .config import ModelConfig
@@ -50,11 +51,12 @@ class DecoderPlan:
 
     def parameters(self) -> Iterator[Parameter]:
         """All of them, each once."""
-        yield self.embedding
+        return chain.from_iterable(self.parts())
+
+    def parts(self) -> Iterator[list[Parameter]]:
+        """What a step needs one after the other: the embedding, each layer, the rest."""
+        yield [self.embedding]
         for layer in self.layers:
-            for field in fields(layer):
-                if (parameter := getattr(layer, field.name)) is not None:
-                    yield parameter
-        yield self.final_norm
-        if self.head is not None:
-            yield self.head
+            found = (getattr(layer, field.name) for field in fields(layer))
+            yield [parameter for parameter in found if parameter is not None]
+        yield [self.final_norm] if self.head is None else [self.final_norm, self.head]

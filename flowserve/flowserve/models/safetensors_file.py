@@ -7,6 +7,7 @@ format's specification at https://github.com/huggingface/safetensors#format.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import mmap
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..loading.mapped_file import read_pages
 from .folder_state import FileState
 
 MAX_HEADER_BYTES = 100_000_000
@@ -108,6 +110,16 @@ class SafetensorsFile:
         end = (offset + size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
         if end > first:
             self._pages.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def memory(self, offset: int, size_bytes: int) -> memoryview:
+        """A byte range of the mapping."""
+        return memoryview(self._pages)[offset : offset + size_bytes]
+
+    def bring(self, offset: int, size_bytes: int) -> None:
+        """Have the pages of a byte range in memory, so that who touches them waits for no disk. Raises LoadingError."""
+        first = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+        read_pages(base + first, offset + size_bytes - first, f"{self.path}: cannot be read at byte {offset}")
 
     def _stored(self, name: str, entry: Any, start: int, size: int) -> StoredTensor:
         where = f"{self.path}: tensor {name!r}"

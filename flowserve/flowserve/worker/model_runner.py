@@ -9,9 +9,11 @@ import torch
 
 from ..attention.base import AttentionLengths, KVLayout
 from ..device.base import StepLogits
+from ..errors import LoadingError
 from ..layers.attention import ForwardContext
 from ..layers.rotary import rotary_table
 from ..models.decoder import DecoderModel
+from ..models.decoder_arrival import DecoderArrival
 from ..models.loader import LoadedModel
 from ..rtc.storage import KVStorage
 from ..scheduling.batch import Batch
@@ -22,6 +24,7 @@ class ModelRunner:
     """See Runner."""
 
     def __init__(self, loaded: LoadedModel, layout: KVLayout, max_model_len: int) -> None:
+        self._arrival: DecoderArrival | None = None
         self._model: DecoderModel = loaded.weights
         operators = self._operators = loaded.device.operators
         self.storage = KVStorage(layout, operators)
@@ -32,6 +35,8 @@ class ModelRunner:
             torch.cat((half, half), dim=-1)[:, None].to(operators.torch_device, loaded.dtype)
             for half in (table.cos, table.sin)
         )
+        if not self._model.is_there:
+            self._arrival = DecoderArrival.of_checkpoint(self._model)
 
     @property
     def num_threads(self) -> int:
@@ -52,14 +57,24 @@ class ModelRunner:
             self._attention_plans(inputs.lengths),
             self.storage,
         )
-        hidden = self._model.forward(self._operators.to_device(inputs.token_ids, torch.int64), context)
+        token_ids = self._operators.to_device(inputs.token_ids, torch.int64)
+        hidden = self._model.forward(token_ids, context, self._arrival.wait_for if self._arrival is not None else None)
         return StepLogits(self._model.logits(hidden[self._operators.to_device(inputs.logit_rows, torch.int64)]))
 
-    is_arriving = False
-    loading_error = None
+    @property
+    def is_arriving(self) -> bool:
+        return self._arrival is not None and not self._model.is_there
+
+    @property
+    def loading_error(self) -> LoadingError | None:
+        return None if self._arrival is None else self._arrival.error
 
     def close(self) -> None:
-        pass
+        if self._arrival is not None:
+            self._arrival.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _attention_plans(self, lengths: AttentionLengths) -> dict[int, Any]:
         """One for each window; windows that no sequence has outgrown share the plan without one."""

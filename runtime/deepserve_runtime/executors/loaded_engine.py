@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from deepserve.protocol.model_io import ENGINE_SEATS
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
@@ -45,6 +45,11 @@ class LoadedEngine:
         if self.source != "host memory":  # what takes long is for the log
             text = f"model {spec.model.name!r}: weights from {_WORDS[self.source]}: {self.source_reason}"
             print(text, file=sys.stderr, flush=True)
+
+    def settle(self) -> None:
+        """Before pods are forked: what has come into memory since, for them to share."""
+        with suppress(Exception):  # the pod that needs it is told
+            self.template.settle()
 
 
 @contextmanager

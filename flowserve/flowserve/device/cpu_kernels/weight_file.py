@@ -302,7 +302,7 @@ def _open_whole(path: Path, is_direct: bool, is_ahead: bool) -> WeightFile | Non
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    is_left = is_ahead and not is_direct and is_worth_bringing(path, file)
+    is_left = is_ahead and not is_direct and is_worth_bringing({path: os.fstat(file).st_size})
     if not is_left:
         file = _in_memory(file, path, is_direct)
     try:
