@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from deepserve.errors import DeepServeError as DeepServeError
     from deepserve.errors import FunctionTimeout as FunctionTimeout
     from deepserve.errors import InputCancelled as InputCancelled
+    from deepserve.errors import InvalidModelOption as InvalidModelOption
     from deepserve.errors import InvalidOption as InvalidOption
     from deepserve.errors import ItemsGone as ItemsGone
     from deepserve.errors import KeyRefused as KeyRefused
@@ -120,6 +121,7 @@ _HOMES = {
         "DeepServeError",
         "FunctionTimeout",
         "InputCancelled",
+        "InvalidModelOption",
         "InvalidOption",
         "ItemsGone",
         "KeyRefused",

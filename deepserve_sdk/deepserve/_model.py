@@ -53,7 +53,8 @@ class Model:
     top level of a file that is deployed, a Model is deployed with it.
 
     Raises InvalidOption. Every request raises ModelLoadError where the model cannot be loaded (missing, truncated, of
-    an unknown architecture), PromptTooLongError, and the errors of any remote call.
+    an unknown architecture), InvalidModelOption, which is both, where the folder or the memory refuses an option,
+    PromptTooLongError, and the errors of any remote call.
     (Names after Modal's functions and vLLM's engine arguments.)
     """
 
@@ -152,7 +153,10 @@ class Model:
 
     @cached_property
     def tokenizer_spec(self) -> FunctionSpec:
-        """The pool that writes the model's prompts and counts their tokens; it scales by itself."""
+        """The pool that writes the model's prompts and counts their tokens; it scales by itself.
+
+        It has the engine's options, which it checks against the folder long before an engine could.
+        """
         return FunctionSpec(
             app=MODEL_APP,
             name=f"{self.name}.tokenizer",
@@ -165,7 +169,7 @@ class Model:
             ),
             timeout_s=REQUEST_TIMEOUT_S,
             startup_timeout_s=STARTUP_TIMEOUT_S,
-            model=self._with_source(ModelSpec(self.name, "", max_model_len=self._engine.max_model_len)),
+            model=self._with_source(self._engine),
         )
 
     def definitions(self) -> tuple[Definition, Definition]:

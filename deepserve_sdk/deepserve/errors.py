@@ -230,6 +230,10 @@ class ModelLoadError(ModelError):
     """The model could not be loaded: missing, truncated, or of an unknown architecture."""
 
 
+class InvalidModelOption(ModelLoadError, InvalidOption):
+    """A model's folder, or the memory that it may have, refuses an option; the text names it, and what the limit is."""
+
+
 class PromptTooLongError(ModelError):
     """The prompt does not fit the model's context."""
 

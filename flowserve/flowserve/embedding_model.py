@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from .config import EngineConfig
 from .device.select import select_device
-from .errors import InvalidConfigError, InvalidPromptError, PromptTooLongError
+from .errors import InvalidPromptError, PromptTooLongError
 from .hub import resolve_model
-from .models.bert import encoder_plan
-from .models.checkpoint import Checkpoint
-from .models.config import ModelConfig, read_model_config
+from .models.bert import EncoderPlan
 from .models.decoder_states import DecoderStates
 from .models.encoder import EncoderModel
-from .models.encoder_config import ENCODERS, EncoderConfig, read_encoder_config
-from .models.json_fields import read_config_json
+from .models.encoder_config import EncoderConfig
+from .models.folder_plan import context_length, embedding_config, read_plan
 from .models.loader import one_thread
 from .models.pooling import PoolingConfig, pool, read_pooling
-from .models.registry import plan_builder
 from .tokenizer import Tokenizer
 
 BATCH_TOKENS = 4096
@@ -53,14 +49,10 @@ class EmbeddingModel:
     ) -> None:
         options = EngineConfig(dtype=dtype, num_threads=num_threads, device=device, max_model_len=max_length)
         folder = resolve_model(model)
-        _, _, architecture = read_config_json(folder)
-        is_encoder = architecture in ENCODERS
-        config = read_encoder_config(folder) if is_encoder else _decoder_config(folder)
+        config = embedding_config(folder)
+        is_encoder = isinstance(config, EncoderConfig)
         self._pooling = read_pooling(folder, PoolingConfig() if is_encoder else PoolingConfig(("last",), True))
-        if max_length is not None and max_length > config.max_positions:
-            raise InvalidConfigError(
-                f"max_length {max_length} is more than the model's {config.max_positions} positions"
-            )
+        context_length(max_length, config.max_positions, "max_length")
         self.max_length = max_length or min(config.max_positions, self._pooling.max_tokens or config.max_positions)
         self.dimension = len(self._pooling.poolings) * config.hidden_size
         self.tokenizer = Tokenizer.from_folder(folder)
@@ -68,13 +60,12 @@ class EmbeddingModel:
         self._vocab_size = config.vocab_size
         self._device = select_device(options.device)
         computed = self._device.resolve_dtype(options.dtype, getattr(torch, config.dtype, torch.float32))
-        checkpoint = Checkpoint(folder)
+        plan = read_plan(folder, config)
         with one_thread(), torch.inference_mode():
             self._model: EncoderModel | DecoderStates
-            if isinstance(config, EncoderConfig):
-                self._model = EncoderModel(encoder_plan(checkpoint, config), self._device.operators, computed)
+            if isinstance(plan, EncoderPlan):
+                self._model = EncoderModel(plan, self._device.operators, computed)
             else:
-                plan = plan_builder(config.architecture)(checkpoint, config)
                 self._model = DecoderStates(plan, self._device, computed, self.max_length)
         self._device.start_operators(options.num_threads, config.num_parameters)
 
@@ -147,11 +138,6 @@ class EmbeddingModel:
                 text = f"text {index}: token id {token_id!r} is not in the vocabulary of {self._vocab_size}"
                 raise InvalidPromptError(text)
         return list(token_ids)
-
-
-def _decoder_config(folder: Path) -> ModelConfig:
-    """Without the output projection, which folders of embedding models leave out."""
-    return replace(read_model_config(folder), tie_word_embeddings=True)
 
 
 def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:

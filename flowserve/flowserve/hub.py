@@ -45,6 +45,18 @@ def local_folder(model: str | Path) -> Path | None:
     return None
 
 
+def known_folder(model: str | Path) -> Path | None:
+    """As `resolve_model`, of what is on this machine already; None for what would have to be fetched."""
+    if (folder := local_folder(model)) is not None:
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(model), allow_patterns=_TEXT_FILES, local_files_only=True))
+    except Exception:  # each of huggingface_hub's own classes: it was never fetched
+        return None
+
+
 def resolve_apart(model: str | Path) -> Path:
     """As `resolve_model`, in a child where this process has one thread: a download leaves connections and threads
     behind, which a process that is to be forked must not have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .config import EngineConfig
 from .device.base import StorageLayout
 from .errors import InvalidConfigError
+from .models.folder_plan import context_length
 from .models.loader import LoadedModel
 
 _DEFAULT_KV_BYTES = 512 * 2**20
@@ -18,11 +19,7 @@ def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLa
     model = loaded.config
     block_size = config.block_size or loaded.device.default_block_size
     one_block = loaded.device.kv_layout(loaded, 1, block_size, config)
-    max_model_len = min(config.max_model_len or model.max_positions, model.max_positions)
-    if config.max_model_len is not None and config.max_model_len > model.max_positions:
-        raise InvalidConfigError(
-            f"max_model_len {config.max_model_len} is more than the model's {model.max_positions} positions"
-        )
+    max_model_len = context_length(config.max_model_len, model.max_positions)
     needed = -(-max_model_len // block_size)
     if config.num_kv_blocks is not None:
         num_blocks = config.num_kv_blocks

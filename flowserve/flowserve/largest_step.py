@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from .config import EngineConfig
 from .engine import Engine
 from .errors import LoadingError
 from .kv_memory import plan_kv_memory
 from .models.loader import LoadedModel
+from .resident_memory import resident_bytes
 from .sampling_params import SamplingParams
 from .tokenizer import Tokenizer
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def run_largest_step(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> int:
@@ -38,8 +35,3 @@ def run_largest_step(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineCo
     used_bytes = max(0, resident_bytes() - kv_bytes)
     engine.close()
     return used_bytes
-
-
-def resident_bytes() -> int:
-    """Of this process now, what it shares included."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

@@ -45,7 +45,7 @@ from deepserve_runtime.cpu_weight import weigh
 from deepserve_runtime.executors import make_executor
 from deepserve_runtime.executors.base import MovingExecutor, TaskExecutor
 from deepserve_runtime.link import Link, LinkClosed
-from deepserve_runtime.memory_limit import MemoryLimit
+from deepserve_runtime.memory_limit import MemoryLimit, load_error
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.task import Task, describe, encode_error
@@ -68,6 +68,7 @@ class PodAgent:
         self._arriving: Task | None = None
         self._contents: dict[str, queue.SimpleQueue[bytes | None]] = {}
         self._executor: TaskExecutor | None = None
+        self._loading: life.LoadExecutor | None = None
         self._snapshot = snapshot
         self._memory: MemoryLimit | None = None
         self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
@@ -189,8 +190,12 @@ class PodAgent:
 
     def _check_memory(self) -> None:
         assert self._memory is not None
+        if self._executor is None:
+            return  # what is there is the environment's; who loads something sees whether that has room beside it
         if text := self._memory.excess():
             with suppress(LinkClosed):  # the controller ended just now: this pod does so all the same
+                if (loading := self._loading) is not None:
+                    self._handle(life.ExecutorLoadFailed(loading.function_id, load_error(loading.spec, text)))
                 self._link.send(PodEnding(text))  # first: an outcome makes room for the next task
                 for task in list(self._tasks.values()):
                     task.fail(MemoryError(text))
@@ -219,11 +224,13 @@ class PodAgent:
         try:
             weigh(action.spec.resources.cpu)
             self._pod.code = action.spec.code
+            self._loading = action
             self._executor = self._make(action.spec)
             steps_ms = self._executor.load()
         except BaseException as error:
             self._handle(life.ExecutorLoadFailed(action.function_id, error))
         else:
+            self._loading = None
             self._handle(life.ExecutorLoaded(action.function_id, self._executor.slots, steps_ms))
 
     def _make(self, spec: FunctionSpec) -> TaskExecutor:

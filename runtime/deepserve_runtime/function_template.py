@@ -31,7 +31,7 @@ from deepserve_runtime.bundle_store import BundleError, BundleStore
 from deepserve_runtime.fork_safety import obstacle
 from deepserve_runtime.link import READ_BYTES, Link, LinkClosed, dial
 from deepserve_runtime.loaded_code import LoadedCode
-from deepserve_runtime.memory_limit import MemoryLimit
+from deepserve_runtime.memory_limit import MemoryLimit, load_error
 from deepserve_runtime.pod_process import ReadyAgent, leave_template, run_to_the_end, send_output
 from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.step_clock import StepClock
@@ -101,7 +101,7 @@ class FunctionTemplate:
         error: BaseException | None = None
         try:
             code = self._load_code(spec, binding.is_ahead)
-            self._check_memory()
+            self._check_memory(spec)
         except BaseException as raised:
             error = raised
         text = "its code makes remote calls while it is loaded" if self._made_calls else self._refusal
@@ -140,13 +140,13 @@ class FunctionTemplate:
             _libc.malloc_trim(0)
         self._steps.mark("settle")
 
-    def _check_memory(self) -> None:
+    def _check_memory(self, spec: FunctionSpec) -> None:
         if self._order.memory_mib > 0:
             limit = MemoryLimit(self._order.memory_mib)
             text = limit.excess()
             limit.close()
             if text:
-                raise MemoryError(text)
+                raise load_error(spec, text)
 
     def _refuse_call(self, message: Message, payload: Any = b"") -> None:
         self._made_calls = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 
 CHECK_EVERY_S = 0.1
@@ -32,3 +33,11 @@ class MemoryLimit:
         if resident_mib <= self.memory_mib:
             return ""
         return f"the pod uses {resident_mib:.0f} MiB of memory, its limit is {self.memory_mib} MiB"
+
+
+def load_error(spec: FunctionSpec, excess: str) -> Exception:
+    """Of a function that takes more memory than its pods may have while it is loaded; others would fare no better."""
+    if spec.model is None:
+        return MemoryError(excess)
+    text = f"memory={spec.resources.memory_mib} MiB is too small: while the model was loaded {excess}"
+    return sdk.errors.InvalidModelOption(f"Model {spec.model.name!r}: {text}")

@@ -8,12 +8,14 @@ from typing import Any
 from deepserve._app import App, default_app
 from deepserve._client import Client
 from deepserve._model import Model
+from deepserve._model_check import check_models
 from deepserve.cli import controller
 from deepserve.cli.connection import connected, is_up, query
 from deepserve.cli.exit_codes import OK, UsageError
 from deepserve.cli.output import complain, print_json
 from deepserve.cli.parameter_schema import schemas_of
 from deepserve.cli.user_file import UserFile, load_user_file, split_target
+from deepserve.errors import InvalidOption, ModelLoadError
 from deepserve.settings import current_settings
 
 
@@ -36,6 +38,7 @@ def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
         raise UsageError(f"--name needs a file with one app; {path.name} has {', '.join(app.name for app in apps)}")
     start_if_none_runs()
     with connected() as client:
+        check_before_deploy(found.models)
         answers = [deploy_app(client, app, name or app.name, found.models if app is home else ()) for app in apps]
     if as_json:
         print_json(answers)
@@ -58,6 +61,16 @@ def start_if_none_runs() -> None:
     if not current_settings().url and not is_up():
         controller.start_in_background(controller.controller_command())
         complain("started this user's controller, since none ran (stop it with: deepserve down)")
+
+
+def check_before_deploy(models: Sequence[Model]) -> None:
+    """Raises InvalidOption, UsageError: then nothing is deployed."""
+    try:
+        check_models(models)
+    except InvalidOption:
+        raise
+    except ModelLoadError as error:
+        raise UsageError(str(error)) from None
 
 
 def deploy_app(client: Client, app: App, name: str, models: Sequence[Model] = ()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from deepserve._app import App
 from deepserve._model import Model
 from deepserve.cli.connection import connected, query
-from deepserve.cli.deploy import deploy_app, start_if_none_runs
+from deepserve.cli.deploy import check_before_deploy, deploy_app, start_if_none_runs
 from deepserve.cli.exit_codes import INTERRUPTED, OK, UsageError
 from deepserve.cli.functions import bounds, decision_row, time_of
 from deepserve.cli.output import print_json, print_table
@@ -86,6 +86,7 @@ def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bo
         raise NotFound(str(error)) from None
     start_if_none_runs()
     with connected() as client:
+        check_before_deploy([model])
         answer = deploy_app(client, App(f"{APP_PREFIX}{name}"), f"{APP_PREFIX}{name}", [model])
     if as_json:
         print_json({"name": name, **answer})

@@ -38,16 +38,28 @@ class Checkpoint:
         where = f"{stored.file.path}: tensor {name!r}"
         if stored.shape != shape:
             raise CheckpointError(f"{where} has shape {stored.shape}, config.json asks for {shape}")
-        if not stored.dtype.is_floating_point:
-            raise CheckpointError(f"{where} holds {stored.dtype}, not weights")
+        if not stored.is_floating_point:
+            raise CheckpointError(f"{where} holds torch.{stored.type_name}, not weights")
         return stored
 
 
-def _read_shards(folder: Path) -> dict[str, StoredTensor]:
-    index = folder / _INDEX
-    weight_map = read_json(index).get("weight_map")
+def has_all_weights(folder: Path) -> bool:
+    """Whether all files are there; of a model that is being fetched some may not be. Raises CheckpointError."""
+    if not (folder / _INDEX).is_file():
+        return (folder / _SINGLE).is_file()
+    return all((folder / file).is_file() for file in _weight_map(folder).values())
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The file of each tensor, by name."""
+    weight_map = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise CheckpointError(f"{index}: no weight_map")
+        raise CheckpointError(f"{folder / _INDEX}: no weight_map")
+    return weight_map
+
+
+def _read_shards(folder: Path) -> dict[str, StoredTensor]:
+    index, weight_map = folder / _INDEX, _weight_map(folder)
     tensors: dict[str, StoredTensor] = {}
     for file in sorted(set(weight_map.values())):
         if Path(file).name != file or not (folder / file).is_file():

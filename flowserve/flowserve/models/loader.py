@@ -13,15 +13,12 @@ import torch
 from ..config import EngineConfig
 from ..device.base import DeviceAdapter, WeightsSource
 from ..device.select import select_device
-from ..errors import CheckpointChangedError, UnsupportedModelError
+from ..errors import CheckpointChangedError
 from ..loading.throwaway import has_one_thread, run_apart
-from .checkpoint import Checkpoint
-from .config import ModelConfig, read_model_config
-from .encoder_config import is_embedding_model
+from .config import ModelConfig
+from .folder_plan import generating_config, read_plan
 from .folder_state import FolderState
-from .json_fields import read_config_json
 from .plan import DecoderPlan
-from .registry import plan_builder
 
 T = TypeVar("T")
 NUM_READS = 3
@@ -75,13 +72,11 @@ def unchanged(read: Callable[[], T], files_of: Callable[[T], FolderState]) -> T:
 
 def _load(folder: Path, config: EngineConfig, apart: bool) -> LoadedModel:
     files = FolderState.of_metadata(folder)
-    build_plan = plan_builder(read_config_json(folder)[2])
-    if is_embedding_model(folder):
-        raise UnsupportedModelError(f"{str(folder)!r} embeds (EmbeddingModel, flowserve serve), it does not generate")
-    model_config = read_model_config(folder)
+    model_config = generating_config(folder)
     device = select_device(config.device)
     dtype = device.resolve_dtype(config.dtype, getattr(torch, model_config.dtype, torch.float32))
-    plan = build_plan(Checkpoint(folder), model_config)
+    plan = read_plan(folder, model_config)
+    assert isinstance(plan, DecoderPlan)
     files = files.with_weights(plan.files().items())
 
     def convert() -> str:

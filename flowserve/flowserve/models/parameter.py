@@ -1,14 +1,19 @@
-"""Parameter: a matrix or vector of a model, read only when asked for, and only the rows that are asked for."""
+"""Parameter: a matrix or vector of a model, read only when asked for, and only the rows that are asked for.
+
+torch is imported where values are read: to know where they lie takes none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .safetensors_file import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
 
 _PIECE_ELEMENTS = 2**20
 
@@ -40,6 +45,8 @@ class Parameter:
     @property
     def stored_dtype(self) -> torch.dtype:
         """As in the checkpoint; the wider one where parts differ."""
+        import torch
+
         dtype = self.parts[0].tensor.dtype
         for part in self.parts[1:]:
             dtype = torch.promote_types(dtype, part.tensor.dtype)
@@ -57,6 +64,8 @@ class Parameter:
 
     def rows(self, start: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows [start, end) as a tensor of their own; the file's pages behind them are given back at once."""
+        import torch
+
         result = torch.empty((end - start, *self.shape[1:]), dtype=dtype)
         for tensor, first, last, at in self._pieces(start, end):
             result[at : at + last - first] = tensor.rows(first, last)
@@ -65,6 +74,8 @@ class Parameter:
 
     def load_finite(self, dtype: torch.dtype) -> torch.Tensor:
         """`load`, for those who compute with it as it is. Raises CheckpointError for NaN or infinity."""
+        import torch
+
         values = self.load(dtype)
         if not values.sum(dtype=torch.float32).isfinite():  # one pass; only a suspect is looked at closely
             bad = ~values.float().isfinite().view(self.shape[0], -1).all(dim=1)
@@ -74,6 +85,8 @@ class Parameter:
 
     def finite_pieces(self, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         """Some `rows` of it at a time with the first one's number. Raises CheckpointError for NaN or infinity."""
+        import torch
+
         step = max(1, _PIECE_ELEMENTS * self.shape[0] // self.num_elements)
         for start in range(0, self.shape[0], step):
             rows = self.rows(start, min(start + step, self.shape[0]), dtype)

@@ -2,7 +2,7 @@
 
 Format: 8 bytes with the header's length (little endian), the header (a JSON object: name -> dtype, shape and
 data_offsets behind the header), the tensors' bytes without gap or overlap up to the end of the file. Source: the
-format's specification at https://github.com/huggingface/safetensors#format.
+format's specification at https://github.com/huggingface/safetensors#format. Headers are read without torch.
 """
 
 from __future__ import annotations
@@ -15,43 +15,57 @@ import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..loading.mapped_file import read_pages
 from .folder_state import FileState
 
+if TYPE_CHECKING:
+    import torch
+
 MAX_HEADER_BYTES = 100_000_000
 """As in the reference reader: a longer header is an attack or a damaged length."""
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+_TYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
 }
+"""What torch calls them, and the bytes of an element."""
+_MAP_NORESERVE = 0x4000
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies: `size_bytes` bytes at `offset` from the start of `file`."""
+    """Where a tensor lies: `size_bytes` bytes at `offset` from the start of `file`. type_name: of its dtype."""
 
     file: SafetensorsFile
     name: str
-    dtype: torch.dtype
+    type_name: str
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.type_name)
+        return dtype
+
+    @property
+    def is_floating_point(self) -> bool:
+        return "float" in self.type_name
 
     @property
     def row_bytes(self) -> int:
@@ -85,8 +99,10 @@ class SafetensorsFile:
                 self.state = FileState.of(os.fstat(file.fileno()))
                 size = file.seek(0, 2)
                 header, start = _read_header(path, file, size)
-                # Private and writable, which torch asks for; nothing writes, so the pages stay the page cache's.
-                self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                # Private and writable, which torch asks for; nothing writes, so the pages stay the page cache's, and
+                # no memory need be put by for copies of them.
+                flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+                self._pages = mmap.mmap(file.fileno(), 0, flags, prot)
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from error
         self.tensors = {
@@ -96,6 +112,8 @@ class SafetensorsFile:
 
     def view(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """Bytes from `offset` on as a tensor over the mapping, or a copy where they are not aligned to the dtype."""
+        import torch
+
         count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=dtype)
@@ -125,9 +143,9 @@ class SafetensorsFile:
         where = f"{self.path}: tensor {name!r}"
         if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
             raise CheckpointError(f"{where}: the header gives no dtype, shape and data_offsets: {entry!r}")
-        dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-        if dtype is None:
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in _TYPES:
             raise CheckpointError(f"{where}: dtype {entry['dtype']!r} is not known")
+        type_name, item_bytes = _TYPES[entry["dtype"]]
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not _are_counts(shape):
             raise CheckpointError(f"{where}: shape {shape!r} is not a list of sizes")
@@ -135,13 +153,13 @@ class SafetensorsFile:
             raise CheckpointError(f"{where}: data_offsets {offsets!r} are not a range of bytes")
         if start + offsets[1] > size:
             raise CheckpointError(f"{where}: ends at byte {start + offsets[1]}, the file has {size}: it is truncated")
-        needed = math.prod(shape) * dtype.itemsize
+        needed = math.prod(shape) * item_bytes
         if needed != offsets[1] - offsets[0]:
             raise CheckpointError(
                 f"{where}: shape {tuple(shape)} of {entry['dtype']} takes {needed} bytes, data_offsets give"
                 f" {offsets[1] - offsets[0]}"
             )
-        return StoredTensor(self, name, dtype, tuple(shape), start + offsets[0], needed)
+        return StoredTensor(self, name, type_name, tuple(shape), start + offsets[0], needed)
 
     def _check_places(self, start: int, size: int) -> None:
         """Tensors neither overlap nor leave bytes that nobody names."""

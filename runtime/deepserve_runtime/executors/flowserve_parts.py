@@ -18,10 +18,13 @@ from flowserve.errors import (
     UnknownSequenceError,
 )
 from flowserve.generation_config import read_sampling_defaults
-from flowserve.hub import resolve_apart, resolve_model
+from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
 from flowserve.messages import problem_of_message, template_role
+from flowserve.model_check import check_model
+from flowserve.models.checkpoint import has_all_weights
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput, TokenLogprobs
+from flowserve.resident_memory import resident_bytes
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -109,16 +112,21 @@ __all__ = [
     "UnknownSequenceError",
     "as_api_error",
     "block_hashes",
+    "check_model",
     "decode_body",
     "detokenized",
     "embedding_model_from_folder",
     "engine_template",
+    "has_all_weights",
     "is_embedding_model",
+    "known_folder",
+    "local_folder",
     "make_parser",
     "max_model_len",
     "problem_of_message",
     "prompt_to_tokenize",
     "read_sampling_defaults",
+    "resident_bytes",
     "resolve_apart",
     "resolve_model",
     "take_first_step",
@@ -152,6 +160,6 @@ def embedding_model_from_folder(folder: Path, *, dtype: str, max_length: int | N
 def max_model_len(folder: Path, asked: int | None) -> int:
     """Tokens that an engine of this folder takes. Raises FlowServeError."""
     from flowserve.models.config import read_model_config
+    from flowserve.models.folder_plan import context_length
 
-    most = read_model_config(folder).max_positions
-    return most if asked is None else min(asked, most)
+    return context_length(asked, read_model_config(folder).max_positions)

@@ -5,6 +5,7 @@ Of the steps of scaling, TE-Load and TE-Post-Load are the executor's own; the co
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +18,19 @@ from deepserve_runtime import sdk
 from deepserve_runtime.executors.accelerators import device_of
 from deepserve_runtime.executors.flowserve_parts import (
     EngineConfig,
+    InvalidConfigError,
     engine_template,
     read_sampling_defaults,
 )
 from deepserve_runtime.step_clock import StepClock
 
 _WORDS = {"conversion": "a conversion of the checkpoint", "file": "the file"}
+
+_OPTIONS = [
+    (re.compile(r"^memory of (\d+) MiB"), r"memory=\1 MiB"),
+    (re.compile(r"^tensor_parallel_size (\S+)"), r"tensor_parallel=\1"),
+    (re.compile(r"^(max_model_len|dtype|quantization|kv_cache_dtype) (\S+)"), r"\1=\2"),
+]
 
 
 class LoadedEngine:
@@ -54,13 +62,24 @@ class LoadedEngine:
 
 @contextmanager
 def loading(model: ModelSpec) -> Iterator[None]:
-    """Raises ModelLoadError for whatever goes wrong inside."""
+    """Raises InvalidModelOption for options that cannot be, ModelLoadError for whatever else goes wrong inside."""
     try:
         yield
+    except sdk.errors.ModelLoadError:
+        raise
+    except InvalidConfigError as error:
+        raise sdk.errors.InvalidModelOption(f"Model {model.name!r}: {_in_words_of_models(str(error))}") from error
     except Exception as error:  # a malformed folder may break anything
         raise sdk.errors.ModelLoadError(
             f"model {model.name!r} cannot be loaded from {model.source}: {error}"
         ) from error
+
+
+def _in_words_of_models(text: str) -> str:
+    """The engine's error with the options as `deepserve.Model` has them."""
+    for pattern, words in _OPTIONS:
+        text = pattern.sub(words, text)
+    return text
 
 
 def engine_config(spec: FunctionSpec, overlap_load: bool = True) -> EngineConfig:

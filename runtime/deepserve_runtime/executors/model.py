@@ -6,9 +6,9 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.executors.embedding import EmbeddingExecutor
 from deepserve_runtime.executors.engine import EngineExecutor
-from deepserve_runtime.executors.flowserve_parts import is_embedding_model, resolve_apart
+from deepserve_runtime.executors.flowserve_parts import is_embedding_model, resident_bytes, resolve_apart
 from deepserve_runtime.executors.loaded_engine import LoadedEngine, loading
-from deepserve_runtime.executors.model_memory import check_fits_into_memory
+from deepserve_runtime.executors.model_options import check_options
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task_threads import TaskThreads
 
@@ -25,7 +25,7 @@ def load_to_fork(spec: FunctionSpec, steps: StepClock, is_ahead: bool = False) -
 
 
 def make_model_executor(spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> TaskExecutor:
-    """As its folder says. Raises ModelLoadError, also for a model that does not fit, before anything of it is read."""
+    """As its folder says. Raises ModelLoadError and InvalidModelOption, before its weights are read."""
     if loaded is not None:
         return EngineExecutor(spec, threads, loaded)
     return EmbeddingExecutor(spec, threads) if _embeds(spec) else EngineExecutor(spec, threads)
@@ -35,5 +35,5 @@ def _embeds(spec: FunctionSpec) -> bool:
     assert spec.model is not None
     with loading(spec.model):
         folder = resolve_apart(spec.model.source)
-        check_fits_into_memory(folder, spec)
+        check_options(folder, spec, resident_bytes())
         return is_embedding_model(folder)

@@ -33,6 +33,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     template_role,
 )
 from deepserve_runtime.executors.loaded_engine import loading
+from deepserve_runtime.executors.model_options import check_options
 from deepserve_runtime.executors.openai_prompts import OpenAIPrompter
 from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
@@ -57,15 +58,18 @@ class TokenizerExecutor:
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
+        self._spec = spec
         self._model = spec.model
         self._threads = threads
         self._template: ChatTemplate | None = None
         self._beside: TaskThread | None = None
 
     def load(self) -> dict[str, float]:
+        """Raises ModelLoadError and InvalidModelOption: what is wrong with the model is told here first."""
         steps = StepClock()
         with loading(self._model):
             self._folder = resolve_model(self._model.source, with_weights=False)
+            check_options(self._folder, self._spec)
             length = max_model_len(self._folder, self._model.max_model_len)
             self._served = ServedModel(self._folder, Tokenizer.from_folder(self._folder), (self._model.name,), length)
         steps.mark("load")

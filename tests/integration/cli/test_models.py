@@ -153,6 +153,32 @@ def test_exit_codes_of_unknown_models(shell: Shell) -> None:
         assert (done.returncode, "no model 'none'" in done.stderr) == (3, True), done
 
 
+REFUSED = """
+import deepserve
+
+@deepserve.function
+def square(x: int) -> int:
+    return x * x
+
+llm = deepserve.Model("small", source="weights/tiny", max_model_len=4096)
+"""
+
+
+def test_what_could_not_be_loaded_is_not_deployed(shell: Shell, folder: Path) -> None:
+    (shell.folder / "app.py").write_text(REFUSED)
+    says = "Model 'small': max_model_len=4096 is more than the model's 256 positions"
+    shell.out("up")
+    for words in (["deploy", "app.py"], ["model", "deploy", "small", "weights/tiny", "--max-model-len", "4096"]):
+        done = shell.run(*words)
+        assert (done.returncode, says in done.stderr) == (2, True), done
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["MambaForCausalLM"]}))
+    done = shell.run("model", "deploy", "small", "weights/tiny")
+    assert (done.returncode, "'MambaForCausalLM' is not supported" in done.stderr) == (2, True), done
+    assert json.loads(shell.out("model", "list", "--json")) == []
+    assert json.loads(shell.out("app", "list", "--json")) == []
+
+
 def test_info_says_why_a_model_cannot_be_loaded(shell: Shell, folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "away.json")
     shell.out("model", "deploy", "small", "weights/tiny")

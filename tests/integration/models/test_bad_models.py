@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import deepserve
 from deepserve._current_client import current_client
-from deepserve.errors import ModelError, ModelLoadError, PromptTooLongError
+from deepserve.errors import InvalidModelOption, ModelError, ModelLoadError, PromptTooLongError
 from deepserve.protocol.specs import function_id
 
 
@@ -36,9 +38,46 @@ def test_truncated_weights(llm: deepserve.Model, broken: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_into_memory(llm: deepserve.Model, broken: Path) -> None:
-    os.truncate(broken / "model.safetensors", 1 << 42)  # 4 TiB of nothing
-    with pytest.raises(ModelLoadError, match="does not fit.*4096.0 GiB at least"):
+    swell(broken, 1 << 33)  # 4 TiB of nothing
+    with pytest.raises(ModelLoadError, match="does not fit.*4096.[0-9] GiB at least"):
         deepserve.Model("huge", source=broken).chat("hi")
+    assert llm.generate("hi", max_tokens=1, temperature=0)
+
+
+def swell(folder: Path, vocab_size: int) -> None:
+    """Another number of tokens: what the files hold for them is a hole, which takes no room on the disk."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": vocab_size}))
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    end = 0
+    for name in header.keys() - {"__metadata__"}:
+        entry = header[name]
+        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+            entry["shape"][0] = vocab_size
+        size = 4 * math.prod(entry["shape"])
+        entry["data_offsets"], end = [end, end + size], end + size
+    text = json.dumps(header).encode()
+    weights.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(weights, 8 + len(text) + end)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_model_len": 513}, "max_model_len=513 is more than the model's 512 positions"),
+        ({"tensor_parallel": 2}, "tensor_parallel=2 is not supported; supported: 1"),
+        ({"memory": 64}, "memory=64 MiB is too small: at least .* MiB are needed"),
+    ],
+)
+def test_an_option_that_the_model_refuses(
+    llm: deepserve.Model, folder: Path, options: dict[str, Any], says: str
+) -> None:
+    refused = deepserve.Model("refused", source=folder, **options)
+    for ask in (refused.generate, refused.embed):
+        with pytest.raises(InvalidModelOption, match=f"^Model 'refused': {says}"):
+            ask("hi")
     assert llm.generate("hi", max_tokens=1, temperature=0)
 
 

@@ -202,6 +202,15 @@ def test_more_memory_than_allowed_is_an_error_that_says_so(controller: StandIn, 
     assert pod.exited().exit_code == -signal.SIGKILL
 
 
+def test_a_function_that_takes_more_memory_than_allowed_while_it_is_loaded(controller: StandIn, template: Peer) -> None:
+    pod = controller.fork_pod(template, memory_mib=200)
+    text = "import threading\nheld = b'x' * (300 << 20)\nthreading.Event().wait()\n"
+    pod.ask_bind("f", files={"app.py": text})
+    error = failed_bind(pod)
+    assert isinstance(error, MemoryError) and "limit is 200 MiB" in str(error)
+    assert pod.exited().exit_code == -signal.SIGKILL
+
+
 # --- output, forks ---------------------------------------------------------------------------------
 
 

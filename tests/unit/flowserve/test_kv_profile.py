@@ -16,8 +16,8 @@ from flowserve import EngineConfig, kv_profile
 from flowserve.engine import Engine
 from flowserve.engine_template import EngineTemplate
 from flowserve.errors import InvalidConfigError
-from flowserve.largest_step import resident_bytes
 from flowserve.model_parts import load_with_tokenizer
+from flowserve.resident_memory import resident_bytes
 
 MIB = 2**20
 CONFIG = EngineConfig(num_threads=1, cpu_backend="extension", memory_bytes=4096 * MIB)

@@ -1,0 +1,26 @@
+"""Whether models that are to be deployed could be loaded, as the machine that is to run them sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deepserve._definition import Definition
+from deepserve._deployed import DeployedFunction
+from deepserve._model import Model
+from deepserve.protocol.specs import CodeRef, FunctionSpec, function_id
+
+_CHECK = FunctionSpec(
+    app="deepserve",
+    name="check_model",
+    kind="function",
+    code=CodeRef("builtin", "deepserve_runtime.executors.model_options", "check_definition"),
+    environment="tokenizer",
+)
+
+
+def check_models(models: Iterable[Model]) -> None:
+    """From config.json and the weights' headers. Raises ModelLoadError, InvalidModelOption, and any call's errors."""
+    definition = Definition(function_id(_CHECK), _CHECK, None, _CHECK.label)
+    check = DeployedFunction(_CHECK.app, _CHECK.name, definition, is_stream=False)
+    for model in models:
+        check.remote(model.spec)

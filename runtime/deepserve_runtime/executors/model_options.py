@@ -1,0 +1,54 @@
+"""A model's options against its folder and the memory that there is, told before its weights are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from deepserve.protocol.specs import FunctionSpec, Resources
+from deepserve_runtime import sdk
+from deepserve_runtime.executors.flowserve_parts import check_model, has_all_weights, known_folder, local_folder
+from deepserve_runtime.executors.loaded_engine import engine_config, loading
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def check_definition(spec: FunctionSpec) -> None:
+    """Before a model is deployed, in a pod on the machine that is to run it: nothing is fetched for it.
+
+    A model of the hub that is not there yet passes. Raises ModelLoadError, InvalidModelOption.
+    """
+    assert spec.model is not None
+    with loading(spec.model):
+        folder = known_folder(spec.model.source)
+    if folder is not None:  # which devices there are is the controller's to know
+        resources = Resources(memory_mib=spec.resources.memory_mib)
+        check_options(folder, msgspec.structs.replace(spec, resources=resources))
+
+
+def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> None:
+    """process_bytes: of this process, where it is to hold the model. Raises ModelLoadError, InvalidModelOption."""
+    assert spec.model is not None
+    with loading(spec.model):
+        is_whole = local_folder(spec.model.source) is not None or has_all_weights(folder)
+        least = check_model(folder, engine_config(spec), process_bytes=process_bytes, has_weights=is_whole)
+    needed_bytes, has_bytes = process_bytes + least.weights_bytes, host_memory_bytes()
+    if needed_bytes > has_bytes:
+        text = f"it takes {needed_bytes / 2**30:.1f} GiB at least, this host has {has_bytes / 2**30:.1f} GiB of memory"
+        raise sdk.errors.ModelLoadError(f"model {spec.model.name!r} does not fit: {text}")
+
+
+def host_memory_bytes(limit_files: Iterable[str] = CGROUP_LIMITS) -> int:
+    """Of the machine, or of the container that this process runs in."""
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in limit_files:
+        try:
+            text = Path(file).read_text().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            has = min(has, int(text))
+    return has
