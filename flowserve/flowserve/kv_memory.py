@@ -37,3 +37,10 @@ def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLa
     if max_model_len < 2:
         raise InvalidConfigError(f"{num_blocks} KV blocks of {block_size} tokens hold no sequence of two tokens")
     return loaded.device.kv_layout(loaded, num_blocks, block_size, config), max_model_len
+
+
+def least_kv_bytes(loaded: LoadedModel, config: EngineConfig) -> int:
+    """Of one sequence: of max_model_len tokens, or of a block where none is given."""
+    block_size = config.block_size or loaded.device.default_block_size
+    num_blocks = -(-(config.max_model_len or 1) // block_size)
+    return num_blocks * loaded.device.kv_layout(loaded, 1, block_size, config).block_bytes

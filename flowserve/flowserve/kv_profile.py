@@ -13,9 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .config import EngineConfig
-from .errors import InvalidConfigError
+from .kv_memory import least_kv_bytes
 from .largest_step import run_largest_step
 from .loading.throwaway import has_one_thread, run_apart
+from .model_check import too_little_memory
 from .models.loader import LoadedModel
 from .tokenizer import Tokenizer
 
@@ -31,7 +32,7 @@ def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConf
     """The options with `kv_cache_bytes` in place of `memory_bytes`; without that, as they are.
 
     What is not known yet is measured, in a child where this process has one thread. Raises InvalidConfigError where the
-    memory has no room for a KV cache, and LoadingError.
+    memory has no room for the KV of one sequence, and LoadingError.
     """
     memory_bytes = config.memory_bytes
     if memory_bytes is None:
@@ -41,12 +42,12 @@ def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConf
     if used_bytes is None:
         used_bytes = _measured(loaded, tokenizer, replace(config, memory_bytes=None))
         _keep(path, used_bytes)
+    least_bytes = least_kv_bytes(loaded, config)
+    needed_bytes = used_bytes + min(int((used_bytes + least_bytes) * _SPARE_SHARE / (1 - _SPARE_SHARE)), least_bytes)
+    if memory_bytes < needed_bytes + least_bytes:
+        what = f"{used_bytes >> 20} MiB for weights, working memory and the process, the rest for one sequence's KV"
+        raise too_little_memory(memory_bytes, needed_bytes + least_bytes, what)
     left_bytes = memory_bytes - used_bytes
-    if left_bytes <= 0:
-        raise InvalidConfigError(
-            f"memory of {memory_bytes >> 20} MiB has no room for a KV cache: weights, working memory and the process"
-            f" take {used_bytes >> 20} MiB"
-        )
     spare_bytes = min(int(memory_bytes * _SPARE_SHARE), left_bytes // 2)
     return replace(config, memory_bytes=None, kv_cache_bytes=left_bytes - spare_bytes)
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,27 @@ def test_an_option_that_the_model_refuses(
         with pytest.raises(InvalidModelOption, match=f"^Model 'refused': {says}"):
             ask("hi")
     assert llm.generate("hi", max_tokens=1, temperature=0)
+
+
+ON_A_DEVICE = """
+import sys, deepserve
+
+if __name__ == "__main__":
+    small = deepserve.Model("small", source=sys.argv[1], accelerator="npu", memory=64)
+    try:
+        small.generate("hi")
+    except deepserve.InvalidModelOption as error:
+        print(error)
+"""
+
+
+def test_too_little_memory_beside_a_pretended_device(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ON_A_DEVICE)
+    environment = {**os.environ, "DEEPSERVE_DEVICES": "npu:910c@cpu"}
+    command = [sys.executable, str(script), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stdout.startswith("Model 'small': memory=64 MiB is too small: at least "), done
 
 
 def test_unknown_architecture(llm: deepserve.Model, broken: Path) -> None:

@@ -16,6 +16,7 @@ from flowserve import EngineConfig, kv_profile
 from flowserve.engine import Engine
 from flowserve.engine_template import EngineTemplate
 from flowserve.errors import InvalidConfigError
+from flowserve.kv_memory import least_kv_bytes, plan_kv_memory
 from flowserve.model_parts import load_with_tokenizer
 from flowserve.resident_memory import resident_bytes
 
@@ -111,11 +112,25 @@ def test_what_is_kept_and_damaged_is_measured_anew(
 
 def test_too_little_memory_is_named(folder: Path, runs: list[EngineConfig]) -> None:
     assert budget(folder, replace(CONFIG, memory_bytes=1010 * MIB)) == 5 * MIB, "what is left is shared with the spare"
-    with pytest.raises(InvalidConfigError, match=r"memory of 900 MiB has no room for a KV cache.*take 1000 MiB"):
+    says = r"memory of 900 MiB is too small: at least 1001 MiB are needed \(1000 MiB for weights"
+    with pytest.raises(InvalidConfigError, match=says):
         budget(folder, replace(CONFIG, memory_bytes=900 * MIB))
     for options in ({"kv_cache_bytes": 5}, {"num_kv_blocks": 5}):
         with pytest.raises(InvalidConfigError, match="memory_bytes"):
             EngineConfig(memory_bytes=MIB, **options)
+
+
+def test_what_is_said_to_be_needed_is_enough(folder: Path, runs: list[EngineConfig]) -> None:
+    loaded, _ = load_with_tokenizer(folder, CONFIG)
+    for max_model_len in (None, 512):
+        config = replace(CONFIG, max_model_len=max_model_len)
+        least_bytes = least_kv_bytes(loaded, config)
+        assert plan_kv_memory(loaded, replace(config, memory_bytes=None, kv_cache_bytes=least_bytes))
+        needed_bytes = 1000 * MIB + 2 * least_bytes  # a tenth of it would be more than what is left
+        kv_bytes = budget(folder, replace(config, memory_bytes=needed_bytes))
+        assert kv_bytes is not None and kv_bytes >= least_bytes
+        with pytest.raises(InvalidConfigError, match="is too small"):
+            budget(folder, replace(config, memory_bytes=needed_bytes - 2))
 
 
 @pytest.mark.parametrize("backend", ["extension", "torch"])
