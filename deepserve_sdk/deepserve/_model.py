@@ -19,7 +19,7 @@ from deepserve._model_source import ModelSource
 from deepserve._model_verbs import CacheVerb, ChatVerb, EmbedVerb, GenerateVerb, StreamVerb
 from deepserve._options import UNSET, Options, merge_options
 from deepserve.errors import InvalidOption, ModelLoadError
-from deepserve.protocol.model_io import ENGINE_SEATS
+from deepserve.protocol.model_io import ENGINE_SEATS, TOKENIZER_SEATS
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling, function_id
 from deepserve.settings import current_settings
 
@@ -143,7 +143,7 @@ class Model:
             code=_BUILT_IN,
             environment="flowserve",
             resources=self._options.resources,
-            scaling=msgspec.structs.replace(self._options.scaling, target_inputs=ENGINE_SEATS),
+            scaling=msgspec.structs.replace(self._options.scaling, max_inputs=ENGINE_SEATS),
             timeout_s=REQUEST_TIMEOUT_S,
             startup_timeout_s=STARTUP_TIMEOUT_S,
             model=self._with_source(self._engine),
@@ -166,6 +166,7 @@ class Model:
             scaling=Scaling(
                 min_pods=min(1, self._options.scaling.min_pods),
                 scaledown_window_s=self._options.scaling.scaledown_window_s,
+                max_inputs=TOKENIZER_SEATS,
             ),
             timeout_s=REQUEST_TIMEOUT_S,
             startup_timeout_s=STARTUP_TIMEOUT_S,

@@ -22,6 +22,8 @@ import msgspec
 
 ENGINE_SEATS = 32
 """Sequences that an engine runs at once, and tasks that it is given unless they take others' seats."""
+TOKENIZER_SEATS = 32
+"""Prompts that a tokenizer is given at once."""
 JOURNAL_TOKEN_BYTES = 4
 """Of a token in an engine's journal (`TaskOutputs.journal`), at least: log probabilities and marks come on top."""
 

@@ -115,13 +115,13 @@ class Embedder:
 class EmbeddingExecutor:
     """Hosts a model that embeds and does nothing else; on the pod's main thread, as much at once as has arrived."""
 
-    slots = 32
     source = "file"
     source_reason = ""
     is_template_stale = False
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
+        self.slots = spec.scaling.max_inputs
         self._spec = spec
         self._model = spec.model
         self._main = threads.main

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared
-from deepserve.protocol.model_io import ENGINE_SEATS, GenerationParams, TokenizedPrompt
+from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -69,11 +69,10 @@ class _Compiling:
 class EngineExecutor:
     """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
 
-    slots = ENGINE_SEATS
-
     def __init__(self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> None:
         """`loaded`: in the template that the pod was forked from."""
         assert spec.model is not None
+        self.slots = spec.scaling.max_inputs
         self._spec = spec
         self._model = spec.model
         self._loaded = loaded

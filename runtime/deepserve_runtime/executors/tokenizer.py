@@ -51,7 +51,6 @@ class TokenizerExecutor:
     Long ones take turns on a thread of their own (encoding lets others compute): no other prompt waits for them.
     """
 
-    slots = 32
     source = "file"
     source_reason = ""
     is_template_stale = False
@@ -59,6 +58,7 @@ class TokenizerExecutor:
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None
         self._spec = spec
+        self.slots = spec.scaling.max_inputs
         self._model = spec.model
         self._threads = threads
         self._template: ChatTemplate | None = None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepserve_controller.core.events import DemandChanged
+from deepserve import Model
+from deepserve_controller.core.actions import StartPod, StartTemplate
+from deepserve_controller.core.events import DemandChanged, FunctionDefined, TemplateReady
 from deepserve_controller.core.views import FunctionLoad, Panic, PodsWanted, TokenLoad
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling, predicted_rate
-from tests.unit.deepserve_controller.harness import Cluster
+from deepserve_controller.policies.pod_source import fork_bursts
+from tests.unit.deepserve_controller.harness import Cluster, of_type, only
 
 POLICY = TokenLoadScaling()
 """An engine of 1,000 tokens a second has a target of 0.7 * 1000 * 0.5 = 350 tokens in flight."""
@@ -99,6 +103,19 @@ def test_measurements_fade_and_what_is_to_be_done_does_not() -> None:
     assert pool.load(POLICY, cluster.now_s).tokens == slow
     cluster.advance(31.0)
     assert pool.load(POLICY, cluster.now_s).tokens == slow._replace(late_s=0.0, arrivals=())
+
+
+def test_a_slow_first_start_buys_no_executors_for_who_waits_meanwhile(tmp_path: Path) -> None:
+    """Six wait while the first one loads, which has seats for all of them: none would be ready before it."""
+    (tmp_path / "config.json").touch()
+    cluster = Cluster(choose_source=fork_bursts)
+    cluster(FunctionDefined("fn", Model("tiny", tmp_path).spec))
+    started = [action for queued in range(1, 7) for action in cluster(DemandChanged("fn", queued, 0, 0.0))]
+    cluster.advance(2.0)
+    started += cluster(TemplateReady(only(started, StartTemplate).template_id, 7))
+    assert len(of_type(started, StartPod)) == 1
+    [view] = cluster.core.functions_view()
+    assert view.reason == "6 queued + 0 running tasks / 32 slots = 1 pods"
 
 
 AMOUNTS = st.one_of(st.floats(0, 1e6), st.sampled_from([math.nan, math.inf, -1.0, 0.0]))

@@ -44,7 +44,7 @@ def test_a_replay_shortens_the_windows() -> None:
 def test_bounds_of_the_others() -> None:
     assert model_policy_named("always on").scale(ASKED).min_pods == 4
     kept = model_policy_named("one a tick").scale(ASKED)
-    assert (kept.target_inputs, kept.scaledown_window_s) == (2, 0.0)
+    assert (kept.max_inputs, kept.target_inputs, kept.scaledown_window_s) == (2, 2, 0.0)
     assert model_policy_named("knative").preload is NO_PRELOAD
 
 

@@ -122,6 +122,7 @@ def test_spec_names_its_tokenizer_and_its_options(tmp_path: Path) -> None:
     tokenizer = model.tokenizer_spec
     assert spec.tokenizer == function_id(tokenizer)
     assert (tokenizer.kind, tokenizer.environment, tokenizer.scaling.min_pods) == ("tokenizer", "tokenizer", 1)
+    assert (spec.scaling.max_inputs, tokenizer.scaling.max_inputs) == (32, 32), "known before any pod is there to say"
     assert Model("tiny", str(tmp_path), dtype="auto").spec.tokenizer == Model("tiny", str(tmp_path)).spec.tokenizer
 
 

@@ -17,8 +17,8 @@ pytest.importorskip("torch")
 from deepserve._values import decode_exception  # noqa: E402
 from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
 from deepserve.protocol.messages import EngineReport, PodEnding, SetContextTtl, TaskFinished  # noqa: E402
-from deepserve.protocol.model_io import GenerationParams, PromptContext, TokenizedPrompt  # noqa: E402
-from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources  # noqa: E402
+from deepserve.protocol.model_io import ENGINE_SEATS, GenerationParams, PromptContext, TokenizedPrompt  # noqa: E402
+from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources, Scaling  # noqa: E402
 from deepserve_runtime.executors import engine  # noqa: E402
 from deepserve_runtime.executors.completion import Piece  # noqa: E402
 from deepserve_runtime.executors.engine import EngineExecutor, sampling_params  # noqa: E402
@@ -40,13 +40,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
 
 
-def executor_of(folder: Path, *accelerators: str, loaded: LoadedEngine | None = None) -> EngineExecutor:
+def executor_of(
+    folder: Path, *accelerators: str, loaded: LoadedEngine | None = None, seats: int = ENGINE_SEATS
+) -> EngineExecutor:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox, link=FakeLink())))
     resources = Resources(accelerators=accelerators)
     code = CodeRef("builtin", "", "")
-    spec = FunctionSpec("models", "tiny", "model", code, resources=resources, model=ModelSpec("tiny", str(folder)))
+    spec = FunctionSpec(
+        "models", "tiny", "model", code, resources=resources, scaling=Scaling(max_inputs=seats),
+        model=ModelSpec("tiny", str(folder)),
+    )  # fmt: skip
     return EngineExecutor(spec, threads, loaded)
+
+
+def test_an_executor_has_the_seats_that_the_controller_counts_on(folder: Path) -> None:
+    assert executor_of(folder, seats=2).slots == 2
 
 
 def main_link(executor: EngineExecutor) -> FakeLink:
