@@ -37,6 +37,7 @@ from deepserve_controller.service.map_relay import MapRelay
 from deepserve_controller.service.model_ticks import ModelTicks
 from deepserve_controller.service.openai.api_keys import ApiKeys
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.pod_orders import PodOrders
 from deepserve_controller.service.pod_provider import MakeProvider, PodProvider
 from deepserve_controller.service.prctl import become_subreaper
 from deepserve_controller.service.processes import ChildReaper, kill_all_descendants
@@ -105,7 +106,8 @@ class Controller:
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.functions, self.bundles, self.recipients)
         self.templates = TemplateLinks(self.cores, self.pods, self.bundles)
-        self.maps = MapRelay(self.cores, self.requests, self.pods, folders.segments)
+        orders = PodOrders(self.cores, self.requests, self.pods)
+        self.maps = MapRelay(self.cores, self.requests, self.pods, orders, folders.segments)
         self.log_files = LogFiles(os.path.join(settings.state_folder, "logs")) if settings.mode == "up" else None
         is_shared = settings.mode == "up"
         self.logs = Logs(self.pods.label_of, self.pods.root_links, self.log_files, is_shared)
@@ -120,7 +122,7 @@ class Controller:
             self.logs,
             on_shutdown=self.end,
         )
-        contexts.on_ttl = lambda label, *ttl: self.pods.send_to_all(label, SetContextTtl(*ttl))
+        contexts.on_ttl = lambda label, *ttl: orders.send_to_all(label, SetContextTtl(*ttl))
         self.api_keys = ApiKeys(store, self.recipients)
         self.api_keys.on_revoked.append(contexts.delete_of_key)
         self._loopback: LoopbackPort | None = None

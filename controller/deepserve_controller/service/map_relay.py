@@ -23,6 +23,7 @@ from deepserve_controller.errors import Refusal
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import MAX_DETAIL_CHARS
 from deepserve_controller.service.pod_links import PodLinks
+from deepserve_controller.service.pod_orders import PodOrders
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.results import Delivery
 
@@ -33,10 +34,11 @@ MAX_INPUTS = 4096
 class MapRelay:
     """segments: the folder of shared memory, where pods on this host keep the pages of what has begun."""
 
-    def __init__(self, cores: CoreLoop, requests: Requests, pods: PodLinks, segments: str) -> None:
+    def __init__(self, cores: CoreLoop, requests: Requests, pods: PodLinks, orders: PodOrders, segments: str) -> None:
         self._cores = cores
         self._requests = requests
         self._pods = pods
+        self._orders = orders
         self._segments = segments
         cores.carry(actions.SendChunk, self._send_chunk)
         cores.carry(actions.SendRecall, self._send_recall)
@@ -70,14 +72,14 @@ class MapRelay:
             action.python,
         )
         try:
-            self._pods.send_work(action, message, action.data)
+            self._orders.send_work(action, message, action.data)
         except FrameError as error:  # each of its inputs is as unsendable as all of them
             refused = Outcome("refused", f"the inputs cannot be sent: {error}")
             for position in range(len(action.sizes)):
                 self._cores.give(events.InputFinished(action.task_id, action.attempt, position, refused, 0.0))
 
     def _send_recall(self, action: actions.SendRecall) -> None:
-        self._pods.send_to(action.pod_id, RecallInputs(action.task_id, action.attempt))
+        self._orders.send_to(action.pod_id, RecallInputs(action.task_id, action.attempt))
         count = self._read_page(action.pod_id).get((action.task_id, action.attempt))
         if count is not None:
             self._cores.give(events.InputsBegun(action.task_id, action.attempt, count))

@@ -6,6 +6,8 @@ import time
 
 import msgspec
 
+from deepserve.protocol.framing import Buffer
+from deepserve.protocol.messages import Message
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.reactor import Timer
 from deepserve_controller.service.scaling_steps import ScalingSteps
@@ -38,3 +40,8 @@ class PodEntry(msgspec.Struct):
     last_root_links: tuple[str, ...] = ()
     pinned_blocks: int = 0
     """Of an engine's KV cache: what contexts keep on its device."""
+
+    def send(self, message: Message, data: Buffer = b"") -> None:
+        """To a pod whose link is there."""
+        assert self.link is not None
+        self.link.send(message, data)

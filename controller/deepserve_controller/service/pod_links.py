@@ -9,20 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from deepserve.protocol.digest import sha256
-from deepserve.protocol.framing import Buffer, FrameError
-from deepserve.protocol.journals import packed
-from deepserve.protocol.messages import (
-    AssignTask,
-    BindExecutor,
-    CancelTask,
-    Hello,
-    Message,
-    Outcome,
-    PrepareTask,
-    ReleaseTask,
-    SleepExecutor,
-    TaskCredit,
-)
+from deepserve.protocol.messages import Hello
 from deepserve.protocol.messages import StopPod as StopPodMessage
 from deepserve_controller.core import actions, events
 from deepserve_controller.errors import Refusal
@@ -72,17 +59,10 @@ class PodLinks:
         self.faults = Faults()
         self.is_ending = False
         cores.carry(actions.StartPod, self.start)
-        cores.carry(actions.BindPod, self.bind)
         cores.carry(actions.StopPod, self.stop)
-        cores.carry(actions.SleepPod, self.sleep)
         cores.carry(actions.KillPod, self.kill)
-        cores.carry(actions.SendTask, self.send_task)
-        cores.carry(actions.SendPrepare, self.send_prepare)
-        cores.carry(actions.SendRelease, self.send_release)
-        cores.carry(actions.SendCancel, self.send_cancel)
-        cores.carry(actions.SendCredit, self.send_credit)
 
-    # --- orders of the cores ---
+    # --- starts and ends, as the cores order them ---
 
     def start(self, action: actions.StartPod) -> None:
         if self.is_ending:
@@ -102,13 +82,6 @@ class PodLinks:
         assert self.provider is not None
         self.provider.start_pod(action.pod_id, action.environment, token, action.memory_mib, action.template_id)
 
-    def bind(self, action: actions.BindPod) -> None:
-        if pod := self._linked(action.pod_id):
-            pod.state, pod.function_id, pod.label = "binding", action.function_id, action.spec.label
-            pod.scaling.note_taken(time.monotonic())
-            kind, ids = action.devices.kind, action.devices.ids
-            self._send(pod, BindExecutor(action.function_id, action.spec, kind, ids))
-
     def stop(self, action: actions.StopPod) -> None:
         pod = self.pods.get(action.pod_id)
         if pod is None:
@@ -116,87 +89,17 @@ class PodLinks:
         if pod.link is None:
             return self._kill(pod, action.reason)
         pod.state, pod.reason = "stopping", action.reason
-        self._send(pod, StopPodMessage(action.reason))
+        pod.send(StopPodMessage(action.reason))
         self._after(pod, action.grace_s, lambda: self._kill(pod, action.reason))
-
-    def sleep(self, action: actions.SleepPod) -> None:
-        self.send_to(action.pod_id, SleepExecutor(action.level, action.reason))
 
     def kill(self, action: actions.KillPod) -> None:
         if pod := self.pods.get(action.pod_id):
             self._kill(pod, action.reason)
 
-    def send_task(self, action: actions.SendTask) -> None:
-        dependencies, results = self._requests.dependencies.of(action.request_id, action.index)
-        message = AssignTask(
-            task_id=action.task_id,
-            attempt=action.attempt,
-            request_id=action.request_id,
-            job_id=action.job_id,
-            kind=action.kind,
-            method=action.method,
-            index=action.index,
-            time_left_s=action.time_left_s,
-            credit=action.credit,
-            value=action.payload.value,
-            dependencies=dependencies,
-            credit_bytes=action.credit_bytes,
-            replay=action.replay,
-            resume_offset=action.resume_offset,
-            resume_digest=self._requests.streams.digest(action.request_id) if action.resume_offset else b"",
-            journal=self._requests.journal(action.request_id, action.task_id) if action.attempt > 1 else b"",
-        )
-        data = action.payload.data
-        try:
-            self.send_work(action, *packed(message, data + results if results else data))
-        except FrameError as error:
-            self._requests.task_ended(action.task_id)
-            refused = Outcome("refused", f"the task cannot be sent: {error}")
-            self._cores.give(events.TaskFinished(action.task_id, action.attempt, refused, 0.0))
-
-    def send_work(self, action: actions.SendTask | actions.SendChunk, message: Message, data: Buffer) -> None:
-        """Raises FrameError where the message is too large."""
-        root_links = self._requests.task_sent(action)
-        if pod := self._linked(action.pod_id):
-            if reason := self.faults.at_start(action.task_id, action.pod_id):
-                return self._kill(pod, reason)
-            pod.scaling.note_task(time.monotonic())
-            pod.last_root_links = root_links  # what it prints may be read only after its outcome
-            self._send(pod, message, data)
-
-    def send_to(self, pod_id: str, message: Message) -> None:
-        if pod := self._linked(pod_id):
-            self._send(pod, message)
-
-    def send_to_all(self, label: str, message: Message) -> None:
-        """To those that run this function, class or model, in whatever version of it."""
-        for pod in list(self.pods.values()):
-            if pod.label == label and pod.state == "bound" and pod.link is not None:
-                self._send(pod, message)
-
-    def send_prepare(self, action: actions.SendPrepare) -> None:
-        journal = self._requests.journal(action.request_id, action.task_id)
-        if pod := self._linked(action.pod_id):
-            if reason := self.faults.at_move("prepare", action.pod_id):
-                return self._kill(pod, reason)
-            message = PrepareTask(action.task_id, action.round, action.method, action.payload.value, journal)
-            self._send(pod, *packed(message, action.payload.data))
-            self.die_at("prepare")
-
-    def send_release(self, action: actions.SendRelease) -> None:
-        self.die_at("release")
-        if pod := self._linked(action.pod_id):
-            if reason := self.faults.at_move("release", action.pod_id):
-                return self._kill(pod, reason)
-            self._send(pod, ReleaseTask(action.task_id, action.attempt))
-
-    def send_cancel(self, action: actions.SendCancel) -> None:
-        if pod := self._linked(action.pod_id):
-            self._send(pod, CancelTask(action.task_id, action.attempt, action.reason))
-
-    def send_credit(self, action: actions.SendCredit) -> None:
-        if pod := self._linked(action.pod_id):
-            self._send(pod, TaskCredit(action.task_id, action.items, action.size_bytes))
+    def linked(self, pod_id: str) -> PodEntry | None:
+        """A pod that can be written to. Orders for one that just ended are moot: PodLost is on its way."""
+        pod = self.pods.get(pod_id)
+        return pod if pod is not None and pod.link is not None else None
 
     def die_at(self, when: When) -> None:
         """Nothing, but where a test has ordered that this controller is killed here."""
@@ -271,7 +174,7 @@ class PodLinks:
         self.is_ending = True
         for pod in list(self.pods.values()):
             if pod.link is not None and pod.state != "warm":
-                self._send(pod, StopPodMessage(reason))
+                pod.send(StopPodMessage(reason))
             else:
                 self._kill(pod, reason)
 
@@ -302,15 +205,6 @@ class PodLinks:
         return pod.label if pod else pod_id
 
     # --- inside ---
-
-    def _linked(self, pod_id: str) -> PodEntry | None:
-        """A pod that can be written to. Orders for one that just ended are moot: PodLost is on its way."""
-        pod = self.pods.get(pod_id)
-        return pod if pod is not None and pod.link is not None else None
-
-    def _send(self, pod: PodEntry, message: Message, data: Buffer = b"") -> None:
-        assert pod.link is not None
-        pod.link.send(message, data)
 
     def _kill(self, pod: PodEntry, reason: str) -> None:
         pod.is_killed = True
