@@ -8,7 +8,7 @@ from typing import Any
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, KillPod, Notify
+from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.device_moves import LOOK_ALARM
 from deepserve_controller.core.events import Event, Payload
@@ -70,6 +70,7 @@ class ClusterManager:
             ids, autoscaler, model_autoscaler or autoscaler, prewarm, self._alarms, self._out, stop_grace_s,
             usable_mib, self.templates, prewarmed, park, devices, place,
         )  # fmt: skip
+        self._fleet = self._scaler.fleet
         self.failures = PodFailures(self._scaler, self.templates, self._alarms, self._out)
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
@@ -108,11 +109,11 @@ class ClusterManager:
         return [pod.view() for pod in self._pods.values()]
 
     def functions_view(self) -> list[FunctionView]:
-        return [pool.view(self._scaler.num_draining(pool)) for pool in self._pools.values()]
+        return [pool.view(self._fleet.num_draining(pool)) for pool in self._pools.values()]
 
     def function_view(self, function_id: str) -> FunctionView | None:
         pool = self._pools.get(function_id)
-        return pool.view(self._scaler.num_draining(pool)) if pool is not None else None
+        return pool.view(self._fleet.num_draining(pool)) if pool is not None else None
 
     def why_never(self, spec: FunctionSpec) -> str:
         """Why no pod of it can ever start on this host; empty where one can."""
@@ -164,7 +165,7 @@ class ClusterManager:
     def _on_function_removed(self, event: events.FunctionRemoved, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
         if pool is not None:
-            self._scaler.give_up_all(pool, list(pool.pods.values()), f"{pool.spec.label} was removed", now_s)
+            self._fleet.give_up(pool, list(pool.pods.values()), f"{pool.spec.label} was removed", now_s)
             self._scaler.forget(pool)
             self.templates.forget(pool)
             self._preloads.forget(pool)
@@ -182,7 +183,7 @@ class ClusterManager:
             pool.set_window(event.window_s)
         pool.is_broken = False
         reason = f"at most {pool.max_pods} pods since the bounds changed"
-        self._scaler.give_up_all(pool, pool.excess_pods(), reason, now_s)
+        self._fleet.give_up(pool, pool.excess_pods(), reason, now_s)
         if pool.review is not None:
             self._alarms.cancel(pool.review)
             pool.review = None
@@ -215,26 +216,26 @@ class ClusterManager:
         has_room = not self._scaler.short and self._scaler.warm.has_room(pod, now_s)
         pod.move("warm", now_s)
         if pool is not None:
-            self._scaler.bind(pod, pool, now_s)
+            self._fleet.bind(pod, pool, now_s)
         elif not has_room:
-            self._scaler.stop(pod, "the warm pool is full", now_s)
+            self._fleet.stop(pod, "the warm pool is full", now_s)
 
     def _join_bound(self, pod: PodRecord, now_s: float) -> None:
         """Forked from its function's template: only its own hooks are left to run."""
         pod.move("warm", now_s)
         if (pool := self._pools.get(pod.function_id)) is not None:
             pod.move("binding", now_s)
-            self._scaler.must_be_ready(pod, now_s + pool.spec.startup_timeout_s)
+            self._fleet.must_be_ready(pod, now_s + pool.spec.startup_timeout_s)
         else:
-            self._scaler.stop(pod, pod.reason, now_s)
+            self._fleet.stop(pod, pod.reason, now_s)
 
     def _swap_with_claimed(self, pod: PodRecord, now_s: float) -> None:
         """The first pod to connect goes to who waits; the one started for that takes its place in the pool."""
         other = self._scaler.warm.find_claimed_like(pod)
         if other is not None and not self._scaler.moves.is_target(other.pod_id):
             pool = self._pools[other.function_id]
-            self._scaler.unclaim(other, pod.reason, now_s)
-            self._scaler.claim(pod, pool, now_s)
+            self._fleet.unclaim(other, pod.reason, now_s)
+            self._fleet.claim(pod, pool, now_s)
 
     def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
         pod = self._pods.get(event.pod_id)
@@ -310,7 +311,7 @@ class ClusterManager:
     def _on_pod_drained(self, event: events.PodDrained, now_s: float) -> None:
         pod = self._pods.get(event.pod_id)
         if pod is not None and pod.state == "draining":
-            self._scaler.stop(pod, pod.reason, now_s)
+            self._fleet.stop(pod, pod.reason, now_s)
 
     def _on_pod_stuck(self, event: events.PodStuck, now_s: float) -> None:
         """The job executor has closed it already, and kills it; what is needed beside it is started now."""
@@ -318,8 +319,8 @@ class ClusterManager:
         pool = self._pools.get(pod.function_id) if pod is not None else None
         if pod is not None and pod.state == "bound" and pool is not None:
             before = len(pool.pods)
-            self._scaler.close(pod, event.reason, now_s)
-            self._scaler.record(pool, before, event.reason, now_s)
+            self._fleet.close(pod, event.reason, now_s)
+            self._fleet.record(pool, before, event.reason, now_s)
             self._scaler.scale(pool, now_s)
 
     # --- timers ---------------------------------------------------------------------------------------
@@ -343,8 +344,7 @@ class ClusterManager:
     def _on_pod_alarm(self, kind: str, pod: PodRecord, now_s: float) -> None:
         if kind == "drain":
             if pod.state == "draining":
-                pod.move("stopped", now_s, f"still busy {now_s - pod.since_s:.3g} s after: {pod.reason}")
-                self._out.append(KillPod(pod.pod_id, pod.reason))
+                self._fleet.kill(pod, f"still busy {now_s - pod.since_s:.3g} s after: {pod.reason}", now_s)
         elif pod.state in ("starting", "binding") and now_s >= pod.ready_by_s:
             self.failures.end_slow_start(pod, now_s)
 

@@ -14,6 +14,7 @@ import msgspec
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.events import WorkAsked, WorkTold
+from deepserve_controller.core.fleet import Fleet
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import busy_pod
@@ -44,9 +45,9 @@ class PodStarter(Protocol):
     pods: dict[str, PodRecord]
     pools: dict[str, FunctionPool]
     short: dict[str, FunctionPool]
+    fleet: Fleet
 
     def start_in(self, place: str, pool: FunctionPool, reason: str, now_s: float) -> PodRecord | None: ...
-    def give_up_all(self, pool: FunctionPool, pods: list[PodRecord], reason: str, now_s: float) -> None: ...
     def give_devices(self, pool: FunctionPool, is_busy_too: bool, now_s: float) -> bool: ...
 
 
@@ -114,7 +115,7 @@ class DeviceMoves:
             return
         move.owner.leaving.discard(move.giver.pod_id)
         if move.giver.pod_id in move.owner.pods:
-            self._starter.give_up_all(move.owner, [move.giver], move.reason, now_s)
+            self._starter.fleet.give_up(move.owner, [move.giver], move.reason, now_s)
 
     def target_failed(self, pod_id: str, text: str, now_s: float) -> None:
         """It is gone, and was taken from its function already."""
@@ -133,7 +134,7 @@ class DeviceMoves:
             elif not is_waited_for:
                 del self._moves[pod_id]
                 reason = f"{move.asking.spec.label} does not wait any more"
-                self._starter.give_up_all(move.owner, [move.target], reason, now_s)
+                self._starter.fleet.give_up(move.owner, [move.target], reason, now_s)
                 move.owner.leaving.discard(move.giver.pod_id)
         for function_id in self._reasons.keys() - self._starter.short.keys():
             del self._reasons[function_id]
@@ -172,7 +173,7 @@ class DeviceMoves:
         why = f"gives its devices to {asking.spec.label}: {reason}"
         if not move.to_place:
             self.num_begun += 1
-            return self._starter.give_up_all(owner, [giver], why, now_s)
+            return self._starter.fleet.give_up(owner, [giver], why, now_s)
         owner.leaving.add(giver.pod_id)
         text = f"for {giver.pod_id}, which {why}"
         target = self._starter.start_in(move.to_place, owner, text, now_s)

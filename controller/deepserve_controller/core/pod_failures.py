@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, KillPod, Notify
+from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.endings import exit_text
 from deepserve_controller.core.function_pool import Failure, FunctionPool
@@ -18,6 +18,7 @@ class PodFailures:
 
     def __init__(self, scaler: Scaler, templates: FunctionTemplates, alarms: Alarms, out: list[Action]) -> None:
         self._scaler = scaler
+        self._fleet = scaler.fleet
         self._templates = templates
         self._alarms = alarms
         self._out = out
@@ -40,7 +41,7 @@ class PodFailures:
             return
         if self._scaler.moves.is_target(pod.pod_id):
             text = f"{pod.label} could not be loaded there: {event.text}"
-            self._end(pod, text, now_s)
+            self._fleet.end(pod, text, now_s)
             return self._replace(pod, "binding", now_s, now_s, Failure("ended", text))
         pool = self._pools[pod.function_id]
         self.mark_broken(pool, now_s, f"{pool.spec.label} could not be loaded: {event.text}")
@@ -49,7 +50,7 @@ class PodFailures:
     def end_slow_start(self, pod: PodRecord, now_s: float) -> None:
         state, began_s = pod.state, pod.since_s
         text = f"{pod.pod_id} was still {pod.doing} after {now_s - began_s:.3g} s"
-        self._end(pod, text, now_s)
+        self._fleet.end(pod, text, now_s)
         if state == "starting":
             self._templates.distrust(pod)
         kind = Failure("loads slowly" if state == "binding" else "starts slowly", text)
@@ -72,15 +73,9 @@ class PodFailures:
         pool.is_broken, pool.broken_because = True, text
         pool.queued = 0
         self._templates.drop_loading(pool, text)
-        self._scaler.give_up_all(pool, [pod for pod in pool.pods.values() if pod.state != "bound"], text, now_s)
+        self._fleet.give_up(pool, [pod for pod in pool.pods.values() if pod.state != "bound"], text, now_s)
 
     # --- inside ---------------------------------------------------------------------------------------
-
-    def _end(self, pod: PodRecord, text: str, now_s: float) -> None:
-        """It is not ready, and will not be."""
-        pod.move("stopped", now_s, text)
-        self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
-        self._out.append(KillPod(pod.pod_id, text))
 
     def _remove(self, pod: PodRecord, text: str, now_s: float) -> None:
         del self._pods[pod.pod_id]
@@ -102,7 +97,7 @@ class PodFailures:
         if pod.pod_id in pool.pods:
             before = len(pool.pods)
             pool.take_out(pod, now_s)
-            self._scaler.record(pool, before, failure.text, now_s)
+            self._fleet.record(pool, before, failure.text, now_s)
         if self._scaler.moves.is_target(pod.pod_id):
             self._scaler.moves.target_failed(pod.pod_id, failure.text, now_s)
         elif state == "starting" or state == "binding":

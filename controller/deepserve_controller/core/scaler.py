@@ -1,37 +1,25 @@
-"""Scaler: the cluster manager's half that decides how many pods each function has, and moves pods accordingly.
+"""Scaler: the cluster manager's half that decides how many pods each function has, and what has room on the host.
 
-Starts pods, binds them to functions, drains and stops them. It hears of no event: the cluster manager, the other half,
-says when to look.
+It hears of no event: the cluster manager, the other half, says when to look. What it decides is done by the fleet.
 """
 
 from __future__ import annotations
 
-import msgspec
-
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, BindPod, KillPod, Notify, SleepPod, StartPod, StopPod
+from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.device_moves import DeviceMoves
+from deepserve_controller.core.fleet import Fleet
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
-from deepserve_controller.core.host_devices import NOTHING, HostDevices
+from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import HostMemory
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm, ScalingDecision
+from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm
 from deepserve_controller.core.warm_pool import WarmPool
-
-WARM_START_TIMEOUT_S = 120.0
-"""For pods of the warm pool, which have no function with a `startup_timeout_s`."""
-
-UNLIMITED_DRAIN_S = 3600.0
-"""What the tasks of a function without a time limit get to end on a draining pod."""
-
-
-FORK_LIMIT_S = 30.0
-"""For a function's template to fork a pod, which takes milliseconds: one that is stopped does not."""
 
 
 class Scaler:
@@ -53,18 +41,17 @@ class Scaler:
         devices: tuple[Device, ...] = (),
         place: PlaceEngine = lambda options, free: NOWHERE,
     ) -> None:
-        self._ids = ids
         self._autoscaler = autoscaler
         self._model_autoscaler = model_autoscaler
         self._alarms = alarms
         self._out = out
-        self._stop_grace_s = stop_grace_s
         self.prewarmed = prewarmed
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
         self.memory = HostMemory(self.pods, usable_mib, templates.specs, park, templates.held_mib)
         self.devices = HostDevices(self.pods, devices)
+        self.fleet = Fleet(self.pods, self.pools, ids, alarms, out, stop_grace_s, self.devices, templates)
         self._templates = templates
         templates.may_hold_devices = self.devices.may_hold
         templates.has_room = self._has_template_room
@@ -98,7 +85,7 @@ class Scaler:
         elif pool.short_reason:
             self._note_short(pool, False, now_s)
         if len(pool.pods) != before:
-            self.record(pool, before, pool.wanted.reason, now_s)
+            self.fleet.record(pool, before, pool.wanted.reason, now_s)
         self.plan_review(pool, now_s)
 
     def why_never(self, spec: FunctionSpec) -> str:
@@ -113,19 +100,6 @@ class Scaler:
             pool.needed = pool.wanted.needed
             pool.note_use(now_s)
 
-    def record(self, pool: FunctionPool, before: int, reason: str, now_s: float) -> None:
-        view = pool.view(self.num_draining(pool))
-        pool.history.add(
-            ScalingDecision(
-                now_s, before, view.pods, reason, view.ready, view.starting, view.draining, view.queued, view.running
-            )
-        )
-
-    def num_draining(self, pool: FunctionPool) -> int:
-        return sum(
-            1 for pod in self.pods.values() if pod.state == "draining" and pod.function_id == pool.function_id
-        )  # fmt: skip
-
     def plan_review(self, pool: FunctionPool, now_s: float, is_again: bool = False) -> None:
         """One alarm serves all idle times of a function's pods: a warm call must not set one each time."""
         if pool.review is None and not pool.is_removed:
@@ -139,7 +113,7 @@ class Scaler:
         if pool.is_removed:
             return
         self.decide(pool, now_s)
-        self.give_up_all(pool, pool.superfluous_pods(now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
+        self.fleet.give_up(pool, pool.superfluous_pods(now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
         self.plan_review(pool, now_s, is_again=True)
 
     def _add_pod(self, pool: FunctionPool, now_s: float, template_id: str) -> bool:
@@ -150,12 +124,12 @@ class Scaler:
             return False
         pod = self.warm.find(spec) if not template_id else None
         if pod is not None:
-            self.bind(pod, pool, now_s)
+            self.fleet.bind(pod, pool, now_s)
             self.warm.note_taken(environment, now_s)
             self.refill(environment, now_s)
         elif self._has_room(pool, now_s):
-            pod = self._start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
-            self.claim(pod, pool, now_s)
+            pod = self.fleet.start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
+            self.fleet.claim(pod, pool, now_s)
             if template_id:
                 return True
             self.warm.note_cold_start(environment, memory_mib, now_s)
@@ -170,9 +144,9 @@ class Scaler:
         for _ in range(missing.pods):
             if self.short or self.memory.missing_mib(environment, 0) > 0:
                 break
-            self.must_be_ready(self._start(environment, 0, missing.reason, now_s), now_s + WARM_START_TIMEOUT_S)
+            self.fleet.start_warm(environment, missing.reason, now_s)
         for pod in self.warm.superfluous_pods(environment, -missing.pods):
-            self.stop(pod, missing.reason, now_s)
+            self.fleet.stop(pod, missing.reason, now_s)
         self._tend(environment, now_s)
 
     def _tend(self, environment: str, now_s: float) -> None:
@@ -209,7 +183,7 @@ class Scaler:
         """Let others end that have what a pod of `pool` needs; False where there are none."""
         givers = self.devices.givers(pool, self.pools, is_busy_too)
         for pod in givers:
-            self.give_up_all(self.pools[pod.function_id], [pod], f"gives its devices to {pool.spec.label}", now_s)
+            self.fleet.give_up(self.pools[pod.function_id], [pod], f"gives its devices to {pool.spec.label}", now_s)
         return bool(givers)
 
     def _make_room(self, asking: FunctionPool | None, missing_mib: int, reason: str, now_s: float) -> bool:
@@ -217,20 +191,13 @@ class Scaler:
         for pod, parking in self.memory.givers(asking, self.pools, self.warm.unbound_pods(), missing_mib, now_s):
             why = f"{reason}; {parking.reason}" if parking.reason else reason
             if parking.level:
-                self._put_to_sleep(pod, parking.level, why, now_s)
+                self.fleet.sleep(pod, parking.level, why, now_s)
                 is_some_asleep = True
             elif pod.state == "warm":
-                self.stop(pod, why, now_s)
+                self.fleet.stop(pod, why, now_s)
             else:
-                self.give_up_all(self.pools[pod.function_id], [pod], why, now_s)
+                self.fleet.give_up(self.pools[pod.function_id], [pod], why, now_s)
         return is_some_asleep
-
-    def _put_to_sleep(self, pod: PodRecord, level: int, reason: str, now_s: float) -> None:
-        """It goes on serving its function: its next task wakes it."""
-        pod.is_asleep, pod.reason = True, reason
-        self._out.append(SleepPod(pod.pod_id, level, reason))
-        pool = self.pools[pod.function_id]
-        self.record(pool, len(pool.pods), f"{pod.pod_id} {reason}", now_s)
 
     def wake(self, pod: PodRecord, now_s: float) -> None:
         """A task was sent to it: it takes its memory, and idle pods of others make up for that."""
@@ -262,7 +229,7 @@ class Scaler:
         if plan := self.moves.reason(pool):
             pool.short_reason = f"{pool.short_reason}; {plan}"
         if not was_short:
-            self.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
+            self.fleet.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
     def forget(self, pool: FunctionPool) -> None:
         """The function was removed and its pods were given up."""
@@ -278,16 +245,7 @@ class Scaler:
             for environment in self.prewarmed:
                 self.refill(environment, now_s)
 
-    # --- moves of pods --------------------------------------------------------------------------------
-
-    def _start(self, environment: str, memory_mib: int, reason: str, now_s: float, template_id: str = "") -> PodRecord:
-        pod_id = self._ids.new("pod")
-        pod = PodRecord(pod_id, environment, memory_mib, "", "", reason, now_s, now_s, template_id=template_id)
-        self.pods[pod_id] = pod
-        if template_id:
-            self._templates.note_pod(pod)
-        self._out.append(StartPod(pod_id, environment, memory_mib, reason, template_id))
-        return pod
+    # --- for moves between devices --------------------------------------------------------------------
 
     def start_in(self, place: str, pool: FunctionPool, reason: str, now_s: float) -> PodRecord | None:
         """One more pod of it, with devices of that place; None where they are taken, or there is no memory for it."""
@@ -298,84 +256,13 @@ class Scaler:
         if pod is None:
             if self.memory.missing_mib(spec.environment, spec.resources.memory_mib) > 0:
                 return None
-            pod = self._start(spec.environment, spec.resources.memory_mib, reason, now_s)
-            self.claim(pod, pool, now_s, place)
+            pod = self.fleet.start(spec.environment, spec.resources.memory_mib, reason, now_s)
+            self.fleet.claim(pod, pool, now_s, place)
         else:
-            self.claim(pod, pool, now_s, place)
-            self.bind(pod, pool, now_s)
+            self.fleet.claim(pod, pool, now_s, place)
+            self.fleet.bind(pod, pool, now_s)
         pod.reason = reason
         return pod
-
-    def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float, place: str = "") -> None:
-        """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
-        pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
-        pod.devices = self.devices.choose(pool.spec, place) or NOTHING
-        pool.add(pod, now_s)
-        limit_s = pool.spec.startup_timeout_s
-        self.must_be_ready(pod, now_s + (min(limit_s, FORK_LIMIT_S) if pod.template_id else limit_s))
-
-    def must_be_ready(self, pod: PodRecord, by_s: float) -> None:
-        pod.ready_by_s = by_s
-        self._alarms.set(by_s, "start", pod)
-
-    def bind(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
-        if pod.pod_id not in pool.pods:  # else its clock runs since it was started for this function
-            self.claim(pod, pool, now_s)
-        pod.move("binding", now_s)
-        self._out.append(BindPod(pod.pod_id, pool.function_id, self._spec_for(pod, pool), pod.reason, pod.devices))
-
-    def _spec_for(self, pod: PodRecord, pool: FunctionPool) -> FunctionSpec:
-        """With the accelerator that it has got as the only one, or with what a model computes on in its stead."""
-        held = pod.devices
-        if not held.accelerator:
-            return pool.spec
-        accelerator = held.engine if held.engine and pool.spec.kind == "model" else held.accelerator
-        resources = msgspec.structs.replace(pool.spec.resources, accelerators=(accelerator,))
-        return msgspec.structs.replace(pool.spec, resources=resources)
-
-    def unclaim(self, pod: PodRecord, reason: str, now_s: float) -> None:
-        """It goes on starting, for the warm pool."""
-        self.pools[pod.function_id].take_out(pod, now_s)
-        pod.function_id, pod.label, pod.reason = "", "", reason
-        pod.devices = NOTHING
-        self.must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
-
-    def give_up_all(self, pool: FunctionPool, pods: list[PodRecord], reason: str, now_s: float) -> None:
-        """`{}` in the reason stands for the autoscaler's."""
-        before, reason = len(pool.pods), reason.replace("{}", pool.wanted.reason)
-        for pod in pods:
-            self._give_up(pod, reason, now_s)
-        if len(pool.pods) != before:
-            self.record(pool, before, reason, now_s)
-
-    def _give_up(self, pod: PodRecord, reason: str, now_s: float) -> None:
-        """Take the pod from its function: drain a bound one, end one that binds, keep one that starts for the pool."""
-        if pod.state == "bound":
-            self._drain(pod, reason, now_s)
-        elif pod.state == "binding" or (pod.state == "starting" and pod.template_id):
-            self.pools[pod.function_id].take_out(pod, now_s)
-            pod.move("stopped", now_s, reason)
-            self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
-            self._out.append(KillPod(pod.pod_id, reason))
-        elif pod.state == "starting":
-            self.unclaim(pod, reason, now_s)
-
-    def _drain(self, pod: PodRecord, reason: str, now_s: float) -> None:
-        """What runs on it may end, within its own time limit; then exit hooks run, then it ends."""
-        self.close(pod, reason, now_s)
-        self._out.append(Notify(events.PodDrainStarted(pod.pod_id)))
-
-    def close(self, pod: PodRecord, reason: str, now_s: float) -> None:
-        """It counts no more; its tasks have their own time limit to end."""
-        pool = self.pools[pod.function_id]
-        pool.take_out(pod, now_s)
-        pod.move("draining", now_s, reason)
-        limit_s = pool.spec.timeout_s if pool.spec.timeout_s > 0.0 else UNLIMITED_DRAIN_S
-        pod.drain_alarm = self._alarms.set(now_s + limit_s + self._stop_grace_s, "drain", pod)
-
-    def stop(self, pod: PodRecord, reason: str, now_s: float) -> None:
-        pod.move("stopped", now_s, reason)
-        self._out.append(StopPod(pod.pod_id, reason, self._stop_grace_s))
 
     # --- checks ---------------------------------------------------------------------------------------
 
@@ -383,15 +270,8 @@ class Scaler:
         self.memory.check_invariants()
         self.devices.check_invariants()
         self.moves.check_invariants()
-        for pod in self.pods.values():
-            pod.check_invariants()
-            if pod.state in ("binding", "bound"):
-                pool = self.pools.get(pod.function_id)
-                assert pool and pod.pod_id in pool.pods, f"{pod.pod_id} is {pod.state} but in no function's pool"
+        self.fleet.check_invariants()
         for pool in self.pools.values():
-            pool.check_invariants()
-            for pod_id, pod in pool.pods.items():
-                assert self.pods.get(pod_id) is pod, f"{pool.spec.label} keeps the lost {pod_id}"
             is_short = self.short.get(pool.function_id) is pool
             assert is_short == bool(pool.short_reason), f"{pool.spec.label} waits for memory and is not on the list"
         assert self.short.keys() <= self.pools.keys(), "a removed function waits for memory"
