@@ -1,6 +1,5 @@
-"""Dispatcher: the job executor's half that knows functions, bound pods and slots.
+"""Dispatcher: the job executor's half that puts tasks into their function's queue and routes them to bound pods.
 
-Puts tasks into their function's queue, routes them to bound pods, and tells the cluster manager what is in demand.
 It does not know what a task is for: that is the job executor's half.
 """
 
@@ -10,13 +9,14 @@ from collections.abc import Callable
 from random import Random
 
 from deepserve.protocol.credit import Credit
-from deepserve_controller.core.actions import Action, KillPod, Notify, SendTask
+from deepserve_controller.core.actions import Action, SendTask
 from deepserve_controller.core.alarms import NEVER_S, Alarms
 from deepserve_controller.core.chunk import Chunk
 from deepserve_controller.core.demand import Demand
-from deepserve_controller.core.events import EngineReported, ExecutorReady, PodBusy, PodDrained, PodIdle, PodStuck
+from deepserve_controller.core.events import ExecutorReady
+from deepserve_controller.core.executors import Executors
 from deepserve_controller.core.function_book import FunctionBook
-from deepserve_controller.core.function_queue import ExecutorRecord, FunctionQueue
+from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.model_routes import ModelRoutes
 from deepserve_controller.core.stream_flow import StreamFlow
@@ -39,14 +39,8 @@ class Dispatcher:
         self._out = out
         self._functions = functions
         self.flow = StreamFlow(alarms, out)
-        self._executors: dict[str, ExecutorRecord] = {}
-        self._stuck: dict[str, ExecutorRecord] = {}
-        """By task id: where it still runs, though it ended for its caller."""
-        self._ending: set[str] = set()
-        """Pods that end by themselves; forgotten when they are lost."""
-        self._unwanted: set[str] = set()
-        """Pods that were drained before their executor was ready; forgotten when they are lost."""
         self.demand = Demand(out)
+        self.executors = Executors(functions, self.demand, out)
         self.next_of_map: Callable[[MapInputs], Task] | None = None
         """Makes a task of inputs that wait (`Maps`)."""
 
@@ -96,31 +90,28 @@ class Dispatcher:
         executor = task.executor
         if executor is None:
             return
-        task.executor = None
-        del executor.tasks[task.task_id]
-        if executor.function.engines is not None:
-            executor.function.engines.left(executor.pod_id, task.task_id)
-        if not task.is_blocked:
-            self._give_slot(executor)
-        task.is_blocked = False
-        if executor.pod_id not in self._executors:
-            return
+        self.executors.take_off(task, executor)
         self.assign_waiting(executor.function, now_s)
         if not executor.tasks:
-            self._tell_empty(executor)
+            self.executors.tell_empty(executor)
 
     def block(self, task: Task, now_s: float) -> None:
         """The task waits for a call of its own: others may use its slot, so recursion goes deeper than `max_pods`."""
         if task.executor is not None and not task.is_blocked:
             task.is_blocked = True
-            self._give_slot(task.executor)
+            self.executors.give_slot(task.executor)
             self.assign_waiting(task.function, now_s)
 
     def resume(self, task: Task) -> None:
         """Takes the slot back at once, also beyond the pod's slots: nothing new comes until the load has fallen."""
         if task.executor is not None and task.is_blocked:
             task.is_blocked = False
-            self._take_slot(task.executor)
+            self.executors.take_slot(task.executor)
+
+    def add_executor(self, event: ExecutorReady, now_s: float) -> None:
+        """A pod is bound: it takes what waits."""
+        if (executor := self.executors.add(event)) is not None:
+            self.assign_waiting(executor.function, now_s)
 
     def assign_waiting(self, function: FunctionQueue, now_s: float) -> None:
         if not function.waiting and not function.maps:
@@ -156,10 +147,6 @@ class Dispatcher:
             return self._route(function.routable.values())
         return self._models.route(function, task)
 
-    def tasks_on(self, pod_id: str) -> list[Task]:
-        executor = self._executors.get(pod_id)
-        return list(executor.tasks.values()) if executor is not None else []
-
     def assign_to(self, task: Task, pod_id: str, reason: str, now_s: float) -> None:
         """To a routable pod that expects it, also beyond its slots: nothing new comes until the load has fallen."""
         self._assign(task, Routed(pod_id, reason), now_s)
@@ -167,11 +154,8 @@ class Dispatcher:
     def _assign(self, task: Task, routed: Routed, now_s: float) -> None:
         function = task.function
         executor = function.routable[routed.pod_id]
-        self._take_slot(executor)
-        executor.tasks[task.task_id] = task
+        self.executors.put_on(task, executor)
         task.move("running")
-        task.executor = executor
-        task.pod_id = executor.pod_id
         task.reason = f"{routed.reason}; {task.reason}" if task.reason and not task.attempt else routed.reason
         task.attempt += 1
         task.assigned_s = now_s
@@ -191,9 +175,7 @@ class Dispatcher:
             task.alarm = self._alarms.set(now_s + limit_s, "limit", task)
         if job.deadline_s != NEVER_S:
             time_left_s = max(0.001, min(time_left_s, job.deadline_s - now_s))
-        if not executor.is_told_busy:
-            executor.is_told_busy = True
-            self._out.append(Notify(PodBusy(executor.pod_id)))
+        self.executors.tell_busy(executor)
         if isinstance(task, Chunk):
             return self._out.append(task.order(time_left_s if time_left_s != NEVER_S else 0.0))
         credit = job.credit if task.kind == "stream" else NO_CREDIT
@@ -219,134 +201,11 @@ class Dispatcher:
             )
         )
 
-    def _take_slot(self, executor: ExecutorRecord) -> None:
-        function = executor.function
-        executor.load += 1
-        function.running += 1
-        if function.expected or (function.slots > 1 and function.may_need_other_pods):
-            self.demand.touch(function)
-
-    def _give_slot(self, executor: ExecutorRecord) -> None:
-        function = executor.function
-        executor.load -= 1
-        function.running -= 1
-        if function.expected or (function.slots > 1 and function.may_need_other_pods):
-            self.demand.touch(function)
-
-    # --- pods -----------------------------------------------------------------------------------------
-
-    def add_executor(self, event: ExecutorReady, now_s: float) -> None:
-        pod_id, function = event.pod_id, self._functions.get(event.function_id)
-        if function is None or pod_id in self._executors or pod_id in self._unwanted:
-            return
-        executor = ExecutorRecord(pod_id, function, max(1, event.slots))
-        self._executors[pod_id] = executor
-        function.set_slots(executor.slots)
-        function.add_executor(executor)
-        if function.engines is not None:
-            function.engines.add(pod_id)
-        self.demand.touch(function)
-        self.assign_waiting(function, now_s)
-
-    def drain(self, pod_id: str) -> None:
-        executor = self._executors.get(pod_id)
-        if executor is None:
-            self._unwanted.add(pod_id)
-            self._out.append(Notify(PodDrained(pod_id)))
-            return
-        self._close(executor)
-        if not executor.tasks:
-            self._out.append(Notify(PodDrained(pod_id)))
-
-    def strand(self, task: Task, reason: str) -> None:
-        """`task` is about to end for its caller while its code runs on: its pod takes nothing new and dies for it."""
-        executor = task.executor
-        assert executor is not None
-        executor.stuck[task.task_id] = task.attempt
-        self._stuck[task.task_id] = executor
-        self._close(executor)
-        self._out.append(Notify(PodStuck(executor.pod_id, reason)))
-
-    def end(self, pod_id: str, reason: str) -> None:
-        """The pod ends by itself: others take its place at once."""
-        executor = self._executors.get(pod_id)
-        if executor is not None and pod_id not in self._ending:
-            self._ending.add(pod_id)
-            self._close(executor)
-            self._out.append(Notify(PodStuck(pod_id, reason)))
-
-    def is_ending(self, pod_id: str) -> bool:
-        return pod_id in self._ending
-
-    def note_freed(self, task_id: str, attempt: int) -> None:
-        """Code that did not stop in time has ended after all: with the last such, its pod need not be killed."""
-        executor = self._stuck.get(task_id)
-        if executor is not None and executor.stuck[task_id] == attempt:
-            del executor.stuck[task_id], self._stuck[task_id]
-
-    def _close(self, executor: ExecutorRecord) -> None:
-        executor.is_draining = True
-        executor.function.routable.pop(executor.pod_id, None)
-        self.demand.pod_gone(executor.function)
-
-    def kill(self, pod_id: str, reason: str) -> list[Task]:
-        """Kill the pod and forget it; returns the tasks that were on it, already taken off."""
-        self._out.append(KillPod(pod_id, reason))
-        return self.remove_executor(pod_id)
-
-    def forget_pod(self, pod_id: str) -> list[Task]:
-        """The pod is gone; returns the tasks that were on it, already taken off."""
-        self._unwanted.discard(pod_id)
-        self._ending.discard(pod_id)
-        return self.remove_executor(pod_id)
-
-    def remove_executor(self, pod_id: str) -> list[Task]:
-        executor = self._executors.pop(pod_id, None)
-        if executor is None:
-            return []
-        function = executor.function
-        function.routable.pop(pod_id, None)
-        if function.engines is not None:
-            function.engines.remove(pod_id)
-        function.running -= executor.load
-        executor.load = 0
-        tasks = list(executor.tasks.values())
-        executor.tasks.clear()
-        for task in tasks:
-            task.executor = None
-            task.is_blocked = False
-        for task_id in executor.stuck:
-            del self._stuck[task_id]
-        self.demand.pod_gone(function)
-        return tasks
-
-    def engine_reported(self, event: EngineReported, now_s: float) -> None:
-        if (executor := self._executors.get(event.pod_id)) is not None and executor.function.engines is not None:
-            executor.function.engines.reported(event.pod_id, event.report, now_s)
-            self.demand.touch(executor.function)
-
-    def _tell_empty(self, executor: ExecutorRecord) -> None:
-        if executor.stuck:
-            self.kill(executor.pod_id, f"{', '.join(executor.stuck)} did not stop, and its other tasks are done")
-        elif executor.is_draining:
-            self._out.append(Notify(PodDrained(executor.pod_id)))
-        elif executor.is_told_busy:
-            executor.is_told_busy = False
-            self._out.append(Notify(PodIdle(executor.pod_id)))
-
     # --- checks ---------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
+        self.executors.check_invariants()
         for function in self._functions:
-            running = 0
-            for pod_id, executor in self._executors.items():
-                if executor.function is function:
-                    self._check_executor(executor)
-                    running += executor.load
-                    is_routable = pod_id in function.routable
-                    assert is_routable != executor.is_draining, f"{pod_id}: routable {is_routable} while draining"
-            assert running == function.running, f"{function.label}: {running} slots held, counted {function.running}"
-            assert function.routable.keys() <= self._executors.keys(), f"{function.label} routes to lost pods"
             has_room = any(executor.load < executor.slots for executor in function.routable.values())
             is_waited = bool(function.waiting or function.maps)
             assert not (has_room and is_waited), f"{function.label}: tasks wait beside a free slot"
@@ -366,15 +225,3 @@ class Dispatcher:
             assert bool(queued) == bool(function.reported_queued), (
                 f"{function.label}: {queued} queued, the cluster manager knows {function.reported_queued}"
             )
-
-    def _check_executor(self, executor: ExecutorRecord) -> None:
-        holding = sum(1 for task in executor.tasks.values() if not task.is_blocked)
-        assert holding == executor.load, f"{executor.pod_id}: {holding} tasks hold slots, load is {executor.load}"
-        for task in executor.tasks.values():
-            assert task.is_on_pod and task.executor is executor, f"{task.task_id} on {executor.pod_id} is {task.state}"
-        if executor.stuck:
-            assert executor.is_draining and executor.tasks, f"{executor.pod_id} lives on with {executor.stuck}"
-        for task_id in executor.stuck:
-            assert self._stuck.get(task_id) is executor, f"{task_id} is stuck on {executor.pod_id} and not found"
-        if executor.tasks and not executor.is_draining:
-            assert executor.is_told_busy, f"{executor.pod_id} has tasks but was reported idle"

@@ -111,7 +111,7 @@ class JobExecutor:
             events.LinkClosed: self._on_link_closed,
             events.TaskProduced: self._on_task_produced,
             events.TaskFinished: self._on_task_finished,
-            events.EngineReported: self._dispatcher.engine_reported,
+            events.EngineReported: self._dispatcher.executors.engine_reported,
             events.InputsFinished: self._chunks.on_inputs_finished,
             events.InputFinished: self._chunks.on_input_finished,
             events.InputsReturned: self._chunks.on_inputs_returned,
@@ -124,7 +124,7 @@ class JobExecutor:
             events.TaskBlocked: self._on_task_blocked,
             events.TaskResumed: self._on_task_resumed,
             events.PodDrainStarted: self._on_pod_drain_started,
-            events.PodEnding: lambda event, now_s: self._dispatcher.end(event.pod_id, event.reason),
+            events.PodEnding: lambda event, now_s: self._dispatcher.executors.end(event.pod_id, event.reason),
             events.FunctionDefined: self._on_function_defined,
             events.FunctionRemoved: unstartable.on_function_removed,
             events.ExecutorReady: self._dispatcher.add_executor,
@@ -274,7 +274,7 @@ class JobExecutor:
     def _on_task_finished(self, event: events.TaskFinished, now_s: float) -> None:
         task = self._jobs.task(event.task_id)
         if task is None or task.attempt != event.attempt or not task.is_on_pod:
-            self._dispatcher.note_freed(event.task_id, event.attempt)
+            self._dispatcher.executors.note_freed(event.task_id, event.attempt)
             return
         task.num_reruns += event.num_reruns
         task.prompt = task.prompt or event.prompt
@@ -366,7 +366,7 @@ class JobExecutor:
         self._functions.define(event.function_id, event.spec)
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
-        self._dispatcher.drain(event.pod_id)
+        self._dispatcher.executors.drain(event.pod_id)
         self._migrations.give_away(event.pod_id)
 
     def _on_timer(self, event: events.TimerFired, now_s: float) -> None:

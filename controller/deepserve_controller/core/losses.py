@@ -25,9 +25,9 @@ class Losses:
         self._end_task = end_task
 
     def on_pod_lost(self, event: PodLost, now_s: float) -> None:
-        is_blamed = not self._dispatcher.is_ending(event.pod_id)
+        is_blamed = not self._dispatcher.executors.is_ending(event.pod_id)
         self._chunks.on_pod_lost(event)
-        for lost in reversed(self._dispatcher.forget_pod(event.pod_id)):
+        for lost in reversed(self._dispatcher.executors.forget_pod(event.pod_id)):
             task = self._chunks.isolate(lost, now_s)
             if task is None:
                 continue

@@ -73,7 +73,7 @@ class Migrations:
 
     def give_away(self, pod_id: str) -> None:
         """The pod is to go: its sequences move to where there is room; what finds none stays until there is some."""
-        for task in self._dispatcher.tasks_on(pod_id):
+        for task in self._dispatcher.executors.tasks_on(pod_id):
             self._give_away(task)
 
     def note_progress(self, task: Task) -> None:
@@ -158,7 +158,7 @@ class Migrations:
         return task.state == "running" and task.journal_bytes > 0 and not task.is_settled
 
     def _work_on(self, pod_id: str, now_s: float) -> PodWork | None:
-        tasks = self._dispatcher.tasks_on(pod_id)
+        tasks = self._dispatcher.executors.tasks_on(pod_id)
         if not tasks:
             return None
         function = tasks[0].function

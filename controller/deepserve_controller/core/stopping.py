@@ -77,7 +77,7 @@ class Stopping:
         assert task.executor is not None
         reason = f"{task.task_id} did not stop within {self._grace_s:g} s"
         if task.is_stop_received and len(task.executor.tasks) > 1:
-            self._dispatcher.strand(task, reason)
+            self._dispatcher.executors.strand(task, reason)
             self.end(task, "pod draining", now_s)
         else:
             self.kill(task.pod_id, reason, now_s)
@@ -89,7 +89,7 @@ class Stopping:
 
     def kill(self, pod_id: str, reason: str, now_s: float) -> None:
         """Its tasks that were told to stop end; the others are not to blame."""
-        for killed in reversed(self._dispatcher.kill(pod_id, reason)):
+        for killed in reversed(self._dispatcher.executors.kill(pod_id, reason)):
             task = self.isolate(killed, now_s)
             if task is None:
                 continue
