@@ -93,7 +93,7 @@ class MapRelay:
 
     def inputs_finished(self, pod_id: str, message: InputsFinished, data: bytes) -> None:
         _check_sizes(message.sizes, data)
-        is_current = self._requests.is_current(pod_id, message.task_id, message.attempt)
+        is_current = self._requests.tasks.is_current(pod_id, message.task_id, message.attempt)
         if is_current and not self._is_killed_now(pod_id, message.task_id):
             self._cores.give(
                 events.InputsFinished(
@@ -108,9 +108,9 @@ class MapRelay:
             )
 
     def input_finished(self, pod_id: str, message: InputFinished, data: bytes) -> None:
-        is_current = self._requests.is_current(pod_id, message.task_id, message.attempt)
+        is_current = self._requests.tasks.is_current(pod_id, message.task_id, message.attempt)
         if message.value.segment:
-            self._requests.announced(pod_id, message.value, is_current)
+            self._requests.offered.offer(pod_id, message.value, is_current)
         if is_current and not self._is_killed_now(pod_id, message.task_id):
             outcome = Outcome(message.outcome.kind, message.outcome.detail[:MAX_DETAIL_CHARS])
             self._cores.give(
@@ -125,7 +125,7 @@ class MapRelay:
                 )
             )
         if is_current and message.value.segment:
-            self._requests.drop_unclaimed(message.value)
+            self._requests.offered.drop_unclaimed(message.value)
 
     def _is_killed_now(self, pod_id: str, task_id: str) -> bool:
         """A test has ordered that this outcome be lost with its pod."""
@@ -135,7 +135,7 @@ class MapRelay:
         return bool(reason)
 
     def inputs_returned(self, pod_id: str, message: InputsReturned, data: bytes) -> None:
-        if self._requests.is_current(pod_id, message.task_id, message.attempt):
+        if self._requests.tasks.is_current(pod_id, message.task_id, message.attempt):
             self._cores.give(
                 events.InputsReturned(message.task_id, message.attempt, message.position, message.running_ms / 1e3)
             )

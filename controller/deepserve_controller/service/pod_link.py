@@ -90,13 +90,13 @@ class PodLink:
         self._pods.link_closed(self._pod)
 
     def _task_finished(self, message: TaskFinished, data: bytes) -> None:
-        is_current = self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt)
+        is_current = self._requests.tasks.is_current(self._pod.pod_id, message.task_id, message.attempt)
         if message.value.segment:
-            self._requests.announced(self._pod.pod_id, message.value, is_current)
+            self._requests.offered.offer(self._pod.pod_id, message.value, is_current)
         if not is_current:
             return
         if reason := self._pods.faults.at_end(message.task_id, self._pod.pod_id):
-            self._requests.drop_unclaimed(message.value)
+            self._requests.offered.drop_unclaimed(message.value)
             return self._pods.kill(actions.KillPod(self._pod.pod_id, reason))
         self._requests.task_ended(message.task_id)
         self._cores.give(
@@ -113,17 +113,17 @@ class PodLink:
             )
         )
         if message.value.segment:
-            self._requests.drop_unclaimed(message.value)
+            self._requests.offered.drop_unclaimed(message.value)
 
     def _task_output(self, message: TaskOutputs, data: bytes) -> None:
-        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+        if self._requests.tasks.is_current(self._pod.pod_id, message.task_id, message.attempt):
             self._requests.produced(*unpacked(message, data))
         else:
             for value in message.values:
-                self._requests.announced(self._pod.pod_id, value, is_current=False)
+                self._requests.offered.offer(self._pod.pod_id, value, is_current=False)
 
     def _task_released(self, message: TaskReleased, data: bytes) -> None:
-        if self._requests.is_current(self._pod.pod_id, message.task_id, message.attempt):
+        if self._requests.tasks.is_current(self._pod.pod_id, message.task_id, message.attempt):
             self._pods.die_at("released")
             self._requests.tasks.remove(message.task_id)
             self._cores.give(events.TaskReleased(message.task_id, message.attempt))

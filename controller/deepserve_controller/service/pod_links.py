@@ -223,7 +223,7 @@ class PodLinks:
         if pod.pod_id not in self.pods:
             return
         self._forget(pod)
-        self._requests.pod_ended(pod.pod_id)
+        self._requests.tasks.remove_pod(pod.pod_id)
         # Without a reason of our own the exit code says it all; without that too, the core says what is known.
         begun = self.map_relay.take_page(pod.pod_id) if self.map_relay is not None else {}
         self._cores.give(events.PodLost(pod.pod_id, pod.reason, pod.exit_code, begun))

@@ -6,32 +6,27 @@ import time
 from collections import deque
 from typing import Any
 
-import msgspec
-
-from deepserve.protocol.framing import FrameError
 from deepserve.protocol.messages import (
     AttachRequest,
     ItemFinished,
     MapEnd,
     MapInput,
-    Message,
     OpenRequest,
-    Outcome,
     RequestFinished,
     StoreRef,
     TaskOutputs,
-    Timings,
-    Value,
 )
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import FinishItem, FinishRequest, SendChunk, SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import Refusal
 from deepserve_controller.service.contexts import ContextRefused, Contexts
+from deepserve_controller.service.deliveries import Deliveries
 from deepserve_controller.service.dependencies import DependencyValues, Wanted
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
-from deepserve_controller.service.recipients import Recipient, Recipients
+from deepserve_controller.service.offered_result import OfferedResult
+from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.request_record import RequestRecord
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.route_log import RouteLog
@@ -58,11 +53,11 @@ class Requests:
         contexts: Contexts | None = None,
     ) -> None:
         self._cores = cores
-        self._recipients = recipients
         self._functions = functions
         self._kept = kept
         self._segments = segments
         self.refs = segments.refs
+        self._deliveries = Deliveries(recipients, segments)
         self.dependencies = DependencyValues(kept, segments)
         self.streams = Streams(cores, recipients, kept, segments)
         self.contexts = Contexts() if contexts is None else contexts
@@ -71,8 +66,7 @@ class Requests:
         self.routes = RouteLog.of_setting(log_level())
         self._tally = RequestTally()
         self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
-        self._offered = ""
-        """The segment of the result that the cores are told of now, while no action has taken it up."""
+        self.offered = OfferedResult(segments)
 
     # --- from links ---
 
@@ -82,7 +76,7 @@ class Requests:
         if max(map(len, (request_id, message.function_id, message.method, message.context_id))) > MAX_NAME_CHARS:
             raise Refusal("garbage", f"OpenRequest with a name of more than {MAX_NAME_CHARS} characters")
         if request_id in self.running or request_id in self._kept:
-            return self._refuse(link_id, request_id, f"request {request_id} exists already")
+            return self._deliveries.refuse(link_id, request_id, f"request {request_id} exists already")
         parent = self.tasks.get(message.parent_task_id) if message.parent_task_id else None
         parent_record = self.running.get(parent.request_id) if parent else None
         record = RequestRecord(
@@ -168,14 +162,14 @@ class Requests:
         deliveries = record.held if record else kept.items if kept else ()
         for delivery in deliveries:
             if delivery.position >= from_offset:
-                self._send(link_id, delivery.message, delivery.data, is_last_reader=False)
+                self._deliveries.send(link_id, delivery.message, delivery.data, is_last_reader=False)
         if record is not None:
             if link_id != record.link_id and link_id not in record.listeners:
                 record.listeners.append(link_id)
         elif kept is not None:
-            self._send(link_id, kept.finished, kept.data, is_last_reader=False)
+            self._deliveries.send(link_id, kept.finished, kept.data, is_last_reader=False)
         else:
-            self._refuse(link_id, request_id, "unknown request")
+            self._deliveries.refuse(link_id, request_id, "unknown request")
 
     def forget(self, request_id: str) -> None:
         record = self.running.get(request_id)
@@ -217,28 +211,6 @@ class Requests:
             self.routes.note(action)
         return (record.root_link_id,)
 
-    def announced(self, pod_id: str, value: Value, is_current: bool) -> None:
-        """A pod told of a result that it wrote; nobody wants that of a task which is no longer its own."""
-        if is_current:
-            self._segments.announced(pod_id, value)
-            self._offered = value.segment
-        else:
-            self._segments.remove(value.segment)
-
-    def drop_unclaimed(self, value: Value) -> None:
-        """After the event that told the cores of a result in a segment: what no action took up goes.
-
-        Its request was cancelled, or its input given up, while the result was on its way.
-        """
-        if value.segment == self._offered:
-            self._segments.remove(value.segment)
-        self._offered = ""
-
-    def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
-        """Answers of an older attempt, or of another pod, count for nothing."""
-        place = self.tasks.get(task_id)
-        return place is not None and place.attempt == attempt and place.pod_id == pod_id
-
     def root_links_on(self, pod_id: str) -> tuple[str, ...]:
         """The clients whose tasks run on this pod."""
         running = (self.running.get(place.request_id) for place in self.tasks.on_pod(pod_id))
@@ -257,9 +229,6 @@ class Requests:
             record.journals.pop(task_id, None)
         self.tasks.remove(task_id)
 
-    def pod_ended(self, pod_id: str) -> None:
-        self.tasks.remove_pod(pod_id)
-
     def produced(self, message: TaskOutputs, data: bytes) -> None:
         place = self.tasks[message.task_id]
         if message.journal and (record := self.running.get(place.request_id)) is not None:
@@ -276,7 +245,7 @@ class Requests:
         record = self.running.get(action.request_id)
         if record is None:
             return
-        self._claim(action.payload.value)
+        self.offered.claim(action.payload.value)
         self._segments.remove(record.segments.pop(action.index, ""))
         self.dependencies.input_over(action.request_id, action.index)
         item = ItemFinished(action.request_id, action.index, action.outcome, action.timings, action.payload.value)
@@ -284,7 +253,7 @@ class Requests:
 
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
-        self._claim(action.payload.value)
+        self.offered.claim(action.payload.value)
         self.contexts.finished(action.request_id, action.outcome, bytes(action.payload.data))
         self.dependencies.finished(action.request_id, action.outcome, action.payload)
         self.dependencies.over(action.request_id)
@@ -296,22 +265,16 @@ class Requests:
             count=action.count,
         )
         if record is None:
-            return self._send(action.link_id, finished, action.payload.data, is_last_reader=True)
+            return self._deliveries.send(action.link_id, finished, action.payload.data, is_last_reader=True)
         self._tally.ended(record.function_id, record.root_link_id)
         for name in record.segments.values():
             self._segments.remove(name)
         stream = self.streams.finished(action.request_id, record.keep)
         if record.keep:
             self._kept.put(action.request_id, list(record.held), finished, action.payload.data, stream)
-        self._deliver(record, finished, action.payload.data, is_kept=record.keep)
+        self._deliveries.send_to_all(record, finished, action.payload.data, is_kept=record.keep)
         self._remember(record, action)  # while the caller goes on
         self.refs.drop(action.request_id)
-
-    # --- inside ---
-
-    def _claim(self, value: Value) -> None:
-        if value.segment == self._offered:
-            self._offered = ""
 
     def deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
         """Results of a map's inputs, to those who listen; kept, where the request is."""
@@ -319,44 +282,9 @@ class Requests:
             record.held.append(delivery)
             if refs := delivery.refs:
                 self.refs.carry(refs, record.request_id)
-        self._deliver(record, delivery.message, delivery.data, is_kept=record.keep)
+        self._deliveries.send_to_all(record, delivery.message, delivery.data, is_kept=record.keep)
 
-    def _deliver(self, record: RequestRecord, message: Message, data: bytes, is_kept: bool) -> None:
-        if record.listeners:
-            for link_id in record.listeners:
-                self._send(link_id, message, data, is_last_reader=False)
-        self._send(record.link_id, message, data, is_last_reader=not is_kept)
-
-    def _send(self, link_id: str, message: Message, data: bytes, is_last_reader: bool) -> None:
-        """A reader unlinks the segment it has read, so each gets a name of its own; without one it is removed."""
-        link = self._recipients.get(link_id)
-        value: Value | None = getattr(message, "value", None)
-        if value is not None and value.segment:
-            if link is None:
-                if is_last_reader:
-                    self._segments.remove(value.segment)
-            elif not is_last_reader:
-                message = _with_value(message, self._segments.double(value))
-        if link is not None:
-            if value is not None and value.refs:
-                self.refs.given(value.refs, link_id)
-            self._write(link_id, link, message, data)
-
-    def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:
-        value: Value | None = getattr(message, "value", None)  # many results in a frame have none
-        if value is not None and value.segment:
-            self._segments.delivered(link_id, value.segment)
-        try:
-            link.send(message, data)
-        except FrameError as error:
-            # The header is too large: the reader must not wait for ever because of it.
-            outcome = Outcome("refused", f"the outcome cannot be sent: {error}")
-            link.send(msgspec.structs.replace(message, outcome=outcome, value=Value()))
-
-    def _refuse(self, link_id: str, request_id: str, text: str) -> None:
-        link = self._recipients.get(link_id)
-        if link is not None:
-            link.send(RequestFinished(request_id, Outcome("refused", text), Timings()))
+    # --- inside ---
 
     def _remember(self, record: RequestRecord, action: FinishRequest) -> None:
         timings = action.timings
@@ -384,8 +312,3 @@ class Requests:
                 "route": self.routes.text_of(record.request_id),
             }
         )
-
-
-def _with_value(message: Any, value: Value) -> Message:
-    replaced: Message = msgspec.structs.replace(message, value=value)
-    return replaced

@@ -51,6 +51,11 @@ class TaskPlaces:
     def get(self, task_id: str) -> TaskPlace | None:
         return self._places.get(task_id)
 
+    def is_current(self, pod_id: str, task_id: str, attempt: int) -> bool:
+        """Answers of an older attempt, or of another pod, count for nothing."""
+        place = self._places.get(task_id)
+        return place is not None and place.attempt == attempt and place.pod_id == pod_id
+
     def put(self, task_id: str, place: TaskPlace) -> None:
         """Sent, or sent again elsewhere."""
         self.remove(task_id)
