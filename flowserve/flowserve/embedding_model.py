@@ -34,7 +34,8 @@ class EmbeddingModel:
     token and normalized.
 
     model: folder in Hugging Face layout, or a hub id.  max_length: tokens of the longest text; None = what the folder
-    says.  dtype, device, num_threads: as in EngineConfig. One thread at a time.
+    says.  dtype, quantization, device, num_threads: as in EngineConfig; tables of embeddings stay exact. One thread at
+    a time.
     Raises the ModelNotFound, Unsupported, Checkpoint, Tokenizer and InvalidConfig errors.
     """
 
@@ -43,11 +44,14 @@ class EmbeddingModel:
         model: str | Path,
         *,
         dtype: str = "auto",
+        quantization: str | None = None,
         max_length: int | None = None,
         num_threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        options = EngineConfig(dtype=dtype, num_threads=num_threads, device=device, max_model_len=max_length)
+        options = EngineConfig(
+            dtype=dtype, quantization=quantization, num_threads=num_threads, device=device, max_model_len=max_length
+        )
         folder = resolve_model(model)
         config = embedding_config(folder)
         is_encoder = isinstance(config, EncoderConfig)
@@ -63,10 +67,14 @@ class EmbeddingModel:
         plan = read_plan(folder, config)
         with one_thread(), torch.inference_mode():
             self._model: EncoderModel | DecoderStates
+            make_linear = None
+            if quantization is not None:
+                matrices = list(plan.matrices())
+                make_linear = self._device.quantized_linears(matrices, quantization, computed, num_threads)
             if isinstance(plan, EncoderPlan):
-                self._model = EncoderModel(plan, self._device.operators, computed)
+                self._model = EncoderModel(plan, self._device.operators, computed, make_linear)
             else:
-                self._model = DecoderStates(plan, self._device, computed, self.max_length)
+                self._model = DecoderStates(plan, self._device, computed, self.max_length, make_linear)
         self._device.start_operators(options.num_threads, config.num_parameters)
 
     @classmethod
@@ -75,6 +83,7 @@ class EmbeddingModel:
         return cls(
             folder,
             dtype=config.dtype,
+            quantization=config.quantization,
             max_length=max_length,
             num_threads=config.num_threads,
             device=config.device,

@@ -73,7 +73,8 @@ def _mebibytes(size_bytes: int) -> int:
 def _weights_bytes(plan: DecoderPlan | EncoderPlan, config: EngineConfig) -> int:
     """Matrices as a device keeps them at least; it adds scales and padding."""
     if isinstance(plan, EncoderPlan):
-        return plan.config.num_parameters * (2 if config.dtype == "bfloat16" else 4)
+        item_bytes = {"int8": 1, "int4": 0.5, None: 2 if config.dtype == "bfloat16" else 4}[config.quantization]
+        return int(plan.config.num_parameters * item_bytes)
 
     def size(parameter: Parameter) -> float:
         if len(parameter.shape) == 1:

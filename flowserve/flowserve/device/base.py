@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in thirteen methods, and eight operators for models in torch.
+"""The device adapter: all that differs between devices, in seventeen methods, and eight operators for models in torch.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
@@ -6,7 +6,7 @@ each device answers for itself. A vendor package is imported by its adapter when
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,7 +18,9 @@ from ..attention.base import AttentionBackend, KVLayout
 if TYPE_CHECKING:
     from ..config import EngineConfig
     from ..errors import LoadingError
+    from ..models.decoder import MakeLinear
     from ..models.loader import LoadedModel
+    from ..models.parameter import Parameter
     from ..models.plan import DecoderPlan
     from ..scheduling.batch import Batch
 
@@ -153,6 +155,11 @@ class DeviceAdapter(Protocol):
 
     def start_operators(self, num_threads: int | None, num_parameters: int) -> None:
         """The same for a model of so many parameters that runs in torch operators, without an engine."""
+
+    def quantized_linears(
+        self, matrices: Collection[Parameter], quantization: str, dtype: torch.dtype, num_threads: int | None
+    ) -> MakeLinear:
+        """What multiplies by quantised weights in such a model: called with each of its matrices."""
 
     def resolve_dtype(self, name: str, checkpoint_dtype: torch.dtype) -> torch.dtype:
         """The dtype to compute in for "auto", "float32" or "bfloat16"; raises InvalidConfigError if it cannot."""

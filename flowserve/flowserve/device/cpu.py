@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from ..config import EngineConfig
 from ..errors import InvalidConfigError, KernelsUnavailableError
 from ..loading.host_copy import are_in_memory, is_worth_bringing
 from ..models.config import ModelConfig
-from ..models.decoder import DecoderModel
+from ..models.decoder import DecoderModel, MakeLinear
+from ..models.parameter import Parameter
 from ..models.plan import DecoderPlan
 from .base import Operators, Runner, StorageLayout, WeightsSource
 from .cpu_kernels.runner import PackedLayout, PackedRunner, PackedWeights
@@ -80,9 +82,17 @@ class CpuDevice:
         factory = None
         if dtype is torch.float32 or config.quantization is not None:
             threads = _num_threads(plan.config, config, PARALLEL_FROM_PARAMETERS)
-            factory = LinearFactory(plan, config.quantization, dtype, threads)
+            head = plan.head or plan.embedding
+            factory = LinearFactory([head, *plan.matrices()], config.quantization, dtype, threads, head)
         is_deferred = config.overlap_load and is_worth_bringing(_sizes_bytes(plan))
         return DecoderModel(plan, self.operators, dtype, factory, is_deferred=is_deferred)
+
+    def quantized_linears(
+        self, matrices: Collection[Parameter], quantization: str, dtype: torch.dtype, num_threads: int | None
+    ) -> MakeLinear:
+        num_elements = sum(matrix.num_elements for matrix in matrices)
+        threads = num_threads or _fitting_threads(num_elements, PARALLEL_FROM_PARAMETERS)
+        return LinearFactory(matrices, quantization, dtype, threads)
 
     def weights_bytes(self, weights: DecoderModel | PackedWeights) -> int:
         return weights.file.size_bytes if isinstance(weights, PackedWeights) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
@@ -44,6 +45,11 @@ class EncoderPlan:
     types: Parameter
     embedding_norm: Affine
     layers: tuple[EncoderLayerPlan, ...]
+
+    def matrices(self) -> Iterator[Parameter]:
+        """Those of the layers."""
+        for layer in self.layers:
+            yield from (affine.weight for affine in (layer.qkv, layer.output, layer.up, layer.down))
 
 
 def encoder_plan(checkpoint: Checkpoint, config: EncoderConfig) -> EncoderPlan:

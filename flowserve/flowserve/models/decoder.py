@@ -51,6 +51,7 @@ class DecoderModel:
 
     make_linear: what multiplies by a matrix, of which there is no other copy; None = as the device does it.
     is_deferred: nothing is read yet; the parts (see `DecoderPlan.parts`) are built one by one, in their order.
+    has_output: False where nobody asks for logits.
 
     Raises CheckpointError for a tensor that holds NaN or infinity.
     """
@@ -63,8 +64,10 @@ class DecoderModel:
         make_linear: MakeLinear | None = None,
         *,
         is_deferred: bool = False,
+        has_output: bool = True,
     ) -> None:
         self.plan = plan
+        self._has_output = has_output
         self.layers: list[DecoderLayer] = []
         self._load = TensorLoader(plan, operators, dtype, make_linear)
         self._dtype = dtype
@@ -96,7 +99,8 @@ class DecoderModel:
             elif part < self._last:
                 self.layers.append(DecoderLayer(plan.layers[part - 1], part - 1, load))
             else:
-                self.output = load.linear(plan.head or plan.embedding, None)
+                if self._has_output:
+                    self.output = load.linear(plan.head or plan.embedding, None)
                 self.norm = load.norm(plan.final_norm)
             self._there.add(part)
 

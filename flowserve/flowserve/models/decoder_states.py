@@ -11,18 +11,26 @@ from ..device.base import DeviceAdapter
 from ..layers.attention import ForwardContext
 from ..layers.rotary import RotaryTable
 from ..rtc.storage import KVStorage
-from .decoder import DecoderModel
+from .decoder import DecoderModel, MakeLinear
 from .plan import DecoderPlan
 
 
 class DecoderStates:
     """Raises CheckpointError for a tensor that holds NaN or infinity."""
 
-    def __init__(self, plan: DecoderPlan, device: DeviceAdapter, dtype: torch.dtype, max_length: int) -> None:
+    def __init__(
+        self,
+        plan: DecoderPlan,
+        device: DeviceAdapter,
+        dtype: torch.dtype,
+        max_length: int,
+        make_linear: MakeLinear | None = None,
+    ) -> None:
+        """make_linear: see DecoderModel."""
         self._config = plan.config
         self._operators, self._dtype = device.operators, dtype
         self._block_size = device.default_block_size
-        self._model = DecoderModel(plan, device.operators, dtype)
+        self._model = DecoderModel(plan, device.operators, dtype, make_linear, has_output=False)
         table = RotaryTable(plan.config.rope, max_length)
         self._cos, self._sin = (
             torch.cat((half, half), dim=-1)[:, None].to(device.operators.torch_device, dtype)

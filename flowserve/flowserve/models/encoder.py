@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ..device.base import Operators
 from ..layers.linear import Linear
 from .bert import Affine, EncoderLayerPlan, EncoderPlan
+from .decoder import MakeLinear
 from .parameter import Parameter
 
 _tanh_gelu = partial(F.gelu, approximate="tanh")
@@ -26,11 +27,15 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class EncoderModel:
     """B texts of L tokens each (shorter ones padded), d hidden size.
 
+    make_linear: what multiplies by a matrix of the layers; None = as the device does it.
+
     Raises CheckpointError for a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, plan: EncoderPlan, operators: Operators, dtype: torch.dtype) -> None:
-        load = _Loader(operators, dtype, plan.config.layer_norm_eps)
+    def __init__(
+        self, plan: EncoderPlan, operators: Operators, dtype: torch.dtype, make_linear: MakeLinear | None = None
+    ) -> None:
+        load = _Loader(operators, dtype, plan.config.layer_norm_eps, make_linear)
         self.config = plan.config
         self._words = load.tensor(plan.words)
         # Every token here is of the first type, so types and positions are one table.
@@ -80,17 +85,30 @@ class _EncoderLayer:
 class _Loader:
     """Parameters as layers hold them."""
 
-    def __init__(self, operators: Operators, dtype: torch.dtype, eps: float) -> None:
+    def __init__(self, operators: Operators, dtype: torch.dtype, eps: float, make_linear: MakeLinear | None) -> None:
         self._operators, self._dtype, self._eps = operators, dtype, eps
+        self._make_linear = make_linear
 
     def tensor(self, parameter: Parameter) -> torch.Tensor:
         return parameter.load_finite(self._dtype).to(self._operators.torch_device)
 
-    def linear(self, affine: Affine) -> Linear:
-        return Linear(
-            self._operators.prepare_weight(self.tensor(affine.weight)), self.tensor(affine.bias), self._operators
-        )
+    def linear(self, affine: Affine) -> Callable[[torch.Tensor], torch.Tensor]:
+        bias = self.tensor(affine.bias)
+        if self._make_linear is not None:
+            return _Unbatched(self._make_linear(affine.weight, bias))
+        return Linear(self._operators.prepare_weight(self.tensor(affine.weight)), bias, self._operators)
 
     def norm(self, affine: Affine) -> Callable[[torch.Tensor], torch.Tensor]:
         weight, bias = self.tensor(affine.weight), self.tensor(affine.bias)
         return partial(F.layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self._eps)
+
+
+class _Unbatched:
+    """For what multiplies [T, in] only."""
+
+    def __init__(self, multiply: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._multiply = multiply
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        product = self._multiply(x.flatten(0, -2))
+        return product.view(*x.shape[:-1], product.shape[-1])

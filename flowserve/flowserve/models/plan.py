@@ -53,6 +53,11 @@ class DecoderPlan:
         """All of them, each once."""
         return chain.from_iterable(self.parts())
 
+    def matrices(self) -> Iterator[Parameter]:
+        """Those of the layers."""
+        for layer in self.layers:
+            yield from (layer.qkv, layer.output, layer.gate_up, layer.down)
+
     def parts(self) -> Iterator[list[Parameter]]:
         """What a step needs one after the other: the embedding, each layer, the rest."""
         yield [self.embedding]

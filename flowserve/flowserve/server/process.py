@@ -34,7 +34,7 @@ from .embedding_api import EmbeddingApi
 from .generation_api import GenerationApi
 from .startup_log import age_s, say, timed
 
-_EMBEDDING_OPTIONS = ("dtype", "max_model_len", "num_threads", "device", "seed")
+_EMBEDDING_OPTIONS = ("dtype", "quantization", "max_model_len", "num_threads", "device", "seed")
 """Of EngineConfig, what means something where nothing is generated: the seed means nothing, and takes nothing away."""
 
 _LOG_CONFIG = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)

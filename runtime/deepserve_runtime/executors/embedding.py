@@ -19,7 +19,6 @@ from deepserve_runtime.executors.flowserve_parts import (
     EmbeddingAnswer,
     EmbeddingRequest,
     FlowServeError,
-    InvalidConfigError,
     PromptTooLongError,
     RequestFields,
     decode_body,
@@ -165,9 +164,10 @@ def embedding_model(folder: Path, spec: FunctionSpec, max_length: int | None) ->
     """Raises flowserve's errors."""
     model = spec.model
     assert model is not None
-    if model.quantization is not None:
-        raise InvalidConfigError(
-            f"embeddings are computed exactly: quantization {model.quantization!r} is not for them"
-        )
-    device = device_of(spec.resources.accelerators)
-    return embedding_model_from_folder(folder, dtype=model.dtype, max_length=max_length, device=device)
+    return embedding_model_from_folder(
+        folder,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        max_length=max_length,
+        device=device_of(spec.resources.accelerators),
+    )

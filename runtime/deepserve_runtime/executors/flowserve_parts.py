@@ -150,11 +150,13 @@ def take_first_step(engine: Engine) -> None:
     take_first_step(engine)
 
 
-def embedding_model_from_folder(folder: Path, *, dtype: str, max_length: int | None, device: str) -> EmbeddingModel:
+def embedding_model_from_folder(
+    folder: Path, *, dtype: str, quantization: str | None, max_length: int | None, device: str
+) -> EmbeddingModel:
     """See EmbeddingModel."""
     from flowserve.embedding_model import EmbeddingModel
 
-    return EmbeddingModel(folder, dtype=dtype, max_length=max_length, device=device)
+    return EmbeddingModel(folder, dtype=dtype, quantization=quantization, max_length=max_length, device=device)
 
 
 def max_model_len(folder: Path, asked: int | None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import deepserve
-from deepserve.errors import ModelError, ModelLoadError, PromptTooLongError
+from deepserve.errors import ModelError, PromptTooLongError
 from flowserve import EmbeddingModel
 from tests.tiny_models import make_model
 from tests.unit.flowserve.test_embedding_model import sentence_files
@@ -71,5 +71,12 @@ def test_bad_texts(embedder: deepserve.Model) -> None:
 def test_an_embedding_model_generates_nothing(embedder: deepserve.Model) -> None:
     with pytest.raises(ModelError, match="generates no text"):
         embedder.chat("hi")
-    with pytest.raises(ModelLoadError, match="quantization 'int8'"):
-        deepserve.Model("rounded", source=embedder.source, quantization="int8").embed(["one"])
+
+
+def test_quantized_weights(llm: deepserve.Model, embedder: deepserve.Model) -> None:
+    """Of a model that embeds, and of one that generates."""
+    for exact in (embedder, llm):
+        rounded = deepserve.Model(f"{exact.name}-int8", source=exact.source, quantization="int8")
+        expected = EmbeddingModel(exact.source, num_threads=1, quantization="int8").embed(TEXTS)
+        for vector, want in zip(rounded.embed(TEXTS), expected, strict=True):
+            assert vector == pytest.approx(want, abs=1e-4)

@@ -327,6 +327,37 @@ def test_decoders_embed_too(architecture: str, kind: str, tmp_path: Path) -> Non
         torch.testing.assert_close(torch.tensor(vector), want, atol=1e-3 * float(want.abs().max()), rtol=0.0)
 
 
+WORDED = [text for text in TEXTS if text]
+
+
+def likeness(one: list[list[float]], other: list[list[float]]) -> float:
+    """The smallest cosine of vectors of the same text."""
+    return float(torch.nn.functional.cosine_similarity(torch.tensor(one), torch.tensor(other)).min())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.99), ("int4", 0.9)])
+def test_quantized_vectors_are_like_exact_ones(
+    encoder: tuple[Path, Any], models: Callable[..., Path], quantization: str, least: float, dtype: str
+) -> None:
+    """And those of a text do not depend on the texts beside it."""
+    for folder in (encoder[0], models("qwen3")):
+        exact = EmbeddingModel(folder, num_threads=1).embed(WORDED)
+        model = EmbeddingModel(folder, num_threads=1, quantization=quantization, dtype=dtype)
+        vectors = model.embed(WORDED)
+        assert vectors != exact and likeness(vectors, exact) > least
+        if dtype == "float32":
+            alone = [model.embed(text)[0] for text in WORDED]
+            torch.testing.assert_close(torch.tensor(alone), torch.tensor(vectors), atol=1e-4, rtol=0.0)
+    with pytest.raises(InvalidConfigError, match="quantization 'int2'"):
+        EmbeddingModel(models(), quantization="int2")
+
+
+def test_a_quantized_llm_embeds_with_its_weights(models: Callable[..., Path], llm: Callable[..., Any]) -> None:
+    expected_vectors = EmbeddingModel(models(), num_threads=1, quantization="int8").embed(WORDED)
+    assert llm(quantization="int8").embed(WORDED) == expected_vectors
+
+
 def test_an_llm_embeds_within_its_context(models: Callable[..., Path], llm: Callable[..., Any]) -> None:
     each = llm(max_model_len=50)
     assert each.embed(["one", [5, 6, 7]]) == EmbeddingModel(models(), num_threads=1).embed(["one", [5, 6, 7]])

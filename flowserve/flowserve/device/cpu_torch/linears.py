@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from ...models.parameter import Parameter
-from ...models.plan import DecoderPlan
 from .choice import Choice, Shape, choose
 from .matrices import KERNELS, Matrix
 
 
 class LinearFactory:
-    """Called with each matrix of a plan. With 4-bit weights the output projection has 8: it is the most sensitive."""
+    """Called with each of the matrices. With 4-bit weights `head` has 8, the output projection of a model that
+    generates: it is the most sensitive."""
 
-    def __init__(self, plan: DecoderPlan, quantization: str | None, dtype: torch.dtype, num_threads: int) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[Parameter],
+        quantization: str | None,
+        dtype: torch.dtype,
+        num_threads: int,
+        head: Parameter | None = None,
+    ) -> None:
         self._kind = quantization or "float32"
         self._dtype = dtype
-        self._head = plan.head or plan.embedding
+        self._head = head
         shapes: dict[str, set[Shape]] = {}
-        layers = [(layer.qkv, layer.output, layer.gate_up, layer.down) for layer in plan.layers]
-        for weight in itertools.chain([self._head], *layers):
+        for weight in matrices:
             shapes.setdefault(self._kind_of(weight), set()).add(_shape(weight))
         self._choices: dict[tuple[str, Shape], Choice] = {
             (kind, shape): choice

@@ -163,7 +163,9 @@ def test_options_of_the_server_that_cannot_work(options: dict[str, Any], words: 
     assert "clé" not in str(refused.value), "a key is not for logs"
 
 
-@pytest.mark.parametrize("options", [{"quantization": "int8"}, {"step_log": "steps.jsonl"}, {"speculative_tokens": 2}])
+@pytest.mark.parametrize(
+    "options", [{"kv_cache_dtype": "int8"}, {"step_log": "steps.jsonl"}, {"speculative_tokens": 2}]
+)
 def test_options_of_an_engine_mean_nothing_to_a_model_that_embeds(decoder: Path, options: dict[str, Any]) -> None:
     [name] = options
     with pytest.raises(InvalidConfigError, match=f"{name} is for models that generate, and .*embedding' embeds"):
