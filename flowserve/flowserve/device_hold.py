@@ -44,6 +44,11 @@ class DeviceHold:
         return self._runner is not None and self._runner.is_arriving
 
     @property
+    def read_s(self) -> float:
+        """See DeviceAdapter; 0 while it keeps no weights."""
+        return 0.0 if self._loaded is None else self._device.read_s(self._loaded.weights)
+
+    @property
     def loading_error(self) -> LoadingError | None:
         """See Runner."""
         return None if self._runner is None else self._runner.loading_error

@@ -303,6 +303,11 @@ class Engine:
         return self._hold.is_arriving
 
     @property
+    def read_s(self) -> float:
+        """Seconds that reading the weights into memory took; 0 where nothing was read, or is not all there yet."""
+        return self._hold.read_s
+
+    @property
     def loading_error(self) -> LoadingError | None:
         """Why they will not come: all sequences fail from then on, and only another engine helps."""
         return self._hold.loading_error

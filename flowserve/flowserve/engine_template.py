@@ -54,6 +54,11 @@ class EngineTemplate:
         """Of the weights as they are in memory."""
         return self._loaded.device.weights_bytes(self._loaded.weights)
 
+    @property
+    def read_s(self) -> float:
+        """See DeviceAdapter. Engines of this process have their own word for it."""
+        return self._loaded.device.read_s(self._loaded.weights)
+
     def settle(self) -> None:
         """Before a fork: weights that were left to who computes first, and are in memory by now, are built here where
         forks can share them. Raises CheckpointError."""

@@ -257,6 +257,7 @@ class PodAgent:
                 executor.source,
                 executor.source_reason,
                 executor.is_template_stale,
+                executor.weights,
             )
         )
 

@@ -23,6 +23,7 @@ from deepserve.protocol.messages import (
     TemplateFailed,
     TemplateReady,
     TemplateRefused,
+    Weights,
 )
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -68,7 +69,7 @@ class FunctionTemplate:
         self._store = BundleStore(os.path.join(self._welcome.folder, "bundles"), self._fetch_bundle)
         self._made_calls = False
         self._refusal = ""
-        self._source, self._source_reason, self._held_bytes = "file", "", 0
+        self._source, self._source_reason, self._weights = "file", "", Weights()
         self._steps = StepClock()
 
     def run(self) -> None:
@@ -87,7 +88,7 @@ class FunctionTemplate:
                 os.getpid(),
                 self._steps.steps_ms,
                 self._source,
-                self._held_bytes,
+                self._weights,
                 self._source_reason,
             )
         )
@@ -126,7 +127,7 @@ class FunctionTemplate:
             self._refusal = str(error)
             raise
         self._source, self._source_reason = engine.source, engine.source_reason
-        self._held_bytes = engine.template.weights_bytes
+        self._weights = engine.weights
         return engine
 
     def _settle(self) -> None:

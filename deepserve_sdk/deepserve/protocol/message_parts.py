@@ -34,6 +34,18 @@ class Value(msgspec.Struct, frozen=True, omit_defaults=True):
     refs: tuple[str, ...] = ()
 
 
+class Weights(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is told of a model's weights when they are loaded.
+
+    size_bytes: in memory, 0 unknown. read_ms: what reading them into memory took, 0 where nothing was read.
+    is_arriving: the engine reads them while it serves, and tells in an EngineReport when all are there.
+    """
+
+    size_bytes: int = 0
+    read_ms: float = 0.0
+    is_arriving: bool = False
+
+
 Stopped = Literal[
     "",
     "before it began",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from deepserve.protocol.credit import STREAM_BYTES
-from deepserve.protocol.message_parts import Message, Outcome, RequestKind, Value
+from deepserve.protocol.message_parts import Message, Outcome, RequestKind, Value, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, Replay
 
@@ -133,6 +133,8 @@ class ExecutorReady(Message, frozen=True):
     """Why from there, in words."""
     is_template_stale: bool = False
     """It was forked from a template of what is no more, and has loaded for itself."""
+    weights: Weights = Weights()
+    """Of a model; those of a fork were read by its template."""
 
 
 class ExecutorFailed(Message, frozen=True):
@@ -181,7 +183,8 @@ class EngineReport(Message, frozen=True):
 
     on_device, on_host, in_file, gone: names of beginnings (see PromptBlocks) by where their KV is now. began: tasks
     whose first token came. steps, step_ms: of all steps. prompt_tokens, prompt_ms: computed for prompts, and the time
-    of the steps that computed some. pinned_blocks: of KV, which contexts keep on the device.
+    of the steps that computed some. pinned_blocks: of KV, which contexts keep on the device. read_ms: once, of weights
+    that were arriving (see Weights), when all are there.
     """
 
     on_device: bytes = b""
@@ -194,6 +197,7 @@ class EngineReport(Message, frozen=True):
     prompt_tokens: int = 0
     prompt_ms: float = 0.0
     pinned_blocks: int = 0
+    read_ms: float = 0.0
 
 
 class TaskPrepared(Message, frozen=True):

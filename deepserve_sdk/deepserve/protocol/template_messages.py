@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve.protocol.message_parts import Message, Value
+from deepserve.protocol.message_parts import Message, Value, Weights
 
 
 class ForkPod(Message, frozen=True):
@@ -38,8 +38,8 @@ class TemplateReady(Message, frozen=True):
     steps_ms: dict[str, float] = {}
     source: str = ""
     """As in ExecutorReady, where it is a function's."""
-    held_bytes: int = 0
-    """Of a model's weights, which it shares with its pods."""
+    weights: Weights = Weights()
+    """Of a model; it shares them with its pods."""
     source_reason: str = ""
 
 

@@ -177,6 +177,9 @@ class DeviceAdapter(Protocol):
     def weights_bytes(self, weights: Any) -> int:
         """What loaded weights take of memory, 0 where it is not known."""
 
+    def read_s(self, weights: Any) -> float:
+        """Seconds that reading loaded weights into memory took; 0 where nothing was read, or is not all there yet."""
+
     def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
         """What the matrices are kept as ("int8"), and what computes with them ("own kernels, avx512-vnni")."""
 

@@ -97,6 +97,9 @@ class CpuDevice:
     def weights_bytes(self, weights: DecoderModel | PackedWeights) -> int:
         return weights.file.size_bytes if isinstance(weights, PackedWeights) else 0
 
+    def read_s(self, weights: DecoderModel | PackedWeights) -> float:
+        return weights.file.read_s if isinstance(weights, PackedWeights) else weights.read_s
+
     def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
         if isinstance(loaded.weights, PackedWeights):
             return loaded.weights.kept_as, f"own kernels, {loaded.weights.library.instructions}"

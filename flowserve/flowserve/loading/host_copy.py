@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -67,21 +68,23 @@ def are_in_memory(sizes_bytes: Mapping[Path, int]) -> bool:
     return held >= IN_MEMORY_SHARE * sum(sizes_bytes.values())
 
 
-def bring(path: Path, file: int, is_direct: bool) -> int:
-    """A descriptor of the bytes of a file that is open as `file`, in memory where they are worth it.
+def bring(path: Path, file: int, is_direct: bool) -> tuple[int, float]:
+    """A descriptor of the bytes of a file that is open as `file`, in memory where they are worth it, and the seconds
+    that reading them took, 0 where they were not.
 
     They are read into the page cache, or with `is_direct` past it into a HostCopy. Raises LoadingError.
     """
     if not is_worth_bringing({path: os.fstat(file).st_size}):
-        return file
+        return file, 0.0
+    began_s = time.perf_counter()
     if is_direct:
-        return copied(path)
+        return copied(path), time.perf_counter() - began_s
     cached = MappedFile(path)
     try:
-        ChunkedLoad(cached, cached, chunk_bytes=CACHED_CHUNK_BYTES).wait()
+        report = ChunkedLoad(cached, cached, chunk_bytes=CACHED_CHUNK_BYTES).wait()
     finally:
         cached.close()
-    return file
+    return file, report.seconds
 
 
 def copied(path: Path) -> int:

@@ -72,6 +72,8 @@ class DecoderModel:
         self._load = TensorLoader(plan, operators, dtype, make_linear)
         self._dtype = dtype
         self._last = len(plan.layers) + 1
+        self.read_s = 0.0
+        """What reading deferred parts into memory took; 0 where nothing was, or not all is there yet."""
         self._there: set[int] = set()
         self._building = threading.Lock()
         if not is_deferred:

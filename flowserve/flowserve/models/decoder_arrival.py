@@ -53,6 +53,8 @@ class DecoderArrival:
         try:
             for part, end in enumerate(self._order.ends):
                 self._load.ready_through(end)
+                if end == self._order.ends[-1]:
+                    self._model.read_s = self._load.wait().seconds
                 with torch.inference_mode():
                     self._model.build(part)
                 with self._changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from deepserve.protocol.messages import PrepareTask, TaskPrepared
+from deepserve.protocol.messages import PrepareTask, TaskPrepared, Weights
 from deepserve_runtime.task import Task
 
 
@@ -18,6 +18,8 @@ class TaskExecutor(Protocol):
     """Why from there, in words; empty where there is nothing to say."""
     is_template_stale: bool
     """The template that the pod was forked from holds what is no more, and must fork no other."""
+    weights: Weights
+    """Of a model, known once it is loaded."""
 
     def load(self) -> dict[str, float]:
         """Warm -> bound, on the pod's main thread: milliseconds by step. Raises what kept it from loading."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from deepserve.protocol.messages import Weights
 from deepserve.protocol.model_io import Embedded, EmbedInput
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, METHODS, OpenAIRequest, OpenAIUsage
 from deepserve.protocol.scaling_steps import LOAD
@@ -117,6 +118,7 @@ class EmbeddingExecutor:
     source = "file"
     source_reason = ""
     is_template_stale = False
+    weights = Weights()
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared
+from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared, Weights
 from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
@@ -77,6 +77,7 @@ class EngineExecutor:
         self._model = spec.model
         self._loaded = loaded
         self.source, self.source_reason, self.is_template_stale = "", "", False
+        self.weights = Weights()
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._context_ttls: queue.SimpleQueue[SetContextTtl] = queue.SimpleQueue()
@@ -95,7 +96,7 @@ class EngineExecutor:
         started = StartedEngine(self._spec, self._loaded, steps)
         self._engine, self._folder, self._defaults = started.engine, started.folder, started.defaults
         self.source, self.source_reason = started.source, started.source_reason
-        self.is_template_stale = started.is_template_stale
+        self.is_template_stale, self.weights = started.is_template_stale, started.weights
         self._news = EngineNews(self._engine)
         return steps.steps_ms
 

@@ -36,6 +36,7 @@ class EngineNews:
         self._engine = engine
         self._clock = clock
         self._told_s = clock()
+        self._is_arriving = engine.is_arriving
         if engine.step_log is not None:
             engine.step_log.clear()  # of a first step, which says nothing of the next ones
         self._begun: set[str] = set()
@@ -86,4 +87,12 @@ class EngineNews:
             prompt_tokens=sum(record.prefill_tokens for record in prompts),
             prompt_ms=sum(record.ms for record in prompts),
             pinned_blocks=self._engine.num_pinned_blocks,
+            read_ms=self._read_ms(),
         )
+
+    def _read_ms(self) -> float:
+        """Once, of weights that came while it served."""
+        if not self._is_arriving or self._engine.is_arriving:
+            return 0.0
+        self._is_arriving = False
+        return self._engine.read_s * 1e3

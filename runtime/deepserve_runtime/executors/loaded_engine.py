@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from deepserve.protocol.messages import Weights
 from deepserve.protocol.model_io import ENGINE_SEATS
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
 from deepserve.protocol.scaling_steps import LOAD
@@ -34,7 +35,10 @@ _OPTIONS = [
 
 
 class LoadedEngine:
-    """Safe to fork: no thread, no descriptor but those of mapped files. `source`: see flowserve's WeightsSource."""
+    """Safe to fork: no thread, no descriptor but those of mapped files. `source`: see flowserve's WeightsSource.
+
+    weights: what was read by now; a file that is only mapped is read by the first executor.
+    """
 
     has_pod_hooks = False
 
@@ -49,6 +53,7 @@ class LoadedEngine:
             self.folder = self.template.folder
             self.defaults = read_sampling_defaults(self.folder)
         self.source, self.source_reason = self.template.source
+        self.weights = Weights(self.template.weights_bytes, self.template.read_s * 1e3)
         steps.mark(LOAD)
         if self.source != "host memory":  # what takes long is for the log
             text = f"model {spec.model.name!r}: weights from {_WORDS[self.source]}: {self.source_reason}"

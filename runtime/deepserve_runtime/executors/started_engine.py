@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepserve.protocol.messages import Weights
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.flowserve_parts import take_first_step
@@ -37,6 +38,7 @@ class StartedEngine:
         if loaded is None or changed:
             loaded = LoadedEngine(spec, steps)
             self.source, self.source_reason = loaded.source, loaded.source_reason
+            loaded_ms = loaded.weights.read_ms
             if changed:
                 self._note(f"not forked: {changed}", spec)
             self._start(spec, loaded)
@@ -45,10 +47,12 @@ class StartedEngine:
         else:
             self.source, self.source_reason = "fork", HELD
             self._start(spec, loaded)
+            loaded_ms = 0.0
             if self.engine.is_arriving:
                 self.source_reason = f"{MAPPED}; {LATER}"
             if gone := loaded.template.gone():
                 self._note(gone, spec)
+        self.weights = Weights(loaded.weights.size_bytes, loaded_ms, self.engine.is_arriving)
         steps.mark(POST_LOAD)
 
     def _start(self, spec: FunctionSpec, loaded: LoadedEngine) -> None:

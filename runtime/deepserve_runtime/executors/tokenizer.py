@@ -6,6 +6,7 @@ import threading
 from functools import cached_property
 from typing import Any
 
+from deepserve.protocol.messages import Weights
 from deepserve.protocol.model_io import (
     ChatInput,
     CompletionInput,
@@ -54,6 +55,7 @@ class TokenizerExecutor:
     source = "file"
     source_reason = ""
     is_template_stale = False
+    weights = Weights()
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

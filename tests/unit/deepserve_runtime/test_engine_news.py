@@ -18,7 +18,10 @@ A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 
 
 class Engine:
-    def __init__(self) -> None:
+    read_s = 0.0
+
+    def __init__(self, is_arriving: bool = False) -> None:
+        self.is_arriving = is_arriving
         self.relocations: list[Relocation] = []
         self.step_log = StepLog(StepSetting())
         self.num_pinned_blocks = 5
@@ -31,9 +34,9 @@ class Engine:
 class Told:
     """EngineNews about one running sequence, with a clock by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_arriving: bool = False) -> None:
         self.now_s = 100.0
-        self.engine = Engine()
+        self.engine = Engine(is_arriving)
         self.reports: list[EngineReport] = []
         self.news = EngineNews(self.engine, lambda: self.now_s)  # type: ignore[arg-type]
         link = SimpleNamespace(send=self.reports.append)
@@ -91,3 +94,13 @@ def test_a_sequence_that_goes_on_from_tokens_of_another_pod_begins_too() -> None
     [first] = told(17)
     assert first.began == ("task-1",)
     assert told(18) == []
+
+
+def test_what_reading_the_weights_took_is_told_once_when_all_are_there() -> None:
+    told = Told(is_arriving=True)
+    assert told(1)[0].read_ms == 0.0
+    told.engine.is_arriving, told.engine.read_s = False, 1.5
+    assert [report.read_ms for report in told(2, finished=True) + told(3, finished=True)] == [1500.0, 0.0]
+    held = Told()
+    held.engine.read_s = 1.5
+    assert held(1)[0].read_ms == 0.0, "its template has read them"

@@ -54,7 +54,7 @@ class WeightArrival:
                 self._load.ready_through(max(entry.end for entry in entries))
                 self._file.check(part)
                 self._note(part + 1)
-            self._load.wait()
+            self._file.read_s = self._load.wait().seconds
             self._file.is_there = True
         except Exception as error:  # whatever it is: steps wait for the parts
             self.error = error if isinstance(error, LoadingError) else LoadingError(f"{self._file.path}: {error}")

@@ -59,9 +59,10 @@ class WeightFile:
 
     parts: the entries in the order in which a step needs them: the embedding, each layer, the rest.  is_there: False
     where the bytes are to be brought into memory by who computes first (`WeightArrival`), and are not checked yet.
+    read_s: what bringing them there took, 0 where nothing was or is yet.
     """
 
-    def __init__(self, file: int, path: Path | None = None, *, is_there: bool = True) -> None:
+    def __init__(self, file: int, path: Path | None = None, *, is_there: bool = True, read_s: float = 0.0) -> None:
         """Raises ValueError, KeyError or TypeError for a file that is no whole one."""
         self._pages = mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ)
         with suppress(OSError):  # a kernel without them
@@ -79,7 +80,7 @@ class WeightFile:
         self.parts = _parts(self.entries)
         if self.size_bytes != max(entry.end for entry in self.entries.values()):
             raise ValueError("packed weights are cut off")
-        self.is_there = is_there
+        self.is_there, self.read_s = is_there, read_s
         if is_there and not all(self.is_sound(part) for part in range(len(self.parts))):
             raise ValueError("packed weights are damaged")
 
@@ -303,10 +304,11 @@ def _open_whole(path: Path, is_direct: bool, is_ahead: bool) -> WeightFile | Non
     except FileNotFoundError:
         return None
     is_left = is_ahead and not is_direct and is_worth_bringing({path: os.fstat(file).st_size})
+    read_s = 0.0
     if not is_left:
-        file = _in_memory(file, path, is_direct)
+        file, read_s = _in_memory(file, path, is_direct)
     try:
-        return WeightFile(file, path, is_there=not is_left)
+        return WeightFile(file, path, is_there=not is_left, read_s=read_s)
     except (ValueError, KeyError, TypeError):  # of an empty file, too
         pass
     finally:
@@ -315,13 +317,14 @@ def _open_whole(path: Path, is_direct: bool, is_ahead: bool) -> WeightFile | Non
     return None
 
 
-def _in_memory(file: int, path: Path, is_direct: bool) -> int:
-    """`file`, its bytes now in memory, or a copy of it there: page by page the disk would be waited for each time."""
+def _in_memory(file: int, path: Path, is_direct: bool) -> tuple[int, float]:
+    """`file`, its bytes now in memory, or a copy of it there: page by page the disk would be waited for each time. And
+    what that took, as `bring` says."""
     try:
-        found = bring(path, file, is_direct)
+        found, read_s = bring(path, file, is_direct)
     except LoadingError as error:
         _logger.warning("%s: read page by page: %s", path, error)
-        return file
+        return file, 0.0
     if found != file:
         os.close(file)
-    return found
+    return found, read_s
