@@ -21,6 +21,7 @@ from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
 from deepserve_controller.core.preloads import PRELOAD_ALARM, Preloads
 from deepserve_controller.core.scaler import Scaler
+from deepserve_controller.core.startup_views import Startup
 from deepserve_controller.core.views import (
     Autoscaler,
     ChooseParking,
@@ -91,6 +92,7 @@ class ClusterManager:
             events.PodDrained: self._on_pod_drained,
             events.PodStuck: self._on_pod_stuck,
             events.WorkTold: self._scaler.moves.on_work_told,
+            events.WeightsRead: self._on_weights_read,
             events.TimerFired: self._on_timer,
             **self.templates.handlers,
         }
@@ -101,6 +103,7 @@ class ClusterManager:
             return []
         handler(event, now_s)
         self._scaler.moves.settle(now_s)
+        self._scaler.startups.settle(self._is_loading, now_s)
         actions = self._out.copy()
         self._out.clear()
         return actions
@@ -129,6 +132,13 @@ class ClusterManager:
         total = sum(weights.values())
         return {name: min(float(num_cores), num_cores * weight / total) for name, weight in weights.items()}
 
+    def startup_view(self, function_id: str, now_s: float) -> Startup | None:
+        """What a start of a model is likely to take; None where nothing is known of that yet."""
+        pool = self._pools.get(function_id)
+        if pool is None or pool.spec.kind != "model":
+            return None
+        return self._scaler.startups.view(pool.spec, now_s, self.templates.use_of(pool))
+
     @property
     def num_device_moves(self) -> int:
         """Engines that were moved for others, or were to be."""
@@ -147,6 +157,7 @@ class ClusterManager:
 
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
+        self._scaler.startups.define(event.spec, event.weights_bytes)
         if pool is None:
             scaling = event.spec.scaling
             max_pods = self._max_pods(scaling.min_pods, scaling.max_pods)
@@ -169,6 +180,7 @@ class ClusterManager:
             self._scaler.forget(pool)
             self.templates.forget(pool)
             self._preloads.forget(pool)
+            self._scaler.startups.forget(pool.spec)
             self._scaler.use_room(now_s)
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
@@ -242,11 +254,22 @@ class ClusterManager:
         if pod is None or pod.state != "binding":
             return
         pool = self._pools[pod.function_id]
-        pool.note_ready(pod, max(1, event.slots), self._scaler.devices.place_of(pod), now_s)
+        self._scaler.startups.pod_ready(pod, pool.spec, event.weights, now_s)
+        pool.note_ready(pod, max(1, event.slots), now_s)
         pod.idle_since_s = now_s
         self.templates.note_ready(pool, pod, event, now_s)
         self._scaler.moves.target_ready(pod, now_s)
         self._scaler.plan_review(pool, now_s)
+
+    def _on_weights_read(self, event: events.WeightsRead, now_s: float) -> None:
+        self._scaler.startups.weights_read(event.pod_id, event.read_ms, now_s)
+
+    def _is_loading(self, load_id: str) -> bool:
+        """A pod that does not end, or a template; it may be ready and still read."""
+        pod = self._pods.get(load_id)
+        if pod is None:
+            return self.templates.is_loading_template(load_id)
+        return bool(pod.function_id) and pod.state != "stopped"
 
     def _on_pod_lost(self, event: events.PodLost, now_s: float) -> None:
         self.failures.on_pod_lost(event, now_s)
@@ -353,4 +376,5 @@ class ClusterManager:
     def check_invariants(self) -> None:
         self._alarms.check_invariants()
         self._scaler.check_invariants()
+        self._scaler.startups.check_invariants(self._is_loading)
         self.templates.check_invariants(self._pods)

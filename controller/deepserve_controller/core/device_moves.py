@@ -20,6 +20,7 @@ from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import busy_pod
 from deepserve_controller.core.placement_views import Instance, Move, PlaceEngine, PlaceOption, PodWork
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.startup_book import StartupBook
 
 LOOK_S = 1.0
 """Between two looks at what holds the devices that somebody waits for."""
@@ -61,10 +62,17 @@ class DeviceMoves:
     """
 
     def __init__(
-        self, starter: PodStarter, devices: HostDevices, alarms: Alarms, out: list[Action], place: PlaceEngine
+        self,
+        starter: PodStarter,
+        devices: HostDevices,
+        startups: StartupBook,
+        alarms: Alarms,
+        out: list[Action],
+        place: PlaceEngine,
     ) -> None:
         self._starter = starter
         self._devices = devices
+        self._startups = startups
         self._alarms = alarms
         self._out = out
         self._place = place
@@ -195,7 +203,7 @@ class DeviceMoves:
                     place,
                     number,
                     free[place],
-                    pool.start_s_in(place),
+                    self._startups.start_s(pool.spec, place, now_s),
                     list(self._instances(holders, pool, work, now_s)),
                     [(len(pod.devices.ids), work.get(pod.pod_id, NO_WORK)) for pod in holders if pod.is_busy],
                 )
@@ -216,7 +224,7 @@ class DeviceMoves:
             if pod.pod_id in owner.leaving:
                 continue
             starts_s = {
-                place: owner.start_s_in(place)
+                place: self._startups.start_s(owner.spec, place, now_s)
                 for place, number in self._devices.places(owner.spec).items()
                 if place != self._devices.place_of(pod) and number <= self._devices.free()[place]
             }

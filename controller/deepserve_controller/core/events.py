@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Value
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Value, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.placement_views import PodWork
@@ -254,12 +254,20 @@ class PodStartFailed(Event, frozen=True):
 
 
 class TemplateReady(Event, frozen=True):
-    """The function is loaded and can be forked. held_mib: of what it has loaded, as far as that is told."""
+    """The function is loaded and can be forked. source, weights: of a model, as its message has them."""
 
     template_id: str
     pid: int
-    held_mib: int = 0
     load_ms: float = 0.0
+    source: str = ""
+    weights: Weights = Weights()
+
+
+class WeightsRead(Event, frozen=True):
+    """All weights are in memory that the pod's engine still read when it was ready; read_ms: what that took."""
+
+    pod_id: str
+    read_ms: float
 
 
 class TemplateRefused(Event, frozen=True):
@@ -334,8 +342,11 @@ class ScalingChanged(Event, frozen=True):
 
 
 class FunctionDefined(Event, frozen=True):
+    """weights_bytes: of a model's checkpoint, 0 unknown."""
+
     function_id: str
     spec: FunctionSpec
+    weights_bytes: int = 0
 
 
 class FunctionRemoved(Event, frozen=True):
@@ -352,6 +363,7 @@ class ExecutorReady(Event, frozen=True):
     """What its import and hooks took; 0 in pods that were forked with all that done."""
     is_template_stale: bool = False
     """The template that it was forked from holds what is no more: it has loaded for itself."""
+    weights: Weights = Weights()
 
 
 class ExecutorFailed(Event, frozen=True):

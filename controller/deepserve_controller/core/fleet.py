@@ -16,6 +16,7 @@ from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import NOTHING, HostDevices
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.views import ScalingDecision
 
 WARM_START_TIMEOUT_S = 120.0
@@ -40,6 +41,7 @@ class Fleet:
         out: list[Action],
         stop_grace_s: float,
         devices: HostDevices,
+        startups: StartupBook,
         templates: FunctionTemplates,
     ) -> None:
         self._pods = pods
@@ -49,6 +51,7 @@ class Fleet:
         self._out = out
         self._stop_grace_s = stop_grace_s
         self._devices = devices
+        self._startups = startups
         self._templates = templates
 
     def record(self, pool: FunctionPool, before: int, reason: str, now_s: float) -> None:
@@ -80,7 +83,8 @@ class Fleet:
     def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float, place: str = "") -> None:
         """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
         pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
-        pod.devices = self._devices.choose(pool.spec, place) or NOTHING
+        pod.devices = self._devices.choose(pool.spec, place, self._startups.starts_s(pool.spec, now_s)) or NOTHING
+        self._startups.ordered(pod.pod_id, pool.spec, pod.devices, now_s)
         pool.add(pod, now_s)
         limit_s = pool.spec.startup_timeout_s
         self.must_be_ready(pod, now_s + (min(limit_s, FORK_LIMIT_S) if pod.template_id else limit_s))

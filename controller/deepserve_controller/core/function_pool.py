@@ -27,10 +27,6 @@ REVIEW_S = 1.0
 MAX_START_FAILURES = 3
 STALE_S = 30.0
 """Measurements of engines count for so long."""
-START_WEIGHT = 0.3
-"""Of the latest start in their average."""
-UNKNOWN_START_S = 10.0
-"""Before any pod of a function was seen to start."""
 START_BACKOFF_S = 0.1
 """Before the second try; doubled for the third."""
 
@@ -66,10 +62,6 @@ class FunctionPool(msgspec.Struct, eq=False):
     """Of a model, as last reported."""
     tokens_s: float = 0.0
     """When that was."""
-    start_s: float = 0.0
-    """What it takes a pod to get ready, as a moving average; 0 before the first."""
-    starts_s: dict[str, float] = {}
-    """The same, by the place that its devices are of."""
     leaving: set[str] = set()
     """Of `pods`: those for which another one is started elsewhere first, and that count no more."""
     needed: int = 0
@@ -103,10 +95,6 @@ class FunctionPool(msgspec.Struct, eq=False):
     def num_pods(self) -> int:
         """That it has, when all moves are over."""
         return len(self.pods) - len(self.leaving)
-
-    def start_s_in(self, place: str) -> float:
-        """What a start there is likely to take: as lately, or as elsewhere."""
-        return self.starts_s.get(place) or self.start_s or UNKNOWN_START_S
 
     # --- its pods -------------------------------------------------------------------------------------
 
@@ -148,8 +136,10 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     # --- for the autoscaler -----------------------------------------------------------------------------
 
-    def load(self, autoscaler: Autoscaler, now_s: float) -> FunctionLoad:
-        """Demand as last reported, less what cannot be running any more because its pods are idle or gone."""
+    def load(self, autoscaler: Autoscaler, start_s: float, now_s: float) -> FunctionLoad:
+        """Demand as last reported, less what cannot be running any more because its pods are idle or gone.
+
+        `start_s`: see FunctionLoad."""
         busy_slots = sum(pod.slots for pod in self.pods.values() if pod.is_busy)
         return FunctionLoad(
             self.queued, min(self.running, busy_slots), self.target,
@@ -157,7 +147,7 @@ class FunctionPool(msgspec.Struct, eq=False):
             self.num_pods, self.count("bound"), self._recent_pods(now_s),
             self.use.average(autoscaler.stable_window_s, now_s),
             self.use.average(autoscaler.panic_window_s, now_s),
-            self.panic, self._tokens(now_s), self.start_s, now_s - self.defined_s,
+            self.panic, self._tokens(now_s), start_s, now_s - self.defined_s,
         )  # fmt: skip
 
     def _tokens(self, now_s: float) -> TokenLoad | None:
@@ -166,11 +156,7 @@ class FunctionPool(msgspec.Struct, eq=False):
             return self.tokens
         return self.tokens._replace(late_s=0.0, step_s=0.0, arrivals=())
 
-    def note_ready(self, pod: PodRecord, slots: int, place: str, now_s: float) -> None:
-        took_s = now_s - (pod.started_s if pod.template_id else pod.since_s)
-        self.start_s += START_WEIGHT * (took_s - self.start_s) if self.start_s else took_s
-        before_s = self.starts_s.get(place, took_s)
-        self.starts_s[place] = before_s + START_WEIGHT * (took_s - before_s)
+    def note_ready(self, pod: PodRecord, slots: int, now_s: float) -> None:
         pod.move("bound", now_s)
         pod.slots = self.slots = slots
         self.num_failures, self.retry_s, self.broken_because = 0, 0.0, ""

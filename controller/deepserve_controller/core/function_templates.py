@@ -14,8 +14,11 @@ from deepserve_controller.core.actions import Action, StartTemplate, StopTemplat
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.host_devices import NOTHING
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.popularity import Popularity
+from deepserve_controller.core.startup_book import StartupBook
+from deepserve_controller.core.startup_views import TemplateUse
 from deepserve_controller.core.views import ChooseSource, HeldTemplate, KeepWorth, PodSource, TemplateView
 
 FORKED_KINDS = ("function", "class", "model")
@@ -75,6 +78,8 @@ class FunctionTemplates:
         self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
         """Whether the host's memory holds a template and a pod of it."""
         self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
+        self.startups: StartupBook
+        """Set by who assembles the parts."""
         self.keep_worth: KeepWorth = lambda held: held.uses
         self.is_expected: Callable[[FunctionPool, float], bool] = lambda pool, now_s: False
         """Whether it is likely to be used soon: then its template stays."""
@@ -169,6 +174,17 @@ class FunctionTemplates:
         template = self._by_function.get(pool.function_id)
         return template is not None and template.state == "loading"
 
+    def use_of(self, pool: FunctionPool) -> TemplateUse:
+        template = self._by_function.get(pool.function_id)
+        if template is not None and template.state == "ready":
+            return "ready"
+        is_refused = pool.function_id in self._refusals
+        return "none" if is_refused or not pool.spec.is_shared or self.may_hold_devices(pool.spec) else "needed"
+
+    def is_loading_template(self, template_id: str) -> bool:
+        template = self._templates.get(template_id)
+        return template is not None and template.state == "loading"
+
     def note_pod(self, pod: PodRecord) -> None:
         """`pod` is ordered from its template."""
         template = self._templates[pod.template_id]
@@ -227,6 +243,7 @@ class FunctionTemplates:
         template = FunctionTemplate(template_id, pool, now_s, ready_by_s)
         self._templates[template_id] = self._by_function[pool.function_id] = template
         self._out.append(StartTemplate(template_id, pool.function_id, pool.spec, reason, is_ahead))
+        self.startups.ordered(template_id, pool.spec, NOTHING, now_s)
         self._alarms.set(ready_by_s, START_ALARM, template)
 
     def _retire(self, pool: FunctionPool, reason: str) -> None:
@@ -266,8 +283,9 @@ class FunctionTemplates:
         if template is None or template.state != "loading":
             return
         template.state, template.pid = "ready", event.pid
-        template.held_mib = event.held_mib
-        self._sizes[template.pool.function_id] = event.held_mib, event.load_ms
+        template.held_mib = event.weights.size_bytes >> 20
+        self.startups.template_ready(event, template.pool.spec, now_s)
+        self._sizes[template.pool.function_id] = template.held_mib, event.load_ms
         template.used_s = now_s
         self._watch_idleness(template, now_s + self._window_s(template))
         self._owner.template_changed(template.pool, now_s)

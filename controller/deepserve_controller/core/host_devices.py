@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from deepserve.protocol.specs import ENGINE_DEVICES, FunctionSpec
@@ -50,15 +50,18 @@ class HostDevices:
         self._by_name = {(device.kind, device.id): device for device in devices}
         self._engine_kinds = engine_kinds
 
-    def choose(self, spec: FunctionSpec, place: str = "") -> Allotment | None:
-        """What its next pod gets, in `place` or anywhere; None where it has to wait."""
+    def choose(
+        self, spec: FunctionSpec, place: str = "", cost: Callable[[str], float] = lambda place: 0.0
+    ) -> Allotment | None:
+        """What its next pod gets, in `place` or anywhere; None where it has to wait. `cost`: of places that one choice
+        leaves open, the least of which is taken."""
         if not spec.resources.accelerators:
             return NOTHING
         held = self._held(self._pods.values())
         for wish in self._wishes(spec):
             if wish.kind == "cpu" and place in ("", "cpu"):
                 return Allotment(wish.text, "cpu")
-            if taken := self._pick(wish, held, place):
+            if taken := self._pick(wish, held, place, cost):
                 return Allotment(wish.text, wish.kind, taken, self._by_name[wish.kind, taken[0]].engine)
         return None
 
@@ -155,15 +158,22 @@ class HostDevices:
             if not engines or wish.kind in engines or any(wish.fits(device) for device in self.devices)
         ]
 
-    def _pick(self, wish: Wish, held: set[tuple[str, str]], place: str = "") -> tuple[str, ...]:
-        """Ids of one model, of that with the fewest free ones that are enough; empty where there are not enough."""
+    def _pick(
+        self,
+        wish: Wish,
+        held: set[tuple[str, str]],
+        place: str = "",
+        cost: Callable[[str], float] = lambda place: 0.0,
+    ) -> tuple[str, ...]:
+        """Ids of one place, of that with the least cost, and of these of that with the fewest free ones that are
+        enough; empty where there are not enough."""
         free: dict[str, list[str]] = {}
         for device in self.devices:
             is_fitting = wish.fits(device) and place in ("", device.place)
             if is_fitting and (device.kind, device.id) not in held:
-                free.setdefault(device.model, []).append(device.id)
-        enough = [ids for ids in free.values() if len(ids) >= wish.number]
-        return tuple(min(enough, key=len)[: wish.number]) if enough else ()
+                free.setdefault(device.place, []).append(device.id)
+        enough = [(cost(place), len(ids), ids) for place, ids in free.items() if len(ids) >= wish.number]
+        return tuple(min(enough, key=lambda each: each[:2])[2][: wish.number]) if enough else ()
 
     @staticmethod
     def _held(pods: Iterable[PodRecord]) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import HostMemory
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm
 from deepserve_controller.core.warm_pool import WarmPool
 
@@ -51,11 +52,14 @@ class Scaler:
         self.warm = WarmPool(self.pods, prewarm)
         self.memory = HostMemory(self.pods, usable_mib, templates.specs, park, templates.held_mib)
         self.devices = HostDevices(self.pods, devices)
-        self.fleet = Fleet(self.pods, self.pools, ids, alarms, out, stop_grace_s, self.devices, templates)
+        self.startups = templates.startups = StartupBook(self.devices, usable_mib)
+        self.fleet = Fleet(
+            self.pods, self.pools, ids, alarms, out, stop_grace_s, self.devices, self.startups, templates
+        )  # fmt: skip
         self._templates = templates
         templates.may_hold_devices = self.devices.may_hold
         templates.has_room = self._has_template_room
-        self.moves = DeviceMoves(self, self.devices, alarms, out, place)
+        self.moves = DeviceMoves(self, self.devices, self.startups, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory or devices, the longest waiting first."""
 
@@ -94,7 +98,8 @@ class Scaler:
 
     def decide(self, pool: FunctionPool, now_s: float) -> None:
         autoscaler = self.autoscaler_of(pool.spec)
-        pool.wanted = autoscaler.decide(pool.load(autoscaler, now_s), now_s)
+        start_s = self.startups.soonest_s(pool.spec, now_s, self._templates.use_of(pool))
+        pool.wanted = autoscaler.decide(pool.load(autoscaler, start_s, now_s), now_s)
         pool.panic = pool.wanted.panic
         if pool.wanted.needed or pool.needed:
             pool.needed = pool.wanted.needed

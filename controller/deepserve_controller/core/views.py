@@ -148,7 +148,7 @@ class FunctionLoad(NamedTuple):
     tokens: TokenLoad | None = None
     """Of a model, where it is known."""
     start_s: float = 0.0
-    """What it lately took a pod of the function to get ready; 0 unknown."""
+    """Of a model: what it is likely to take its next pod to get ready; 0 unknown."""
     age_s: float = math.inf
     """Since this controller knows of the function."""
 

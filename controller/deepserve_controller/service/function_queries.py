@@ -23,12 +23,14 @@ class FunctionQueries:
         self._deployments = deployments
 
     def describe(self, link_id: str, body: Body) -> Body:
-        """Its options, its pods now, and the last decisions about them with their reasons. Raises QueryError."""
+        """Its options, its pods now, and the last decisions about them with their reasons; of a model also what another
+        start is likely to take, as far as that is known. Raises QueryError."""
         function_id, spec = self._meant(body)
         view = self._view(function_id)
         queued, running = self._cores.cores.job_executor.load_of(function_id)
         manager = self._cores.cores.cluster_manager
         pods = [pod for pod in manager.pods_view() if pod.function_id == function_id]
+        startup = manager.startup_view(function_id, time.monotonic())
         return {
             **describe_spec(spec),
             "function_id": function_id,
@@ -42,6 +44,7 @@ class FunctionQueries:
             "reason": view.reason,
             "pod_source": view.pod_source,
             "broken_because": view.broken_because,
+            "startup": startup._asdict() if startup is not None else None,
             "pods": [msgspec.to_builtins(pod) for pod in pods],
             "decisions": [self._describe_decision(decision) for decision in manager.scaling_history(function_id)],
         }

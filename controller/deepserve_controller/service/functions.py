@@ -9,6 +9,7 @@ import msgspec
 
 from deepserve.protocol.specs import FunctionSpec, Scaling
 from deepserve_controller.core import events
+from deepserve_controller.service.checkpoint_size import checkpoint_bytes
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.reactor import Timer, running_reactor
 
@@ -59,7 +60,7 @@ class Functions:
             if spec.kind == "model":
                 spec = msgspec.structs.replace(spec, scaling=self._scale_model(spec.scaling))
             self.specs[function_id] = spec
-            self._cores.give(events.FunctionDefined(function_id, spec))
+            self._cores.give(events.FunctionDefined(function_id, spec, checkpoint_bytes(spec)))
             self.on_new(spec)
         elif was_released and spec.scaling.min_pods:
             self._cores.give(events.ScalingChanged(function_id, spec.scaling.min_pods, spec.scaling.max_pods))

@@ -131,6 +131,8 @@ class PodLink:
     def _engine_report(self, message: EngineReport, data: bytes) -> None:
         self._pod.pinned_blocks = message.pinned_blocks
         self._cores.give(events.EngineReported(self._pod.pod_id, message))
+        if message.read_ms > 0.0:
+            self._cores.give(events.WeightsRead(self._pod.pod_id, message.read_ms))
 
     def _fetch_bundle(self, message: FetchBundle, data: bytes) -> None:
         bundle = self._bundles.get(message.digest)
@@ -145,8 +147,13 @@ class PodLink:
         load_ms = sum(message.steps_ms.values())
         self._cores.give(
             events.ExecutorReady(
-                self._pod.pod_id, message.function_id, message.slots, load_ms, message.is_template_stale
-            )
+                self._pod.pod_id,
+                message.function_id,
+                message.slots,
+                load_ms,
+                message.is_template_stale,
+                message.weights,
+            )  # fmt: skip
         )
 
     def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:

@@ -138,8 +138,10 @@ class TemplateLink:
                 now_s = time.monotonic()
                 self._entry.scaling.note_ready(now_s, message.steps_ms, message.source, message.source_reason)
                 self._pods.frame_received(message, payload)
-                held_mib, load_ms = message.held_bytes >> 20, sum(message.steps_ms.values())
-                self._templates.give(events.TemplateReady(template_id, message.pid, held_mib, load_ms))
+                load_ms = sum(message.steps_ms.values())
+                self._templates.give(
+                    events.TemplateReady(template_id, message.pid, load_ms, message.source, message.weights)
+                )
             case TemplateRefused():
                 self._entry.state = "ending"
                 self._templates.give(events.TemplateRefused(template_id, message.text[:MAX_DETAIL_CHARS]))

@@ -1,7 +1,8 @@
 """Placement in simulated time: models on hosts with few devices, which start where they are ready first.
 
-The controller has one host so far, and chooses none: here `StartupTimes` and `least_startup_time` are compared with the
-rules that ServerlessLLM's paper discusses (first free device; wait for the host with the model in memory).
+The controller has one host so far, and chooses none: here its `StartupTimes`, with the links of several hosts, and its
+`least_startup_time` are compared with the rules that ServerlessLLM's paper discusses (first free device; wait for the
+host with the model in memory).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 
 from deepserve_controller.core.placement_views import Instance, Placement, PlaceOption, PodWork
+from deepserve_controller.core.startup_times import StartupTimes
 from deepserve_controller.policies.model_placement import least_startup_time, resume_s
-from deepserve_controller.policies.startup_time import StartupTimes
 from deepserve_controller.simulator.report import markdown_table, percentile
 
 GB = 10**9
@@ -160,24 +161,27 @@ class PlacementWorld:
     def _resume_s(self, engine: Running, now_s: float) -> float:
         return resume_s(self._work(engine, now_s))
 
-    def _path(self, model: int, name: str) -> tuple[str, ...]:
-        return (f"{name}/bus",) if model in self._hosts[name].memory else (f"{name}/disk", f"{name}/bus")
+    def _path(self, model: int, name: str) -> dict[str, int]:
+        links = ["bus"] if model in self._hosts[name].memory else ["disk", "bus"]
+        return {f"{name}/{link}": self._sizes[model] for link in links}
 
     def _estimate_s(self, model: int, name: str, now_s: float) -> float:
-        return self._times.estimate_s(str(model), self._path(model, name), self._sizes[model], now_s)
+        return self._times.estimate_s(str(model), self._path(model, name), now_s)
 
     def _load(self, model: int, name: str, now_s: float) -> float:
         """Seconds that it takes in truth; the estimator learns of them."""
-        path, size = self._path(model, name), self._sizes[model]
+        path = self._path(model, name)
         estimate_s = self._estimate_s(model, name, now_s)
         noise = self._random.uniform(0.9, 1.1)
-        took_s = self._truth.estimate_s("", path, size, now_s) * noise
+        took_s = self._truth.estimate_s("", path, now_s) * noise
         moved_s = took_s - self._cluster.engine_s * noise
         self.errors_s.append(abs(took_s - estimate_s))
         load_id = f"load-{len(self.errors_s)}"
         for times in (self._times, self._truth):
-            times.book(load_id, str(model), path, size, now_s)
-        self._times.ended(load_id, now_s + took_s, moved_s)
+            times.book(load_id, path, now_s)
+        self._truth.ended(load_id, now_s + self._truth.left_s(load_id, now_s))
+        self._times.ended(load_id, now_s + moved_s, moved_s)
+        self._times.note_engine(str(model), took_s - moved_s)
         self._remember(model, name)
         return took_s
 

@@ -51,6 +51,7 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"  because   {found['reason']}")
     if found["broken_because"]:
         print(f"  failed    {found['broken_because']}")
+    print(f"  starts    {startup_in_words(found['startup'])}")
     for each in found["templates"]:
         print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
     rows = [
@@ -73,6 +74,23 @@ def weights_in_words(executor: dict[str, Any]) -> str:
     """Where its weights came from, and why from there."""
     source, reason = executor["source"] or "-", executor["source_reason"]
     return f"{source} ({reason})" if reason else str(source)
+
+
+def startup_in_words(startup: dict[str, Any] | None) -> str:
+    """What another executor would take, from where its weights are believed to be, and from elsewhere."""
+    if startup is None:
+        return "in a time that its first start will show"
+    source, by_source_s = startup["source"], startup["by_source_s"]
+    words = [f"in about {seconds_in_words(startup['seconds'])} ({SOURCES[source]})"]
+    words += [f"{seconds_in_words(by_source_s[name])} {SOURCES[name]}" for name in by_source_s if name != source]
+    return ", ".join(words)
+
+
+SOURCES = {"fork": "as a fork of its template", "host memory": "from host memory", "file": "from its file"}
+
+
+def seconds_in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10.0 else f"{seconds:.2g} s"
 
 
 def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bool) -> int:

@@ -64,6 +64,11 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
     assert shell.out("model", "chat", "small", "hi", "--max-tokens", "4", "--temperature", "0") == answer["text"] + "\n"
 
     info = json.loads(shell.out("model", "info", "small", "--json"))
+    startup = info["startup"]
+    assert startup["source"] == "fork" and startup["weights_bytes"] > 0
+    assert (
+        0.0 < startup["by_source_s"]["fork"] <= startup["by_source_s"]["host memory"] < startup["by_source_s"]["file"]
+    )
     [pod] = info["pods"]
     assert info["settings"]["max_pods"] == 8 and sum(pod["steps_ms"].values()) > 0 and pod["source"] == "fork"
     assert {"Scaler-Pre", "TE-Pre-Load", "TE-Load", "TE-Post-Load"} <= set(pod["steps_ms"])
@@ -76,6 +81,7 @@ def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> No
     [template] = info["templates"]
     assert (template["source"], pod["source_reason"]) == ("conversion", "its template holds the weights")
     assert "fork (its template holds the weights)" in shown
+    assert "in about" in shown and "s (as a fork of its template)" in shown and "s from its file" in shown
     assert (
         f"{template['template_id']} (pid {template['pid']}), ready: conversion ({template['source_reason']})" in shown
     )

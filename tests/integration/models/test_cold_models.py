@@ -13,6 +13,7 @@ import deepserve
 from deepserve._current_client import current_client
 from deepserve.errors import ModelLoadError
 from deepserve.protocol.specs import function_id
+from deepserve_controller.core.startup_book import DISK_BYTES_PER_S
 from flowserve import LLM, SamplingParams
 from flowserve.loading.residency import IN_MEMORY_SHARE, resident_share
 from tests.tiny_models import make_model
@@ -68,6 +69,11 @@ def test_the_first_executor_reads_what_its_template_maps(large: Path, expected: 
     assert pod["source"] == "fork"
     assert pod["source_reason"].endswith("not in memory; later layers are read while it serves")
     assert ask(llm) == expected
+    startup = current_client().query("function", {"function_id": function_id(llm.spec)})["startup"]
+    fork_s, memory_s, file_s = (startup["by_source_s"][source] for source in ("fork", "host memory", "file"))
+    assert startup["source"] == "fork" and startup["seconds"] == fork_s < memory_s < file_s
+    size_bytes = startup["weights_bytes"]
+    assert size_bytes == flat.stat().st_size and file_s - memory_s != pytest.approx(size_bytes / DISK_BYTES_PER_S)
 
 
 def test_weights_that_break_on_the_way_are_an_error_and_the_next_request_is_served(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import EngineReport, Outcome, RequestKind
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, RetrySpec
 from deepserve_controller.build import build_cluster_manager, build_job_executor
@@ -51,6 +51,7 @@ FUNCTIONS: dict[str, FunctionSpec] = {
 
 
 CALLED = list(FUNCTIONS)
+WEIGHTS_BYTES = 10**9
 
 
 class JobsFirst(Cores):
@@ -119,7 +120,7 @@ class Chaos:
         self.ended: set[tuple[str, int]] = set()
         self.give(events.ControllerStarted())
         for function_id, function in FUNCTIONS.items():
-            self.give(events.FunctionDefined(function_id, function))
+            self.give(events.FunctionDefined(function_id, function, WEIGHTS_BYTES))
 
     # --- what the cores order ---------------------------------------------------------------------------
 
@@ -308,7 +309,10 @@ class Chaos:
             self.give(events.ExecutorFailed(pod_id, pod.function_id, "ImportError"))
         else:
             pod.state, pod.slots = "bound", max(1, FUNCTIONS[pod.function_id].scaling.max_inputs)
-            self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots))
+            weights = Weights(WEIGHTS_BYTES, is_arriving=len(self.pods) % 2 == 0)
+            self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots, weights=weights))
+            if len(self.pods) % 4 == 0:
+                self.give(events.WeightsRead(pod_id, 500.0))
 
     def template_comes_up(self, only_well: bool = False) -> None:
         loading = [template_id for template_id, template in self.templates.items() if template.state == "loading"]
@@ -475,7 +479,7 @@ class Chaos:
         function_id = self.random.choice(list(FUNCTIONS))
         if self.random.random() < 0.3:
             self.give(events.FunctionRemoved(function_id))
-        self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id]))
+        self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id], WEIGHTS_BYTES))
 
     def pass_time(self) -> None:
         self.carry_out(self.driven.advance(self.random.choice([0.01, 0.1, 0.5, 1.2])))
@@ -485,7 +489,7 @@ class Chaos:
     def settle(self) -> None:
         """From now on all goes well: everything that was begun must come to its end."""
         for function_id in FUNCTIONS:
-            self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id]))
+            self.give(events.FunctionDefined(function_id, FUNCTIONS[function_id], WEIGHTS_BYTES))
             self.give(events.ScalingChanged(function_id, 0, 3))
         while self.map_inputs:
             self.end_map()

@@ -47,6 +47,7 @@ from tests.unit.deepserve_controller.harness import OK, Driven, load_in_each_pod
 HOST = (Device("npu", "0", "910c", "cpu"), Device("npu", "1", "910b", "cpu"))
 BOTH, FAST = ("npu:910c", "npu:910b"), ("npu:910c",)
 LONG_S = 1000.0
+GB = 10**9
 
 
 class Host(Driven):
@@ -54,14 +55,16 @@ class Host(Driven):
 
     core: Cores
 
-    def __init__(self, place: PlaceEngine = least_startup_time, devices: tuple[Device, ...] = HOST) -> None:
+    def __init__(
+        self, place: PlaceEngine = least_startup_time, devices: tuple[Device, ...] = HOST, usable_mib: int = 0
+    ) -> None:
         ids = IdAllocator()
         manager = build_cluster_manager(
-            ids, 4, {}, choose_source=load_in_each_pod, devices=devices, place=place
+            ids, 4, {}, choose_source=load_in_each_pod, devices=devices, place=place, usable_mib=usable_mib
         )  # fmt: skip
         super().__init__(Cores(build_job_executor(ids, Random(1)), manager))
 
-    def model(self, name: str, accelerators: tuple[str, ...], **options: Any) -> None:
+    def model(self, name: str, accelerators: tuple[str, ...], weights_bytes: int = 0, **options: Any) -> None:
         options = {"max_pods": 1, "max_inputs": 4, "timeout_s": LONG_S} | options
         self(
             FunctionDefined(
@@ -70,6 +73,7 @@ class Host(Driven):
                     name, kind="model", replay="resume", model=ModelSpec(name, f"/{name}"),
                     resources=Resources(accelerators=accelerators), **options,
                 ),
+                weights_bytes,
             )
         )  # fmt: skip
 
@@ -96,7 +100,7 @@ class Host(Driven):
         return view.reason
 
 
-def busy(tokens: int = 30, **options: Any) -> Host:
+def busy(tokens: int = 30, weights_bytes: int = 0, **options: Any) -> Host:
     """`a` runs a stream on the 910c, `b` can run nowhere else, and knows what a start takes."""
     host = Host(**options)
     host.model("b", FAST)
@@ -105,7 +109,7 @@ def busy(tokens: int = 30, **options: Any) -> Host:
     host(TaskFinished("task-1", 1, OK, 1.0))
     host.advance(100.0)
     host(PodLost("pod-1", "", 0))
-    host.model("a", BOTH)
+    host.model("a", BOTH, weights_bytes)
     assert only(host.ask("rq-a", "a"), StartPod).pod_id == "pod-2"
     assert only(host.up("pod-2"), SendTask).pod_id == "pod-2"
     host(TaskProduced("task-2", 1, 0, 1, 1, tokens * JOURNAL_TOKEN_BYTES))
@@ -160,6 +164,19 @@ def test_a_short_task_is_waited_for() -> None:
     assert "waits for npu:910c, some" in host.why("b") and "once pod-2 moves to npu:910b" in host.why("b")
     assert only(host(TaskFinished("task-3", 1, OK, 500.0)), StopPod).pod_id == "pod-2", "idle now, it gives its device"
     assert only(host(PodLost("pod-2", "", 0)), StartPod).pod_id == "pod-3"
+
+
+@pytest.mark.parametrize("is_disk_busy", [False, True])
+def test_who_would_have_to_be_read_from_a_busy_disk_does_not_move(is_disk_busy: bool) -> None:
+    host = busy(weights_bytes=2 * GB, usable_mib=4096)
+    host.model("c", ("cpu",), 3 * GB)
+    host.up(only(host.ask("rq-c", "c"), StartPod).pod_id)  # what `a` was read from is not in memory any more
+    if is_disk_busy:
+        host.model("d", ("cpu",), 300 * GB)
+        only(host.ask("rq-d", "d"), StartPod)
+    starts = of_type(host.ask("rq-b", "b"), StartPod)
+    assert len(starts) == (not is_disk_busy)
+    assert ("waits for npu:910c" if is_disk_busy else "pod-2 moves to npu:910b first") in host.why("b")
 
 
 def test_without_moves_it_waits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepserve.protocol.messages import Weights
 from deepserve_controller.core.actions import StartPod, StopTemplate
 from deepserve_controller.core.events import DemandChanged, FunctionDefined, PodLost, TemplateReady
 from deepserve_controller.core.popularity import HALF_LIFE_S, Popularity
@@ -43,7 +44,7 @@ def test_the_large_model_that_nobody_asks_for_goes_and_the_small_one_stays() -> 
     for number, (name, held_mib) in enumerate((("large", 1500), ("small", 100)), start=1):
         cluster(FunctionDefined(name, spec(name, kind="model", environment="flowserve")))
         cluster(DemandChanged(name, 1, 0, 0.0))
-        pod = only(cluster(TemplateReady(f"template-{number}", 7, held_mib, 100.0)), StartPod)
+        pod = only(cluster(TemplateReady(f"template-{number}", 7, 100.0, weights=Weights(held_mib << 20))), StartPod)
         cluster(DemandChanged(name, 0, 0, 0.0))
         cluster(PodLost(pod.pod_id, "", 0))
     cluster(FunctionDefined("next", spec("next", kind="class", environment="flowserve", max_pods=64)))

@@ -100,9 +100,9 @@ def test_measurements_fade_and_what_is_to_be_done_does_not() -> None:
     slow = TokenLoad(prefill=200, prompt_tokens_per_s=1000.0, late_s=0.5, arrivals=(5000.0,))
     cluster(DemandChanged("fn", 0, 4, None, slow))
     pool = cluster.core._pools["fn"]
-    assert pool.load(POLICY, cluster.now_s).tokens == slow
+    assert pool.load(POLICY, 0.0, cluster.now_s).tokens == slow
     cluster.advance(31.0)
-    assert pool.load(POLICY, cluster.now_s).tokens == slow._replace(late_s=0.0, arrivals=())
+    assert pool.load(POLICY, 0.0, cluster.now_s).tokens == slow._replace(late_s=0.0, arrivals=())
 
 
 def test_a_slow_first_start_buys_no_executors_for_who_waits_meanwhile(tmp_path: Path) -> None:

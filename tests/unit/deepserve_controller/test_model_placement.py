@@ -1,4 +1,4 @@
-"""Startup times that learn, and placement against brute force."""
+"""Placement against brute force."""
 
 from __future__ import annotations
 
@@ -18,49 +18,6 @@ from deepserve_controller.policies.model_placement import (
     resume_s,
     without_moves,
 )
-from deepserve_controller.policies.startup_time import StartupTimes
-
-GB = 10**9
-
-
-def test_a_load_takes_the_queue_and_the_slowest_link_and_the_engine() -> None:
-    times = StartupTimes({"disk": 2.0 * GB, "bus": 20.0 * GB}, engine_s=1.0)
-    assert times.estimate_s("m", ("disk", "bus"), 4 * GB, 0.0) == pytest.approx(3.0)
-    assert times.estimate_s("m", ("bus",), 4 * GB, 0.0) == pytest.approx(1.2), "it lies in the host's memory"
-    assert times.estimate_s("m", (), 4 * GB, 0.0) == 1.0
-    times.book("load-1", "m", ("disk", "bus"), 4 * GB, 0.0)
-    assert times.estimate_s("n", ("disk", "bus"), 2 * GB, 1.0) == pytest.approx(1.0 + 1.0 + 1.0)
-    assert times.estimate_s("n", ("bus",), 2 * GB, 1.0) == pytest.approx(1.1), "the bus is hardly used by that load"
-    times.ended("load-1", 1.0)
-    assert times.estimate_s("n", ("disk", "bus"), 2 * GB, 1.0) == pytest.approx(2.0), "given up: the disk is free"
-
-
-def test_estimates_approach_what_is_observed() -> None:
-    times = StartupTimes({"disk": 4.0 * GB, "bus": 20.0 * GB}, engine_s=5.0)
-    for number in range(20):
-        at_s = 100.0 * number
-        times.book("load", "m", ("disk", "bus"), 4 * GB, at_s)
-        times.ended("load", at_s + 4.5, moved_s=4.0)  # 1 GB/s, and half a second for the engine
-    assert times.estimate_s("m", ("disk", "bus"), 4 * GB, 1e4) == pytest.approx(4.5, rel=0.02)
-    assert times.links["bus"].bytes_per_s == 20.0 * GB, "only the slowest link is judged"
-    assert times.engine_s("another") == 5.0
-    times.check_invariants()
-
-
-@given(st.lists(st.tuples(st.sampled_from(["disk", "bus", "net"]), st.integers(0, 8 * GB), st.floats(0.0, 20.0))))
-def test_whatever_is_observed_times_are_positive_and_grow_with_bytes(loads: list[tuple[str, int, float]]) -> None:
-    times = StartupTimes({"disk": GB, "bus": 10 * GB, "net": GB / 8})
-    for number, (link, size_bytes, took_s) in enumerate(loads):
-        times.book(f"load-{number}", "m", (link,), size_bytes, float(number))
-        if number % 3:
-            times.ended(f"load-{number}", number + took_s, moved_s=took_s / 2)
-        times.check_invariants()
-    for link in times.links:
-        small, large = (times.estimate_s("m", (link,), size, 3.0) for size in (GB, 2 * GB))
-        assert 0.0 < small < large
-
-
-# --- placement ------------------------------------------------------------------------------------------
 
 
 def at_work(quarters: int = 0, **options: Any) -> PodWork:

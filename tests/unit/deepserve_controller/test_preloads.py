@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepserve.protocol.messages import Weights
 from deepserve.protocol.specs import Resources
 from deepserve_controller.core.actions import Action, StartPod, StartTemplate, StopTemplate
 from deepserve_controller.core.demand_forecast import LEAST_GAP_S, DemandForecast
@@ -118,7 +119,7 @@ class Used:
         """One request; what it took to serve it."""
         cluster, seen = self.cluster, self.cluster(DemandChanged(self.name, 1, 0, 0.0))
         for template in of_type(seen, StartTemplate):
-            seen += cluster(TemplateReady(template.template_id, 7, self.held_mib, 3000.0))
+            seen += cluster(TemplateReady(template.template_id, 7, 3000.0, weights=Weights(self.held_mib << 20)))
         pod = only(seen, StartPod)
         cluster(PodConnected(pod.pod_id, 8))
         cluster(ExecutorReady(pod.pod_id, self.name, 32))
@@ -142,7 +143,7 @@ def test_a_model_that_is_asked_regularly_is_loaded_before_it_is_asked() -> None:
         assert len(of_type(ended, StopTemplate)) == 1 and model.ahead(ended) == []
     [order] = model.ahead(cluster.advance(11.0))
     assert order.is_ahead and order.reason == "likely (67%) to be asked within 30 s"
-    cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(model.held_mib << 20)))
     assert of_type(cluster.advance(25.0), StopTemplate) == [], "its window is over, and it is still likely"
     assert of_type(model.ask(), StartTemplate) == [], "forked at once"
 
@@ -154,7 +155,7 @@ def test_a_model_that_is_not_asked_after_all_goes_and_is_not_loaded_again() -> N
         model.ask()
         actions = cluster.advance(100.0)
     [order] = model.ahead(actions)
-    actions = cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    actions = cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(model.held_mib << 20)))
     actions += cluster.advance(1000.0)
     assert [each.template_id for each in of_type(actions, StopTemplate)] == [order.template_id]
     assert model.ahead(actions) == []

@@ -116,7 +116,7 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
     each = engine(model, threads)
     num_layers = each.model_config.num_layers
     [gate] = gates
-    assert each.is_arriving and num_layers > 1
+    assert each.is_arriving and each.read_s == 0.0 and num_layers > 1
     parts = each._hold.runner._weights.file.parts  # type: ignore[attr-defined]
     outputs: list[SequenceOutput] = []
     thread = threading.Thread(target=lambda: outputs.extend(run(each)))
@@ -132,7 +132,7 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
     thread.join(WAIT_S)
     assert tokens_of(outputs) == expected
     each._hold.runner._arrival._thread.join(WAIT_S)  # type: ignore[attr-defined]
-    assert not each.is_arriving and each.loading_error is None
+    assert not each.is_arriving and each.loading_error is None and each.read_s > 0.0
     assert tokens_of(run(each)) == expected, "steps behind it wait for nothing"
     each.close()
 

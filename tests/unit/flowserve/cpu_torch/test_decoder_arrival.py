@@ -123,11 +123,11 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
         while not written_layers(each)[layer]:
             assert time.monotonic() < ends_s, "a layer whose weights are there is not computed"
         assert written_layers(each) == [number <= layer for number in range(num_layers)]
-        assert thread.is_alive() and outputs == [] and each.is_arriving
+        assert thread.is_alive() and outputs == [] and each.is_arriving and each.read_s == 0.0
     gate.open(gate.size_bytes)
     thread.join(WAIT_S)
     assert tokens_of(outputs) == expected
-    assert not each.is_arriving and each.loading_error is None
+    assert not each.is_arriving and each.loading_error is None and each.read_s > 0.0
     assert tokens_of(run(each)) == expected, "steps behind it wait for nothing"
     each.close()
 
