@@ -18,7 +18,7 @@ from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_failures import PodFailures
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
-from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
+from deepserve_controller.core.preload_views import NO_PRELOAD, KnownModel, Preload
 from deepserve_controller.core.preloads import PRELOAD_ALARM, Preloads
 from deepserve_controller.core.scaler import Scaler
 from deepserve_controller.core.startup_views import Startup
@@ -82,6 +82,7 @@ class ClusterManager:
             events.FunctionRemoved: self._on_function_removed,
             events.ScalingChanged: self._on_scaling_changed,
             events.DemandChanged: self._on_demand_changed,
+            events.DemandRemembered: lambda event, now_s: self._preloads.learn(event.models, now_s),
             events.PodConnected: self._on_pod_connected,
             events.PodStartFailed: self.failures.on_pod_start_failed,
             events.ExecutorReady: self._on_executor_ready,
@@ -121,6 +122,10 @@ class ClusterManager:
     def why_never(self, spec: FunctionSpec) -> str:
         """Why no pod of it can ever start on this host; empty where one can."""
         return self._scaler.why_never(spec)
+
+    def known_models(self, now_s: float) -> list[KnownModel]:
+        """For `DemandRemembered` of a later controller."""
+        return self._preloads.known(now_s)
 
     def devices_view(self) -> list[tuple[Device, str]]:
         """Each NPU and GPU of the host, and the pod that holds it or nobody."""
@@ -205,11 +210,12 @@ class ClusterManager:
         pool = self._pools.get(event.function_id)
         if pool is None:
             return
+        was_in_use = pool.is_in_use
         pool.queued, pool.running, pool.tokens, pool.tokens_s = event.queued, event.running, event.tokens, now_s
         pool.note_use(now_s)
         if event.queued:
             pool.is_broken = False
-            self._preloads.note_use(pool, now_s)
+            self._preloads.note_use(pool, now_s, was_in_use)
         self._scaler.scale(pool, now_s)
 
     # --- pods come up ---------------------------------------------------------------------------------
@@ -305,7 +311,7 @@ class ClusterManager:
             pod.is_busy = False
             return
         pool.set_busy(pod, False, now_s)
-        self._preloads.note_use(pool, now_s)
+        self._preloads.note_use(pool, now_s, was_in_use=True)
         if pod.state == "bound":
             pod.idle_since_s = now_s
             if pool.review is None:
@@ -322,8 +328,8 @@ class ClusterManager:
         if pool is None:
             pod.is_busy, pod.is_asleep = True, False
             return
+        self._preloads.note_use(pool, now_s, pool.is_in_use)
         pool.set_busy(pod, True, now_s)
-        self._preloads.note_use(pool, now_s)
         if pod.is_asleep:
             self._scaler.wake(pod, now_s)
         if pool.buffer_pods and pod.state == "bound" and not pool.queued:

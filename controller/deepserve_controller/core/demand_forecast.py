@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 NUM_GAPS = 20
 LEAST_GAP_S = 2.0
@@ -20,12 +21,21 @@ class DemandForecast:
         self.used_s: dict[str, float] = {}
         """When each was last in use."""
 
-    def note_use(self, name: str, now_s: float) -> None:
-        """It is asked, or was in use until now."""
+    def note_use(self, name: str, now_s: float, was_in_use: bool = False) -> None:
+        """It is asked. was_in_use: it was waited for, or worked, until now, so that no pause has ended."""
         gap_s = now_s - self.used_s.get(name, now_s)
-        if gap_s >= LEAST_GAP_S:
+        if gap_s >= LEAST_GAP_S and not was_in_use:
             self._gaps_s.setdefault(name, deque(maxlen=NUM_GAPS)).append(gap_s)
         self.used_s[name] = now_s
+
+    def gaps_s(self, name: str) -> tuple[float, ...]:
+        """The latest, the oldest first."""
+        return tuple(self._gaps_s.get(name, ()))
+
+    def learn(self, name: str, gaps_s: Iterable[float], used_s: float) -> None:
+        """What another forecast knew."""
+        self._gaps_s[name] = deque(gaps_s, maxlen=NUM_GAPS)
+        self.used_s[name] = used_s
 
     def chance(self, name: str, now_s: float, ahead_s: float) -> float:
         """That it is asked within `ahead_s`, 0 to 1, as it has not been yet: of the gaps that were longer than this one

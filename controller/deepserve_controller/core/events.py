@@ -14,6 +14,7 @@ from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Valu
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.placement_views import PodWork
+from deepserve_controller.core.preload_views import KnownModel
 from deepserve_controller.core.views import TokenLoad
 
 
@@ -336,6 +337,12 @@ class ScalingChanged(Event, frozen=True):
     max_pods: int
     buffer_pods: int | None = None
     window_s: float | None = None
+
+
+class DemandRemembered(Event, frozen=True):
+    """At the start, once the deployed functions are defined: what an earlier controller knew of their demand."""
+
+    models: tuple[KnownModel, ...]
 
 
 # --- to both ------------------------------------------------------------------------------------

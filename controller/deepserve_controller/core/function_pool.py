@@ -92,6 +92,11 @@ class FunctionPool(msgspec.Struct, eq=False):
         return min(self.spec.scaling.target_inputs or self.slots, self.slots)
 
     @property
+    def is_in_use(self) -> bool:
+        """Somebody waits for it, or it works."""
+        return bool(self.queued or self.num_busy)
+
+    @property
     def num_pods(self) -> int:
         """That it has, when all moves are over."""
         return len(self.pods) - len(self.leaving)

@@ -137,17 +137,23 @@ class FunctionTemplates:
         """Its template is unused, and its memory is needed."""
         self._retire(pool, reason)
 
-    def held(self, pool: FunctionPool, now_s: float) -> HeldTemplate:
+    def held(self, function_id: str, now_s: float) -> HeldTemplate:
         """What a template of it takes, as was last seen."""
-        held_mib, load_ms = self._sizes.get(pool.function_id, (0, 0.0))
-        return HeldTemplate(held_mib, self._popularity.of(pool.function_id, now_s), load_ms)
+        held_mib, load_ms = self._sizes.get(function_id, (0, 0.0))
+        return HeldTemplate(held_mib, self._popularity.of(function_id, now_s), load_ms)
+
+    def learn(self, function_id: str, held: HeldTemplate, at_s: float) -> None:
+        """What `held` has told an earlier controller at that time."""
+        if held.held_mib or held.load_ms:
+            self._sizes[function_id] = held.held_mib, held.load_ms
+        self._popularity.learn(function_id, held.uses, at_s)
 
     def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
         """Memory is short: templates whose functions have no pods give theirs, the least worth first, while some is
         missing."""
         others = [template for template in self._by_function.values() if template.pool is not asking]
         unused = [item for item in others if self.is_unused(item.pool)]
-        for template in sorted(unused, key=lambda item: self.keep_worth(self.held(item.pool, now_s))):
+        for template in sorted(unused, key=lambda item: self.keep_worth(self.held(item.pool.function_id, now_s))):
             if missing_mib() <= 0:
                 return
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")

@@ -13,7 +13,9 @@ class Popularity:
         self._uses: dict[str, tuple[float, float]] = {}
 
     def note(self, name: str, now_s: float) -> None:
-        uses = self.of(name, now_s) + 1.0
+        self.learn(name, self.of(name, now_s) + 1.0, now_s)
+
+    def learn(self, name: str, uses: float, now_s: float) -> None:
         self._uses.pop(name, None)
         self._uses[name] = uses, now_s
         if len(self._uses) > NUM_NAMES:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
+
+import msgspec
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class ModelForecast(NamedTuple):
@@ -17,6 +21,21 @@ class ModelForecast(NamedTuple):
     uses: float = 0.0
     is_loaded: bool = False
     is_used: bool = False
+
+
+class KnownModel(msgspec.Struct, frozen=True):
+    """What is known of the demand for one model, for a controller that comes later.
+
+    idle_s: since it was last in use. gaps_s: see DemandForecast. uses, held_mib, load_ms: see HeldTemplate, at its last
+    use; the last two are 0 where it had no template.
+    """
+
+    function_id: str
+    idle_s: NotNegative
+    gaps_s: tuple[NotNegative, ...] = ()
+    uses: NotNegative = 0.0
+    held_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
+    load_ms: NotNegative = 0.0
 
 
 class PreloadPlan(NamedTuple):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from deepserve_controller.core.alarms import Alarm, Alarms
 from deepserve_controller.core.demand_forecast import DemandForecast
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_memory import HostMemory
-from deepserve_controller.core.preload_views import ModelForecast, Preload
+from deepserve_controller.core.preload_views import KnownModel, ModelForecast, Preload
+from deepserve_controller.core.views import HeldTemplate
 
 PRELOAD_ALARM = "preload"
+NUM_KNOWN = 200
+"""So many are told to a later controller."""
 
 
 class Preloads:
@@ -41,13 +44,27 @@ class Preloads:
         """For which use each was loaded ahead, by when the one before was."""
         templates.is_expected = self._is_expected
 
-    def note_use(self, pool: FunctionPool, now_s: float) -> None:
+    def note_use(self, pool: FunctionPool, now_s: float, was_in_use: bool) -> None:
+        """See DemandForecast."""
         if pool.spec.kind == "model":
-            self._forecast.note_use(pool.function_id, now_s)
+            self._forecast.note_use(pool.function_id, now_s, was_in_use)
 
     def forget(self, pool: FunctionPool) -> None:
         self._forecast.forget(pool.function_id)
         self._loaded_at_use_s.pop(pool.function_id, None)
+
+    def known(self, now_s: float) -> list[KnownModel]:
+        """Of the models used last, for a later controller; the latest first."""
+        found = [self._known(function_id, used_s, now_s) for function_id, used_s in self._forecast.used_s.items()]
+        return sorted(found, key=lambda model: model.idle_s)[:NUM_KNOWN]
+
+    def learn(self, models: Sequence[KnownModel], now_s: float) -> None:
+        """What an earlier controller knew. That nobody asked while none ran counts like any pause."""
+        for model in models:
+            used_s = now_s - model.idle_s
+            self._forecast.learn(model.function_id, model.gaps_s, used_s)
+            self._templates.learn(model.function_id, HeldTemplate(model.held_mib, model.uses, model.load_ms), used_s)
+        self.look(now_s)
 
     def look(self, now_s: float) -> None:
         """A template or a pod is gone, or time has passed: load what is likely to be asked soon, and set an alarm for
@@ -86,7 +103,7 @@ class Preloads:
         return pool.spec.kind == "model" and self._chance(pool, now_s) > self._preload.least_chance
 
     def _seen(self, pool: FunctionPool, now_s: float) -> ModelForecast:
-        held = self._templates.held(pool, now_s)
+        held = self._templates.held(pool.function_id, now_s)
         spec = pool.spec
         needed_mib = held.held_mib + self._memory.need_mib(spec.environment, spec.resources.memory_mib)
         return ModelForecast(
@@ -103,6 +120,14 @@ class Preloads:
         """A pod of the largest environment stays free besides, so that who asks need not wait for memory."""
         usable_mib = self._memory.usable_mib
         return usable_mib - self._memory.used_mib() - self._memory.need_mib("flowserve", 0) if usable_mib else math.inf
+
+    def _known(self, function_id: str, used_s: float, now_s: float) -> KnownModel:
+        pool = self._pools.get(function_id)
+        if pool is not None and pool.is_in_use:
+            used_s = now_s
+        held = self._templates.held(function_id, used_s)
+        gaps_s = self._forecast.gaps_s(function_id)
+        return KnownModel(function_id, now_s - used_s, gaps_s, held.uses, held.held_mib, held.load_ms)
 
     def _plan(self, at_s: float | None) -> None:
         if self._alarm is not None:

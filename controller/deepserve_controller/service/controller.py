@@ -54,6 +54,7 @@ from deepserve_controller.service.tokens import new_name
 from deepserve_controller.settings import Settings, max_depth, model_policy, runtime_folder
 
 if TYPE_CHECKING:
+    from deepserve_controller.service.demand_keeper import DemandKeeper
     from deepserve_controller.service.up import UpPort
 
 
@@ -148,6 +149,7 @@ class Controller:
             self._take_owner(self.settings.client_fd)
         self._model_ticks.start()
         self.deployments.restore()
+        keeper = self._keep_demand() if self.settings.state_folder else None
         if up is not None:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}
         gc.freeze()  # what is imported and built by now stays: later collections need not look at it
@@ -159,7 +161,16 @@ class Controller:
                 self._loopback.serve(self)
         else:
             up.serve(self)
+        if keeper is not None:
+            keeper.write()
         self._shut_down(provider)
+
+    def _keep_demand(self) -> DemandKeeper:
+        from deepserve_controller.service.demand_keeper import DemandKeeper
+
+        keeper = DemandKeeper(self.settings.state_folder, self.cores)
+        keeper.start()
+        return keeper
 
     def end(self) -> None:
         self.is_ended = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from deepserve_controller.core.actions import Action, StartPod, StartTemplate, S
 from deepserve_controller.core.demand_forecast import LEAST_GAP_S, DemandForecast
 from deepserve_controller.core.events import (
     DemandChanged,
+    DemandRemembered,
     ExecutorReady,
     FunctionDefined,
     FunctionRemoved,
@@ -24,7 +26,7 @@ from deepserve_controller.core.events import (
     TemplateLost,
     TemplateReady,
 )
-from deepserve_controller.core.preload_views import ModelForecast, PreloadPlan
+from deepserve_controller.core.preload_views import KnownModel, ModelForecast, PreloadPlan
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.preload import ForecastPreload
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec
@@ -181,6 +183,59 @@ def test_a_removed_model_is_forgotten() -> None:
     model.ask()
     cluster(FunctionRemoved("fn"))
     assert of_type(cluster.advance(500.0), StartTemplate) == []
+
+
+def test_a_later_controller_goes_on_with_what_is_known() -> None:
+    """The next one starts 60 s after the last use: it loads the model ahead when the first one would have."""
+    before = Cluster(choose_source=fork_bursts)
+    model = Used(before)
+    for pause_s in (100.0, 100.0, 20.0):
+        model.ask()
+        before.advance(pause_s)
+    [known] = before.core.known_models(before.now_s)
+    assert (known.function_id, known.idle_s, known.held_mib, known.load_ms) == ("fn", 20.0, model.held_mib, 3000.0)
+    assert known.gaps_s == (100.0, 100.0) and 2.5 < known.uses < 3.0
+    cluster = Cluster(choose_source=fork_bursts)
+    cluster.now_s = 5.0
+    model = Used(cluster)
+    news = DemandRemembered((msgspec.structs.replace(known, idle_s=60.0), KnownModel("gone", 0.0, (30.0, 30.0))))
+    assert model.ahead(cluster(news)) == []
+    assert {each.function_id: each for each in cluster.core.known_models(5.0)} == {
+        m.function_id: m for m in news.models
+    }
+    [order] = model.ahead(cluster.advance(11.0))
+    assert order.reason == "likely (67%) to be asked within 30 s"
+    cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    cluster.advance(9.0)
+    assert of_type(model.ask(), StartTemplate) == [], "forked at once"
+    [known, _] = cluster.core.known_models(cluster.now_s)
+    assert known.gaps_s == (100.0, 100.0, 80.0) and known.idle_s == 0.0
+
+
+def test_a_model_that_works_is_in_use() -> None:
+    cluster = Cluster(choose_source=fork_bursts)
+    model = Used(cluster)
+    cluster(DemandChanged(model.name, 1, 0, 0.0))
+    [known] = cluster.core.known_models(cluster.now_s)
+    assert (known.held_mib, known.load_ms, known.gaps_s) == (0, 0.0, ())
+    [template] = [each.template_id for each in cluster.core.templates.views()]
+    cluster.advance(20.0)
+    cluster(DemandChanged(model.name, 2, 0, 0.0))
+    pod = of_type(cluster(TemplateReady(template, 7, 400, 3000.0)), StartPod)[0]
+    cluster(PodConnected(pod.pod_id, 8))
+    cluster(ExecutorReady(pod.pod_id, model.name, 32))
+    cluster.advance(10.0)
+    cluster(PodBusy(pod.pod_id))
+    cluster(DemandChanged(model.name, 0, 1, 0.0))
+    cluster.advance(500.0)
+    [known] = cluster.core.known_models(cluster.now_s)
+    assert known.idle_s == 0.0 and known.held_mib == 400
+    cluster(PodIdle(pod.pod_id))
+    assert cluster.core.known_models(cluster.now_s) == [known]
+    cluster.advance(30.0)
+    cluster(PodBusy(pod.pod_id))
+    [known] = cluster.core.known_models(cluster.now_s)
+    assert known.gaps_s == (30.0,), "the only pause: it was waited for at first, and then worked for long"
 
 
 def test_memory_bounds_what_is_loaded_ahead() -> None:
