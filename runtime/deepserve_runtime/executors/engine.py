@@ -8,49 +8,36 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared, Weights
-from deepserve.protocol.model_io import GenerationParams, TokenizedPrompt
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
-from deepserve_runtime.executors.completion import GrowingCompletion
 from deepserve_runtime.executors.embedding import Embedder, embedding_model
 from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
-    AnswerFormat,
-    ChatTemplate,
     CheckpointChangedError,
     FlowServeError,
     InvalidGrammarError,
     PromptTooLongError,
     RequestFields,
-    SamplingParams,
     SequenceOutput,
     SequenceRequest,
-    ServedModel,
-    StructuredOutputsParams,
     UnknownSequenceError,
-    make_parser,
 )
-from deepserve_runtime.executors.generation import Generation
-from deepserve_runtime.executors.journal import Journal
 from deepserve_runtime.executors.loaded_engine import LoadedEngine
 from deepserve_runtime.executors.openai_generation import OpenAIGeneration
 from deepserve_runtime.executors.prefills import Prefills
 from deepserve_runtime.executors.started_engine import StartedEngine
-from deepserve_runtime.executors.values import convert
-from deepserve_runtime.executors.whole_calls import WholeCalls
+from deepserve_runtime.executors.task_reader import AnyGeneration, TaskReader
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task, describe
 from deepserve_runtime.task_threads import TaskThreads
-
-AnyGeneration = Generation | OpenAIGeneration
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +81,8 @@ class EngineExecutor:
     def load(self) -> dict[str, float]:
         steps = StepClock()
         started = StartedEngine(self._spec, self._loaded, steps)
-        self._engine, self._folder, self._defaults = started.engine, started.folder, started.defaults
+        self._engine, self._folder = started.engine, started.folder
+        self._reader = TaskReader(self._model, started)
         self.source, self.source_reason = started.source, started.source_reason
         self.is_template_stale, self.weights = started.is_template_stale, started.weights
         self._news = EngineNews(self._engine)
@@ -110,21 +98,11 @@ class EngineExecutor:
             self._embedder.release()
 
     @cached_property
-    def _answers(self) -> AnswerFormat:
-        """How the model writes calls. Read when a task has tools: few do, and it takes the template's engine."""
-        return AnswerFormat.of_template(ChatTemplate.from_folder(self._folder).source)
-
-    @cached_property
     def _embedder(self) -> Embedder:
         """The model once more, in torch: few ask a generating model for vectors."""
         return Embedder(
             self._model, self._folder, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len)
         )
-
-    @cached_property
-    def _served(self) -> ServedModel:
-        """What the OpenAI API needs of the model."""
-        return ServedModel(self._folder, self._engine.tokenizer, (self._model.name,), self._engine.max_model_len)
 
     # --- from the reader thread ------------------------------------------------------------------------
 
@@ -209,7 +187,7 @@ class EngineExecutor:
             return self._embedder.answer([task])
         first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):
-            generation, requests = self._open(task)
+            generation, requests = self._reader.read(task)
             task.open_to_interrupts(self._wake)
             task.watch(self._wake)
             compiling = [self._engine.compiler.submit(request.params) for request in requests]
@@ -220,25 +198,6 @@ class EngineExecutor:
             for each in compiling:
                 if each is not None:
                     each.add_done_callback(lambda _: self._wake())
-
-    def _open(self, task: Task) -> tuple[AnyGeneration, Sequence[SequenceRequest]]:
-        given = task.start()
-        if task.assignment.method in GENERATION_METHODS:
-            for_openai = OpenAIGeneration.of_task(task, given, self._served)
-            return for_openai, for_openai.requests
-        prompt = convert(given, TokenizedPrompt)
-        params = sampling_params(prompt.params, self._defaults)
-        if prompt.parse_tools and self._answers.needs_special_tokens:
-            params = replace(params, skip_special_tokens=False)
-        journal = Journal(task.assignment.journal)
-        if params.seed is None:
-            params = replace(params, seed=journal.seed)
-        completions = []
-        for index in range(params.n):
-            parser = WholeCalls(make_parser(self._answers.calls), journal, index) if prompt.parse_tools else None
-            tokens = self._served.token_text if params.logprobs is not None else None
-            completions.append(GrowingCompletion(parser, tokens))
-        return Generation(task, completions, journal, prompt.context), [SequenceRequest(prompt.token_ids, params)]
 
     def _start_compiled(self) -> None:
         for first_id, each in list(self._compiling.items()):
@@ -388,11 +347,3 @@ class EngineExecutor:
         if isinstance(error, FlowServeError):
             return sdk.errors.ModelError(f"{self._model.name}: {error}")
         return error
-
-
-def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> SamplingParams:
-    """What was asked for, over the model's defaults. Raises flowserve's InvalidRequestError."""
-    names = [name for name in asked.__struct_fields__ if name not in ("stop", "json_schema")]
-    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    structured = StructuredOutputsParams(json=asked.json_schema) if asked.json_schema is not None else None
-    return SamplingParams(**{**defaults, **given}, stop=asked.stop, structured_outputs=structured)

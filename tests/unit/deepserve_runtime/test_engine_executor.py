@@ -19,11 +19,12 @@ from deepserve.errors import ModelError, ModelLoadError  # noqa: E402
 from deepserve.protocol.messages import EngineReport, PodEnding, SetContextTtl, TaskFinished  # noqa: E402
 from deepserve.protocol.model_io import ENGINE_SEATS, GenerationParams, PromptContext, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources, Scaling  # noqa: E402
-from deepserve_runtime.executors import engine  # noqa: E402
+from deepserve_runtime.executors import task_reader  # noqa: E402
 from deepserve_runtime.executors.completion import Piece  # noqa: E402
-from deepserve_runtime.executors.engine import EngineExecutor, sampling_params  # noqa: E402
+from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
 from deepserve_runtime.executors.loaded_engine import LoadedEngine  # noqa: E402
 from deepserve_runtime.executors.started_engine import HELD, LATER, MAPPED  # noqa: E402
+from deepserve_runtime.executors.task_reader import sampling_params  # noqa: E402
 from deepserve_runtime.executors.whole_calls import WholeCalls  # noqa: E402
 from deepserve_runtime.step_clock import StepClock  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
@@ -132,7 +133,7 @@ class BrokenParser:
 def test_an_answer_that_cannot_be_read_fails_its_task_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: str
 ) -> None:
-    monkeypatch.setattr(engine, "WholeCalls", lambda parser, journal, index: BrokenParser(breaks_at))
+    monkeypatch.setattr(task_reader, "WholeCalls", lambda parser, journal, index: BrokenParser(breaks_at))
     executor = executor_of(folder)
     executor.load()
     bad = FakePod()

@@ -43,7 +43,7 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> EngineExecutor:
     spec = FunctionSpec("models", "tiny", "model", CodeRef("builtin", "", ""), model=ModelSpec("tiny", str(folder)))
     made = EngineExecutor(spec, threads)
     made.load()
-    made.__dict__["_answers"] = SimpleNamespace(calls="llama3_json", needs_special_tokens=False)
+    made._reader.__dict__["_answers"] = SimpleNamespace(calls="llama3_json", needs_special_tokens=False)
     return made
 
 
