@@ -1,6 +1,6 @@
-"""ImpatientProtocol: a connection that does not bring a whole request head in time, or of a decent size, is closed.
+"""ImpatientProtocol: a connection that does not bring a whole request in time, or a head of a decent size, is closed.
 
-uvicorn waits for ever for the first one and keeps whatever stands in it: whoever knows no key could hold all
+uvicorn waits for ever for the next bytes and keeps whatever stands in a head: whoever knows no key could hold all
 descriptors, and all memory.
 """
 
@@ -12,6 +12,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 45.0
+"""For the next bytes of a body. Whoever reads one is answered sooner (`http_body.PATIENCE_S`); not all are read."""
 MAX_HEAD_BYTES = 64 << 10
 """Also of what follows a body in chunks, and of all else that is no part of a body."""
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -22,13 +24,13 @@ ABORT = "deepserve.abort"
 class ImpatientProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         """That have come since the last piece of a body, or the end of a head."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait(HEAD_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -38,18 +40,24 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._wait_for_head()
+        if self._timer is None:
+            self._wait(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
-        self._stop_waiting()
         self._head_bytes = 0
+        self._wait(BODY_TIMEOUT_S)
         extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
+        self._wait(BODY_TIMEOUT_S)
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_waiting()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -62,11 +70,17 @@ class ImpatientProtocol(HttpToolsProtocol):
         else:  # an answer is on its way, into which nothing may be written
             self.transport.abort()
 
-    def _wait_for_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+    def _wait(self, timeout_s: float) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(timeout_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.flow.read_paused:  # it is this side that does not read
+            self._wait(BODY_TIMEOUT_S)
+        else:
+            self.transport.abort()
 
     def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

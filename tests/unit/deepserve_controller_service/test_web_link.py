@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import pytest
@@ -177,6 +178,33 @@ def test_a_head_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
+def test_a_body_that_nobody_reads_does_not_hold_a_connection(
+    monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol]
+) -> None:
+    """Of one without a key, which is answered at once: its first byte ends uvicorn's own wait for another request."""
+    monkeypatch.setattr(f"{protocol.__module__}.BODY_TIMEOUT_S", 0.1)
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        config = uvicorn.Config(refuse, log_level="critical", lifespan="off")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        writer.write(b"x")
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
 def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> None:
     """One long header, many short ones, a long address, and those that follow a body in chunks."""
 
@@ -228,6 +256,7 @@ def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> Non
 
 
 def test_a_peer_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(impatience, "BODY_TIMEOUT_S", 0.01)  # a WebSocket is no body that does not come
     monkeypatch.setattr(http_port, "PING_INTERVAL_S", 0.05)
     monkeypatch.setattr(http_port, "PING_TIMEOUT_S", 0.1)
     ended = []
