@@ -1,36 +1,30 @@
 """Facts given to the two cores. Both take the same events; each ignores what does not concern it.
 
 An event meant for both may be given to either first. `ControllerStarted` was added to the first contract: it lets the
-warm pool start before any function is known. What drivers have to keep is written in `core/cores.py`.
+warm pool start before any function is known. What drivers have to keep is written in `core/cores.py`. Those of maps
+are joined here from `map_events`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Value, Weights
+from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.event_parts import NO_PAYLOAD as NO_PAYLOAD
+from deepserve_controller.core.event_parts import Event as Event
+from deepserve_controller.core.event_parts import Payload as Payload
+from deepserve_controller.core.map_events import InputFinished as InputFinished
+from deepserve_controller.core.map_events import InputsBegun as InputsBegun
+from deepserve_controller.core.map_events import InputsFinished as InputsFinished
+from deepserve_controller.core.map_events import InputsReturned as InputsReturned
+from deepserve_controller.core.map_events import MapInputArrived as MapInputArrived
+from deepserve_controller.core.map_events import MapInputsArrived as MapInputsArrived
+from deepserve_controller.core.map_events import MapInputsEnded as MapInputsEnded
 from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.preload_views import KnownModel
 from deepserve_controller.core.views import TokenLoad
-
-
-class Payload(msgspec.Struct, frozen=True):
-    """A user value on its way through: described by `value`, never looked into."""
-
-    value: Value = Value()
-    data: bytes = b""
-
-
-NO_PAYLOAD = Payload()
-
-
-class Event(msgspec.Struct, frozen=True):
-    """Base of all events; named in the past tense."""
-
 
 # --- to the job executor ------------------------------------------------------------------------
 
@@ -53,29 +47,6 @@ class RequestArrived(Event, frozen=True):
     """Such a result will never come, and `payload` says why: nothing is run."""
     is_ahead: bool = False
     """As in OpenRequest."""
-
-
-class MapInputArrived(Event, frozen=True):
-    request_id: str
-    index: int
-    payload: Payload
-    depends_on: tuple[str, ...] = ()
-    broken: Outcome | None = None
-
-
-class MapInputsArrived(Event, frozen=True):
-    """Many at once, with consecutive indices: their pickles lie one behind the other in `data`."""
-
-    request_id: str
-    first_index: int
-    sizes: list[int]
-    data: bytes
-    python: str = ""
-
-
-class MapInputsEnded(Event, frozen=True):
-    request_id: str
-    count: int
 
 
 class RequestCancelled(Event, frozen=True):
@@ -124,47 +95,6 @@ class EngineReported(Event, frozen=True):
 
     pod_id: str
     report: EngineReport
-
-
-class InputsFinished(Event, frozen=True):
-    """Inputs of a chunk, from `position` on, that ended well; `data` holds their results one behind the other."""
-
-    task_id: str
-    attempt: int
-    position: int
-    sizes: list[int]
-    data: bytes
-    run_ms: float
-    python: str = ""
-
-
-class InputFinished(Event, frozen=True):
-    """One input of a chunk: it failed, or its result is large."""
-
-    task_id: str
-    attempt: int
-    position: int
-    outcome: Outcome
-    run_ms: float
-    payload: Payload = Payload()
-    may_retry: bool = False
-
-
-class InputsReturned(Event, frozen=True):
-    """Inputs of a chunk from `position` on had not begun, and will not. `running_s`: see the message."""
-
-    task_id: str
-    attempt: int
-    position: int
-    running_s: float = 0.0
-
-
-class InputsBegun(Event, frozen=True):
-    """As the pod's page says, whether or not the pod still answers: `count` inputs of a chunk have begun."""
-
-    task_id: str
-    attempt: int
-    count: int
 
 
 class TaskPrepared(Event, frozen=True):
