@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,6 +13,7 @@ from deepserve.protocol.messages import OpenRequest, Outcome
 from deepserve.protocol.model_io import ContextInput
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import StoreUnreadable
+from deepserve_controller.service.store import NO_RECORDS, Records
 
 MAX_BYTES = 256 << 20
 NUM_EXPIRED = 1000
@@ -44,16 +45,6 @@ class ContextInfo(msgspec.Struct, frozen=True):
     created_at: float
 
 
-class ContextStore(Protocol):
-    """Where contexts outlive a controller that has a state folder."""
-
-    def contexts(self) -> list[tuple[str, bytes]]: ...
-
-    def put_context(self, context_id: str, described: bytes) -> None: ...
-
-    def remove_context(self, context_id: str) -> None: ...
-
-
 class _Underway(NamedTuple):
     """A request that makes a context or continues one.  made: the one that is there once the engine has answered."""
 
@@ -79,7 +70,7 @@ class Contexts:
     """By id, the least recently used first. One is there once the engine has taken it, and lives until nobody has used
     it for its time to live. `clock`: in seconds.
 
-    Those in the store are there again from the start, for another time to live: engines compute them anew when they are
+    Those in `records` are there again from the start, for another time to live: engines compute them anew when they are
     used. Raises StoreUnreadable.
     """
 
@@ -87,10 +78,10 @@ class Contexts:
         self,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
-        store: ContextStore | None = None,
+        records: Records = NO_RECORDS,
     ) -> None:
         self._max_bytes = max_bytes
-        self._store = store
+        self._records = records
         self._clock = clock
         self._contexts: OrderedDict[str, Context] = OrderedDict()
         self._underway: dict[str, _Underway] = {}
@@ -100,7 +91,7 @@ class Contexts:
         time. Of those whose time is over, they know by themselves."""
         self._expired: OrderedDict[str, str] = OrderedDict()
         self._num_bytes = 0
-        for context_id, described in store.contexts() if store is not None else ():
+        for context_id, described in records.all():
             self._restore(context_id, described)
 
     def __len__(self) -> int:
@@ -247,12 +238,10 @@ class Contexts:
         context = self._contexts.pop(context_id, None)
         if context is not None:
             self._num_bytes -= len(context.data)
-            if self._store is not None:
-                self._store.remove_context(context_id)
+            self._records.remove(context_id)
 
     def _write(self, context_id: str) -> None:
-        if self._store is not None:
-            self._store.put_context(context_id, msgspec.msgpack.encode(self._contexts[context_id]))
+        self._records.put(context_id, msgspec.msgpack.encode(self._contexts[context_id]))
 
     def _restore(self, context_id: str, described: bytes) -> None:
         try:

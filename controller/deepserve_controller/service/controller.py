@@ -100,7 +100,7 @@ class Controller:
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
         self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
-        contexts = Contexts(store=store)
+        contexts = Contexts(records=store.contexts)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments, contexts)
         self.functions.is_used = self.requests.is_running
         self.cores.carry(actions.FinishRequest, self.requests.finish)
@@ -124,7 +124,7 @@ class Controller:
             on_shutdown=self.end,
         )
         contexts.on_ttl = lambda label, *ttl: orders.send_to_all(label, SetContextTtl(*ttl))
-        self.api_keys = ApiKeys(store, self.recipients)
+        self.api_keys = ApiKeys(store.keys, self.recipients)
         self.api_keys.on_revoked.append(contexts.delete_of_key)
         self._loopback: LoopbackPort | None = None
         self.queries.add({**self.api_keys.queries, **context_queries(contexts), "openai_address": self._openai_address})

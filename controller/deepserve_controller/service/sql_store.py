@@ -16,7 +16,8 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.errors import StoreUnreadable
 from deepserve_controller.service import store_tables
 from deepserve_controller.service.bundles import Bundle, BundleKind
-from deepserve_controller.service.store import ApiKey, App, next_revision
+from deepserve_controller.service.sql_records import SqlRecords
+from deepserve_controller.service.store import App, next_revision
 
 SCHEMA_VERSION = 1
 
@@ -39,34 +40,8 @@ class SqlStore:
                 f"{folder}/state.db has format {found}, this version of DeepServe reads {SCHEMA_VERSION}: "
                 f"start the version that wrote it, or move the folder away"
             )
-
-    def keys(self) -> list[ApiKey]:
-        with self._engine.connect() as connection:
-            rows = store_tables.all_keys(connection)
-        try:
-            return [msgspec.msgpack.decode(row.described, type=ApiKey) for row in rows]
-        except msgspec.DecodeError as error:
-            raise StoreUnreadable(f"a stored key cannot be read: {error}") from None
-
-    def put_key(self, key: ApiKey) -> None:
-        with self._engine.begin() as connection:
-            store_tables.put_key(connection, key.key_id, msgspec.msgpack.encode(key))
-
-    def remove_key(self, key_id: str) -> None:
-        with self._engine.begin() as connection:
-            store_tables.delete_key(connection, key_id)
-
-    def contexts(self) -> list[tuple[str, bytes]]:
-        with self._engine.connect() as connection:
-            return [(row.context_id, row.described) for row in store_tables.all_contexts(connection)]
-
-    def put_context(self, context_id: str, described: bytes) -> None:
-        with self._engine.begin() as connection:
-            store_tables.put_context(connection, context_id, described)
-
-    def remove_context(self, context_id: str) -> None:
-        with self._engine.begin() as connection:
-            store_tables.delete_context(connection, context_id)
+        self.keys = SqlRecords(self._engine, store_tables.api_keys)
+        self.contexts = SqlRecords(self._engine, store_tables.contexts)
 
     def apps(self) -> list[App]:
         with self._engine.connect() as connection:

@@ -46,18 +46,36 @@ class ApiKey(msgspec.Struct, frozen=True):
     """Made for a process: valid while this link of it is open, and never stored."""
 
 
+class Records(Protocol):
+    """Of one kind, by name, as bytes that only their owner reads; it holds them itself while it runs."""
+
+    def all(self) -> list[tuple[str, bytes]]: ...
+
+    def put(self, name: str, described: bytes) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+class NoRecords:
+    """They end with their owner."""
+
+    def all(self) -> list[tuple[str, bytes]]:
+        return []
+
+    def put(self, name: str, described: bytes) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+NO_RECORDS = NoRecords()
+
+
 class Store(Protocol):
-    def keys(self) -> list[ApiKey]: ...
+    @property
+    def keys(self) -> Records: ...
 
-    def put_key(self, key: ApiKey) -> None: ...
-
-    def remove_key(self, key_id: str) -> None: ...
-
-    def contexts(self) -> list[tuple[str, bytes]]: ...
-
-    def put_context(self, context_id: str, described: bytes) -> None: ...
-
-    def remove_context(self, context_id: str) -> None: ...
+    @property
+    def contexts(self) -> Records: ...
 
     def apps(self) -> list[App]: ...
 
@@ -77,24 +95,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._apps: dict[str, App] = {}
         self._bundles: dict[str, Bundle] = {}
-        self._keys: dict[str, ApiKey] = {}
-
-    def keys(self) -> list[ApiKey]:
-        return list(self._keys.values())
-
-    def put_key(self, key: ApiKey) -> None:
-        self._keys[key.key_id] = key
-
-    def remove_key(self, key_id: str) -> None:
-        self._keys.pop(key_id, None)
-
-    def contexts(self) -> list[tuple[str, bytes]]:
-        return []
-
-    def put_context(self, context_id: str, described: bytes) -> None:
-        """They end with the controller, which has them itself."""
-
-    def remove_context(self, context_id: str) -> None: ...
+        self.keys: Records = NO_RECORDS
+        self.contexts: Records = NO_RECORDS
 
     def apps(self) -> list[App]:
         return sorted(self._apps.values(), key=lambda app: app.name)

@@ -1,4 +1,4 @@
-"""The store's tables and statements; the only file of the service that imports SQLAlchemy at its top."""
+"""The tables of the store and their statements: apps and bundles; those of SqlRecords."""
 
 from __future__ import annotations
 
@@ -67,18 +67,17 @@ bundles = Table(
     Column("kind", String, nullable=False),
     Column("checksum", String, nullable=False),
 )
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("key_id", String, primary_key=True),
-    Column("described", LargeBinary, nullable=False),
-)
-contexts = Table(
-    "contexts",
-    metadata,
-    Column("context_id", String, primary_key=True),
-    Column("described", LargeBinary, nullable=False),
-)
+
+
+def _records(name: str, key: str) -> Table:
+    """For SqlRecords."""
+    return Table(
+        name, metadata, Column(key, String, primary_key=True), Column("described", LargeBinary, nullable=False)
+    )
+
+
+api_keys = _records("api_keys", "key_id")
+contexts = _records("contexts", "context_id")
 
 
 def open_engine(path: str) -> Engine:
@@ -103,32 +102,6 @@ def prepare(connection: Connection, version: int) -> int:
     if found == version:
         metadata.create_all(connection)  # those that are new since the store was made, too
     return found
-
-
-def all_keys(connection: Connection) -> list[Any]:
-    return list(connection.execute(select(api_keys).order_by(api_keys.c.key_id)))
-
-
-def put_key(connection: Connection, key_id: str, described: bytes) -> None:
-    delete_key(connection, key_id)
-    connection.execute(insert(api_keys).values(key_id=key_id, described=described))
-
-
-def delete_key(connection: Connection, key_id: str) -> None:
-    connection.execute(delete(api_keys).where(api_keys.c.key_id == key_id))
-
-
-def all_contexts(connection: Connection) -> list[Any]:
-    return list(connection.execute(select(contexts).order_by(contexts.c.context_id)))
-
-
-def put_context(connection: Connection, context_id: str, described: bytes) -> None:
-    delete_context(connection, context_id)
-    connection.execute(insert(contexts).values(context_id=context_id, described=described))
-
-
-def delete_context(connection: Connection, context_id: str) -> None:
-    connection.execute(delete(contexts).where(contexts.c.context_id == context_id))
 
 
 def all_apps(connection: Connection) -> list[Any]:

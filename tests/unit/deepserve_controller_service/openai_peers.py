@@ -18,7 +18,7 @@ from deepserve_controller.service.openai.gateway import Gateway
 from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.route_log import RouteLog
-from deepserve_controller.service.store import MemoryStore
+from deepserve_controller.service.store import NO_RECORDS
 
 
 class FakePods:
@@ -80,7 +80,7 @@ class Setup:
         tiny = FunctionSpec("models", "tiny", "model", code, model=ModelSpec("tiny", "/x"), tokenizer="fn-tokenizer")
         self.pods = FakePods()
         self.recipients = Recipients()
-        self.keys = ApiKeys(MemoryStore(), self.recipients)
+        self.keys = ApiKeys(NO_RECORDS, self.recipients)
         self.slots = ready_slots
         self.exchanges = Exchanges(cast(Any, self.pods), cast(Any, None))
         self.pods.link = self.exchanges

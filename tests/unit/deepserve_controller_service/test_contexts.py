@@ -260,7 +260,7 @@ def test_one_continues_another(clock: Clock) -> None:
 def test_a_restarted_controller_has_them_again(clock: Clock, tmp_path: Path) -> None:
     """For another time to live; those that were deleted or had expired are gone."""
     store = SqlStore(str(tmp_path))
-    contexts = Contexts(clock=clock, store=store)
+    contexts = Contexts(clock=clock, records=store.contexts)
     for number in range(3):
         make(contexts, f"ctx-{number}", ttl_s=10, text=f"text {number}")
     contexts.extend("ctx-0", 50)
@@ -270,16 +270,16 @@ def test_a_restarted_controller_has_them_again(clock: Clock, tmp_path: Path) -> 
     store.close()
     store = SqlStore(str(tmp_path))
     later = Clock()
-    again = Contexts(clock=later, store=store)
+    again = Contexts(clock=later, records=store.contexts)
     again.check_invariants()
     [info] = again.infos()
     assert (info.context_id, info.num_tokens, info.ttl_s, info.expires_in_s) == ("ctx-0", 7, 50, 50)
     asked = chat(again, "ctx-0")
     assert asked.context is not None and asked.context.messages[0]["content"] == "text 0"
     assert refusal(again, "ctx-1").code == "context"
-    store.put_context("ctx-9", b"\xc1")
+    store.contexts.put("ctx-9", b"\xc1")
     with pytest.raises(StoreUnreadable, match="ctx-9"):
-        Contexts(store=store)
+        Contexts(records=store.contexts)
     store.close()
 
 

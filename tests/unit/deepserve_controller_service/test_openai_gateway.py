@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from deepserve_controller.core.actions import SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.openai import admission, body, connected
+from deepserve_controller.service.openai.api_keys import ApiKeys
 from deepserve_controller.service.openai.fault import Fault
 from deepserve_controller.service.openai.openapi import openapi_document
+from deepserve_controller.service.recipients import Recipients
+from deepserve_controller.service.sql_store import SqlStore
 from tests.unit.deepserve_controller_service.openai_peers import Asked, Setup
 
 CHAT = "/chat/completions"
@@ -468,9 +472,11 @@ def test_new_keys_are_checked() -> None:
         setup.keys.revoke("key-unknown")
 
 
-def test_keys_outlive_their_controller() -> None:
-    setup = Setup()
-    again = type(setup.keys)(setup.keys._store, setup.recipients)
-    assert again.find(setup.secret) is not None
-    setup.keys.revoke(again.find(setup.secret).key_id)  # type: ignore[union-attr]
-    assert type(setup.keys)(setup.keys._store, setup.recipients).find(setup.secret) is None
+def test_keys_outlive_their_controller(tmp_path: Path) -> None:
+    store = SqlStore(str(tmp_path))
+    kept, secret = ApiKeys(store.keys, Recipients()).new("a", scopes=("chat",))
+    again = ApiKeys(store.keys, Recipients())
+    assert again.find(secret) == kept
+    again.revoke(kept.key_id)
+    assert ApiKeys(store.keys, Recipients()).find(secret) is None
+    store.close()

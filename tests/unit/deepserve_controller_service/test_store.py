@@ -11,6 +11,8 @@ import pytest
 from deepserve.protocol.specs import CodeRef, FunctionSpec, function_id
 from deepserve_controller.errors import StoreUnreadable
 from deepserve_controller.service.bundles import Bundle
+from deepserve_controller.service.openai.api_keys import ApiKeys
+from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.sql_store import SqlStore
 from deepserve_controller.service.store import App, MemoryStore, Store
 
@@ -89,3 +91,22 @@ def test_writes_are_logged_ahead(tmp_path: Path) -> None:
     SqlStore(str(tmp_path)).close()
     with sqlite3.connect(tmp_path / "state.db") as connection:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+
+
+def test_records_of_each_kind_by_name(tmp_path: Path) -> None:
+    store = SqlStore(str(tmp_path))
+    for records in (store.keys, store.contexts):
+        records.put("b", b"second")
+        records.put("a", b"\x00\xff")
+        records.put("b", b"")
+        records.put("c", b"gone")
+        records.remove("c")
+        records.remove("never")
+    store.keys.put("d", b"a key")
+    store.close()
+    store = SqlStore(str(tmp_path))
+    assert store.contexts.all() == [("a", b"\x00\xff"), ("b", b"")]
+    assert store.keys.all() == [*store.contexts.all(), ("d", b"a key")]
+    with pytest.raises(StoreUnreadable, match="'a'"):
+        ApiKeys(store.keys, Recipients())
+    store.close()

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from deepserve.protocol.digest import sha256
-from deepserve_controller.errors import QueryError
+from deepserve_controller.errors import QueryError, StoreUnreadable
 from deepserve_controller.service.query_body import Body, optional, required
 from deepserve_controller.service.recipients import Recipients
-from deepserve_controller.service.store import ApiKey, Store
+from deepserve_controller.service.store import ApiKey, Records
 from deepserve_controller.service.tokens import new_name, new_token
 
 SCOPES = ("models", "chat", "completions", "embeddings", "responses", "tokenize")
@@ -21,12 +21,13 @@ MAX_NAME_CHARS = 200
 
 
 class ApiKeys:
-    def __init__(self, store: Store, recipients: Recipients) -> None:
-        self._store = store
+    def __init__(self, records: Records, recipients: Recipients) -> None:
+        """Raises StoreUnreadable."""
+        self._records = records
         self._recipients = recipients
         self._process_token = new_token()
         """From which the secrets of processes are made, so that each has one, however often it asks."""
-        self._by_digest = {key.digest: key for key in store.keys()}
+        self._by_digest = {key.digest: key for key in map(_read, records.all())}
         self.on_revoked: list[Callable[[str], None]] = []
         """Called with the id of a key that must not be used any more."""
         self.queries: dict[str, Callable[[str, Body], Body]] = {
@@ -53,7 +54,7 @@ class ApiKeys:
         fields = {"key_id": f"key-{new_name(6)}", "name": name, "created_at": time.time()}
         key = msgspec.convert({**fields, "digest": _digest(secret), **options}, ApiKey)
         if not key.link_id:
-            self._store.put_key(key)
+            self._records.put(key.key_id, msgspec.msgpack.encode(key))
         self._by_digest[key.digest] = key
         return key, secret
 
@@ -73,7 +74,7 @@ class ApiKeys:
         if key is None:
             raise QueryError("not_found", f"there is no key {key_id!r}")
         if not key.link_id:
-            self._store.remove_key(key_id)
+            self._records.remove(key_id)
         del self._by_digest[key.digest]
         for tell in self.on_revoked:
             tell(key_id)
@@ -106,6 +107,13 @@ def describe(key: ApiKey) -> Body:
     described: Body = msgspec.to_builtins(key)
     del described["digest"], described["link_id"]
     return described
+
+
+def _read(record: tuple[str, bytes]) -> ApiKey:
+    try:
+        return msgspec.msgpack.decode(record[1], type=ApiKey)
+    except msgspec.DecodeError as error:
+        raise StoreUnreadable(f"the stored key {record[0]!r} cannot be read: {error}") from None
 
 
 def _words(body: Body, field: str) -> list[str]:

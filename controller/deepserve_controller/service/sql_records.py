@@ -1,0 +1,32 @@
+"""SqlRecords: descriptions by name, in a table of their own."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, Table, delete, insert, select
+
+
+class SqlRecords:
+    """See Records. Each change is committed when it returns."""
+
+    def __init__(self, engine: Engine, table: Table) -> None:
+        """`table`: of a name and `described`."""
+        self._engine = engine
+        self._table = table
+        [self._name] = table.primary_key.columns
+
+    def all(self) -> list[tuple[str, bytes]]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(self._name, self._table.c.described).order_by(self._name))
+            return [(name, described) for name, described in rows]
+
+    def put(self, name: str, described: bytes) -> None:
+        with self._engine.begin() as connection:
+            self._delete(connection, name)
+            connection.execute(insert(self._table).values({self._name: name, self._table.c.described: described}))
+
+    def remove(self, name: str) -> None:
+        with self._engine.begin() as connection:
+            self._delete(connection, name)
+
+    def _delete(self, connection: Connection, name: str) -> None:
+        connection.execute(delete(self._table).where(self._name == name))
