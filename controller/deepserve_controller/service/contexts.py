@@ -160,8 +160,11 @@ class Contexts:
         self.on_ttl(context.label, context_id, 0.0)
 
     def delete_of_key(self, key_id: str) -> None:
-        """Those that were made with a key which is no more."""
+        """Those that were made with a key which is no more, or are just being made."""
         self._expire()
+        for request_id, each in self._underway.items():
+            if each.context_id.startswith(prefix_of(key_id)):
+                self._underway[request_id] = each._replace(made=None)
         for context_id in [each for each in self._contexts if each.startswith(prefix_of(key_id))]:
             self.delete(context_id)
 

@@ -237,9 +237,14 @@ def test_those_of_a_key_end_with_it(clock: Clock) -> None:
     contexts.on_ttl = lambda *what: told.append(what)
     for name in ("ctx-key-1-a", "ctx-key-1-b", "ctx-key-12-a", "ctx-c"):
         make(contexts, name)
+    coming, others = start(contexts, "ctx-key-1-c"), start(contexts, "ctx-key-12-c")
     contexts.delete_of_key("key-1")
     assert [info.context_id for info in contexts.infos()] == ["ctx-key-12-a", "ctx-c"]
     assert told == [("models/a", "ctx-key-1-a", 0), ("models/a", "ctx-key-1-b", 0)]
+    for request_id in (coming, others):  # answered before they could be cancelled
+        contexts.finished(request_id, Outcome("ok"))
+    assert told[2:] == [("models/a", "ctx-key-1-c", 0)]
+    assert [info.context_id for info in contexts.infos()] == ["ctx-key-12-a", "ctx-c", "ctx-key-12-c"]
 
 
 def test_one_continues_another(clock: Clock) -> None:
