@@ -25,6 +25,9 @@ class EngineConfig:
     tensor_parallel_size: only 1 is supported so far.
     max_model_len: context in tokens; None = the model's, cut to what the KV cache holds.
     max_num_sequences: sequences that run at once.  max_num_batched_tokens: tokens of one step (the prefill chunk).
+    target_step_ms: what a step with prompts should take while other sequences are there: prompts come in shorter chunks
+    then (not so short that the step is hardly worth its fixed part), and sequences of a later priority than one of them
+    are left out, at most 8 steps in a row. 0 = however long they get.
     kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
     memory_bytes: of the process, for weights, working memory and KV cache together; the KV cache takes what the others
     leave, which is measured once for such an engine on such a machine and kept beside the converted weights. Excludes
@@ -58,6 +61,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_sequences: int = 32
     max_num_batched_tokens: int = 512
+    target_step_ms: float = 25.0
     kv_cache_bytes: int | None = None
     num_kv_blocks: int | None = None
     block_size: int | None = None
@@ -106,6 +110,8 @@ class EngineConfig:
             raise InvalidConfigError(
                 f"speculative_ngram must be the shortest and the longest run, 1 to 16, got {self.speculative_ngram}"
             )
+        if not 0.0 <= self.target_step_ms < float("inf"):
+            raise InvalidConfigError(f"target_step_ms must be 0 (however long) or more, got {self.target_step_ms}")
         self._check_tiers()
         for name, most in _MOST.items():
             value = getattr(self, name)

@@ -63,6 +63,7 @@ def calibrate(
         max_num_batched_tokens=max_num_batched_tokens,
         num_threads=num_threads,
         enable_prefix_caching=False,
+        target_step_ms=0.0,
         step_log=True if log is None else log,
     )
     running = Engine.from_folder(model, config)

@@ -71,9 +71,9 @@ class Engine:
         setting = setting_of(config, loaded, self._hold.layout, runner)
         self._cache = engine_cache(self._hold.layout, config, setting.window)
         self.take_relocations = self._cache.take_relocations
-        self._scheduler = Scheduler(
-            SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens), self._cache
-        )
+        target_step_s = config.target_step_ms / 1000.0
+        limits = SchedulerConfig(config.max_num_sequences, config.max_num_batched_tokens, target_step_s=target_step_s)
+        self._scheduler = Scheduler(limits, self._cache)
         self._worker = Worker(runner)
         self._steps = steps_of(self._worker, config, loaded)
         costs = engine_costs(config, setting, loaded.config.num_parameters)
@@ -360,6 +360,8 @@ class Engine:
     def _collect(self) -> FinishedStep:
         step = self._steps.collect()
         self._traffic.step_done(step.batch, step.seconds)
+        if step.error is None:
+            self._scheduler.took(step.batch, step.seconds)
         self._num_steps += 1
         return step
 

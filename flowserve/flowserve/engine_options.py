@@ -17,6 +17,10 @@ Device = Annotated[str, typer.Option(help="auto or cpu.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")]
 MaxNumSequences = Annotated[int, typer.Option(help="Completions that run at once.")]
 MaxNumBatchedTokens = Annotated[int, typer.Option(help="Tokens of one step.")]
+TargetStepMs = Annotated[
+    float,
+    typer.Option(help="What a step with prompts should take while others are there; 0 = however long."),
+]
 KvCacheBytes = Annotated[int | None, typer.Option(help="Memory for keys and values.")]
 HostCacheBytes = Annotated[int | None, typer.Option(help="Memory for KV that left the device.")]
 FileCacheBytes = Annotated[int | None, typer.Option(help="Disk for KV that left memory.")]

@@ -75,6 +75,23 @@ class Sequence:
     def wants_prompt_logits(self) -> bool:
         return 0 <= self.next_prompt_logit < self.num_prompt_tokens - 1
 
+    def advance(self, num_tokens: int, num_drafts: int) -> tuple[int, bool]:
+        """Its next tokens are scheduled, and so many drafts behind them.
+
+        Returns for how many of them the logits of the prompt are wanted, and whether the last one's next is sampled.
+        """
+        end = self.num_scheduled + num_tokens
+        num_prompt_logits = 0
+        if self.next_prompt_logit >= 0 and self.wants_prompt_logits:
+            num_prompt_logits = max(0, min(end, self.num_prompt_tokens - 1) - self.next_prompt_logit)
+            self.next_prompt_logit += num_prompt_logits
+        samples = end == self.num_tokens
+        self.num_scheduled += num_tokens + num_drafts
+        if samples:
+            self.num_pending += 1
+            self.num_drafts += num_drafts
+        return num_prompt_logits, samples
+
     @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED

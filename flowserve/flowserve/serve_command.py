@@ -57,6 +57,7 @@ def serve(
     max_model_len: engine.MaxModelLen = None,
     max_num_sequences: engine.MaxNumSequences = 32,
     max_num_batched_tokens: engine.MaxNumBatchedTokens = 512,
+    target_step_ms: engine.TargetStepMs = 25.0,
     kv_cache_bytes: engine.KvCacheBytes = None,
     host_cache_bytes: engine.HostCacheBytes = None,
     file_cache_bytes: engine.FileCacheBytes = None,

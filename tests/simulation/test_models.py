@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from deepserve_controller.simulator.costs import ASSUMED
-from deepserve_controller.simulator.model_engine import Prompt, Sequence, SimulatedEngine
+from deepserve_controller.simulator.costs import ASSUMED, read_cost
+from deepserve_controller.simulator.model_engine import TARGET_STEP_S, Prompt, Sequence, SimulatedEngine
 from deepserve_controller.simulator.model_scenarios import (
     MODEL_SCENARIOS,
     POLICIES,
@@ -21,6 +21,7 @@ from deepserve_controller.simulator.model_scenarios import (
 from deepserve_controller.simulator.placement import RULES, compare_placement, placement_table
 from deepserve_controller.simulator.tenants import compare_tenants, tenants_table
 from deepserve_controller.simulator.traces import read_trace
+from flowserve.config import EngineConfig
 
 
 @cache
@@ -90,6 +91,31 @@ def test_an_arrival_joins_after_the_step_that_runs() -> None:
     assert engine.stretch.end_s == pytest.approx(start_s + 3 * step_s)
     engine.end_stretch()
     assert engine.stretch is not None and engine.stretch.chunks == {"task-2": 28}
+
+
+def test_a_step_that_others_wait_for_is_short_and_an_earlier_turn_has_it_for_itself() -> None:
+    """As the engine's own scheduler does it."""
+    assert 1000 * TARGET_STEP_S == EngineConfig().target_step_ms
+    cost = read_cost("tiny")
+    engine = SimulatedEngine(cost, num_blocks=2000, num_seats=32)
+    for number in range(30):
+        start = number * 10_000
+        engine.add(Sequence(f"task-{number}", 1, Prompt(list(range(start, start + 150 + 9 * number)), 60)), 0.0)
+    lengths_s = []
+    while engine.stretch is not None and len(lengths_s) < 60:
+        if engine.stretch.chunks and engine.stretch.decoding:
+            lengths_s.append(engine.stretch.step_s)
+        engine.end_stretch()
+        engine.check_invariants()
+    assert max(lengths_s[10:]) < 1.1 * TARGET_STEP_S < lengths_s[0], "as soon as it knows what steps take"
+    assert engine.stretch is not None
+    engine.add(Sequence("flood", 1, Prompt(list(range(-2000, 0)), 1)), engine.stretch.start_s)
+    engine.add(Sequence("ahead", 1, Prompt(list(range(-3000, -2940)), 1), priority=-1), engine.stretch.start_s)
+    while "ahead" not in engine.stretch.chunks:
+        engine.end_stretch()
+    assert engine.stretch.chunks == {"ahead": 59} and not engine.stretch.decoding
+    engine.end_stretch()
+    assert engine.stretch.chunks.keys() & {"task-28", "flood"} and engine.stretch.decoding
 
 
 def test_models_start_sooner_where_the_estimate_says_and_engines_may_move() -> None:

@@ -15,7 +15,11 @@ from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.scheduling.order import BY_RANK, TurnOrder
 from flowserve.scheduling.policy import BoundedPriority
+from flowserve.scheduling.step_pace import StepPace
 from flowserve.step_record import StepWork
+
+TARGET_STEP_S = 0.025
+"""An engine's own default: `EngineConfig.target_step_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Stretch:
     num_steps: int
     chunks: dict[str, int] = field(default_factory=dict)
     """Tokens of prompts, by task."""
+    decoding: frozenset[str] = frozenset()
+    """Tasks that get a token in each step."""
 
     @property
     def end_s(self) -> float:
@@ -93,9 +99,18 @@ class Done:
 class SimulatedEngine:
     """Continuous batching with chunked prefill, as FlowServe's scheduler does it, in stretches of equal steps."""
 
-    def __init__(self, cost: CostModel, num_blocks: int, num_seats: int, most_steps: int = 0) -> None:
-        """most_steps: after so many at the latest it tells what it has; 0: when a sequence is over."""
+    def __init__(
+        self,
+        cost: CostModel,
+        num_blocks: int,
+        num_seats: int,
+        most_steps: int = 0,
+        target_s: float = TARGET_STEP_S,
+    ) -> None:
+        """most_steps: after so many at the latest it tells what it has; 0: when a sequence is over.
+        target_s: of a step, see flowserve's StepPace."""
         self._cost = cost
+        self._pace = StepPace(target_s)
         self._most_steps = most_steps
         self._releasing: set[str] = set()
         self._cache = RelationalTensorCache(num_blocks, BLOCK_TOKENS)
@@ -135,7 +150,7 @@ class SimulatedEngine:
         began, over, produced = [], [], []
         for sequence in list(self._running):
             task_id = sequence.task_id
-            if sequence.num_missing and task_id not in stretch.chunks:
+            if task_id not in stretch.chunks and task_id not in stretch.decoding:
                 continue
             was_first = sequence.num_produced == 0
             sequence.num_computed += stretch.chunks.get(task_id, stretch.num_steps)
@@ -152,6 +167,7 @@ class SimulatedEngine:
                 self._order.remove(sequence)
         released = self._let_go()
         prompt_tokens = sum(stretch.chunks.values())
+        self._pace.note(prompt_tokens, len(stretch.decoding), stretch.step_s)
         end_s, self.stretch = stretch.end_s, None
         self._begin(end_s)
         ms = stretch.step_s * stretch.num_steps * 1e3
@@ -179,9 +195,8 @@ class SimulatedEngine:
         self._admit()
         if not self._running:
             return False
-        decoding = [each for each in self._running if not each.num_missing]
+        chunks, pairs, finishing, decoding = self._next_step()
         contexts = sum(each.prompt.num_tokens + each.num_produced for each in decoding)
-        chunks, pairs, finishing = self._chunks(self._cost.setting.chunk - len(decoding))
         work = StepWork(
             prefill_tokens=sum(chunks.values()), decode_sequences=len(decoding),
             num_sequences=len(decoding) + len(chunks), num_logits=len(decoding) + finishing,
@@ -190,20 +205,34 @@ class SimulatedEngine:
         num_steps = 1 if chunks else min(each.prompt.num_output - each.num_produced for each in decoding)
         if self._most_steps:
             num_steps = min(num_steps, self._most_steps)
-        self.stretch = Stretch(now_s, self._cost.estimate(work) / 1e3, num_steps, chunks)
+        names = frozenset(each.task_id for each in decoding)
+        self.stretch = Stretch(now_s, self._cost.estimate(work) / 1e3, num_steps, chunks, names)
         return True
 
-    def _chunks(self, budget: int) -> tuple[dict[str, int], int, int]:
-        """Tokens of each prompt in the next step, their query-key pairs, and how many prompts they finish."""
-        chunks, pairs, finishing = {}, 0, 0
+    def _next_step(self) -> tuple[dict[str, int], int, int, list[Sequence]]:
+        """Tokens of each prompt in it, their query-key pairs, how many prompts they finish, and who decodes."""
+        priorities = [each.priority for each in self._running if not each.num_missing]
+        budget = self._cost.setting.chunk - len(priorities)
+        has_prompts = len(priorities) < len(self._running)
+        room = self._pace.room(priorities) if has_prompts and len(self._order) > 1 else None
+        chunks, pairs, finishing, decoding = {}, 0, 0, []
         for sequence in self._running:
+            if not sequence.num_missing:
+                if room is None or room.add_decode(sequence.priority):
+                    decoding.append(sequence)
+                continue
             num_tokens = min(budget, sequence.num_missing)
+            if room is not None:
+                num_tokens = min(num_tokens, room.for_prompt(sequence.priority))
             if num_tokens > 0:
                 chunks[sequence.task_id] = num_tokens
                 pairs += num_pairs(sequence.num_computed, num_tokens)
                 finishing += num_tokens == sequence.num_missing
                 budget -= num_tokens
-        return chunks, pairs, finishing
+                if room is not None:
+                    room.add_prompt(sequence.priority, num_tokens)
+        self._pace.planned(room)
+        return chunks, pairs, finishing, decoding
 
     def _admit(self) -> None:
         """Waiting ones take free seats, and those of running ones that come after them in the order."""

@@ -55,6 +55,12 @@ class Batch:
     def num_tokens(self) -> int:
         return sum(entry.num_tokens for entry in self.sequences)
 
+    @property
+    def num_prompt_tokens_and_decodes(self) -> tuple[int, int]:
+        """Tokens of sequences that get several at once (drafts count as well), and sequences that get one."""
+        prompts = [entry.num_tokens for entry in self.sequences if entry.num_tokens > 1]
+        return sum(prompts), len(self.sequences) - len(prompts)
+
     def __bool__(self) -> bool:
         return bool(self.sequences)
 

@@ -23,6 +23,7 @@ from .config import SchedulerConfig
 from .deadlines import Deadlines
 from .order import BY_RANK, TurnOrder
 from .policy import BoundedPriority, OrderPolicy
+from .step_pace import StepPace
 from .step_plan import StepPlan
 
 
@@ -50,6 +51,7 @@ class Scheduler:
         self._populating: list[Sequence] = []  # they have seats and blocks, and wait for what fills these
         self._deadlines = Deadlines(self._sequences)
         self._num_arrivals = 0
+        self._pace = StepPace(config.target_step_s)
 
     @property
     def has_work(self) -> bool:
@@ -138,7 +140,7 @@ class Scheduler:
         self._welcome_populated()
         running = list(self._running)
         num_unscheduled = [sequence.num_unscheduled for sequence in running]
-        step = self._begin_step(num_unscheduled)
+        step = self._begin_step(running, num_unscheduled)
         for sequence, num_tokens in zip(running, num_unscheduled, strict=True):
             while self._waiting and self._waiting[0].rank < sequence.rank and step.admits:
                 self._admit(step)
@@ -147,7 +149,13 @@ class Scheduler:
                 self._continue(sequence, num_tokens, drafts, step)
         while self._waiting and step.admits:
             self._admit(step)
+        self._pace.planned(step.room)
         return Batch(tuple(step.entries), tuple(step.preempted), tuple(self.cache.tables.take_copies()))
+
+    def took(self, batch: Batch, seconds: float) -> None:
+        """What computing a step took, told before it is complete."""
+        if all(map(self._living, batch.sequences)):  # the worker leaves others out
+            self._pace.note(*batch.num_prompt_tokens_and_decodes, seconds)
 
     def complete(self, batch: Batch, results: Mapping[str, TokenResult]) -> list[Sequence]:
         """Take the results of a step, in the order the steps were scheduled; returns the sequences that ended.
@@ -156,9 +164,9 @@ class Scheduler:
         """
         finished = []
         for entry in batch.sequences:
-            sequence = self._sequences.get(entry.sequence_id)
-            if sequence is None or sequence.arrival != entry.arrival:
-                continue  # ended or aborted while this step was in flight
+            sequence = self._living(entry)
+            if sequence is None:
+                continue
             reason = None
             num_computed = entry.end
             if entry.samples:
@@ -201,8 +209,8 @@ class Scheduler:
 
     def _fork(self, done: ScheduledSequence, child: Sequence) -> None:
         """Share what is computed for certain: a step in flight leaves out a parent that ends before it begins."""
-        parent = self._sequences.get(done.sequence_id)
-        if parent is None or (done.arrival, done.num_preemptions) != (parent.arrival, parent.num_preemptions):
+        parent = self._living(done)
+        if parent is None or done.num_preemptions != parent.num_preemptions:
             return
         num_shared = min(done.end - done.num_drafts, child.num_prompt_tokens - 1)  # its last is computed, to sample
         has_room = self._num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
@@ -248,27 +256,33 @@ class Scheduler:
             sequence.num_scheduled -= num_wrong
         return num_wrong
 
-    def _begin_step(self, num_unscheduled: list[int]) -> StepPlan:
+    def _living(self, entry: ScheduledSequence) -> Sequence | None:
+        """None where it ended or was aborted, even if another sequence has its id now."""
+        sequence = self._sequences.get(entry.sequence_id)
+        return sequence if sequence is not None and sequence.arrival == entry.arrival else None
+
+    def _begin_step(self, running: list[Sequence], num_unscheduled: list[int]) -> StepPlan:
         budget = self.config.max_num_batched_tokens - num_unscheduled.count(1)
         has_prompts = bool(self._waiting) or max(num_unscheduled, default=0) > 1
-        return StepPlan(budget, budget - has_prompts)
+        room = None
+        if has_prompts and len(self._sequences) > 1:
+            counts = zip(running, num_unscheduled, strict=True)
+            room = self._pace.room(sequence.priority for sequence, number in counts if number == 1)
+        return StepPlan(budget, budget - has_prompts, self.config.max_prompt_logits, room)
 
     def _continue(self, sequence: Sequence, num_tokens: int, wanted_drafts: int, step: StepPlan) -> None:
         """Give a running sequence of `num_tokens` unscheduled tokens those of the step."""
         num_drafts = 0
         if num_tokens > 1:
-            num_tokens = self._chunk(sequence, num_tokens, step.prefill_budget)
-            step.spend(num_tokens)
-        elif wanted_drafts:
-            num_drafts = self._room_for_drafts(sequence, min(wanted_drafts, step.draft_budget))
-            step.spend(num_drafts)
+            num_tokens = step.chunk(sequence, num_tokens)
+            step.add_prompt(sequence, num_tokens)
+        else:
+            if wanted_drafts:
+                num_drafts = self._room_for_drafts(sequence, min(wanted_drafts, step.draft_budget))
+            if not step.add_decode(sequence, num_drafts):
+                return
         if num_tokens > 0 and self._make_room(sequence, num_tokens + num_drafts, step):
             step.entries.append(self._advance(sequence, num_tokens, num_drafts))
-
-    def _chunk(self, sequence: Sequence, num_tokens: int, budget: int) -> int:
-        """How many of a sequence's next tokens one step may take."""
-        limit = min(budget, self.config.max_prompt_logits) if sequence.wants_prompt_logits else budget
-        return min(num_tokens, limit)
 
     def _room_for_drafts(self, sequence: Sequence, wanted: int) -> int:
         """How many drafts the step can verify: behind a known last token, and nobody loses blocks for a guess."""
@@ -296,7 +310,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, step: StepPlan) -> None:
         """Back to waiting without blocks; what was generated stays and is computed again as part of the prompt."""
         if sequence.num_unscheduled == 1:
-            step.spend(-1)  # that token of the step was kept for it
+            step.forget_decode(sequence)  # that token of the step was kept for it
         self._running.remove(sequence)
         self.cache.free(sequence.sequence_id)
         sequence.num_scheduled = 0
@@ -309,7 +323,7 @@ class Scheduler:
     def _admit(self, step: StepPlan) -> None:
         """Start the first waiting sequence, or close the step for it and those behind it."""
         sequence = self._waiting[0]
-        step.admits = self._take_seat(sequence, step) and step.prefill_budget > 0 and self._start(sequence, step)
+        step.admits = self._take_seat(sequence, step) and step.chunk(sequence, 1) > 0 and self._start(sequence, step)
 
     def _take_seat(self, sequence: Sequence, step: StepPlan) -> bool:
         """Whether there is a seat, if need be that of the last in order."""
@@ -330,7 +344,7 @@ class Scheduler:
             [] if sequence.wants_prompt_logits else sequence.token_ids, sequence.cache_salt
         )
         num_found = match.num_tokens + len(match.below) * self.cache.block_size
-        num_tokens = self._chunk(sequence, sequence.num_tokens - num_found, step.prefill_budget)
+        num_tokens = step.chunk(sequence, sequence.num_tokens - num_found)
         # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
         while not self.cache.fits(match, num_found + num_tokens, num_reserved=self._num_seated):
             if not self._displace(sequence, step) and not (self._num_seated == 0 and self.cache.contexts.unpin()):
@@ -343,7 +357,7 @@ class Scheduler:
         allocated = self.cache.alloc_blocks(sequence.sequence_id, num_found + num_tokens)
         assert allocated
         self._run(sequence, num_found)
-        step.spend(num_tokens)
+        step.add_prompt(sequence, num_tokens)
         step.entries.append(self._advance(sequence, num_tokens))
         return True
 
@@ -357,17 +371,7 @@ class Scheduler:
     def _advance(self, sequence: Sequence, num_tokens: int, num_drafts: int = 0) -> ScheduledSequence:
         """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
         start = sequence.num_scheduled
-        end = start + num_tokens
-        num_prompt_logits = 0
-        if sequence.next_prompt_logit >= 0 and sequence.wants_prompt_logits:
-            upto = min(end, sequence.num_prompt_tokens - 1)
-            num_prompt_logits = max(0, upto - sequence.next_prompt_logit)
-            sequence.next_prompt_logit += num_prompt_logits
-        samples = end == sequence.num_tokens
-        sequence.num_scheduled += num_tokens + num_drafts
-        if samples:
-            sequence.num_pending += 1
-            sequence.num_drafts += num_drafts
+        num_prompt_logits, samples = sequence.advance(num_tokens, num_drafts)
         return ScheduledSequence(
             sequence.sequence_id,
             start,

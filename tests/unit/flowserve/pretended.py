@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ STOP_TOKEN = 0
 
 
 def build(
-    num_blocks: int = 8, block_size: int = 4, caching: bool = True, max_overtakes: int = 1000, **config: int
+    num_blocks: int = 8, block_size: int = 4, caching: bool = True, max_overtakes: int = 1000, **config: Any
 ) -> Scheduler:
     cache = RelationalTensorCache(num_blocks, block_size, caching)
     return Scheduler(SchedulerConfig(**config), cache, BoundedPriority(max_overtakes))
@@ -88,10 +88,17 @@ class PretendedWorker:
 
 
 class Run:
-    """Drives a scheduler with `depth` steps in flight and keeps what came out."""
+    """Drives a scheduler with `depth` steps in flight and keeps what came out. cost: seconds that a step took."""
 
-    def __init__(self, scheduler: Scheduler, depth: int = 1, drafting: bool = False) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        depth: int = 1,
+        drafting: bool = False,
+        cost: Callable[[Batch], float] | None = None,
+    ) -> None:
         self.scheduler = scheduler
+        self.cost = cost
         self.depth = depth
         self.drafting = drafting
         self.worker = PretendedWorker(scheduler.cache.block_size)
@@ -133,7 +140,10 @@ class Run:
         if batch:
             self.in_flight.append((batch, self.worker.execute(batch)))
         if self.in_flight and (not batch or len(self.in_flight) >= self.depth):
-            for sequence in self.scheduler.complete(*self.in_flight.popleft()):
+            done = self.in_flight.popleft()
+            if self.cost is not None:
+                self.scheduler.took(done[0], self.cost(done[0]))
+            for sequence in self.scheduler.complete(*done):
                 assert sequence.sequence_id not in self.finished
                 self.finished[sequence.sequence_id] = sequence
             self.scheduler.check_invariants()

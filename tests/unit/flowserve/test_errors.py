@@ -245,6 +245,7 @@ def test_files_that_a_folder_may_lack(folder: Path) -> None:
         ({"block_size": 1025}, "block_size must be at most 1024, got 1025"),
         ({"num_kv_blocks": 10**15}, "num_kv_blocks must be at most 2147483647"),
         ({"max_num_batched_tokens": 2**32}, "max_num_batched_tokens must be at most"),
+        ({"target_step_ms": -1.0}, "target_step_ms must be 0"),
         ({"num_kv_blocks": 2**31 - 1, "block_size": 1024}, "no memory of .* bytes for 2147483647 KV blocks: "),
         ({"num_kv_blocks": 2**31 - 1, "block_size": 1024, "cpu_backend": "torch"}, "no memory of .* KV blocks: "),
         ({"host_cache_bytes": 10**17}, "no memory of .* bytes for host_cache_bytes: "),

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserve.scheduling import BoundedPriority
+from flowserve.scheduling import Batch, BoundedPriority
 from flowserve.scheduling.order import TurnOrder
+from flowserve.scheduling.step_pace import MAX_LEFT_OUT
 from flowserve.sequence import Sequence
 from tests.unit.flowserve.pretended import Run, build
 
@@ -54,6 +55,7 @@ class Life:
     num_before: int
     before: dict[str, int]
     ended: int | None = None
+    num_left_out: int = 0
 
 
 class Simulation:
@@ -112,7 +114,13 @@ class Simulation:
         self.run.step()
         batch = self.run.batch
         served = {entry.sequence_id for entry in batch.sequences}
-        assert all(s.sequence_id in served or s.sequence_id in batch.preempted for s in decoding), "decode is starved"
+        earliest = min((self.lives[e.sequence_id].sequence.priority for e in batch.sequences), default=0)
+        for sequence in decoding:
+            life = self.lives[sequence.sequence_id]
+            is_left_out = sequence.sequence_id not in served and sequence.sequence_id not in batch.preempted
+            life.num_left_out = life.num_left_out + 1 if is_left_out else 0
+            assert life.num_left_out <= self.most_left_out, "decode is starved"
+            assert not is_left_out or sequence.priority > earliest, "left out for nobody"
         if prompts and not batch.preempted:
             assert served - {s.sequence_id for s in decoding}, "prefill is starved"
         if first is not None and unscheduled > 0:
@@ -128,9 +136,19 @@ class Simulation:
                 life.ended = self.now
 
     def bound(self, life: Life) -> int:
-        """That of BoundedPriority."""
+        """That of BoundedPriority; while one is first, others may be left out."""
         longest = max([*life.before.values(), len(life.arrival.prompt) + life.arrival.max_tokens])
         return (life.num_before + 2 * life.sequence.num_overtakes + 1) * (longest + 2) * self.run.depth
+
+    @property
+    def most_left_out(self) -> int:
+        return MAX_LEFT_OUT if self.run.cost is not None else 0
+
+
+def cost_of(batch: Batch) -> float:
+    """The shortest chunks that there can be, once something is known."""
+    prompt_tokens, decodes = batch.num_prompt_tokens_and_decodes
+    return 0.0001 + prompt_tokens + 0.5 * decodes
 
 
 @given(
@@ -141,6 +159,7 @@ class Simulation:
     max_overtakes=st.integers(0, 4),
     depth=st.integers(1, 3),
     drafting=st.booleans(),
+    has_target=st.booleans(),
 )
 def test_every_sequence_ends_within_the_bound(
     planned: list[Arrival],
@@ -150,6 +169,7 @@ def test_every_sequence_ends_within_the_bound(
     max_overtakes: int,
     depth: int,
     drafting: bool,
+    has_target: bool,
 ) -> None:
     """Whatever arrives and is cancelled, each step serves all that decode and some prompt, and equals keep their order.
 
@@ -160,8 +180,9 @@ def test_every_sequence_ends_within_the_bound(
         max_overtakes=max_overtakes,
         max_num_sequences=max_num_sequences,
         max_num_batched_tokens=max_num_batched_tokens,
+        target_step_s=0.001 * has_target,
     )
-    simulation = Simulation(Run(scheduler, depth, drafting), planned)
+    simulation = Simulation(Run(scheduler, depth, drafting, cost_of if has_target else None), planned)
     simulation.to_the_end()
     simulation.run.check_results()
     for sequence_id, life in simulation.lives.items():

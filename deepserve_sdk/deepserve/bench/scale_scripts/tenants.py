@@ -60,7 +60,9 @@ async def measured(servers: list[Server], seconds: float, has_flood: bool) -> li
     flood = [asyncio.ensure_future(asks_on(servers[0], rows, number)) for number in range(NUM_AT_ONCE * has_flood)]
     try:
         await asyncio.sleep(min(AHEAD_S, seconds))
-        return await asyncio.gather(*(one(servers[asked.tenant], asked) for asked in asked_by_others(rows, seconds)))
+        asked = asked_by_others(rows, seconds)
+        # Other words in each part: what one has left in the cache must not help the other.
+        return await asyncio.gather(*(one(servers[each.tenant], each, f"{has_flood:d}") for each in asked))
     finally:
         for each in flood:
             each.cancel()
@@ -79,9 +81,10 @@ def asked_by_others(rows: list[TraceRow], seconds: float) -> list[Asked]:
     return asked
 
 
-async def one(server: Server, asked: Asked) -> float:
+async def one(server: Server, asked: Asked, start: str) -> float:
+    """Seconds to the first token. start: of the prompt."""
     await asyncio.sleep(asked.at_s)
-    return (await stream(server, *sizes(asked.row), f"{asked.tenant} {asked.at_s}"))[0]
+    return (await stream(server, *sizes(asked.row), f"{start} {asked.tenant} {asked.at_s}"))[0]
 
 
 async def asks_on(server: Server, rows: list[TraceRow], number: int) -> None:
