@@ -20,7 +20,8 @@ def calibration_steps(
     """Run requests of random tokens until the time is over, and return their steps without the first ones.
 
     The shapes come in rounds, so that a short run has seen a little of each. The engine must log its steps
-    (`EngineConfig.step_log`), have nothing to do and no prefix caching.
+    (`EngineConfig.step_log`), have nothing to do, no prefix caching and no `target_step_ms`, which would make large
+    ones rare.
     """
     assert engine.step_log is not None
     rng = random.Random(seed)

@@ -10,7 +10,7 @@ def main(given):
     from flowserve.calibration import calibration_steps
     from flowserve.cost_model import fit
 
-    engine = load_engine(given, enable_prefix_caching=False, step_log=True)
+    engine = load_engine(given, enable_prefix_caching=False, step_log=True, target_step_ms=0.0)
     seconds = QUICK_SECONDS if given.quick else SECONDS
     steps, foreign = quietly(lambda: calibration_steps(engine, seconds, seed=given.seed))
     error = fit(steps, engine.step_log.setting).error["all"]
