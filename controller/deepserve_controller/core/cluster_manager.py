@@ -154,6 +154,12 @@ class ClusterManager:
         pool = self._pools.get(function_id)
         return list(pool.history) if pool is not None else []
 
+    def pod_s(self, function_id: str, now_s: float) -> float:
+        """Seconds of all pods of a function together, each from when it was meant for it until it is gone."""
+        pool = self._pools.get(function_id)
+        there = sum(now_s - pod.claimed_s for pod in self._pods.values() if pod.function_id == function_id)
+        return pool.past_pod_s + there if pool is not None else 0.0
+
     # --- functions ------------------------------------------------------------------------------------
 
     def _on_controller_started(self, event: events.ControllerStarted, now_s: float) -> None:

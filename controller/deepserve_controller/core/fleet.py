@@ -110,7 +110,9 @@ class Fleet:
 
     def unclaim(self, pod: PodRecord, reason: str, now_s: float) -> None:
         """It goes on starting, for the warm pool."""
-        self._pools[pod.function_id].take_out(pod, now_s)
+        pool = self._pools[pod.function_id]
+        pool.take_out(pod, now_s)
+        pool.note_gone(pod, now_s)
         pod.function_id, pod.label, pod.reason = "", "", reason
         pod.devices = NOTHING
         self.must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)

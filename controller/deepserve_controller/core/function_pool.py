@@ -69,6 +69,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
     panic: Panic = NO_PANIC
     history: ScalingHistory = msgspec.field(default_factory=ScalingHistory)
+    past_pod_s: float = 0.0
+    """Seconds of all pods that are gone, from when each was meant for it."""
     review: Alarm | None = None
     """Will ask whether there are too many pods."""
     pod_source: str = ""
@@ -105,6 +107,7 @@ class FunctionPool(msgspec.Struct, eq=False):
 
     def add(self, pod: PodRecord, now_s: float) -> None:
         self.pods[pod.pod_id] = pod
+        pod.claimed_s = now_s
         self.num_busy += pod.is_busy
         self.note_use(now_s)
 
@@ -113,6 +116,10 @@ class FunctionPool(msgspec.Struct, eq=False):
             self.leaving.discard(pod.pod_id)
             self.num_busy -= pod.is_busy
             self.note_use(now_s)
+
+    def note_gone(self, pod: PodRecord, now_s: float) -> None:
+        """It has ended, or serves another from now on."""
+        self.past_pod_s += now_s - pod.claimed_s
 
     def set_busy(self, pod: PodRecord, is_busy: bool, now_s: float) -> None:
         if pod.is_busy == is_busy:

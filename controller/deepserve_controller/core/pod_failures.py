@@ -82,8 +82,10 @@ class PodFailures:
         if pod.drain_alarm is not None:
             self._alarms.cancel(pod.drain_alarm)
         failure = Failure("ended", f"{pod.pod_id} ended while {pod.doing}: {text}")
+        if (pool := self._pools.get(pod.function_id)) is not None:
+            pool.note_gone(pod, now_s)
         self._replace(pod, pod.state, pod.since_s, now_s, failure)
-        self._templates.note_gone(pod, self._pools.get(pod.function_id), now_s)
+        self._templates.note_gone(pod, pool, now_s)
         self._scaler.use_room(now_s)
 
     def _replace(self, pod: PodRecord, state: PodState, began_s: float, now_s: float, failure: Failure) -> None:

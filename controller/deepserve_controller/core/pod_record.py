@@ -33,6 +33,8 @@ class PodRecord(msgspec.Struct, eq=False):
     reason: str
     started_s: float
     since_s: float
+    claimed_s: float = 0.0
+    """Since when it is meant for its function."""
     state: PodState = "starting"
     pid: int = 0
     slots: int = 0

@@ -45,6 +45,7 @@ class FunctionQueries:
             "pod_source": view.pod_source,
             "broken_because": view.broken_because,
             "startup": startup._asdict() if startup is not None else None,
+            "pod_s": manager.pod_s(function_id, time.monotonic()),
             "pods": [msgspec.to_builtins(pod) for pod in pods],
             "decisions": [self._describe_decision(decision) for decision in manager.scaling_history(function_id)],
         }

@@ -321,6 +321,28 @@ def test_a_burst_that_arrives_call_by_call_is_one_decision(cluster: Cluster) -> 
     assert decision.reason == "8 queued + 0 running tasks / 1 slots = 8 pods"
 
 
+def test_seconds_of_pods_count_from_when_each_is_meant_for_the_function_until_it_is_gone() -> None:
+    cluster = Cluster(warm_pods={"python": 1})
+    warm = only(cluster(ControllerStarted()), StartPod)
+    cluster(PodConnected(warm.pod_id, 7))
+    cluster.advance(5.0)
+    cluster.define()
+    assert cluster.core.pod_s("fn", cluster.now_s) == 0.0
+    assert only(cluster(demand(1)), BindPod).pod_id == warm.pod_id
+    cluster(ExecutorReady(warm.pod_id, "fn", 1))
+    busy(cluster, warm.pod_id)
+    cluster(demand(0, 1))
+    cluster.advance(2.0)
+    cluster(demand(1, 1))
+    cluster.advance(1.0)
+    assert cluster.core.pod_s("fn", cluster.now_s) == 3.0 + 1.0
+    cluster(PodLost(warm.pod_id, "killed", 1))
+    cluster(demand(1, 0))
+    cluster.advance(1.0)
+    assert cluster.core.pod_s("fn", cluster.now_s) == 3.0 + 2.0
+    assert cluster.core.pod_s("unknown", cluster.now_s) == 0.0
+
+
 def test_history_is_bounded(cluster: Cluster) -> None:
     cluster.define()
     for _ in range(100):

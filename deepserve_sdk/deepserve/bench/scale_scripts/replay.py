@@ -44,12 +44,10 @@ class Answered(NamedTuple):
 
 @dataclass
 class Watch(threading.Thread):
-    """What pods the model has, looked at every so often."""
+    """When the model's pods got ready, looked at every so often."""
 
     model: str
     ready_s: dict[str, float] = field(default_factory=dict)
-    lives_s: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """From the order to start until it was last seen."""
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
@@ -61,18 +59,17 @@ class Watch(threading.Thread):
         while not self._ends.wait(LOOK_S):
             self.look()
 
-    def look(self) -> None:
-        for pod in current_client().query("function", {"function_id": self.model})["pods"]:
-            self.lives_s[pod["pod_id"]] = (pod["started_s"], time.monotonic())
+    def look(self) -> float:
+        """Seconds of all its pods together so far, those included that came and went between two looks."""
+        view = current_client().query("function", {"function_id": self.model})
+        for pod in view["pods"]:
             if pod["state"] == "bound":
                 self.ready_s.setdefault(pod["pod_id"], pod["since_s"])
+        return float(view["pod_s"])
 
     def stop(self) -> None:
         self._ends.set()
         self.join()
-
-    def pod_s(self, since_s: float) -> float:
-        return sum(end_s - max(since_s, start_s) for start_s, end_s in self.lives_s.values())
 
 
 def main() -> None:
@@ -85,11 +82,12 @@ def main() -> None:
     llm = deepserve.Model(shape.name, source=folder, max_pods=MAX_PODS, scaledown_window=KEEP_S / float(speed))
     model = defined(llm)
     watch = Watch(model)
+    before_s = watch.look()
     watch.start()
-    start_s = time.monotonic()
     answers = asyncio.run(replayed(llm, rows))
     time.sleep(REST_S / float(speed))
     watch.stop()
+    pod_s = watch.look() - before_s
     firsts_s = sorted(answer.first_s - answer.asked_s for answer in answers)
     # A pod that came and went between two looks was started for the request that it answered.
     num_cold = sum(watch.ready_s.get(answer.pod_id, math.inf) > answer.asked_s for answer in answers)
@@ -98,7 +96,7 @@ def main() -> None:
         "p50": ("s", quantile(firsts_s, 0.5)),
         "p99": ("s", quantile(firsts_s, 0.99)),
         "cold": ("share", num_cold / len(answers)),
-        "pods": ("pod s", watch.pod_s(start_s)),
+        "pods": ("pod s", pod_s),
     }
     tell(
         [{"work": f"{trace} {what}", "who": who, "unit": unit, "value": value} for what, (unit, value) in found.items()]
