@@ -13,7 +13,8 @@ from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.device_moves import LOOK_ALARM
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
-from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplate, FunctionTemplates
+from deepserve_controller.core.function_template import FunctionTemplate
+from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplates
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_failures import PodFailures
 from deepserve_controller.core.pod_record import PodRecord

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-import msgspec
-
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
@@ -14,6 +12,7 @@ from deepserve_controller.core.actions import Action, StartTemplate, StopTemplat
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.host_devices import NOTHING
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.popularity import Popularity
@@ -26,22 +25,6 @@ FORKED_KINDS = ("function", "class", "model")
 START_ALARM, IDLE_ALARM = "template start", "template idle"
 NUM_REFUSALS = 500
 MIN_WINDOW_S = 1.0
-
-
-class FunctionTemplate(msgspec.Struct, eq=False):
-    """`pool` is the function's; `pods` are those forked from it that are not gone."""
-
-    template_id: str
-    pool: FunctionPool
-    began_s: float
-    ready_by_s: float
-    state: Literal["loading", "ready", "ending"] = "loading"
-    pid: int = 0
-    pods: set[str] = set()
-    used_s: float = 0.0
-    """When a pod of the function was last seen to end."""
-    has_idle_alarm: bool = False
-    held_mib: int = 0
 
 
 class PodOwner(Protocol):
@@ -78,6 +61,8 @@ class FunctionTemplates:
         self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
         """Whether the host's memory holds a template and a pod of it."""
         self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
+        self.without_devices: Callable[[FunctionSpec], FunctionSpec] = lambda spec: spec
+        """Of a model that may hold some: what a process loads in the host's memory alone."""
         self.startups: StartupBook
         """Set by who assembles the parts."""
         self.keep_worth: KeepWorth = lambda held: held.uses
@@ -106,6 +91,8 @@ class FunctionTemplates:
             return PodSource(missing, False, False, "")
         if self.may_hold_devices(pool.spec):
             pool.pod_source = "loaded in each pod, which has devices of its own"
+            if (copy := self._by_function.get(pool.function_id)) is not None and copy.state == "ready":
+                pool.pod_source += ", from host memory"
             return PodSource(missing, False, False, pool.pod_source)
         source = self._choose(self._view(pool, missing))
         if source.is_template_wanted:
@@ -119,8 +106,12 @@ class FunctionTemplates:
             source = source._replace(template_id=self._by_function[pool.function_id].template_id)
         return source
 
+    def spec_of(self, pool: FunctionPool) -> FunctionSpec:
+        """What a template of it loads."""
+        return self.without_devices(pool.spec) if self.may_hold_devices(pool.spec) else pool.spec
+
     def may_load_ahead(self, pool: FunctionPool) -> bool:
-        """It had a template, has none now, and could have one again."""
+        """It was loaded before, has no template now, and could have one."""
         known, refused = pool.function_id in self._sizes, pool.function_id in self._refusals
         return known and not refused and pool.function_id not in self._by_function and not pool.is_removed
 
@@ -129,9 +120,11 @@ class FunctionTemplates:
         self._start(pool, reason, now_s, is_ahead=True)
 
     def is_unused(self, pool: FunctionPool) -> bool:
-        """Its template is ready, and the function has no pod."""
+        """Its template is ready, and the function has no pod, or none that needs it."""
         template = self._by_function.get(pool.function_id)
-        return template is not None and template.state == "ready" and not template.pods and not pool.pods
+        if template is None or template.state != "ready" or template.pods:
+            return False
+        return template.is_host_copy or not pool.pods
 
     def give_up(self, pool: FunctionPool, reason: str) -> None:
         """Its template is unused, and its memory is needed."""
@@ -149,11 +142,15 @@ class FunctionTemplates:
         self._popularity.learn(function_id, held.uses, at_s)
 
     def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
-        """Memory is short: templates whose functions have no pods give theirs, the least worth first, while some is
-        missing."""
-        others = [template for template in self._by_function.values() if template.pool is not asking]
-        unused = [item for item in others if self.is_unused(item.pool)]
-        for template in sorted(unused, key=lambda item: self.keep_worth(self.held(item.pool.function_id, now_s))):
+        """Memory is short: templates that no pod needs give theirs, the least worth first and then what only saves
+        `asking` time, while some is missing."""
+        items = [item for item in self._by_function.values() if item.is_host_copy or item.pool is not asking]
+        unused = [
+            (item.pool is asking, self.keep_worth(self.held(item.pool.function_id, now_s)), item)
+            for item in items
+            if self.is_unused(item.pool)
+        ]
+        for _, _, template in sorted(unused, key=lambda each: each[:2]):
             if missing_mib() <= 0:
                 return
             self._retire(template.pool, f"gives its memory to {asking.spec.label}")
@@ -170,7 +167,7 @@ class FunctionTemplates:
 
     def specs(self) -> list[FunctionSpec]:
         """One of each template that is there."""
-        return [template.pool.spec for template in self._templates.values()]
+        return [template.spec for template in self._templates.values()]
 
     def held_mib(self) -> int:
         """Memory of what they have loaded, which they and their pods share."""
@@ -182,7 +179,7 @@ class FunctionTemplates:
 
     def use_of(self, pool: FunctionPool) -> TemplateUse:
         template = self._by_function.get(pool.function_id)
-        if template is not None and template.state == "ready":
+        if template is not None and template.state == "ready" and not template.is_host_copy:
             return "ready"
         is_refused = pool.function_id in self._refusals
         return "none" if is_refused or not pool.spec.is_shared or self.may_hold_devices(pool.spec) else "needed"
@@ -199,6 +196,10 @@ class FunctionTemplates:
 
     def note_ready(self, pool: FunctionPool, pod: PodRecord, event: events.ExecutorReady, now_s: float) -> None:
         """`pod`, of `pool`, has what it runs; it may have loaded it itself."""
+        if self.may_hold_devices(pool.spec) and pool.spec.kind == "model":
+            self._popularity.note(pool.function_id, now_s)
+            if pool.function_id not in self._by_function:  # else it says what is left when the weights are there
+                self._sizes[pool.function_id] = event.weights.size_bytes >> 20, event.load_ms
         if event.is_template_stale:
             self._replace(pod, "holds what has changed on disk")
         if event.load_ms > 0.0:
@@ -246,10 +247,11 @@ class FunctionTemplates:
     def _start(self, pool: FunctionPool, reason: str, now_s: float, is_ahead: bool = False) -> None:
         template_id = self._ids.new("template")
         ready_by_s = now_s + pool.spec.startup_timeout_s
-        template = FunctionTemplate(template_id, pool, now_s, ready_by_s)
+        spec, is_host_copy = self.spec_of(pool), self.may_hold_devices(pool.spec)
+        template = FunctionTemplate(template_id, pool, spec, is_host_copy, now_s, ready_by_s)
         self._templates[template_id] = self._by_function[pool.function_id] = template
-        self._out.append(StartTemplate(template_id, pool.function_id, pool.spec, reason, is_ahead))
-        self.startups.ordered(template_id, pool.spec, NOTHING, now_s)
+        self._out.append(StartTemplate(template_id, pool.function_id, spec, reason, is_ahead))
+        self.startups.ordered(template_id, spec, NOTHING, now_s)
         self._alarms.set(ready_by_s, START_ALARM, template)
 
     def _retire(self, pool: FunctionPool, reason: str) -> None:
@@ -305,7 +307,7 @@ class FunctionTemplates:
         """Without a snapshot the pods load for themselves, and are free to fare better."""
         if (template := self._end(event.template_id)) is None or template.state == "ending":
             return
-        if template.pool.spec.is_shared:
+        if template.is_needed:
             self._owner.template_failed(template, event.text, event.payload, now_s)
         else:
             self._refuse(template, event.text)
@@ -316,7 +318,7 @@ class FunctionTemplates:
             return
         if template.state == "ready":
             template.pool.pod_source = f"its template is gone: {event.text}"
-        elif template.pool.spec.is_shared:
+        elif template.is_needed:
             self._owner.template_lost(template, Failure("ended", event.text), now_s)
         else:
             self._refuse(template, event.text)
@@ -349,7 +351,7 @@ class FunctionTemplates:
         text = f"{template.template_id} was still loading {pool.spec.label} after {now_s - template.began_s:.3g} s"
         self._end(template.template_id)
         self._out.append(StopTemplate(template.template_id, text))
-        if pool.spec.is_shared:
+        if template.is_needed:
             self._owner.template_lost(template, Failure("loads slowly", text), now_s)
         else:
             self._refuse(template, text)
@@ -366,6 +368,7 @@ class FunctionTemplates:
                 f"{template.template_id} forked before it was ready"
             )
             assert template.state != "ending" or template.pods, f"{template.template_id} of {label} should have ended"
+            assert not (template.is_host_copy and template.pods), f"{template.template_id} forked for other devices"
             if template.state == "ready":
                 assert template.has_idle_alarm, f"{template.template_id} of {label} would stay for ever"
         for function_id, template in self._by_function.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from deepserve.protocol.specs import ENGINE_DEVICES, FunctionSpec
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.host_memory import beyond_least, busy_pod, idle_pods
@@ -103,6 +105,16 @@ class HostDevices:
     def may_hold(self, spec: FunctionSpec) -> bool:
         """Whether its pods may get devices: then each has others, and none can be a copy of another."""
         return any(self._pick(wish, set()) for wish in self._wishes(spec))
+
+    def without_devices(self, spec: FunctionSpec) -> FunctionSpec:
+        """Of a model that may hold some: for a process that has none, and brings what its pods copy to theirs into the
+        host's memory. It takes what such a process takes, not what a pod of it may."""
+        found = (
+            device.engine or wish.text for wish in self._wishes(spec) for device in self.devices if wish.fits(device)
+        )
+        accelerators = (next(found, ""),)
+        resources = msgspec.structs.replace(spec.resources, accelerators=accelerators, memory_mib=0)
+        return msgspec.structs.replace(spec, resources=resources)
 
     def short_reason(self, spec: FunctionSpec) -> str:
         """Empty where it does not wait for devices."""

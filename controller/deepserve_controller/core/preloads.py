@@ -1,4 +1,8 @@
-"""Preloads: models are loaded ahead of the demand that is predicted for them, into templates that nobody uses yet."""
+"""Preloads: models are loaded ahead of the demand that is predicted for them, into templates that nobody uses yet.
+
+Where a model's pods have devices with memory of their own, its weights are brought into the host's memory all the same,
+from where these pods load them (DeepServe 2.13).
+"""
 
 from __future__ import annotations
 
@@ -104,7 +108,7 @@ class Preloads:
 
     def _seen(self, pool: FunctionPool, now_s: float) -> ModelForecast:
         held = self._templates.held(pool.function_id, now_s)
-        spec = pool.spec
+        spec = self._templates.spec_of(pool)
         needed_mib = held.held_mib + self._memory.need_mib(spec.environment, spec.resources.memory_mib)
         return ModelForecast(
             pool.function_id,

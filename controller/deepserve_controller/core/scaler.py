@@ -58,6 +58,7 @@ class Scaler:
         )  # fmt: skip
         self._templates = templates
         templates.may_hold_devices = self.devices.may_hold
+        templates.without_devices = self.devices.without_devices
         templates.has_room = self._has_template_room
         self.moves = DeviceMoves(self, self.devices, self.startups, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}

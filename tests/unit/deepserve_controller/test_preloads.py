@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from hypothesis import given
@@ -23,10 +24,13 @@ from deepserve_controller.core.events import (
     PodConnected,
     PodIdle,
     PodLost,
+    TemplateFailed,
     TemplateLost,
     TemplateReady,
 )
+from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.preload_views import KnownModel, ModelForecast, PreloadPlan
+from deepserve_controller.core.views import Device
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.preload import ForecastPreload
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec
@@ -110,12 +114,15 @@ def test_the_model_that_saves_the_most_per_memory_comes_first() -> None:
 class Used:
     """A model that is asked now and then; its executors and its template go when their window is over."""
 
-    def __init__(self, cluster: Cluster, name: str = "fn", held_mib: int = 400) -> None:
+    def __init__(self, cluster: Cluster, name: str = "fn", held_mib: int = 400, **resources: Any) -> None:
         self.cluster = cluster
         self.name = name
         self.held_mib = held_mib
         self._is_new = True
-        cluster(FunctionDefined(name, spec(name, kind="model", environment="flowserve", scaledown_window_s=5.0)))
+        self.spec = spec(
+            name, kind="model", environment="flowserve", scaledown_window_s=5.0, resources=Resources(**resources)
+        )
+        cluster(FunctionDefined(name, self.spec))
 
     def ask(self) -> list[Action]:
         """One request; what it took to serve it."""
@@ -123,14 +130,28 @@ class Used:
         for template in of_type(seen, StartTemplate):
             seen += cluster(TemplateReady(template.template_id, 7, 3000.0, weights=Weights(self.held_mib << 20)))
         pod = only(seen, StartPod)
-        cluster(PodConnected(pod.pod_id, 8))
-        cluster(ExecutorReady(pod.pod_id, self.name, 32))
-        cluster(PodBusy(pod.pod_id))
-        cluster(DemandChanged(self.name, 0, 1, 0.0))
+        self.serve(pod)
         cluster(PodIdle(pod.pod_id))
         cluster(DemandChanged(self.name, 0, 0, 0.0))
         cluster(PodLost(pod.pod_id, "its time is over", 0))
         return seen
+
+    def serve(self, pod: StartPod) -> None:
+        """It starts and has a request that does not end."""
+        self.cluster(PodConnected(pod.pod_id, 8))
+        load_ms, weights = (0.0, Weights()) if pod.template_id else (3000.0, Weights(self.held_mib << 20))
+        self.cluster(ExecutorReady(pod.pod_id, self.name, 32, load_ms, weights=weights))
+        self.cluster(PodBusy(pod.pod_id))
+        self.cluster(DemandChanged(self.name, 0, 1, 0.0))
+
+    def bring(self) -> StartTemplate:
+        """Asked regularly, until it is loaded ahead."""
+        for _ in range(3):
+            self.ask()
+            actions = self.cluster.advance(100.0)
+        [order] = self.ahead(actions)
+        self.cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(self.held_mib << 20)))
+        return order
 
     def ahead(self, actions: list[Action]) -> list[StartTemplate]:
         return [each for each in of_type(actions, StartTemplate) if each.function_id == self.name]
@@ -205,7 +226,7 @@ def test_a_later_controller_goes_on_with_what_is_known() -> None:
     }
     [order] = model.ahead(cluster.advance(11.0))
     assert order.reason == "likely (67%) to be asked within 30 s"
-    cluster(TemplateReady(order.template_id, 7, model.held_mib, 3000.0))
+    cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(model.held_mib << 20)))
     cluster.advance(9.0)
     assert of_type(model.ask(), StartTemplate) == [], "forked at once"
     [known, _] = cluster.core.known_models(cluster.now_s)
@@ -221,7 +242,7 @@ def test_a_model_that_works_is_in_use() -> None:
     [template] = [each.template_id for each in cluster.core.templates.views()]
     cluster.advance(20.0)
     cluster(DemandChanged(model.name, 2, 0, 0.0))
-    pod = of_type(cluster(TemplateReady(template, 7, 400, 3000.0)), StartPod)[0]
+    pod = of_type(cluster(TemplateReady(template, 7, 3000.0, weights=Weights(400 << 20))), StartPod)[0]
     cluster(PodConnected(pod.pod_id, 8))
     cluster(ExecutorReady(pod.pod_id, model.name, 32))
     cluster.advance(10.0)
@@ -251,3 +272,84 @@ def test_memory_bounds_what_is_loaded_ahead() -> None:
         other = spec("other", resources=Resources(memory_mib=taken_mib), min_pods=1)
         assert len(of_type(cluster(FunctionDefined("other", other)), StartPod)) == 1
         assert bool(model.ahead(cluster.advance(11.0))) == is_loaded
+
+
+# --- models whose pods have devices with memory of their own ------------------------------------------------
+
+
+NPUS = tuple(Device("npu", str(number), "910c", "cpu") for number in range(8))
+
+
+def on_npus(usable_mib: int = 0, **resources: Any) -> Used:
+    cluster = Cluster(choose_source=fork_bursts, usable_mib=usable_mib, devices=NPUS)
+    return Used(cluster, accelerators=("npu:910c:2",), **resources)
+
+
+def test_weights_are_brought_into_host_memory_for_pods_with_devices_of_their_own() -> None:
+    model = on_npus(memory_mib=9000)
+    cluster = model.cluster
+    for pause_s in (100.0, 100.0, 60.0):
+        assert of_type(model.ask(), StartTemplate) == [], "each pod loads for itself"
+        assert model.ahead(cluster.advance(pause_s)) == []
+    [order] = model.ahead(cluster.advance(11.0))
+    assert order.is_ahead and order.reason == "likely (67%) to be asked within 30 s"
+    assert order.spec.resources == Resources(accelerators=("cpu",)), "it holds no device and no pod's memory"
+    assert all(pod_id == "" for _, pod_id in cluster.core.devices_view())
+    cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(model.held_mib << 20)))
+    pod = only(cluster(DemandChanged("fn", 1, 0, 0.0)), StartPod)
+    assert pod.template_id == ""
+    model.serve(pod)
+    assert [device.id for device, pod_id in cluster.core.devices_view() if pod_id == pod.pod_id] == ["0", "1"]
+    view = cluster.core.function_view("fn")
+    assert view is not None and view.pod_source == "loaded in each pod, which has devices of its own, from host memory"
+    cluster(PodIdle(pod.pod_id))
+    cluster(DemandChanged("fn", 0, 0, 0.0))
+    cluster(PodLost(pod.pod_id, "its time is over", 0))
+    assert [each.template_id for each in of_type(cluster.advance(30.0), StopTemplate)] == [order.template_id]
+
+
+def test_what_cannot_be_brought_ahead_does_not_keep_who_asks_from_being_served() -> None:
+    for lost in (
+        lambda order: TemplateFailed(order.template_id, "no memory"),
+        lambda order: TemplateLost(order.template_id, "killed by SIGKILL"),
+    ):
+        model = on_npus()
+        for _ in range(3):
+            model.ask()
+            actions = model.cluster.advance(100.0)
+        [order] = model.ahead(actions)
+        assert model.ahead(model.cluster(lost(order)) + model.cluster.advance(500.0)) == []
+        assert len(of_type(model.ask(), StartPod)) == 1
+        assert model.ahead(model.cluster.advance(500.0)) == [], "it would fail again"
+
+
+def test_memory_of_a_host_copy_goes_to_pods_also_to_its_own() -> None:
+    """A pod takes 1000 MiB, the copy 400 and 256 for its process; 256 stay free for who asks when it is loaded."""
+    model = on_npus(usable_mib=1300, memory_mib=1000)
+    order = model.bring()
+    seen = model.cluster(DemandChanged("fn", 1, 0, 0.0))
+    assert only(seen, StopTemplate).template_id == order.template_id
+    model.serve(only(seen, StartPod))
+    model = on_npus(usable_mib=2400, memory_mib=1000)
+    order = model.bring()
+    model.serve(only(model.cluster(DemandChanged("fn", 1, 0, 0.0)), StartPod))
+    other = spec("other", resources=Resources(memory_mib=1000), min_pods=1)
+    seen = model.cluster(FunctionDefined("other", other))
+    assert only(seen, StopTemplate).reason.startswith("gives its memory to"), "its model has its weights on its devices"
+    assert len(of_type(seen, StartPod)) == 1
+
+
+def test_a_host_copy_is_bounded_by_the_memory_of_the_host() -> None:
+    """400 MiB of weights, 256 for the process and 256 that stay free."""
+    for usable_mib, is_loaded in ((912, True), (911, False)):
+        model = on_npus(usable_mib=usable_mib)
+        for _ in range(3):
+            model.ask()
+            actions = model.cluster.advance(100.0)
+        assert bool(model.ahead(actions)) == is_loaded
+
+
+def test_what_a_process_without_devices_loads() -> None:
+    real = HostDevices({}, (Device("npu", "0", "910c"),), engine_kinds=("npu", "cpu"))
+    wanted = spec("m", kind="model", resources=Resources(accelerators=("gpu", "npu:910c"), memory_mib=5))
+    assert real.without_devices(wanted).resources == Resources(accelerators=("npu:910c",))
