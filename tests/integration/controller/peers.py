@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +25,9 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling, function_id
+from tests.waiting import TIMEOUT_S, wait_for
 
 START = str(Path(__file__).parent / "start.py")
-TIMEOUT_S = 60.0
 M = TypeVar("M", bound=Message)
 
 
@@ -160,13 +159,6 @@ class Controller:
         self.process.kill()
         self.process.wait(TIMEOUT_S)
         self.stderr.close()
-
-
-def wait_for(is_so: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
-    until_s = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < until_s, "it did not come about in time"
-        time.sleep(0.005)
 
 
 def is_alive(pid: int) -> bool:

@@ -26,8 +26,9 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 from deepserve.protocol.specs import Scaling
-from tests.integration.controller.peers import TIMEOUT_S, Client, Controller, is_alive, wait_for
+from tests.integration.controller.peers import Client, Controller, is_alive
 from tests.stream_items import all_items
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 def test_a_call_comes_back_as_it_went(shared: Controller) -> None:

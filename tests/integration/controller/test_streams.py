@@ -16,8 +16,9 @@ from deepserve.protocol.messages import (
     Welcome,
 )
 from deepserve.protocol.specs import Scaling
-from tests.integration.controller.peers import Client, Controller, wait_for
+from tests.integration.controller.peers import Client, Controller
 from tests.stream_items import all_items, items_in
+from tests.waiting import wait_for
 
 STATES = ["before the first item", "in the middle", "without credit", "after the end"]
 

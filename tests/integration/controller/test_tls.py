@@ -16,8 +16,9 @@ from deepserve._client import Client
 from deepserve._distant_controller import connect_distant
 from deepserve._segments import SegmentGone, distant
 from deepserve.errors import ControllerLost, ControllerUnreachable, InvalidOption, KeyRefused
-from tests.integration.controller.peers import TIMEOUT_S, Controller, wait_for
+from tests.integration.controller.peers import Controller
 from tests.integration.controller.web_peers import key_of, url_of, write_certificate
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ import pytest
 
 from deepserve.protocol.messages import DefineFunction, LogOutput, PutBundle
 from deepserve.protocol.specs import FunctionSpec
-from tests.integration.controller.peers import TIMEOUT_S, Client, Controller, wait_for
+from tests.integration.controller.peers import Client, Controller
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 @pytest.fixture(scope="module")

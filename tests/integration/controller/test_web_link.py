@@ -28,9 +28,10 @@ from deepserve.protocol.messages import (
     ValueStored,
     Welcome,
 )
-from tests.integration.controller.peers import TIMEOUT_S, Client, Controller, wait_for
+from tests.integration.controller.peers import Client, Controller
 from tests.integration.controller.test_handshake import BAD_BYTES, expect_refusal
 from tests.integration.controller.web_peers import dial_web, key_of, open_websocket, url_of
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import deepserve
 from deepserve._current_client import current_client
 from deepserve.errors import InvalidModelOption, ModelError, ModelLoadError, PromptTooLongError
 from deepserve.protocol.specs import function_id
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -125,10 +125,7 @@ def test_a_mended_folder_works_under_the_same_name(broken: Path) -> None:
     mended = deepserve.Model("mended", source=broken)
     with pytest.raises(ModelLoadError):
         mended.generate("hi", max_tokens=1, temperature=0)
-    ends_s = time.monotonic() + 30.0
-    while loading(mended):  # the tokenizer has told it; the engine's template is told of the broken file, too
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)
+    wait_for(lambda: not loading(mended))  # the tokenizer has told it; the engine's template finds it broken, too
     (broken / "config.json").write_text(config)
     assert mended.generate("hi", max_tokens=1, temperature=0)
 

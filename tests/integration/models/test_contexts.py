@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 import deepserve
 from deepserve import _current_client
 from deepserve.errors import ContextExpiredError, InvalidOption, PromptTooLongError, UnknownContextError
+from tests.waiting import wait_for
 
 START = [
     {"role": "system", "content": "You answer questions about this text: " + "The quick brown fox. " * 8},
@@ -68,9 +67,7 @@ def test_another_executor_serves_it_too(llm: deepserve.Model) -> None:
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     assert killed
-    gone_by_s = time.monotonic() + 30
-    while killed & pids_of(llm) and time.monotonic() < gone_by_s:
-        time.sleep(0.02)
+    wait_for(lambda: not killed & pids_of(llm))
     after = llm.chat(MORE, context=context, max_tokens=12, temperature=0)
     assert (after.text, after.usage) == (before.text, before.usage)
 
@@ -81,7 +78,7 @@ def test_unknown_and_expired_contexts(llm: deepserve.Model, folder: Path) -> Non
     with pytest.raises(UnknownContextError):
         list(llm.stream("hi", context="ctx-never"))
     short = llm.cache(START, ttl=0.2)
-    time.sleep(0.3)
+    wait_for(lambda: short not in [info.id for info in llm.cache.list()])
     with pytest.raises(ContextExpiredError, match=r"0\.2 s"):
         llm.chat("hi", context=short)
     context = llm.cache("hi", ttl=60)
@@ -107,7 +104,7 @@ def test_listed_extended_continued_and_forgotten(llm: deepserve.Model) -> None:
     with pytest.raises(InvalidOption, match="ttl=0"):
         longer.extend(0)
     short = llm.cache(START, ttl=0.2)
-    time.sleep(0.3)
+    wait_for(lambda: short not in [info.id for info in llm.cache.list()])
     with pytest.raises(ContextExpiredError, match=short):
         short.extend(60)
 
@@ -133,14 +130,14 @@ def test_what_is_over_is_not_pinned_any_more(llm: deepserve.Model) -> None:
     context = llm.cache(START, ttl=600)
     assert pinned_blocks(llm) > 0
     context.delete()
-    until(lambda: pinned_blocks(llm) == 0)
+    wait_for(lambda: pinned_blocks(llm) == 0)
 
     context = llm.cache(START, ttl=600)
     pieces = llm.stream(MORE, context=context, max_tokens=100, temperature=0, ignore_eos=True)
     next(pieces)
     context.delete()
     assert list(pieces)
-    until(lambda: pinned_blocks(llm) == 0)
+    wait_for(lambda: pinned_blocks(llm) == 0)
 
     pytest.importorskip("openai")
     client = _current_client.current_client()
@@ -151,7 +148,7 @@ def test_what_is_over_is_not_pinned_any_more(llm: deepserve.Model) -> None:
     assert pinned_blocks(llm) > 0 and [each.id for each in llm.cache.list()] == [made["id"]]
     client.query("revoke_key", {"key_id": key["key_id"]})
     assert llm.cache.list() == []
-    until(lambda: pinned_blocks(llm) == 0)
+    wait_for(lambda: pinned_blocks(llm) == 0)
 
 
 SCRIPT = """
@@ -177,13 +174,6 @@ def test_a_later_run_continues_those_of_its_state_folder(folder: Path, tmp_path:
 
     context = run()
     assert run(context) == f"{context} 600.0 True"
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    ends_s = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < ends_s, _current_client.current_client().query("status")
-        time.sleep(0.01)
 
 
 def test_bad_contexts(llm: deepserve.Model) -> None:

@@ -14,8 +14,8 @@ import deepserve
 from deepserve._current_client import current_client
 from deepserve.testing import LocalEngine
 from deepserve_controller.core.demand_forecast import LEAST_GAP_S
-from tests.integration.controller.peers import wait_for
 from tests.tiny_models import make_model
+from tests.waiting import wait_for
 
 
 def status(llm: deepserve.Model, what: str) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
 from tests.tiny_models import make_model
+from tests.waiting import wait_for
 
 APP = Path(__file__).parent / "pod_app.py"
 
@@ -42,10 +42,7 @@ def test_functions_that_use_a_model(tmp_path: Path) -> None:
             ["2", "error: ValueError: only upwards", "pod"],
             ["3", "error: add: argument 'a' is missing, argument 'b' is missing (it takes: a, b)", "here"],
         ]
-    gone_by_s = time.monotonic() + 30
-    while (left := processes_with(mark)) and time.monotonic() < gone_by_s:
-        time.sleep(0.02)
-    assert left == []
+    wait_for(lambda: processes_with(mark) == [])
 
 
 def processes_with(mark: str) -> list[str]:

@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("openai")
 
 from deepserve._marked_processes import marked_processes
-from tests.integration.controller.peers import wait_for
 from tests.killing.processes import is_answering
 from tests.tiny_models import make_model
+from tests.waiting import wait_for
 
 APP = Path(__file__).parent / "killed_move_app.py"
 UP = Path(__file__).parents[2] / "killing" / "up_with_faults.py"

@@ -17,6 +17,7 @@ import pytest
 import deepserve
 from deepserve._current_client import current_client
 from deepserve.errors import PodLost
+from tests.waiting import wait_for, wait_until_they_work
 
 LONG: Any = {"max_tokens": 120, "temperature": 0}
 
@@ -63,17 +64,23 @@ def test_pods_killed_under_calls_and_many_streams(llm: deepserve.Model) -> None:
     expected = [llm.generate(prompt, **LONG) for prompt in prompts]
     expected_streams = ["".join(llm.stream(prompt, **LONG)) for prompt in prompts[:3]]
     got: dict[int, str] = {}
+    said = threading.Event()
+
+    def read(i: int, prompt: str) -> None:
+        pieces = []
+        for piece in llm.stream(prompt, **LONG):
+            pieces.append(piece)
+            said.set()
+        got[i] = "".join(pieces)
+
     threads = [
         threading.Thread(target=lambda i=i, p=p: got.update({i: llm.generate(p, **LONG)}))
         for i, p in enumerate(prompts)
     ]
-    threads += [
-        threading.Thread(target=lambda i=i, p=p: got.update({6 + i: "".join(llm.stream(p, **LONG))}))
-        for i, p in enumerate(prompts[:3])
-    ]
+    threads += [threading.Thread(target=read, args=(6 + i, p)) for i, p in enumerate(prompts[:3])]
     for thread in threads:
         thread.start()
-    time.sleep(0.05)
+    assert said.wait(60)
     kill_pods()
     for thread in threads:
         thread.join(120)
@@ -206,12 +213,14 @@ def until_lost(llm: deepserve.Model, ask: Any) -> None:
 
 
 def wait_until_it_runs(llm: deepserve.Model) -> None:
-    ends_at_s = time.monotonic() + 60
-    while time.monotonic() < ends_at_s:
+    """And has come some way."""
+
+    def is_running() -> bool:
         running = current_client().query("requests", {"limit": 0, "label": llm.spec.label})["requests"]
-        if any(request["state"] == "running" for request in running):
-            break
-    time.sleep(0.05)
+        return any(request["state"] == "running" for request in running)
+
+    wait_for(is_running)
+    wait_until_they_work(pods("flowserve"), ticks=5)
 
 
 def pods(environment: str) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from deepserve._current_client import current_client
 from deepserve._definition import Definition
 from deepserve.protocol.specs import function_id
 from tests.tiny_models import make_model
+from tests.waiting import wait_for, wait_until_they_rest
 
 LONG: Any = {"max_tokens": 1500, "temperature": 0}
 
@@ -40,19 +39,12 @@ def num_pods(llm: deepserve.Model) -> int:
     return sum(pod["label"] == llm.spec.label for pod in current_client().query("status", {})["pods"])
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends_at_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends_at_s, "it never came true"
-        time.sleep(0.02)
-
-
 def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) -> None:
     prompts = [f"hi {number}" for number in range(4)]
     expected = [wide.generate(prompt, **LONG) for prompt in prompts[:2]]
     expected += ["".join(wide.stream(prompt, **LONG)) for prompt in prompts[2:]]
     scale(wide, min_pods=2, max_pods=2)
-    wait_until(lambda: ready(wide) == 2)
+    wait_for(lambda: ready(wide) == 2)
     got: dict[int, str] = {}
     begun = threading.Barrier(3)
 
@@ -73,7 +65,7 @@ def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) 
     for thread in threads:
         thread.join(120)
     assert [got[number] for number in range(4)] == expected
-    wait_until(lambda: num_pods(wide) == 1)
+    wait_for(lambda: num_pods(wide) == 1)
     requests = current_client().query("requests", {"limit": 4, "label": wide.spec.label})["requests"]
     moved = [request for request in requests if request["attempts"] == 2]
     assert moved and all(request["pod_losses"] == 0 for request in requests), requests
@@ -83,13 +75,13 @@ def test_a_reader_that_stands_still_keeps_no_pod_and_loses_nothing(wide: deepser
     """What its pod has made and it has no room for is made again elsewhere."""
     expected = "".join(wide.stream("hello", **LONG))
     scale(wide, min_pods=2, max_pods=2)
-    wait_until(lambda: ready(wide) == 2)
+    wait_for(lambda: ready(wide) == 2)
     streams = [wide.stream("hello", **LONG) for _ in range(2)]
     texts = [next(stream) for stream in streams]
-    time.sleep(0.5)
+    wait_until_they_rest(pids(wide))
     assert wide.generate("beside them", max_tokens=3, temperature=0)
     scale(wide, min_pods=1, max_pods=1)
-    wait_until(lambda: num_pods(wide) == 1)
+    wait_for(lambda: num_pods(wide) == 1)
     assert [first + "".join(stream) for first, stream in zip(texts, streams, strict=True)] == [expected] * 2
 
 
@@ -102,14 +94,14 @@ def test_a_pod_dies_in_the_middle_of_a_move(wide: deepserve.Model, when: str, lo
     """The one that it goes to, and the one that it comes from; nobody reads on until that has happened."""
     expected = "".join(wide.stream("hey", **LONG))
     scale(wide, min_pods=2, max_pods=2)
-    wait_until(lambda: ready(wide) == 2)
+    wait_for(lambda: ready(wide) == 2)
     client, before = current_client(), pids(wide)
     fault_id = client.query("order_fault", {"step": 1, "when": when})["fault_id"]
     stream = wide.stream("hey", **LONG)
     text = next(stream)
     [running] = client.query("requests", {"label": wide.spec.label, "limit": 0})["requests"]
     client.query("move", {"request_id": running["request_id"]})
-    wait_until(lambda: not before <= pids(wide))
+    wait_for(lambda: not before <= pids(wide))
     assert text + "".join(stream) == expected
     [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
     assert (latest["pod_losses"], latest["attempts"]) == (losses, 1 + losses)
@@ -128,7 +120,7 @@ def test_a_pod_dies_before_it_has_prefilled(wide: deepserve.Model) -> None:
 def test_a_stream_is_moved_again_and_again(wide: deepserve.Model) -> None:
     expected = "".join(wide.stream("hey", **LONG))
     scale(wide, min_pods=2, max_pods=2)
-    wait_until(lambda: ready(wide) == 2)
+    wait_for(lambda: ready(wide) == 2)
     client, moves, text = current_client(), 0, ""
     for number, piece in enumerate(wide.stream("hey", **LONG)):
         text += piece

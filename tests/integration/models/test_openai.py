@@ -15,6 +15,7 @@ import deepserve
 from deepserve import _current_client
 from deepserve.errors import MissingPackage
 from tests.openai_values import ADD, HELLO, PARAMETERS
+from tests.waiting import wait_for
 
 openai = pytest.importorskip("openai")
 
@@ -170,11 +171,7 @@ def test_a_stream_that_is_left_ends_its_request(client: Any) -> None:
         found = controller.query("requests", {"label": "models/tiny"})["requests"]
         return [each for each in found if each["state"] in ("running", "queued")]
 
-    for _ in range(200):
-        if not running():
-            break
-        asyncio.run(asyncio.sleep(0.05))
-    assert not running()
+    wait_for(lambda: not running())
 
 
 def test_without_the_package(llm: deepserve.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import deepserve
+from tests.waiting import wait_for
 
 openai = pytest.importorskip("openai")
 
@@ -102,7 +102,7 @@ def test_listed_extended_and_continued(client: Any) -> None:
 
 def test_bad_contexts(client: Any) -> None:
     short = make(client, ttl=0.2)["id"]
-    time.sleep(0.3)
+    wait_for(lambda: short not in [each["id"] for each in client.get("/contexts", cast_to=object)["data"]])
     for context, code in (("ctx-never", "context_not_found"), (short, "context_expired")):
         with pytest.raises(openai.NotFoundError) as caught:
             ask(client, MORE, extra_body={"context_id": context})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import deepserve
 from deepserve._current_client import current_client
+from tests.waiting import wait_for
 
 LABEL = "models/twin"
 
@@ -22,22 +21,14 @@ def last_pod() -> str:
     return str([request["pod_id"] for request in status()["requests"] if request["label"] == LABEL][-1])
 
 
-def wait_until(is_so: Callable[[dict[str, Any]], bool]) -> None:
-    for _ in range(600):
-        if is_so(status()):
-            return
-        time.sleep(0.05)
-    raise AssertionError("not so after 30 s")
-
-
-def has_two_pods(now: dict[str, Any]) -> bool:
-    return any(view["label"] == LABEL and view["ready"] == 2 for view in now["functions"])
+def has_two_pods() -> bool:
+    return any(view["label"] == LABEL and view["ready"] == 2 for view in status()["functions"])
 
 
 def test_the_next_turn_of_a_conversation_goes_where_its_cache_is(folder: Path) -> None:
     llm = deepserve.Model("twin", source=folder, min_pods=2, max_pods=2)
     llm.generate("hi", max_tokens=1, temperature=0)
-    wait_until(has_two_pods)
+    wait_for(has_two_pods)
     llm.generate("hi", max_tokens=1, temperature=0)
     first_pod = last_pod()  # where equals go
     for number in range(10):  # the stream may be over before the chat comes
@@ -50,7 +41,7 @@ def test_the_next_turn_of_a_conversation_goes_where_its_cache_is(folder: Path) -
         if home != first_pod:
             break
     assert home != first_pod
-    wait_until(lambda now: not now["num_running"])
+    wait_for(lambda: not status()["num_running"])
     llm.generate("Short.", max_tokens=1, temperature=0)
     assert last_pod() == first_pod
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Go on."}]
