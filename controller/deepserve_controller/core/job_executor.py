@@ -8,11 +8,10 @@ from random import Random
 from typing import Any
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import Outcome, Stopped, Timings
+from deepserve.protocol.messages import Outcome
 from deepserve_controller.core import events
-from deepserve_controller.core.actions import Action, FinishItem, FinishRequest
+from deepserve_controller.core.actions import Action
 from deepserve_controller.core.alarms import NEVER_S, Alarms
-from deepserve_controller.core.chunk import Chunk
 from deepserve_controller.core.chunks import Chunks
 from deepserve_controller.core.clocks import Clocks
 from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
@@ -20,15 +19,14 @@ from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import (
     cancelled_outcome,
     miscounted_outcome,
-    stopped_outcome,
     timeout_outcome,
     too_deep_outcome,
 )
-from deepserve_controller.core.events import NO_PAYLOAD, Event, Payload
+from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_book import FirstStep, FunctionBook
-from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.job_endings import JobEndings
 from deepserve_controller.core.losses import Losses
 from deepserve_controller.core.maps import Maps
 from deepserve_controller.core.migrations import Migrations
@@ -77,30 +75,32 @@ class JobExecutor:
         self._dispatcher = Dispatcher(self._functions, routing, model_routing, random, self._alarms, self._out)
         self._orphans: deque[Job] = deque()
         self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)
-        self._stopping = Stopping(
-            self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._end_task
-        )
         self._jobs = JobBook()
+        self._dependencies = Dependencies()
+        self._endings = JobEndings(
+            ids, self._jobs, self._dispatcher, self._retrying, self._dependencies, self._alarms, self._out
+        )
+        self._stopping = Stopping(
+            self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._endings.end_task
+        )
         self._maps = Maps(
             ids, self._jobs, self._functions, self._dispatcher, self._out, chunking,
-            self._open_first_task, self._broken, self._stop_job,
+            self._open_first_task, self._broken, self._endings.stop_job,
         )  # fmt: skip
         self._chunks = Chunks(
             ids, self._jobs, self._maps, self._retrying, self._stopping, self._alarms, self._orphans, self._out,
-            grace_s, self._end_task, self._on_task_finished,
+            grace_s, self._endings.end_task, self._on_task_finished,
         )  # fmt: skip
         self._migrations = Migrations(
             self._dispatcher, self._jobs, self._retrying, self._stopping, self._out, migration
         )
-        losses = Losses(self._dispatcher, self._chunks, self._stopping, self._retrying, self._end_task)
+        losses = Losses(self._dispatcher, self._chunks, self._stopping, self._retrying, self._endings.end_task)
         self._clocks = Clocks(self._stopping, self._dispatcher, self._chunks)
         unstartable = Unstartable(
             self._functions, self._jobs, self._maps, self._dispatcher,
-            self._end_task, self._stop_job, self._finish_if_complete,
+            self._endings.end_task, self._endings.stop_job, self._endings.finish_if_complete,
         )  # fmt: skip
-        self._dependencies = Dependencies()
-        self._settled: deque[tuple[Task, str, Outcome, Payload]] = deque()
-        """Tasks whose dependency has finished, and how."""
+        self._endings.stopping, self._endings.maps = self._stopping, self._maps
         self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.RequestArrived: self._on_request_arrived,
             events.MapInputArrived: self._maps.on_input,
@@ -139,11 +139,11 @@ class JobExecutor:
             return []
         handler(event, now_s)
         self._chunks.settle(now_s)
-        while self._orphans or self._settled:
+        while self._orphans or self._endings.settled:
             while self._orphans:
-                self._stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
-            if self._settled:
-                self._dependency_finished(*self._settled.popleft(), now_s)
+                self._endings.stop_job(self._orphans.popleft(), cancelled_outcome("because its caller ended"), now_s)
+            if self._endings.settled:
+                self._dependency_finished(*self._endings.settled.popleft(), now_s)
         self._migrations.drop_ended()
         self._dispatcher.demand.report(now_s)
         actions = self._out.copy()
@@ -168,13 +168,13 @@ class JobExecutor:
         self._jobs.add(job)
         step = self._functions.first_step(event.function_id, event.kind, event.method)
         if isinstance(step, Outcome):
-            self._finish_job(job, step, now_s)
+            self._endings.finish_job(job, step, now_s)
         elif job.depth > self._max_depth:
-            self._finish_job(job, too_deep_outcome(job.chain(), self._max_depth), now_s)
+            self._endings.finish_job(job, too_deep_outcome(job.chain(), self._max_depth), now_s)
         elif event.parent_task_id and (parent is None or parent.state != "running"):
-            self._finish_job(job, cancelled_outcome("because its caller ended"), now_s)
+            self._endings.finish_job(job, cancelled_outcome("because its caller ended"), now_s)
         elif broken is not None:
-            self._finish_job(job, broken, now_s, event.payload)
+            self._endings.finish_job(job, broken, now_s, event.payload)
         else:
             if deadline_s != NEVER_S:
                 job.alarm = self._alarms.set(deadline_s, "deadline", job)
@@ -211,37 +211,31 @@ class JobExecutor:
         if task.state != "waiting":
             return
         if not outcome.is_ok:
-            self._end_task(task, dependency_outcome(outcome, request_id), now_s, payload=payload)
+            self._endings.end_task(task, dependency_outcome(outcome, request_id), now_s, payload=payload)
         elif self._dependencies.settle(task, request_id):
             task.move("queued")
             self._enqueue(task, now_s)
-
-    def _open_next_task(self, done: Task, function: FunctionQueue, payload: Payload, now_s: float) -> None:
-        """The tokenise task gave token ids: generate with them."""
-        task = done.next_task(self._ids.new("task"), function, payload, now_s)
-        self._jobs.add_task(task)
-        self._dispatcher.enqueue(task, now_s)
 
     def _on_map_ended(self, event: events.MapInputsEnded, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
         if job is not None and job.kind == "map" and job.ending is None:
             job.num_inputs = event.count
             if event.count != job.num_arrived:
-                self._stop_job(job, miscounted_outcome(event.count, job.num_arrived), now_s)
+                self._endings.stop_job(job, miscounted_outcome(event.count, job.num_arrived), now_s)
             else:
-                self._finish_if_complete(job, now_s)
+                self._endings.finish_if_complete(job, now_s)
 
     def _on_request_cancelled(self, event: events.RequestCancelled, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
         if job is not None:
-            self._stop_job(job, cancelled_outcome("by the caller"), now_s)
+            self._endings.stop_job(job, cancelled_outcome("by the caller"), now_s)
             if event.force:
                 self._stopping.force(job, now_s)
 
     def _on_link_closed(self, event: events.LinkClosed, now_s: float) -> None:
         for job in self._jobs.of_link(event.link_id):
             if not job.keep:
-                self._stop_job(job, cancelled_outcome("because its client left"), now_s)
+                self._endings.stop_job(job, cancelled_outcome("because its client left"), now_s)
 
     def _on_credit(self, event: events.CreditGranted, now_s: float) -> None:
         job = self._jobs.get(event.request_id)
@@ -283,82 +277,10 @@ class JobExecutor:
         if task.state == "stopping":
             self._stopping.end(task, "cooperatively", now_s, event.run_ms)
         elif event.outcome.kind != "error" or not event.may_retry:
-            self._end_task(task, event.outcome, now_s, event.run_ms, event.payload, event.count)
+            self._endings.end_task(task, event.outcome, now_s, event.run_ms, event.payload, event.count)
         elif not self._retrying.after_error(task, now_s):
             outcome = failed_outcome(task, event.outcome)
-            self._end_task(task, outcome, now_s, event.run_ms, event.payload, event.count)
-
-    def _end_task(
-        self,
-        task: Task,
-        outcome: Outcome,
-        now_s: float,
-        run_ms: float = 0.0,
-        payload: Payload = NO_PAYLOAD,
-        count: int = 0,
-    ) -> None:
-        """Take `task` out of everything, then see what its job does next."""
-        job = task.job
-        timings = task.timings(run_ms, now_s)
-        if task.state == "queued":
-            self._dispatcher.withdraw(task)
-        if task.waits_for:
-            self._dependencies.drop(task)
-        task.move("finished")
-        self._retrying.leave_pod(task, now_s)
-        if task.then is not None:
-            self._dispatcher.stop_expecting(task.then, task)
-        self._jobs.remove_task(task)
-        job.run_ms += run_ms
-        if job.ending is not None:
-            if not job.tasks:
-                ending, count = stopped_outcome(job.ending, job.stopped), job.num_done or task.num_produced
-                last = timings if job.kind != "map" else None
-                self._finish_job(job, ending, now_s, job.ending_payload, count, last)
-        elif outcome.is_ok and task.then is not None:
-            self._open_next_task(task, task.then, payload, now_s)
-        elif job.kind == "map":
-            if not isinstance(task, Chunk):  # whose inputs have ended one by one
-                job.num_done += 1
-                self._out.append(FinishItem(job.request_id, job.link_id, task.index, outcome, timings, payload))
-            self._finish_if_complete(job, now_s)
-        else:
-            self._finish_job(job, outcome, now_s, payload, task.num_produced or count, timings)
-
-    def _finish_if_complete(self, job: Job, now_s: float) -> None:
-        if job.is_map_complete:
-            self._finish_job(job, Outcome("ok"), now_s, NO_PAYLOAD, job.num_done)
-
-    def _stop_job(self, job: Job, outcome: Outcome, now_s: float, payload: Payload = NO_PAYLOAD) -> None:
-        """End `job` with `outcome` as soon as none of its tasks runs any more."""
-        if job.ending is not None or job.outcome is not None:
-            return
-        job.ending, job.ending_payload = outcome, payload
-        self._maps.drop(job)
-        if not job.tasks:
-            stopped: Stopped = "while it waited" if job.num_done else "before it began"
-            self._finish_job(job, stopped_outcome(outcome, stopped), now_s, payload, job.num_done)
-        for task in list(job.tasks.values()):
-            self._stopping.ask(task, outcome, now_s)
-
-    def _finish_job(
-        self,
-        job: Job,
-        outcome: Outcome,
-        now_s: float,
-        payload: Payload = NO_PAYLOAD,
-        count: int = 0,
-        timings: Timings | None = None,
-    ) -> None:
-        """`timings` of its only task; without them those of the whole job."""
-        timings = timings or job.timings(now_s)
-        if job.alarm is not None:
-            self._alarms.cancel(job.alarm)
-            job.alarm = None
-        self._jobs.write_off(job, outcome)
-        self._out.append(FinishRequest(job.request_id, job.link_id, outcome, timings, payload, count, job.keep))
-        for task in self._dependencies.finished(job.request_id):
-            self._settled.append((task, job.request_id, outcome, payload))
+            self._endings.end_task(task, outcome, now_s, event.run_ms, event.payload, event.count)
 
     # --- functions and pods ---------------------------------------------------------------------------
 
@@ -373,7 +295,7 @@ class JobExecutor:
         for kind, subject in self._alarms.due(event.key, now_s):
             if kind == "deadline":
                 left_s = subject.deadline_s - subject.arrived_s
-                self._stop_job(subject, timeout_outcome(left_s, "the time left to its caller", "caller"), now_s)
+                self._endings.stop_job(subject, timeout_outcome(left_s, "the time left to its caller", "caller"), now_s)
             else:
                 self._clocks.ran_out(kind, subject, now_s)
 
