@@ -28,7 +28,8 @@ class EngineConfig:
     target_step_ms: what a step with prompts should take while other sequences are there: prompts come in shorter chunks
     then (not so short that the step is hardly worth its fixed part), and sequences of a later priority than one of them
     are left out, at most 8 steps in a row. 0 = however long they get.
-    kv_cache_bytes: bytes for the KV cache; None = 512 MiB, grown when an explicit max_model_len needs more.
+    kv_cache_bytes: bytes for the KV cache; None = what an eighth of the host's memory leaves, at least 512 MiB, grown
+    when an explicit max_model_len needs more (see `with_kv_budget`).
     memory_bytes: of the process, for weights, working memory and KV cache together; the KV cache takes what the others
     leave, which is measured once for such an engine on such a machine and kept beside the converted weights. Excludes
     kv_cache_bytes and num_kv_blocks.

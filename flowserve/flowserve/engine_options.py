@@ -21,7 +21,18 @@ TargetStepMs = Annotated[
     float,
     typer.Option(help="What a step with prompts should take while others are there; 0 = however long."),
 ]
-KvCacheBytes = Annotated[int | None, typer.Option(help="Memory for keys and values.")]
+KvCacheBytes = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-cache-bytes", "--kv-cache-memory-bytes", help="Memory for keys and values. Default: by the host's."
+    ),
+]
+NumKvBlocks = Annotated[
+    int | None, typer.Option("--num-kv-blocks", "--num-gpu-blocks-override", help="The same, in blocks.")
+]
+MemoryBytes = Annotated[
+    int | None, typer.Option(help="Memory of the process: keys and values have what the rest leaves of it.")
+]
 HostCacheBytes = Annotated[int | None, typer.Option(help="Memory for KV that left the device.")]
 FileCacheBytes = Annotated[int | None, typer.Option(help="Disk for KV that left memory.")]
 FileCacheFolder = Annotated[str | None, typer.Option(help="Where on disk.")]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .config import EngineConfig
 from .device.base import StorageLayout
 from .errors import InvalidConfigError
 from .models.folder_plan import context_length
 from .models.loader import LoadedModel
 
-_DEFAULT_KV_BYTES = 512 * 2**20
+DEFAULT_KV_BYTES = 512 * 2**20
+"""Where nothing says more."""
 
 
 def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLayout, int]:
@@ -24,7 +27,7 @@ def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLa
     if config.num_kv_blocks is not None:
         num_blocks = config.num_kv_blocks
     else:
-        budget = (config.kv_cache_bytes or _DEFAULT_KV_BYTES) // one_block.block_bytes
+        budget = (config.kv_cache_bytes or DEFAULT_KV_BYTES) // one_block.block_bytes
         num_blocks = min(budget, needed * config.max_num_sequences)
         if config.kv_cache_bytes is None and config.max_model_len is not None:
             num_blocks = max(num_blocks, needed)
@@ -44,3 +47,9 @@ def least_kv_bytes(loaded: LoadedModel, config: EngineConfig) -> int:
     block_size = config.block_size or loaded.device.default_block_size
     num_blocks = -(-(config.max_model_len or 1) // block_size)
     return num_blocks * loaded.device.kv_layout(loaded, 1, block_size, config).block_bytes
+
+
+def most_kv_bytes(loaded: LoadedModel, config: EngineConfig) -> int:
+    """Of as many sequences as may run at once, each of full length."""
+    max_model_len = context_length(config.max_model_len, loaded.config.max_positions)
+    return config.max_num_sequences * least_kv_bytes(loaded, replace(config, max_model_len=max_model_len))

@@ -13,35 +13,59 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .config import EngineConfig
-from .kv_memory import least_kv_bytes
+from .kv_memory import DEFAULT_KV_BYTES, least_kv_bytes, most_kv_bytes
 from .largest_step import run_largest_step
 from .loading.throwaway import has_one_thread, run_apart
+from .memory import host_bytes
 from .model_check import too_little_memory
 from .models.loader import LoadedModel
 from .tokenizer import Tokenizer
 
-_VERSION = 1
+_VERSION = 2
 _SPARE_SHARE = 0.1
 """Of the memory: for what grows with use (grammars, outputs, the allocator's holes)."""
-_IRRELEVANT = ("memory_bytes", "kv_cache_bytes", "seed", "step_log", "cost_model", "direct_load", "overlap_load")
+HOST_SHARE = 1 / 8
+"""Of the host's memory, for an engine that was given none: as many as a hosted model has at most by default fill it,
+though they share their weights. KV takes memory where it is written, but prefixes are kept as long as there is room."""
+_IRRELEVANT = (
+    "memory_bytes",
+    "kv_cache_bytes",
+    "seed",
+    "step_log",
+    "cost_model",
+    "direct_load",
+    "overlap_load",
+    "target_step_ms",
+)
 
 _logger = logging.getLogger("flowserve")
 
 
 def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> EngineConfig:
-    """The options with `kv_cache_bytes` in place of `memory_bytes`; without that, as they are.
+    """The options with `kv_cache_bytes`: what `memory_bytes` leaves, or where that is not given, what an eighth of the
+    host's memory leaves, at least 512 MiB where the host has them.
 
-    What is not known yet is measured, in a child where this process has one thread. Raises InvalidConfigError where the
-    memory has no room for the KV of one sequence, and LoadingError.
+    As they are where they say how large the cache is, and without `memory_bytes` also where 512 MiB hold all sequences
+    that may run, or there is no file to keep a measurement beside. What is not known yet is measured, in a child where
+    this process has one thread. Raises InvalidConfigError where `memory_bytes` has no room for the KV of one sequence,
+    and LoadingError.
     """
     memory_bytes = config.memory_bytes
-    if memory_bytes is None:
-        return config
     path = _path_of(loaded, config)
+    if memory_bytes is None and (
+        config.kv_cache_bytes is not None
+        or config.num_kv_blocks is not None
+        or path is None
+        or most_kv_bytes(loaded, config) <= DEFAULT_KV_BYTES
+    ):
+        return config
     used_bytes = _kept(path)
     if used_bytes is None:
+        _logger.info("measuring what a step of %s takes (once on this machine)", loaded.folder)
         used_bytes = _measured(loaded, tokenizer, replace(config, memory_bytes=None))
         _keep(path, used_bytes)
+    if memory_bytes is None:
+        return replace(config, kv_cache_bytes=_share_of_host(used_bytes, least_kv_bytes(loaded, config)))
     least_bytes = least_kv_bytes(loaded, config)
     needed_bytes = used_bytes + min(int((used_bytes + least_bytes) * _SPARE_SHARE / (1 - _SPARE_SHARE)), least_bytes)
     if memory_bytes < needed_bytes + least_bytes:
@@ -50,6 +74,13 @@ def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConf
     left_bytes = memory_bytes - used_bytes
     spare_bytes = min(int(memory_bytes * _SPARE_SHARE), left_bytes // 2)
     return replace(config, memory_bytes=None, kv_cache_bytes=left_bytes - spare_bytes)
+
+
+def _share_of_host(used_bytes: int, least_bytes: int) -> int:
+    """For KV, of an engine that takes so much besides; enough for one sequence anyhow, as who asked for it was told."""
+    has_bytes = host_bytes()
+    room_bytes = int(has_bytes * (1 - _SPARE_SHARE)) - used_bytes
+    return max(least_bytes, min(room_bytes, max(DEFAULT_KV_BYTES, int(has_bytes * HOST_SHARE) - used_bytes)))
 
 
 def _measured(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConfig) -> int:

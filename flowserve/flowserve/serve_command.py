@@ -59,6 +59,8 @@ def serve(
     max_num_batched_tokens: engine.MaxNumBatchedTokens = 512,
     target_step_ms: engine.TargetStepMs = 25.0,
     kv_cache_bytes: engine.KvCacheBytes = None,
+    num_kv_blocks: engine.NumKvBlocks = None,
+    memory_bytes: engine.MemoryBytes = None,
     host_cache_bytes: engine.HostCacheBytes = None,
     file_cache_bytes: engine.FileCacheBytes = None,
     file_cache_folder: engine.FileCacheFolder = None,

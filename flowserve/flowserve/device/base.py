@@ -1,4 +1,4 @@
-"""The device adapter: all that differs between devices, in seventeen methods, and eight operators for models in torch.
+"""The device adapter: all that differs between devices, in nineteen methods, and eight operators for models in torch.
 
 `torch.accelerator` is not enough: memory queries, synchronisation and graphs fail on several out-of-tree devices, so
 each device answers for itself. A vendor package is imported by its adapter when that is built, never before.
@@ -179,6 +179,10 @@ class DeviceAdapter(Protocol):
 
     def read_s(self, weights: Any) -> float:
         """Seconds that reading loaded weights into memory took; 0 where nothing was read, or is not all there yet."""
+
+    def of_one_layer(self, loaded: LoadedModel) -> LoadedModel | None:
+        """With the same weights, of which a step computes only the first layer's and what is around the layers: it
+        takes the working memory of a whole one, in a fraction of its time. None where a whole step must be made."""
 
     def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
         """What the matrices are kept as ("int8"), and what computes with them ("own kernels, avx512-vnni")."""

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,13 @@ class CpuDevice:
 
     def read_s(self, weights: DecoderModel | PackedWeights) -> float:
         return weights.file.read_s if isinstance(weights, PackedWeights) else weights.read_s
+
+    def of_one_layer(self, loaded: LoadedModel) -> LoadedModel | None:
+        if not isinstance(loaded.weights, PackedWeights):
+            return None
+        config = replace(loaded.config, num_layers=1, windows=loaded.config.windows[:1])
+        plan = replace(loaded.plan, config=config, layers=loaded.plan.layers[:1])
+        return replace(loaded, plan=plan, weights=replace(loaded.weights, plan=plan))
 
     def describe(self, loaded: LoadedModel, config: EngineConfig) -> tuple[str, str]:
         if isinstance(loaded.weights, PackedWeights):

@@ -24,6 +24,7 @@ from ..engine import Engine
 from ..engine_setup import threads
 from ..errors import AddressError, InvalidConfigError
 from ..hub import resolve_model
+from ..kv_profile import with_kv_budget
 from ..model_parts import load_with_tokenizer
 from ..models.config import read_model_config
 from ..models.encoder_config import is_embedding_model
@@ -166,7 +167,7 @@ def _engine(folder: Path, config: EngineConfig) -> Engine:
     model = read_model_config(folder)
     say(f"model: {model.architecture}, {model.num_parameters / 1e6:,.1f}M parameters, {folder}")
     (loaded, tokenizer), load_s = timed(lambda: load_with_tokenizer(folder, config))
-    engine, engine_s = timed(lambda: Engine(loaded, tokenizer, config))
+    engine, engine_s = timed(lambda: Engine(loaded, tokenizer, with_kv_budget(loaded, tokenizer, config)))
     say(f"{engine.setup.weights_line()}; with the tokenizer ({tokenizer.vocab_size:,} tokens) in {load_s:.2f} s")
     say(f"{engine.setup.memory_line()}, in {engine_s:.2f} s")
     say(engine.setup.computing_line())

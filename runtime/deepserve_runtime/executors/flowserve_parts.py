@@ -19,12 +19,12 @@ from flowserve.errors import (
 )
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
+from flowserve.memory import host_bytes, resident_bytes
 from flowserve.messages import problem_of_message, template_role
 from flowserve.model_check import check_model
 from flowserve.models.checkpoint import has_all_weights
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput, TokenLogprobs
-from flowserve.resident_memory import resident_bytes
 from flowserve.rtc.index import block_hashes
 from flowserve.rtc.moves import Tier
 from flowserve.sampling_params import SamplingParams, StructuredOutputsParams
@@ -118,6 +118,7 @@ __all__ = [
     "embedding_model_from_folder",
     "engine_template",
     "has_all_weights",
+    "host_bytes",
     "is_embedding_model",
     "known_folder",
     "local_folder",

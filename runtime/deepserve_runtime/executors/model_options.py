@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec, Resources
 from deepserve_runtime import sdk
-from deepserve_runtime.executors.flowserve_parts import check_model, has_all_weights, known_folder, local_folder
+from deepserve_runtime.executors.flowserve_parts import (
+    check_model,
+    has_all_weights,
+    host_bytes,
+    known_folder,
+    local_folder,
+)
 from deepserve_runtime.executors.loaded_engine import engine_config, loading
-
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check_definition(spec: FunctionSpec) -> None:
@@ -35,20 +37,7 @@ def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> N
     with loading(spec.model):
         is_whole = local_folder(spec.model.source) is not None or has_all_weights(folder)
         least = check_model(folder, engine_config(spec), process_bytes=process_bytes, has_weights=is_whole)
-    needed_bytes, has_bytes = process_bytes + least.weights_bytes, host_memory_bytes()
+    needed_bytes, has_bytes = process_bytes + least.weights_bytes, host_bytes()
     if needed_bytes > has_bytes:
         text = f"it takes {needed_bytes / 2**30:.1f} GiB at least, this host has {has_bytes / 2**30:.1f} GiB of memory"
         raise sdk.errors.ModelLoadError(f"model {spec.model.name!r} does not fit: {text}")
-
-
-def host_memory_bytes(limit_files: Iterable[str] = CGROUP_LIMITS) -> int:
-    """Of the machine, or of the container that this process runs in."""
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in limit_files:
-        try:
-            text = Path(file).read_text().strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            has = min(has, int(text))
-    return has

@@ -159,7 +159,7 @@ def test_what_cannot_be_served_is_said_in_a_line(server: Any, folder: Path, tmp_
 def test_the_engine_s_log_is_shown(folder: Path, tmp_path: Path) -> None:
     """Where nothing was compiled yet and no compiler is, its warning comes before the error of the folder."""
     environment = {**os.environ, "FLOWSERVE_CACHE": str(tmp_path), "PATH": str(tmp_path), "CXX": ""}
-    command = [sys.executable, "-m", "flowserve", "serve", str(folder), "--port", "0", "--kv-cache-bytes", "1"]
+    command = [sys.executable, "-m", "flowserve", "serve", str(folder), "--port", "0", "--kv-cache-memory-bytes", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env=environment)
     assert done.returncode == 1
     *_, warning, last = done.stderr.splitlines()

@@ -13,7 +13,7 @@ from deepserve.errors import InvalidModelOption, InvalidOption, ModelLoadError
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources
 from deepserve_runtime.executors import model_options
 from deepserve_runtime.executors.loaded_engine import engine_config
-from deepserve_runtime.executors.model_options import check_definition, check_options, host_memory_bytes
+from deepserve_runtime.executors.model_options import check_definition, check_options
 from deepserve_runtime.memory_limit import load_error
 from tests.tiny_models import make_model
 
@@ -31,7 +31,7 @@ def spec_of(source: object, memory_mib: int = 0, accelerators: tuple[str, ...] =
 
 def test_a_model_larger_than_the_host(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_options(folder, spec_of(folder))
-    monkeypatch.setattr(model_options, "host_memory_bytes", lambda: 400_000)
+    monkeypatch.setattr(model_options, "host_bytes", lambda: 400_000)
     with pytest.raises(ModelLoadError, match=r"^model 'big' does not fit.*GiB at least, this host has"):
         check_options(folder, spec_of(folder))
     check_options(folder, spec_of(folder, quantization="int8"))
@@ -86,14 +86,6 @@ def test_a_pod_over_its_memory_while_it_loads(folder: Path) -> None:
     assert isinstance(error, InvalidModelOption) and "memory=64 MiB is too small" in str(error)
     function = FunctionSpec("app", "f", "function", CodeRef("builtin", "", ""), resources=Resources(memory_mib=64))
     assert isinstance(load_error(function, "the pod uses 170 MiB"), MemoryError)
-
-
-def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:
-    limit, without = tmp_path / "memory.max", tmp_path / "other"
-    limit.write_text("1048576\n")
-    without.write_text("max\n")
-    assert host_memory_bytes([str(limit), str(tmp_path / "none")]) == 1 << 20
-    assert host_memory_bytes([str(without)]) == host_memory_bytes([])
 
 
 def test_a_pods_limit_is_the_engines_memory(tmp_path: Path) -> None:

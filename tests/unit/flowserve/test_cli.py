@@ -25,7 +25,7 @@ def test_every_option_is_readable_at_80_columns(name: str) -> None:
     options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
     assert len(options) > 1
     for option in options:
-        assert option.startswith("--") is False or option in shown.split()
+        assert option.startswith("--") is False or option in shown.replace(",", " ").split()
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
 
 
@@ -42,3 +42,11 @@ def test_options_have_the_engine_s_defaults(command: object) -> None:
     assert len(shared) >= 8
     for field in shared:
         assert given[field.name].default == field.default, field.name
+
+
+def test_the_kv_cache_by_the_names_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr("flowserve.serve_command._serve", given.update)
+    words = ["--kv-cache-memory-bytes", "5", "--num-gpu-blocks-override", "7", "--memory-bytes", "9"]
+    assert CliRunner().invoke(commands, ["serve", "folder", *words]).exit_code == 0
+    assert (given["kv_cache_bytes"], given["num_kv_blocks"], given["memory_bytes"]) == (5, 7, 9)

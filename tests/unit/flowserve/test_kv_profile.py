@@ -17,8 +17,9 @@ from flowserve.engine import Engine
 from flowserve.engine_template import EngineTemplate
 from flowserve.errors import InvalidConfigError
 from flowserve.kv_memory import least_kv_bytes, plan_kv_memory
+from flowserve.largest_step import run_largest_step
+from flowserve.memory import host_bytes, resident_bytes
 from flowserve.model_parts import load_with_tokenizer
-from flowserve.resident_memory import resident_bytes
 
 MIB = 2**20
 CONFIG = EngineConfig(num_threads=1, cpu_backend="extension", memory_bytes=4096 * MIB)
@@ -131,6 +132,73 @@ def test_what_is_said_to_be_needed_is_enough(folder: Path, runs: list[EngineConf
         assert kv_bytes is not None and kv_bytes >= least_bytes
         with pytest.raises(InvalidConfigError, match="is too small"):
             budget(folder, replace(config, memory_bytes=needed_bytes - 2))
+
+
+@pytest.fixture
+def wide(models: Callable[..., Path], folder: Path, tmp_path: Path) -> Path:
+    """Whose sequences could fill more than 512 MiB."""
+    return Path(shutil.copytree(models("qwen3", max_position_embeddings=1 << 16), tmp_path / "wide"))
+
+
+WITHOUT = replace(CONFIG, memory_bytes=None)
+
+
+@pytest.mark.parametrize(
+    ("host_gib", "expected"),
+    [
+        (64, 8 * 1024 - 1000),  # an eighth, of which 1,000 MiB are taken
+        (8, 512),  # which would leave less
+        (1.5, 382),  # a tenth is spare
+        (0.5, None),  # nothing is left: one block all the same
+    ],
+)
+def test_without_memory_of_its_own_an_engine_has_a_share_of_the_hosts(
+    wide: Path, runs: list[EngineConfig], monkeypatch: pytest.MonkeyPatch, host_gib: float, expected: int | None
+) -> None:
+    monkeypatch.setattr(kv_profile, "host_bytes", lambda: int(host_gib * 1024 * MIB))
+    found = {budget(wide, WITHOUT) for _ in range(3)}
+    loaded, _ = load_with_tokenizer(wide, WITHOUT)
+    assert [None if each is None else each // MIB for each in found] == [
+        least_kv_bytes(loaded, WITHOUT) // MIB if expected is None else expected
+    ]
+    assert len(runs) == 1, "kept"
+    long = replace(WITHOUT, max_model_len=1 << 16)
+    kv_bytes = budget(wide, long)
+    assert kv_bytes is not None and kv_bytes >= least_kv_bytes(loaded, long)
+
+
+def test_what_needs_no_budget_is_not_measured(folder: Path, wide: Path, runs: list[EngineConfig]) -> None:
+    assert budget(folder, WITHOUT) is None, "512 MiB hold all of its sequences"
+    assert budget(wide, replace(WITHOUT, kv_cache_bytes=5 * MIB)) == 5 * MIB
+    assert budget(wide, replace(WITHOUT, num_kv_blocks=64)) is None
+    assert budget(wide, replace(WITHOUT, max_model_len=512)) is None
+    assert budget(wide, replace(WITHOUT, cpu_backend="torch")) is None, "it could not be kept"
+    assert not runs
+
+
+def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:
+    limit, without = tmp_path / "memory.max", tmp_path / "other"
+    limit.write_text("1048576\n")
+    without.write_text("max\n")
+    assert host_bytes([str(limit), str(tmp_path / "none")]) == 1 << 20
+    assert host_bytes([str(without)]) == host_bytes([])
+
+
+def test_a_step_of_one_layer_tells_what_a_whole_one_takes(
+    models: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model whose other layers are most of it, and cannot be overlooked."""
+    deep = models("qwen3", num_hidden_layers=24, hidden_size=256, intermediate_size=1024)
+    loaded, tokenizer = load_with_tokenizer(deep, CONFIG)
+    loaded.device.unpark(loaded.weights)
+    config = replace(CONFIG, memory_bytes=None)
+    short = loaded.device.of_one_layer(loaded)
+    assert short is not None and (short.config.num_layers, len(short.plan.layers)) == (1, 1)
+    assert loaded.device.weights_bytes(loaded.weights) > 64 * MIB and loaded.config.num_layers == 24
+    with monkeypatch.context() as whole:
+        whole.setattr(type(loaded.device), "of_one_layer", lambda self, loaded: None)
+        expected = run_largest_step(loaded, tokenizer, config)
+    assert abs(run_largest_step(loaded, tokenizer, config) - expected) < 16 * MIB
 
 
 @pytest.mark.parametrize("backend", ["extension", "torch"])

@@ -42,13 +42,19 @@ def main() -> None:
 
 
 def packed(folder: Path) -> Path:
-    """The flat file of its weights, packed now if need be, by another process: this one stays without the engine."""
+    """The flat file of its weights, packed now if need be, by another process: this one stays without the engine.
+
+    What a start measures of the model once on a machine is measured then, too.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        from deepserve_runtime.executors.loaded_engine import engine_config
         from flowserve.config import EngineConfig
+        from flowserve.engine_template import EngineTemplate
         from flowserve.models.loader import load_model
 
+        EngineTemplate(folder, engine_config(deepserve.Model("hosted", source=folder).spec))
         file = load_model(folder, EngineConfig()).weights.file
         os.write(writing, str(file.path).encode())
         os._exit(0)
