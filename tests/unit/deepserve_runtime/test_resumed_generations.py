@@ -84,7 +84,9 @@ PROMPTS = {
     "stop strings": TokenizedPrompt([1, 2, 3], GenerationParams(max_tokens=60, seed=4, stop=["e", "o"])),
     "schema": TokenizedPrompt([5, 6], GenerationParams(max_tokens=60, temperature=1.0, seed=1, json_schema=CALL)),
     "tool call": TokenizedPrompt([5, 6], GenerationParams(max_tokens=60, seed=1, json_schema=CALL), parse_tools=True),
-    "text beside tools": TokenizedPrompt([5, 6], GenerationParams(max_tokens=60, temperature=1.0), parse_tools=True),
+    "text beside tools": TokenizedPrompt(
+        [5, 6], GenerationParams(max_tokens=60, temperature=1.0, ignore_eos=True), parse_tools=True
+    ),
 }
 
 
