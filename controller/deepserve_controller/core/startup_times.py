@@ -102,12 +102,13 @@ class StartupTimes:
         behind = list(self._bookings.values())[after:]
         booking = self._bookings.pop(load_id)
         for name, end_s in booking.ends_s.items():
-            saved_s = max(0.0, end_s - max(now_s, booking.starts_s[name]))
+            free_at_s = min(end_s, max(now_s, booking.starts_s[name]))
             for other in behind:
                 if name in other.path:
-                    other.starts_s[name] -= saved_s
-                    other.ends_s[name] -= saved_s
-            self.links[name].free_at_s -= saved_s
+                    took_s = other.ends_s[name] - other.starts_s[name]
+                    other.starts_s[name] = max(free_at_s, other.began_s)  # perhaps before this end was told
+                    free_at_s = other.ends_s[name] = other.starts_s[name] + took_s
+            self.links[name].free_at_s = free_at_s
         if moved_s is not None and booking.path:
             self._learn(booking, now_s - moved_s, now_s)
 

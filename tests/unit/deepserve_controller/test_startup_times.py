@@ -42,6 +42,18 @@ def test_those_behind_a_load_that_is_given_up_move_forward() -> None:
     assert times.move_s({"disk": GB}, 1.5) == pytest.approx(1.0) and not times.load_ids
 
 
+def test_an_end_that_is_told_late_moves_nobody_to_before_their_own_beginning() -> None:
+    times = StartupTimes({"disk": 1.0 * GB})
+    times.book("first", {"disk": 10 * GB}, 0.0)
+    times.book("second", {"disk": 2 * GB}, 5.0)
+    times.book("third", {"disk": 10 * GB}, 13.0)
+    times.ended("first", 2.0, moved_s=2.0)  # an engine that nobody asked meanwhile says so with its next report
+    times.check_invariants()
+    assert times.left_s("second", 5.0) == pytest.approx(2.0)
+    assert times.left_s("third", 14.0) == pytest.approx(9.0)
+    assert times.move_s({"disk": GB}, 14.0) == pytest.approx(10.0)
+
+
 def test_estimates_approach_what_is_observed() -> None:
     times = StartupTimes({"disk": 4.0 * GB, "bus": 20.0 * GB}, engine_s=5.0)
     for number in range(20):
