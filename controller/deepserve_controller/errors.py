@@ -19,6 +19,10 @@ class StoreUnreadable(ControllerError):
     """The state folder was written by another version, or is damaged."""
 
 
+class StoreUnwritable(ControllerError):
+    """The state folder does not take a change, such as on a full disk; nothing of it was changed."""
+
+
 class Refusal(Exception):
     """A peer is turned away with `Refused(code, text)`; nobody else notices."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Container
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from deepserve.protocol.messages import OpenRequest, Outcome
 from deepserve.protocol.model_io import ContextInput
 from deepserve_controller.core.events import Payload
-from deepserve_controller.errors import StoreUnreadable
+from deepserve_controller.errors import StoreUnreadable, StoreUnwritable
 from deepserve_controller.service.store import NO_RECORDS, Records
 
 MAX_BYTES = 256 << 20
@@ -114,20 +115,25 @@ class Contexts:
         self._underway[message.request_id] = _Underway(message.context_id, label, context.ttl_s)
         return continued
 
-    def finished(self, request_id: str, outcome: Outcome, result: bytes = b"") -> None:
+    def finished(self, request_id: str, outcome: Outcome, result: bytes = b"") -> Outcome:
         """The engine has answered: from now on a context that it made can be used.
 
-        One that was deleted meanwhile, or was not made, it may have all the same.
+        One that was deleted meanwhile, or was not made, it may have all the same. Returns what the caller is told:
+        another outcome where the context could not be kept.
         """
         underway = self._underway.pop(request_id, None)
         if underway is None:
-            return
+            return outcome
         if underway.made is not None and outcome.is_ok:
-            self._keep(underway.context_id, underway.made, result)
+            try:
+                self._keep(underway.context_id, underway.made, result)
+            except StoreUnwritable as error:
+                outcome = Outcome("refused", f"context {underway.context_id!r} is not kept: {error}")
         context = self._contexts.get(underway.context_id)
         ttl_s = context.ttl_s if context is not None else 0.0
         if ttl_s != underway.ttl_s:
             self.on_ttl(underway.label, underway.context_id, ttl_s)
+        return outcome
 
     def infos(self, labels: Container[str] | None = None) -> list[ContextInfo]:
         """Of all, or of those of some models; the least recently used first."""
@@ -140,23 +146,24 @@ class Contexts:
         return self._info(context_id, self._allowed(context_id, labels))
 
     def extend(self, context_id: str, ttl_s: float, labels: Container[str] | None = None) -> ContextInfo:
-        """Let it live for another time, from now on and after each use. Raises ContextRefused."""
+        """Let it live for another time, from now on and after each use. Raises ContextRefused, StoreUnwritable."""
         context = self._allowed(context_id, labels)
         if not 0 < ttl_s < float("inf"):
             raise ContextRefused("", f"context {context_id!r}: a time to live must be above 0 s, not {ttl_s!r}")
-        self._num_bytes -= len(context.data)
         given = msgspec.msgpack.decode(context.data, type=ContextInput)
-        context.data = msgspec.msgpack.encode(msgspec.structs.replace(given, ttl_s=ttl_s))
-        self._num_bytes += len(context.data)
-        context.ttl_s, context.expires_s = ttl_s, self._clock() + ttl_s
-        self._write(context_id)
+        data = msgspec.msgpack.encode(msgspec.structs.replace(given, ttl_s=ttl_s))
+        extended = msgspec.structs.replace(context, data=data, ttl_s=ttl_s, expires_s=self._clock() + ttl_s)
+        self._records.put(context_id, msgspec.msgpack.encode(extended))
+        self._num_bytes += len(data) - len(context.data)
+        self._contexts[context_id] = extended
         self.on_ttl(context.label, context_id, ttl_s)
-        return self._info(context_id, context)
+        return self._info(context_id, extended)
 
     def delete(self, context_id: str, labels: Container[str] | None = None) -> None:
-        """Raises ContextRefused."""
+        """Raises ContextRefused, StoreUnwritable."""
         context = self._allowed(context_id, labels)
-        self._remove(context_id)
+        self._records.remove(context_id)
+        self._drop(context_id)
         self.on_ttl(context.label, context_id, 0.0)
 
     def delete_of_key(self, key_id: str) -> None:
@@ -166,20 +173,22 @@ class Contexts:
             if each.context_id.startswith(prefix_of(key_id)):
                 self._underway[request_id] = each._replace(made=None)
         for context_id in [each for each in self._contexts if each.startswith(prefix_of(key_id))]:
-            self.delete(context_id)
+            label = self._contexts[context_id].label
+            self._end(context_id)
+            self.on_ttl(label, context_id, 0.0)
 
     def check_invariants(self) -> None:
         assert self._num_bytes == sum(len(context.data) for context in self._contexts.values()), self._num_bytes
         assert not self._contexts.keys() & self._expired.keys()
 
     def _keep(self, context_id: str, context: Context, result: bytes) -> None:
-        self._remove(context_id)
-        self._expired.pop(context_id, None)
         context.expires_s = self._clock() + context.ttl_s
         context.num_tokens = msgspec.msgpack.decode(result, type=_Told).prompt_tokens if result else 0
+        self._records.put(context_id, msgspec.msgpack.encode(context))
+        self._drop(context_id)
+        self._expired.pop(context_id, None)
         self._contexts[context_id] = context
         self._num_bytes += len(context.data)
-        self._write(context_id)
 
     def _made(self, context_id: str, label: str, data: bytes) -> Context:
         try:
@@ -233,18 +242,20 @@ class Contexts:
         now_s = self._clock()
         for context_id in [key for key, context in self._contexts.items() if context.expires_s <= now_s]:
             self._expired[context_id] = f"{self._contexts[context_id].ttl_s:g} s"
-            self._remove(context_id)
+            self._end(context_id)
         while len(self._expired) > NUM_EXPIRED:
             self._expired.popitem(last=False)
 
-    def _remove(self, context_id: str) -> None:
+    def _end(self, context_id: str) -> None:
+        """It is over, whatever the store says: one that it keeps comes back to a later controller, for its time."""
+        with suppress(StoreUnwritable):
+            self._records.remove(context_id)
+        self._drop(context_id)
+
+    def _drop(self, context_id: str) -> None:
         context = self._contexts.pop(context_id, None)
         if context is not None:
             self._num_bytes -= len(context.data)
-            self._records.remove(context_id)
-
-    def _write(self, context_id: str) -> None:
-        self._records.put(context_id, msgspec.msgpack.encode(self._contexts[context_id]))
 
     def _restore(self, context_id: str, described: bytes) -> None:
         try:

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import Any
 
+from msgspec.structs import replace
+
 from deepserve.protocol.messages import (
     AttachRequest,
     ItemFinished,
@@ -254,7 +256,9 @@ class Requests:
     def finish(self, action: FinishRequest) -> None:
         record = self.running.pop(action.request_id, None)
         self.offered.claim(action.payload.value)
-        self.contexts.finished(action.request_id, action.outcome, bytes(action.payload.data))
+        outcome = self.contexts.finished(action.request_id, action.outcome, bytes(action.payload.data))
+        if outcome is not action.outcome:
+            action = replace(action, outcome=outcome)
         self.dependencies.finished(action.request_id, action.outcome, action.payload)
         self.dependencies.over(action.request_id)
         finished = RequestFinished(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import Connection, Engine, Table, delete, insert, select
+from sqlalchemy.exc import DatabaseError
+
+from deepserve_controller.errors import StoreUnwritable
 
 
 class SqlRecords:
@@ -20,13 +27,21 @@ class SqlRecords:
             return [(name, described) for name, described in rows]
 
     def put(self, name: str, described: bytes) -> None:
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             self._delete(connection, name)
             connection.execute(insert(self._table).values({self._name: name, self._table.c.described: described}))
 
     def remove(self, name: str) -> None:
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             self._delete(connection, name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            raise StoreUnwritable(f"the state folder takes no change: {getattr(error, 'orig', error)}") from None
 
     def _delete(self, connection: Connection, name: str) -> None:
         connection.execute(delete(self._table).where(self._name == name))

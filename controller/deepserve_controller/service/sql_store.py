@@ -28,7 +28,10 @@ class SqlStore:
     def __init__(self, folder: str) -> None:
         """Raises StoreUnreadable."""
         self._bundle_folder = os.path.join(folder, "bundles")
-        os.makedirs(self._bundle_folder, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(self._bundle_folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreUnreadable(f"{self._bundle_folder} cannot be used: {error.strerror}") from None
         self._engine = store_tables.open_engine(os.path.join(folder, "state.db"))
         try:
             with self._engine.begin() as connection:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from deepserve_controller.errors import AlreadyRunning
+from deepserve_controller.errors import AlreadyRunning, UnsafeFolder
 from deepserve_controller.service.folders import make_private
 
 LOOK_AGAIN_S = 0.02
@@ -18,7 +18,11 @@ class Claim:
     def __init__(self, folder: str, text: str, wait_s: float = 0.0) -> None:
         """wait_s: how long a holder may take that is just ending. Raises AlreadyRunning with `text`, UnsafeFolder."""
         make_private(folder)
-        self._fd = os.open(os.path.join(folder, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path = os.path.join(folder, "lock")
+        try:
+            self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise UnsafeFolder(f"{path} cannot be used: {error.strerror}") from None
         if not self._lock(time.monotonic() + wait_s):
             holder = os.read(self._fd, 20).decode(errors="replace").strip()
             os.close(self._fd)

@@ -47,7 +47,10 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 
 class Records(Protocol):
-    """Of one kind, by name, as bytes that only their owner reads; it holds them itself while it runs."""
+    """Of one kind, by name, as bytes that only their owner reads; it holds them itself while it runs.
+
+    `put` and `remove` raise StoreUnwritable.
+    """
 
     def all(self) -> list[tuple[str, bytes]]: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from deepserve.protocol.messages import OpenRequest, Outcome, Value
 from deepserve.protocol.model_io import ChatInput, ContextInput, Generated
 from deepserve_controller.core.events import Payload
-from deepserve_controller.errors import QueryError, StoreUnreadable
+from deepserve_controller.errors import QueryError, StoreUnreadable, StoreUnwritable
 from deepserve_controller.service.context_queries import context_queries
 from deepserve_controller.service.contexts import NUM_EXPIRED, ContextRefused, Contexts
 from deepserve_controller.service.sql_store import SqlStore
@@ -285,6 +286,33 @@ def test_a_restarted_controller_has_them_again(clock: Clock, tmp_path: Path) -> 
     store.contexts.put("ctx-9", b"\xc1")
     with pytest.raises(StoreUnreadable, match="ctx-9"):
         Contexts(records=store.contexts)
+    store.close()
+
+
+def test_a_store_that_takes_no_change_is_told_and_nothing_is_half_done(clock: Clock, tmp_path: Path) -> None:
+    store = SqlStore(str(tmp_path))
+    contexts, told = Contexts(clock=clock, records=store.contexts), []
+    contexts.on_ttl = lambda *what: told.append(what)
+    make(contexts, "ctx-1", text="first")
+    make(contexts, "ctx-key-1-a")
+    with sqlite3.connect(tmp_path / "state.db") as connection:
+        connection.execute("alter table contexts rename to gone")
+    for name in ("ctx-1", "ctx-2"):
+        outcome = contexts.finished(start(contexts, name, text="second"), Outcome("ok"))
+        assert (outcome.kind, name in outcome.detail, "takes no change" in outcome.detail) == ("refused", True, True)
+    assert told == [("models/a", "ctx-2", 0)], "an engine has it; the one before it is there still"
+    asked = chat(contexts, "ctx-1")
+    assert asked.context is not None and asked.context.messages[0]["content"] == "first"
+    with pytest.raises(StoreUnwritable):
+        contexts.extend("ctx-1", 50)
+    with pytest.raises(StoreUnwritable):
+        contexts.delete("ctx-1")
+    assert contexts.info("ctx-1").ttl_s == 10 and len(told) == 1
+    contexts.delete_of_key("key-1")
+    assert told.pop() == ("models/a", "ctx-key-1-a", 0), "whoever has the key no more has no context either"
+    clock.now_s += 20
+    assert contexts.infos() == []
+    contexts.check_invariants()
     store.close()
 
 

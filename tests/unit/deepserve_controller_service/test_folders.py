@@ -105,3 +105,11 @@ def test_an_empty_or_linked_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").symlink_to("/etc/hostname")
     with pytest.raises(UnsafeFolder, match="cannot be read"):
         load_key(str(tmp_path))
+
+
+def test_a_lock_that_cannot_be_one_is_told(tmp_path: Path) -> None:
+    make_private(str(tmp_path / "state"))
+    (tmp_path / "state" / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeFolder, match="lock cannot be used: Too many levels of symbolic links"):
+        Claim(str(tmp_path / "state"), "in use by {pid}")
+    assert not (tmp_path / "elsewhere").exists()

@@ -85,6 +85,10 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreUnreadable, match="not a database"):
         SqlStore(str(tmp_path))
+    (tmp_path / "bundles").rmdir()
+    (tmp_path / "bundles").touch()
+    with pytest.raises(StoreUnreadable, match="bundles cannot be used: File exists"):
+        SqlStore(str(tmp_path))
 
 
 def test_writes_are_logged_ahead(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from deepserve.protocol.messages import (
 )
 from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import OpenAIError, OpenAIRequest, OpenAIUsage
-from deepserve_controller.errors import Refusal
+from deepserve_controller.errors import Refusal, StoreUnwritable
 from deepserve_controller.service.contexts import ContextRefused, Contexts
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_controller.service.requests import Requests
@@ -148,6 +148,8 @@ class Exchanges:
             return ask(self._requests.contexts)
         except ContextRefused as error:
             raise _context_fault(error.outcome) from None
+        except StoreUnwritable as error:
+            raise Fault(500, str(error), code="not_kept") from None
 
     def close(self, exchange: Exchange) -> None:
         """Nobody reads on."""
