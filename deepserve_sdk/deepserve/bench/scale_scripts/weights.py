@@ -55,7 +55,7 @@ def read_direct(path: Path) -> None:
 def read_cached(path: Path) -> None:
     """Into the page cache, from where it is mapped."""
     file = os.open(path, os.O_RDONLY)
-    os.close(bring(path, file, is_direct=False))
+    os.close(bring(path, file, is_direct=False)[0])
 
 
 def read_torch(path: Path) -> None:
