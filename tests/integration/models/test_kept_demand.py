@@ -56,12 +56,12 @@ def test_the_next_controller_loads_a_model_that_is_likely_to_be_asked(folder: Pa
     [model] = kept["models"]
     first, second = model["gaps_s"]
     assert LEAST_GAP_S < first < 30 and LEAST_GAP_S < second < 30 and model["load_ms"] > 0 and model["uses"] > 0
-    model["gaps_s"] = [first + 100, second + 100]  # as if it had been asked every 100 s, and not since 90 s
-    kept["written_at"] -= 90
+    model["gaps_s"] = [first + 100, second + 100]  # as if it had been asked every 100 s, and not since 75 s
+    kept["written_at"] -= 75
     (state / "demand.json").write_text(json.dumps(kept))
     assert run(SECOND, str(state)).stdout == "likely (67%) to be asked within 30 s\n"
     [model] = json.loads((state / "demand.json").read_text())["models"]
-    assert model["gaps_s"][:2] == [first + 100, second + 100] and model["gaps_s"][2] > 90
+    assert model["gaps_s"][:2] == [first + 100, second + 100] and model["gaps_s"][2] > 75
     (state / "demand.json").write_text('{"version": 99}')
     said = run("import deepserve, sys; deepserve.init(state=sys.argv[1]); deepserve.put(1)", str(state)).stderr
     assert "demand.json has format 99" in said and "Traceback" not in said
