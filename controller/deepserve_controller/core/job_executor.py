@@ -130,6 +130,7 @@ class JobExecutor:
             events.ExecutorReady: self._dispatcher.add_executor,
             events.ExecutorFailed: unstartable.on_executor_failed,
             events.PodLost: losses.on_pod_lost,
+            events.PodStartFailed: self._on_pod_start_failed,
             events.TimerFired: self._on_timer,
         }
 
@@ -286,6 +287,9 @@ class JobExecutor:
 
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:
         self._functions.define(event.function_id, event.spec)
+
+    def _on_pod_start_failed(self, event: events.PodStartFailed, now_s: float) -> None:
+        self._dispatcher.executors.forget_pod(event.pod_id)
 
     def _on_pod_drain_started(self, event: events.PodDrainStarted, now_s: float) -> None:
         self._dispatcher.executors.drain(event.pod_id)

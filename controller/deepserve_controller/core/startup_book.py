@@ -193,7 +193,9 @@ class StartupBook:
     def _note_in_memory(self, key: Key) -> None:
         self._in_memory.pop(key, None)
         self._in_memory[key] = None
-        while len(self._in_memory) > 1 and 0 < self._usable_bytes < self._bytes_in_memory():
+        while len(self._in_memory) > NUM_SIZES or (
+            len(self._in_memory) > 1 and 0 < self._usable_bytes < self._bytes_in_memory()
+        ):
             del self._in_memory[next(iter(self._in_memory))]
 
     def _bytes_in_memory(self) -> int:

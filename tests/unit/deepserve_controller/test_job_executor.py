@@ -15,6 +15,7 @@ from deepserve_controller.core.events import (
     PodDrained,
     PodDrainStarted,
     PodIdle,
+    PodStartFailed,
     RequestArrived,
     TaskBlocked,
     TaskResumed,
@@ -258,6 +259,9 @@ def test_a_pod_drained_before_it_was_ready_gets_nothing(jobs: Jobs) -> None:
     jobs(RequestArrived("a", "link", "fn"))
     assert news(jobs(PodDrainStarted("pod-1")), PodDrained) == [PodDrained("pod-1")]
     assert not of_type(jobs.pod("pod-1"), SendTask)
+    jobs(PodDrainStarted("pod-2"))
+    jobs(PodStartFailed("pod-2", "its template ended"))
+    assert only(jobs.pod("pod-2"), SendTask).request_id == "a", "nothing of a pod is kept that never came"
 
 
 def test_unknown_and_removed_functions_are_refused_by_name(jobs: Jobs) -> None:
