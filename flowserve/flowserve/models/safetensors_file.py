@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from ..loading.mapped_file import read_pages
+from ..loading.read_pages import read_pages
 from .folder_state import FileState
 
 if TYPE_CHECKING:

@@ -46,7 +46,10 @@ def test_one_file_knows_the_sdk() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "absent"),
-    [("python", ("numpy", "torch", "flowserve", "tokenizers", "pydantic")), ("tokenizer", ("torch", "transformers"))],
+    [
+        ("python", ("numpy", "torch", "flowserve", "tokenizers", "pydantic")),
+        ("tokenizer", ("numpy", "torch", "transformers")),
+    ],
 )
 def test_an_environment_loads_no_more_than_it_says(environment: str, absent: tuple[str, ...]) -> None:
     code = f"""
