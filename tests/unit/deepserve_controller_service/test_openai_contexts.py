@@ -12,8 +12,10 @@ import msgspec
 from deepserve.protocol.messages import OpenRequest, Outcome, Value
 from deepserve.protocol.model_io import ContextInput, Generated
 from deepserve_controller.core.events import Payload
+from deepserve_controller.errors import StoreUnwritable
 from deepserve_controller.service.contexts import Contexts
 from deepserve_controller.service.openai.contexts import read_context
+from deepserve_controller.service.store import NoRecords
 from tests.unit.deepserve_controller_service.openai_peers import Asked, Setup
 
 BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -97,5 +99,32 @@ def test_what_processes_made_is_for_who_is_told_its_id() -> None:
         setup.pods.on_open = setup.pods.end
         asked = await setup.ask("a", "/chat/completions", "POST", json.loads(BODY) | {"context_id": setup.made["sdk"]})
         assert asked.status == 200 and [each.context_id for each in setup.pods.opened.values()] == [setup.made["sdk"]]
+
+    run(test)
+
+
+class Disk(NoRecords):
+    is_full = False
+
+    def put(self, name: str, described: bytes) -> None:
+        if self.is_full:
+            raise StoreUnwritable("the state folder takes no change: database or disk is full")
+
+    def remove(self, name: str) -> None:
+        self.put(name, b"")
+
+
+def test_a_full_disk_is_the_servers_fault_and_leaves_what_there_is() -> None:
+    async def test(setup: Tenants) -> None:
+        disk = Disk()
+        setup.contexts = cast(Any, setup.pods).contexts = Contexts(records=disk)
+        mine = setup.make(read_context(BODY, setup.key("a")))
+        disk.is_full = True
+        for method, body in (("POST", {"ttl": 60}), ("DELETE", None)):
+            asked = await setup.ask("a", f"/contexts/{mine}", method, body)
+            assert (asked.status, asked.error["type"], asked.error["code"]) == (500, "server_error", "not_kept")
+            assert "disk is full" in asked.error["message"]
+        told = await setup.ask("a", f"/contexts/{mine}")
+        assert told.status == 200 and json.loads(told.body)["ttl"] == 600
 
     run(test)
