@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
-from deepserve import _timeline, settings
+from deepserve import _context, _timeline, settings
 from deepserve._client import Client
 from deepserve._link import Link
 from deepserve._pickling import PYTHON
@@ -47,7 +47,8 @@ _links: WeakSet[Link | WebSocketLink] = WeakSet()
 
 
 def init(engine: str | None = None, *, key: str | None = None, state: str | os.PathLike[str] | None = None) -> None:
-    """Choose the controller before the first remote call.
+    """Choose the controller before the first remote call. In a pod, which has its controller, it does nothing: a file
+    that pods import may have it at its top level.
 
     engine: "embedded", "up", "unix:///path" or "https://host:port"; None for the usual order (DEEPSERVE_URL, a running
     `deepserve up`, embedded). key: for https, None for DEEPSERVE_KEY. state: the folder in which an embedded controller
@@ -59,8 +60,13 @@ def init(engine: str | None = None, *, key: str | None = None, state: str | os.P
     from deepserve._current_client import installed_client
 
     global _engine, _key, _state
-    if installed_client() is not None:
-        raise InvalidOption("init(engine=...): a controller is in use already; call init before the first remote call")
+    client = installed_client()
+    if _context.importing or (client is not None and client.is_pod):
+        return
+    if client is not None:
+        options = {"engine": engine, "key": key, "state": state}
+        given = ", ".join(f"{name}=..." for name, value in options.items() if value is not None)
+        raise InvalidOption(f"init({given}): a controller is in use already; call init before the first remote call")
     _parse_engine(engine or "")
     folder = settings.state_path("init: state", state) if state is not None else ""
     if state is not None and not folder:

@@ -16,6 +16,7 @@ import deepserve
 from deepserve._current_client import current_client
 from deepserve.cli.deploy import deploy_app
 
+INIT
 app = deepserve.App("papers")
 
 @app.function
@@ -25,7 +26,6 @@ def square(x: int) -> int: return x * x
 def variable(name: str) -> str: return os.environ.get(name, "")
 
 if __name__ == "__main__":
-    INIT
     deploy_app(current_client(), app, "papers")
     print(current_client().query("new_key", {"name": "ada"})["key_id"])
     print(square.remote(3), variable.remote("DEEPSERVE_STATE"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deepserve import _controller_process, _current_client, settings
+from deepserve import _context, _controller_process, _current_client, settings
 from deepserve._client import Client
 from deepserve._controller_process import Choice, check_owner, connect, init, is_listening
 from deepserve._frame_link import refusal_of
@@ -126,8 +126,20 @@ def test_a_controller_that_cannot_start_says_why(code: str, error: type[DeepServ
 
 def test_init_comes_before_the_first_remote_call() -> None:
     _current_client.install(Client(lambda *_: None, welcome=None, client_id="x", is_pod=False))
-    with pytest.raises(InvalidOption, match="before the first remote call"):
+    with pytest.raises(InvalidOption, match=r"init\(engine=...\): .* before the first remote call"):
         init("up")
+    with pytest.raises(InvalidOption, match=r"init\(key=..., state=...\): "):
+        init(key="k", state="s")
+
+
+def test_in_a_pod_init_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_context, "importing", "app")  # a template, which has no client yet
+    init("up", state="s")
+    monkeypatch.setattr(_context, "importing", "")
+    _current_client.install(Client(lambda *_: None, welcome=None, client_id="x", is_pod=True))
+    init("up")
+    init(state="s")
+    assert (_controller_process._engine, _controller_process._state) == ("", "")
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
