@@ -7,18 +7,32 @@ descriptors, and all memory.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from deepserve_controller.service.openai.fault import Fault
 
 HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 45.0
 """For the next bytes of a body. Whoever reads one is answered sooner (`http_body.PATIENCE_S`); not all are read."""
 MAX_HEAD_BYTES = 64 << 10
-"""Also of what follows a body in chunks, and of all else that is no part of a body."""
-TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+"""A request's line and headers. Also of what follows a body in chunks, and of all else that is no part of a body."""
+SEPARATORS = len(b": \r\n")
 ABORT = "deepserve.abort"
 """Key of the scope's extensions: a function that resets the connection, for a client that reads nothing."""
+
+
+def _answer(status: int, message: str) -> bytes:
+    """In the shape of OpenAI's errors, before any request is there that a route could answer."""
+    body = Fault(status, message).body()
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+TOO_LARGE = _answer(431, f"the head of the request is above {MAX_HEAD_BYTES} bytes")
+NO_HTTP = _answer(400, "what came is no valid HTTP request")
 
 
 class ImpatientProtocol(HttpToolsProtocol):
@@ -35,8 +49,8 @@ class ImpatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse()
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -44,6 +58,9 @@ class ImpatientProtocol(HttpToolsProtocol):
             self._wait(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
+        self._head_bytes = len(self.url) + sum(len(name) + len(value) + SEPARATORS for name, value in self.headers)
+        if self._head_bytes > MAX_HEAD_BYTES:  # all of it has come at once
+            raise ValueError("head too large")  # the parser ends, and `send_400_response` is called
         self._head_bytes = 0
         self._wait(BODY_TIMEOUT_S)
         extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
@@ -63,11 +80,16 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _refuse(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(TOO_LARGE)
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(TOO_LARGE if self._head_bytes > MAX_HEAD_BYTES else NO_HTTP)
+
+    def _refuse(self, answer: bytes) -> None:
+        cycle = self.cycle
+        is_first = not self.pipeline and (cycle is None or (cycle.more_body and not cycle.response_started))
+        if is_first or cycle.response_complete:
+            self.transport.write(answer)
             self.transport.close()
-        else:  # an answer is on its way, into which nothing may be written
+        else:  # an earlier request's answer is on its way, for which this one must not be taken
             self.transport.abort()
 
     def _wait(self, timeout_s: float) -> None:

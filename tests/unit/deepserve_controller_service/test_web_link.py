@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any, cast
 
 import pytest
@@ -253,6 +254,67 @@ def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> Non
         server.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
+def test_what_no_route_can_answer_is_an_error_of_openais_shape(protocol: type[asyncio.Protocol]) -> None:
+    """Heads that come at once are measured too, and no such answer is taken for that of an earlier request."""
+    began, ends = asyncio.Event(), asyncio.Event()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            began.set()
+            await ends.wait()
+        if scope["path"] == "/body":
+            while (await receive()).get("more_body"):
+                pass
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def say(port: int, *pieces: bytes) -> tuple[int, Any]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(pieces[0])
+        for piece in pieces[1:]:
+            await began.wait()
+            writer.write(piece)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = b"" if b" 401 " in head else await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return 0, None
+        finally:
+            writer.close()
+        return int(head.split()[1]), json.loads(body)["error"] if body else None
+
+    def request(size: int, path: bytes = b"/") -> bytes:
+        return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nX-One: " + b"y" * (size - 40) + b"\r\n\r\n"
+
+    async def main() -> None:
+        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        limit = impatience.MAX_HEAD_BYTES
+        assert await say(port, request(limit)) == (401, None)
+        for size in (limit + 100, 120_000):
+            status, error = await say(port, request(size))
+            assert (status, error["type"], error["code"]) == (431, "invalid_request_error", None)
+            assert str(limit) in error["message"]
+        chunked = b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nmany\r\n"
+        for nonsense in (b"HELLO\r\n\r\n", chunked):
+            status, error = await say(port, nonsense)
+            assert (status, error["type"], error["message"]) == (
+                400,
+                "invalid_request_error",
+                "what came is no valid HTTP request",
+            )
+        for second in (request(limit + 100), b"HELLO\r\n\r\n"):
+            began.clear()
+            assert await say(port, request(100, b"/slow"), second) == (0, None)
+        ends.set()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_peer_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
