@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -124,4 +125,6 @@ def _keep(path: Path | None, used_bytes: int) -> None:
         partial.write_text(json.dumps({"used_bytes": used_bytes}))
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         _logger.warning("what the engine takes cannot be kept in %s: %s", path, error)

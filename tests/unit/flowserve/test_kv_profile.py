@@ -111,6 +111,16 @@ def test_what_is_kept_and_damaged_is_measured_anew(
     assert len(runs) == 2 and json.loads(kept.read_text()) == {"used_bytes": 1000 * MIB}
 
 
+def test_what_cannot_be_kept_leaves_nothing(folder: Path, runs: list[EngineConfig], tmp_path: Path) -> None:
+    expected = budget(folder)
+    [kept] = (tmp_path / "cache" / "weights").rglob("*.json")
+    kept.unlink()
+    kept.mkdir()  # no file can take its place
+    before = set(kept.parent.iterdir())
+    assert budget(folder) == expected and len(runs) == 2
+    assert set(kept.parent.iterdir()) == before
+
+
 def test_too_little_memory_is_named(folder: Path, runs: list[EngineConfig]) -> None:
     assert budget(folder, replace(CONFIG, memory_bytes=1010 * MIB)) == 5 * MIB, "what is left is shared with the spare"
     says = r"memory of 900 MiB is too small: at least 1001 MiB are needed \(1000 MiB for weights"
