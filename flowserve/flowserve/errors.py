@@ -109,7 +109,7 @@ class InvalidPromptError(InvalidRequestError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt leaves no room for one generated token in the context."""
+    """The prompt leaves no room for one generated token in the context; or a text is too long to be read."""
 
 
 class InvalidContextError(InvalidRequestError):

@@ -17,6 +17,12 @@ from .models.json_fields import read_json
 _CHARS_A_TOKEN = 16
 """A text with fewer of them for each token that may be is encoded without a look at the vocabulary."""
 
+_MANY_CHARS = 1 << 12
+"""A longer text takes milliseconds to encode, in which other threads go on; for a shorter one it is not worth it."""
+
+MAX_CHARS = 1 << 20
+"""Of a text that need not fit a context of few tokens: a second to encode, and some 150 bytes for each of them."""
+
 
 class Tokenizer:
     """eos_token_ids: ids that end a sequence, first the main one; empty when the folder names none."""
@@ -71,6 +77,17 @@ class Tokenizer:
                 f" of which the longest has {longest} characters"
             )
 
+    def check_readable(self, text: str, max_tokens: int) -> None:
+        """For a text of which the tokens are counted or cut: it may be longer than the context of `max_tokens`.
+
+        Raises PromptTooLongError for one that would take long to encode.
+        """
+        most = max(MAX_CHARS, max_tokens * _CHARS_A_TOKEN)
+        if len(text) > most:
+            raise PromptTooLongError(
+                f"a text of {len(text)} characters is more than is read at a time, {most}: split it"
+            )
+
     @cached_property
     def _longest_token(self) -> int | None:
         """Characters; None where a word that is not in the vocabulary is one token, however long it is."""
@@ -83,18 +100,23 @@ class Tokenizer:
 
         Raises InvalidPromptError for half a character (a lone surrogate), as broken JSON may bring one.
         """
-        try:
-            return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
-        except TypeError as error:
-            raise InvalidPromptError(f"the text is no valid Unicode: {_unicode_error(text)}") from error
+        return list(self._encoding(text, add_special_tokens).ids)
 
     def encode_within(self, text: str, max_tokens: int) -> list[int]:
         """As `encode`, cut to so many tokens; the special tokens around a text stay."""
-        self._rust.enable_truncation(max_tokens)
+        encoding = self._encoding(text, add_special_tokens=False)
+        encoding.truncate(max(0, max_tokens - self._rust.num_special_tokens_to_add(is_pair=False)))
+        return list(self._rust.post_process(encoding).ids)
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Any:
+        """Of what the binding has, only batches let other threads go on."""
         try:
-            return self.encode(text)
-        finally:
-            self._rust.no_truncation()
+            if len(text) < _MANY_CHARS:
+                return self._rust.encode(text, add_special_tokens=add_special_tokens)
+            [encoding] = self._rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        except TypeError as error:
+            raise InvalidPromptError(f"the text is no valid Unicode: {_unicode_error(text)}") from error
+        return encoding
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""

@@ -67,6 +67,7 @@ class EmbeddingApi:
         if asked.prompt is None:
             raise invalid("prompt is missing", "prompt")
         tokenizer, special, with_texts = self._model.tokenizer, asked.add_special_tokens, bool(asked.return_token_strs)
+        tokenizer.check_readable(asked.prompt, self._model.max_length)
         token_ids = await beside_loop(len(asked.prompt), tokenizer.encode, asked.prompt, special is not False)
         max_length = self._model.max_length
         body = await beside_loop(len(token_ids), tokenized, tokenizer, token_ids, max_length, with_texts)

@@ -72,11 +72,12 @@ class ServedModel:
     def encode(self, prompt: Prompt, is_bounded: bool = True) -> Prompt:
         """With its token ids. is_bounded: it is to be answered, so that it must fit the context.
 
-        Raises TokenizerError, and PromptTooLongError where the text's length tells; the engine counts the tokens.
+        Raises TokenizerError, and PromptTooLongError where the text's length tells; the engine counts the tokens. What
+        is not bounded may be longer than the context, but no more than is read at a time.
         """
         if prompt.token_ids is not None:
             return prompt
-        if is_bounded:
-            self.tokenizer.check_length(prompt.text, self.max_model_len)
+        check = self.tokenizer.check_length if is_bounded else self.tokenizer.check_readable
+        check(prompt.text, self.max_model_len)
         token_ids = self.tokenizer.encode(prompt.text, prompt.add_special_tokens)
         return Prompt(prompt.text, prompt.add_special_tokens, token_ids)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +16,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as rust_models
+from tokenizers.processors import TemplateProcessing
 
 from flowserve.detokenizer import DetokenizerFactory, TableDetokenizer, WindowDetokenizer
-from flowserve.errors import ModelNotFoundError, PromptTooLongError, TokenizerError
+from flowserve.errors import InvalidPromptError, ModelNotFoundError, PromptTooLongError, TokenizerError
 from flowserve.sequence_text import SequenceText
 from flowserve.stop_strings import StopStrings
-from flowserve.tokenizer import Tokenizer
+from flowserve.tokenizer import MAX_CHARS, Tokenizer
 
 TEXTS = [
     "Plain words.",
@@ -226,3 +229,46 @@ def test_a_word_that_is_one_token_however_long_it_is() -> None:
     tokenizer = Tokenizer(words, ())
     tokenizer.check_length("b" * 10_000, 10)
     assert tokenizer.encode("b" * 10_000) == [0]
+
+
+def test_a_long_text_is_encoded_as_a_short_one_while_other_threads_go_on(tokenizer: Tokenizer) -> None:
+    word, rust = "Grüße 你好 🙂 ", RustTokenizer.from_str(tokenizer.to_json())
+    text = word * 20_000
+    steps, is_over = [0], threading.Event()
+
+    def count() -> None:
+        while not is_over.wait(0.001):
+            steps[0] += 1
+
+    other = threading.Thread(target=count)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # nobody is made to let others go on
+    other.start()
+    try:
+        before = steps[0]
+        found = tokenizer.encode(text)
+        after = steps[0]
+    finally:
+        sys.setswitchinterval(interval)
+        is_over.set()
+        other.join()
+    assert after > before and found == list(rust.encode(text).ids)
+    with pytest.raises(InvalidPromptError, match="surrogates not allowed at character 10000"):
+        tokenizer.encode("a" * 10_000 + "\ud800")
+
+
+def test_texts_that_are_cut_keep_their_special_tokens(tokenizer: Tokenizer) -> None:
+    rust = RustTokenizer.from_str(tokenizer.to_json())
+    rust.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    ours = Tokenizer(RustTokenizer.from_str(rust.to_str()), ())
+    for text in ("", "a b", "Grüße 你好 🙂 " * 3, "word " * 2000):
+        for max_tokens in (3, 4, 20, 3000):
+            rust.enable_truncation(max_tokens)
+            assert ours.encode_within(text, max_tokens) == list(rust.encode(text).ids)
+
+
+def test_a_text_that_is_only_counted_may_be_long_but_not_endless(tokenizer: Tokenizer) -> None:
+    tokenizer.check_readable("a" * MAX_CHARS, 10)
+    tokenizer.check_readable("a" * (MAX_CHARS + 1), MAX_CHARS)
+    with pytest.raises(PromptTooLongError, match=f"a text of {MAX_CHARS + 1} characters is more than is read"):
+        tokenizer.check_readable("a" * (MAX_CHARS + 1), 10)

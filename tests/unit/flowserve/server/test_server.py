@@ -52,6 +52,15 @@ def test_text_goes_to_tokens_and_back(client: Client) -> None:
     assert running.post("/tokenize", json={"prompt": "a", "messages": []}).status_code == 400
 
 
+def test_the_tokens_of_a_book_are_counted_and_those_of_a_library_are_not(client: Client) -> None:
+    book, library = (
+        client().post("/tokenize", json={"prompt": "a long text. " * times}) for times in (10_000, 100_000)
+    )
+    assert book.json()["count"] > 10_000
+    assert library.status_code == 400
+    assert "1300000 characters is more than is read at a time" in library.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
