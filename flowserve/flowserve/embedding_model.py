@@ -9,6 +9,7 @@ import torch
 
 from .config import EngineConfig
 from .device.select import select_device
+from .embedding_turns import BATCH_TOKENS, batches_by_length
 from .errors import InvalidPromptError, PromptTooLongError
 from .hub import resolve_model
 from .models.bert import EncoderPlan
@@ -20,11 +21,8 @@ from .models.loader import one_thread
 from .models.pooling import PoolingConfig, pool, read_pooling
 from .tokenizer import Tokenizer
 
-BATCH_TOKENS = 4096
-"""Tokens of one forward pass, padding included; a longer text is a pass of its own."""
-
-_MAX_PADDING = 0.25
-"""Of a batch's tokens; texts of more different lengths are computed apart."""
+_CPU_TURN_TOKENS = 512
+"""A tenth of a second in a small model; larger batches are no faster on a CPU."""
 
 
 class EmbeddingModel:
@@ -89,6 +87,12 @@ class EmbeddingModel:
             device=config.device,
         )
 
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens of a batch, where others wait for the processor meanwhile."""
+        is_cpu = torch.device(self._device.operators.torch_device).type == "cpu"
+        return _CPU_TURN_TOKENS if is_cpu else BATCH_TOKENS
+
     def embed(self, texts: str | Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[list[float]]:
         """A vector of `dimension` floats for each text (or its token ids), in their order.
 
@@ -135,9 +139,14 @@ class EmbeddingModel:
         text = self._pooling.prompt + text
         text = text.lower() if self._pooling.lowers_case else text
         try:
-            return self.tokenizer.encode_within(text, self.max_length) if truncate else self.tokenizer.encode(text)
-        except InvalidPromptError as error:
-            raise InvalidPromptError(f"text {index}: {error}") from error
+            if not truncate:
+                self.tokenizer.check_length(text, self.max_length)
+            self.tokenizer.check_readable(text, self.max_length)
+            if truncate:  # read whole: where its first tokens end may depend on what follows them
+                return self.tokenizer.encode_within(text, self.max_length)
+            return self.tokenizer.encode(text)
+        except (InvalidPromptError, PromptTooLongError) as error:
+            raise type(error)(f"text {index}: {error}") from error
 
     def _check_ids(self, index: int, token_ids: Sequence[int]) -> list[int]:
         if not isinstance(token_ids, Iterable):
@@ -147,18 +156,3 @@ class EmbeddingModel:
                 text = f"text {index}: token id {token_id!r} is not in the vocabulary of {self._vocab_size}"
                 raise InvalidPromptError(text)
         return list(token_ids)
-
-
-def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of similar length, longest first: little padding, and the peak of memory comes at once."""
-    batches: list[list[int]] = []
-    tokens, longest = 0, 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        size = lengths[index]
-        padded = longest * (len(batches[-1]) + 1) if batches else 0
-        if not batches or padded > BATCH_TOKENS or (padded - tokens - size) > _MAX_PADDING * padded:
-            batches.append([])
-            tokens, longest = 0, size
-        batches[-1].append(index)
-        tokens += size
-    return batches

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..embedding_model import BATCH_TOKENS, EmbeddingModel
+from ..embedding_model import EmbeddingModel
+from ..embedding_turns import BATCH_TOKENS
 from ..errors import FlowServeError
 from .api_error import ApiError, RequestFields, as_api_error
 from .metrics import Metrics

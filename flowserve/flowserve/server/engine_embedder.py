@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..embedding_turns import batches_by_length
 from ..engine import Engine
+from .beside_loop import beside_loop
 from .engine_loop import EngineLoop
 from .metrics import Metrics
 from .text_room import TextRoom
@@ -38,10 +40,13 @@ class EngineEmbedder:
         """
         began_s = time.monotonic()
         with self._room.hold(len(texts)):
-            prompts = await self._loop.call(lambda engine: self._model(engine).tokenize(texts, truncate=truncate))
-            vectors: Vectors = []
-            for batch in _batches(prompts):
-                vectors += await self._loop.call(partial(self._vectors, batch))
+            model = await self._loop.call(self._model)
+            prompts = await beside_loop(_size(texts), partial(model.tokenize, texts, truncate=truncate))
+            vectors: Vectors = [[] for _ in prompts]
+            for batch in batches_by_length([len(prompt) for prompt in prompts], model.turn_tokens):
+                found = await self._loop.call(partial(self._vectors, [prompts[place] for place in batch]))
+                for place, vector in zip(batch, found, strict=True):
+                    vectors[place] = vector
         num_tokens = sum(map(len, prompts))
         self._metrics.embedded(len(texts), num_tokens, time.monotonic() - began_s)
         return vectors, num_tokens
@@ -63,14 +68,6 @@ class EngineEmbedder:
         return self._loaded
 
 
-def _batches(prompts: Prompts) -> Iterator[Prompts]:
-    from ..embedding_model import BATCH_TOKENS
-
-    batch: Prompts = []
-    for prompt in prompts:
-        if batch and sum(map(len, batch)) + len(prompt) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield batch
+def _size(texts: Sequence[str | Sequence[int]]) -> int:
+    """Characters and token ids of all."""
+    return sum(map(len, texts))

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from flowserve import LLM, EmbeddingModel, Engine, EngineConfig
-from flowserve.embedding_model import BATCH_TOKENS, batches_by_length
 from flowserve.errors import (
     CheckpointError,
     EngineAsleepError,
@@ -30,6 +29,7 @@ from flowserve.errors import (
     UnsupportedArchitectureError,
     UnsupportedModelError,
 )
+from flowserve.tokenizer import MAX_CHARS
 from tests.tiny_models import make_model
 from tests.unit.flowserve.oracle import EXAMPLES
 
@@ -233,6 +233,21 @@ def test_texts_that_are_too_long(encoder: tuple[Path, Any]) -> None:
         EmbeddingModel(encoder[0], max_length=91)
 
 
+def test_a_text_that_cannot_fit_is_not_tokenized(encoder: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = EmbeddingModel(encoder[0], num_threads=1)
+
+    def encode(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(ours.tokenizer, "_encoding", encode)
+    with pytest.raises(PromptTooLongError, match="text 1: prompt of 7000 characters does not fit the context of 40"):
+        ours.embed([[CLS, SEP], "hello! " * 1000])
+    with pytest.raises(PromptTooLongError, match=r"text 0: a text of \d+ characters is more than is read at a time"):
+        ours.embed("a" * (MAX_CHARS + 1), truncate=True)
+    with pytest.raises(AssertionError, match="it was read"):
+        ours.embed("hello! " * 1000, truncate=True)
+
+
 @pytest.mark.parametrize(
     "texts, words",
     [
@@ -378,14 +393,3 @@ def test_a_folder_that_is_meant_for_embeddings_does_not_generate(models: Callabl
     sentence_files(folder, ["lasttoken"], True)
     with pytest.raises(UnsupportedModelError, match=r"embedding' embeds \(EmbeddingModel, flowserve serve\)"):
         LLM(folder)
-
-
-@settings(max_examples=200, derandomize=True, deadline=None)
-@given(lengths=st.lists(st.integers(1, 6000), max_size=60))
-def test_batches_hold_every_text_once_and_little_padding(lengths: list[int]) -> None:
-    batches = batches_by_length(lengths)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= BATCH_TOKENS or len(batch) == 1
-        assert sum(lengths[index] for index in batch) >= 0.75 * padded

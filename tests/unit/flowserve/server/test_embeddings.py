@@ -212,7 +212,7 @@ def test_a_model_that_generates_embeds_too(
     """As `LLM.embed` does, between the steps of its answers; asleep it does neither."""
     texts = ["The fox", "a", "The quick brown fox " * 3]
     expected = EmbeddingModel(models("qwen3"), num_threads=1)
-    monkeypatch.setattr("flowserve.embedding_model.BATCH_TOKENS", 20)
+    monkeypatch.setattr("flowserve.embedding_model._CPU_TURN_TOKENS", 20)
     running = api(allow_sleep=True)
     with TestClient(running.asgi) as client:
         body = client.post(PATH, json={"input": texts, "model": "tiny"}).json()
