@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from deepserve.cli.connection import connected, query
 from deepserve.cli.exit_codes import OK
-from deepserve.cli.output import print_json, print_table
+from deepserve.cli.output import complain, print_json, print_table
 
 
 def new_token(
@@ -28,6 +28,12 @@ def new_token(
             models=list(models),
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
+        )
+        there = [each["name"] for each in query(client, "models")["models"]] if models else []
+    if missing := [model for model in models if model not in there]:
+        complain(
+            f"no model {', '.join(map(repr, missing))} is deployed yet; there is: {', '.join(there) or 'none'}. "
+            "The key is good as soon as one is."
         )
     if as_json:
         print_json(made)
