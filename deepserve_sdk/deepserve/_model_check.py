@@ -18,9 +18,11 @@ _CHECK = FunctionSpec(
 )
 
 
-def check_models(models: Iterable[Model]) -> None:
-    """From config.json and the weights' headers. Raises ModelLoadError, InvalidModelOption, and any call's errors."""
+def check_models(models: Iterable[Model]) -> list[Model]:
+    """From config.json and the weights' headers. Those that the hub must have, because the machine has not.
+
+    Raises ModelLoadError, InvalidModelOption, and any call's errors.
+    """
     definition = Definition(function_id(_CHECK), _CHECK, None, _CHECK.label)
     check = DeployedFunction(_CHECK.app, _CHECK.name, definition, is_stream=False)
-    for model in models:
-        check.remote(model.spec)
+    return [model for model in models if not check.remote(model.spec)]

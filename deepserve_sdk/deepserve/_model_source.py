@@ -24,10 +24,11 @@ class ModelSource(NamedTuple):
 
         A relative folder is looked for from the current folder, then from the user's file. In a pod that file is a
         copy in a bundle, without the model: it is looked for from where the bundle came from.
-        Raises ModelLoadError for a folder that holds no model, or none at all where the source cannot be a hub id.
+        Raises ModelLoadError for a folder that holds no model, for a file, and for none at all where the source cannot
+        be a hub id.
         """
         given = os.path.expanduser(self.given)
-        bases = [self.folder, os.path.dirname(self.file)]
+        bases = [self.folder, *([os.path.dirname(self.file)] if self.file else ())]
         tried = [os.path.normpath(os.path.join(base, given)) for base in bases]
         places = [place for path in tried for place in (path, _original(path)) if os.path.isdir(place)]
         for place in places:
@@ -35,11 +36,12 @@ class ModelSource(NamedTuple):
                 return place
         if places:
             raise ModelLoadError(f"model source {self.given!r}: {places[0]} holds no model, it has no config.json")
+        if file := next(filter(os.path.isfile, tried), None):
+            raise ModelLoadError(f"model source {self.given!r}: {file} is a file, not a model folder")
         if _HUB_ID.fullmatch(self.given):
             return self.given
         looked_at = " or ".join(dict.fromkeys(tried))
-        what = "is a file, not a model folder" if any(map(os.path.isfile, tried)) else "is no folder"
-        raise ModelLoadError(f"model source {self.given!r}: {looked_at} {what}")
+        raise ModelLoadError(f"model source {self.given!r}: {looked_at} is no folder")
 
 
 def _original(path: str) -> str:

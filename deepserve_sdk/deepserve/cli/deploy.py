@@ -64,9 +64,13 @@ def start_if_none_runs() -> None:
 
 
 def check_before_deploy(models: Sequence[Model]) -> None:
-    """Raises InvalidOption, UsageError: then nothing is deployed."""
+    """Says which of them will be fetched. Raises InvalidOption, UsageError: then nothing is deployed."""
     try:
-        check_models(models)
+        for model in check_models(models):
+            complain(
+                f"model {model.name!r}: there is no folder {model.source!r}, and it is not wholly in the hub's cache: "
+                f"it will be fetched from the hub at its first start, or now: deepserve model pull {model.source}"
+            )
     except InvalidOption:
         raise
     except ModelLoadError as error:

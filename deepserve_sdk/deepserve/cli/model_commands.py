@@ -41,11 +41,15 @@ def model_pull(source: Source, json: Json = False) -> int:
 def model_deploy(
     name: Name,
     source: Source,
+    accelerator: Annotated[
+        list[str] | None, typer.Option(help="npu, gpu or cpu; repeat for more, in order of preference.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     quantization: Annotated[str | None, typer.Option(help="Of the weights: int8 or int4.")] = None,
     kv_cache_dtype: Annotated[str | None, typer.Option(help="auto, float32 or int8.")] = None,
     speculative_tokens: Annotated[int | None, typer.Option(help="Tokens guessed for each step; 0 is off.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Context in tokens. Default: the model's.")] = None,
+    memory: Annotated[int | None, typer.Option(help="MiB of a pod, reserved and enforced.")] = None,
     min_pods: Annotated[int | None, typer.Option("--min", help="Pods that are always there.")] = None,
     max_pods: Annotated[int | None, typer.Option("--max", help="At most so many.")] = None,
     window: Annotated[float | None, typer.Option("--window", help="Seconds until an idle pod ends.")] = None,
@@ -55,9 +59,9 @@ def model_deploy(
     from deepserve.cli.models import deploy_model
 
     options = {
-        "dtype": dtype, "quantization": quantization, "kv_cache_dtype": kv_cache_dtype,
-        "speculative_tokens": speculative_tokens, "max_model_len": max_model_len,
-        "min_pods": min_pods, "max_pods": max_pods, "scaledown_window": window,
+        "accelerator": accelerator or None, "dtype": dtype, "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype, "speculative_tokens": speculative_tokens, "max_model_len": max_model_len,
+        "memory": memory, "min_pods": min_pods, "max_pods": max_pods, "scaledown_window": window,
     }  # fmt: skip
     return deploy_model(name, source, options, as_json=json)
 

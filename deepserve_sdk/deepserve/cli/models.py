@@ -46,7 +46,8 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"{name} (app {found['app']}, {found['function_id']})")
     print(f"  source    {engine['source']}")
     print(f"  engine    {engine_in_words(engine)}, on {' or '.join(found['accelerators'])}")
-    print(f"  bounds    {bounds(found['settings'])}")
+    memory = f", {found['memory_mib']} MiB of memory each" if found["memory_mib"] else ""
+    print(f"  bounds    {bounds(found['settings'])}{memory}")
     print(f"  demand    {found['queued']} requests wait, {found['running']} run")
     print(f"  because   {found['reason']}")
     if found["broken_because"]:
@@ -97,6 +98,7 @@ def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bo
     """A model by itself: an app of its own. A folder is meant from the current one."""
     try:
         model = Model(name, source, **{key: value for key, value in options.items() if value is not None})
+        model._source = model._source._replace(file="")  # it would be this one
         model.definitions()
     except InvalidOption as error:
         raise UsageError(str(error)) from None

@@ -18,21 +18,25 @@ from deepserve_runtime.executors.flowserve_parts import (
 from deepserve_runtime.executors.loaded_engine import engine_config, loading
 
 
-def check_definition(spec: FunctionSpec) -> None:
+def check_definition(spec: FunctionSpec) -> bool:
     """Before a model is deployed, in a pod on the machine that is to run it: nothing is fetched for it.
 
-    A model of the hub that is not there yet passes. Raises ModelLoadError, InvalidModelOption.
+    Whether it is there: a model of the hub that has to be fetched passes. Raises ModelLoadError, InvalidModelOption.
     """
     assert spec.model is not None
     with loading(spec.model):
         folder = known_folder(spec.model.source)
-    if folder is not None:  # which devices there are is the controller's to know
-        resources = Resources(memory_mib=spec.resources.memory_mib)
-        check_options(folder, msgspec.structs.replace(spec, resources=resources))
+    if folder is None:
+        return False
+    resources = Resources(memory_mib=spec.resources.memory_mib)  # which devices there are is the controller's to know
+    return check_options(folder, msgspec.structs.replace(spec, resources=resources))
 
 
-def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> None:
-    """process_bytes: of this process, where it is to hold the model. Raises ModelLoadError, InvalidModelOption."""
+def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> bool:
+    """Whether all weights are there, of a model that may be fetched.
+
+    process_bytes: of this process, where it is to hold the model. Raises ModelLoadError, InvalidModelOption.
+    """
     assert spec.model is not None
     with loading(spec.model):
         is_whole = local_folder(spec.model.source) is not None or has_all_weights(folder)
@@ -41,3 +45,4 @@ def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> N
     if needed_bytes > has_bytes:
         text = f"it takes {needed_bytes / 2**30:.1f} GiB at least, this host has {has_bytes / 2**30:.1f} GiB of memory"
         raise sdk.errors.ModelLoadError(f"model {spec.model.name!r} does not fit: {text}")
+    return is_whole

@@ -140,7 +140,11 @@ def test_contexts_outlive_a_controller_that_is_killed(shell: Shell, folder: Path
     [
         (["model", "list"], 5, "deepserve up"),
         (["model", "chat", "small", "hi"], 5, "deepserve up"),
-        (["model", "deploy", "small", "./missing"], 3, "is no folder"),
+        (["model", "deploy", "small", "./missing"], 3, "/missing is no folder\n"),
+        (["model", "deploy", "small", "app.py"], 3, "/app.py is a file, not a model folder\n"),
+        (["model", "deploy", "small", "./app.py"], 3, "/app.py is a file, not a model folder\n"),
+        (["model", "deploy", "small", "weights/tiny", "--memory", "0"], 2, "memory=0"),
+        (["model", "deploy", "small", "weights/tiny", "--accelerator", "tpu"], 2, "accelerator="),
         (["model", "deploy", "small", "weights/tiny", "--dtype", "float8"], 2, "dtype='float8'"),
         (["model", "deploy", "small", "weights/tiny", "--speculative-tokens", "99"], 2, "speculative_tokens=99"),
         (["model", "pull", "./missing"], 3, "is no folder"),
@@ -150,6 +154,21 @@ def test_contexts_outlive_a_controller_that_is_killed(shell: Shell, folder: Path
 def test_exit_codes_without_a_controller(shell: Shell, folder: Path, words: list[str], code: int, says: str) -> None:
     done = shell.run(*words)
     assert (done.returncode, says.lower() in done.stderr.lower()) == (code, True), done
+    assert os.sep + "cli" + os.sep not in done.stderr, "no place of the package's own"
+
+
+def test_what_has_to_be_fetched_is_said_before_it_is_missed(shell: Shell, folder: Path) -> None:
+    shell.environment["HF_HUB_CACHE"] = str(shell.folder / "hub")
+    shell.out("up")
+    done = shell.run("model", "deploy", "small", "tinny", "--json")
+    assert (done.returncode, json.loads(done.stdout)["name"]) == (0, "small"), done
+    assert "no folder 'tinny'" in done.stderr and "deepserve model pull tinny" in done.stderr
+    words = ("--memory", "600", "--accelerator", "gpu", "--accelerator", "cpu")
+    done = shell.run("model", "deploy", "small", "weights/tiny", *words)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    info = json.loads(shell.out("model", "info", "small", "--json"))
+    assert (info["memory_mib"], info["accelerators"]) == (600, ["gpu", "cpu"])
+    assert ", 600 MiB of memory each" in shell.out("model", "info", "small")
 
 
 def test_exit_codes_of_unknown_models(shell: Shell) -> None:

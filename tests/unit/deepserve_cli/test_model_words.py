@@ -1,11 +1,14 @@
-"""What `deepserve model info` says of a start."""
+"""What `deepserve model info` says of a start, and what `deepserve model deploy` takes."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 
+from deepserve._model import Model
+from deepserve.cli.model_commands import model_deploy
 from deepserve.cli.models import startup_in_words
 
 
@@ -29,3 +32,8 @@ from deepserve.cli.models import startup_in_words
 )
 def test_a_start_in_words(startup: dict[str, Any] | None, text: str) -> None:
     assert startup_in_words(startup) == text
+
+
+def test_deploy_takes_what_a_model_takes() -> None:
+    options = {"window" if name == "scaledown_window" else name for name in inspect.signature(Model).parameters}
+    assert options - set(inspect.signature(model_deploy).parameters) == {"tensor_parallel"}, "of which there is only 1"

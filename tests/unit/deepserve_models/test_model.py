@@ -144,6 +144,21 @@ def test_missing_folder_shows_at_first_use() -> None:
         pickle.loads(pickle.dumps(model))
 
 
+def test_a_file_is_no_model_even_where_its_name_could_be_one_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Makefile").touch()
+    monkeypatch.chdir(tmp_path)
+    for source in ("Makefile", "./Makefile"):
+        model = Model("tiny", source)
+        with pytest.raises(ModelLoadError, match=rf"^model source '{source}': {tmp_path}/Makefile is a file, not a"):
+            model.definitions()
+    made: dict[str, Any] = {"Model": Model}
+    exec("llm = Model('tiny', './none')", made)  # no file says so
+    with pytest.raises(ModelLoadError, match=rf"^model source './none': {tmp_path}/none is no folder$"):
+        made["llm"].definitions()
+
+
 def test_a_folder_without_a_model_is_named_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelLoadError, match=r"/empty holds no model, it has no config.json"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,22 @@ def test_a_process_counts_where_it_is_to_hold_the_model(folder: Path) -> None:
 def test_before_a_deploy_devices_are_not_judged_and_nothing_is_fetched(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_definition(spec_of(folder, accelerators=("npu:910c",)))
+    assert check_definition(spec_of(folder, accelerators=("npu:910c",)))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    check_definition(spec_of("nobody/has-this-model", max_model_len=1 << 30))
+    assert not check_definition(spec_of("nobody/has-this-model", max_model_len=1 << 30))
     with pytest.raises(ModelLoadError, match="is no folder"):
         check_definition(spec_of(tmp_path / "none"))
+
+
+def test_a_model_that_was_fetched_in_part_is_not_there_yet(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = tmp_path / "snapshot"
+    shutil.copytree(folder, fetched)
+    monkeypatch.setattr(model_options, "known_folder", lambda source: fetched)
+    assert check_definition(spec_of("somebody/tiny"))
+    (fetched / "model.safetensors").unlink()
+    assert not check_definition(spec_of("somebody/tiny"))
 
 
 def test_an_unknown_architecture_is_the_folders_fault(folder: Path, tmp_path: Path) -> None:
