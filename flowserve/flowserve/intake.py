@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from .config import EngineConfig
 from .detokenizer import DetokenizerFactory
-from .errors import InvalidPromptError, InvalidRequestError, InvalidSamplingParamsError, PromptTooLongError
+from .errors import InvalidPromptError, InvalidRequestError, InvalidSamplingParamsError
 from .params_compiler import Compiled, ParamsCompiler
 from .resume import replay
 from .sampling_params import SamplingParams
 from .sequence_text import NoText, SequenceText, Text
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_fits_context
 from .worker.ngrams import Drafter
 from .worker.sampler import derived_seed
 from .worker.sampler_state import SamplerState
@@ -129,11 +129,7 @@ class Intake:
     def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
             raise InvalidPromptError("the prompt is empty")
-        if len(prompt_ids) >= self._max_model_len:
-            raise PromptTooLongError(
-                f"prompt of {len(prompt_ids)} tokens does not fit the context of {self._max_model_len} tokens"
-                " with room for one more"
-            )
+        check_fits_context(len(prompt_ids), self._max_model_len)
         self._check_tokens(prompt_ids)
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:

@@ -24,6 +24,14 @@ MAX_CHARS = 1 << 20
 """Of a text that need not fit a context of few tokens: a second to encode, and some 150 bytes for each of them."""
 
 
+def check_fits_context(num_tokens: int, max_tokens: int) -> None:
+    """Raises PromptTooLongError for a prompt of so many tokens that the context has no room for one more."""
+    if num_tokens >= max_tokens:
+        raise PromptTooLongError(
+            f"prompt of {num_tokens} tokens does not fit the context of {max_tokens} tokens with room for one more"
+        )
+
+
 class Tokenizer:
     """eos_token_ids: ids that end a sequence, first the main one; empty when the folder names none."""
 

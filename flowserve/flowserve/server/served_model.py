@@ -72,7 +72,7 @@ class ServedModel:
     def encode(self, prompt: Prompt, is_bounded: bool = True) -> Prompt:
         """With its token ids. is_bounded: it is to be answered, so that it must fit the context.
 
-        Raises TokenizerError, and PromptTooLongError where the text's length tells; the engine counts the tokens. What
+        Raises TokenizerError, and PromptTooLongError where the text's length tells; tokens are counted elsewhere. What
         is not bounded may be longer than the context, but no more than is read at a time.
         """
         if prompt.token_ids is not None:

@@ -49,7 +49,7 @@ from flowserve.server.responses import ModelResponse
 from flowserve.server.served_model import ServedModel
 from flowserve.server.token_answers import detokenized, prompt_to_tokenize, tokenized
 from flowserve.server.token_text import TokenText
-from flowserve.tokenizer import Tokenizer
+from flowserve.tokenizer import Tokenizer, check_fits_context
 from flowserve.tool_calls import (
     AnswerEvent,
     ArgumentsDelta,
@@ -112,6 +112,7 @@ __all__ = [
     "UnknownSequenceError",
     "as_api_error",
     "block_hashes",
+    "check_fits_context",
     "check_model",
     "decode_body",
     "detokenized",

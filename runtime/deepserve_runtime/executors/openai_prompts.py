@@ -22,6 +22,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     ServedModel,
     TokenizeRequest,
     as_api_error,
+    check_fits_context,
     decode_body,
     detokenized,
     prompt_to_tokenize,
@@ -72,6 +73,8 @@ class OpenAIPrompter:
             prompts = [prompt]
         sequences = answer.sequences(prompts)  # what the engine would refuse is refused before one is started for it
         check_number(sum(sequence.params.n for sequence in sequences), "n")
+        for sequence in sequences:
+            check_fits_context(len(sequence.prompt_ids), self._model.max_model_len)
         num_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
         task.prompt = prompt_blocks(sequences[0].prompt_ids, sequences[0].cache_salt, num_tokens)
         encoded = [EncodedPrompt(prompt.text, prompt.token_ids or []) for prompt in prompts]

@@ -27,6 +27,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     PromptTooLongError,
     ServedModel,
     Tokenizer,
+    check_fits_context,
     max_model_len,
     problem_of_message,
     resolve_model,
@@ -104,6 +105,7 @@ class TokenizerExecutor:
             return
         try:
             prompt = self._tokenize(task.assignment.method, task.start())
+            check_fits_context(len(prompt.token_ids), self._served.max_model_len)
         except PromptTooLongError as error:
             task.fail(sdk.errors.PromptTooLongError(f"{self._model.name}: {error}"))
         except FlowServeError as error:

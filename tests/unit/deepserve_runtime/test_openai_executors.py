@@ -235,6 +235,25 @@ def test_a_bad_body_is_refused_before_an_engine_hears_of_it(
     assert (status, error["param"], error["type"]) == (400, param, "invalid_request_error")
 
 
+def test_what_no_context_holds_is_refused_before_an_engine_hears_of_it(executors: Executors) -> None:
+    most = executors.engine._engine.max_model_len
+    [fits] = result(executors.prompts("openai.completions", {"prompt": [1] * (most - 1)}), OpenAIPrompts).prompts
+    assert len(fits.token_ids) == most - 1
+    text = "a b c d " * (most // 8)  # its length tells nothing: so many characters may be few tokens
+    for method, asked, param in (
+        ("openai.completions", {"prompt": [1] * most}, "prompt"),
+        ("openai.completions", {"prompt": ["a", text * 4]}, "prompt"),
+        ("openai.chat", {"messages": [{"role": "user", "content": text * 4}]}, "messages"),
+        ("openai.responses", {"input": text * 4}, "input"),
+    ):
+        status, error = refusal(executors.prompts(method, asked))
+        assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+        assert f"tokens does not fit the context of {most} tokens with room for one more" in error["message"]
+    pod, _ = executors.assign(executors.tokenizer, "generate", CompletionInput(text * 4))
+    executors.run()
+    assert pod.finished.prompt is None and "with room for one more" in pod.finished.outcome.detail
+
+
 def test_a_prompt_that_is_too_long(executors: Executors) -> None:
     long = executors.prompts("openai.completions", {"prompt": [1] * 100_000})
     assert refusal(long)[1]["code"] == "context_length_exceeded" and refusal(long)[1]["param"] == "prompt"
