@@ -19,6 +19,7 @@ class TokenLoadScaling(msgspec.Struct, frozen=True):
     - The signal: tokens of prompts that wait or are not computed, and `decode_weight` for each KV block of a running
       task, from the controller's own books. The target of one engine: `utilisation` of what it computes of prompts
       within `first_token_s`, as engines report their speed; before they do, tasks and slots alone decide.
+    - One engine computes a task: there are never to be more engines than tasks, however long their prompts are.
     - Starting engines count. What the ready ones finish before another could be ready needs none, unless prompts keep
       coming at that rate.
     - Floor: the arrival rate of the last windows and its trend, one start ahead, divided by the target rate (NVIDIA
@@ -55,7 +56,8 @@ class TokenLoadScaling(msgspec.Struct, frozen=True):
             kept = max(load.pods, needed, min(1, load.queued + load.running))
             return within_bounds(load, PodsWanted(kept, f"{reason}; kept: the token load is no number", load.panic))
         if tokens is not None and tokens.prompt_tokens_per_s > 0.0 and self._is_in_use(load):
-            for pods, why in (self._by_tokens(load, tokens), self._floor(load, tokens), self._by_slo(load, tokens)):
+            by_tokens, floor = self._by_tokens(load, tokens), self._floor(load, tokens)
+            for pods, why in (_of_use(load, *by_tokens), _of_use(load, *floor), self._by_slo(load, tokens)):
                 if pods > needed:
                     needed, reason = pods, why
         return self.base.decide_for(load, needed, reason, now_s)._replace(needed=needed)
@@ -104,6 +106,12 @@ class TokenLoadScaling(msgspec.Struct, frozen=True):
         if worst > 1.0 and is_loaded and is_shared and load.pods == load.ready_pods:
             return load.pods + 1, f"{took}: one pod more"
         return load.pods, f"{took}: none is given up"
+
+
+def _of_use(load: FunctionLoad, pods: int, reason: str) -> tuple[int, str]:
+    """A task is on one pod, with all its prompts and completions: pods beyond the tasks that there are help nobody."""
+    tasks = load.queued + load.running
+    return (tasks, f"{reason}, {tasks} for as many tasks") if pods > tasks else (pods, reason)
 
 
 def predicted_rate(rates: Sequence[float], ahead_s: float, window_s: float = 10.0) -> float:

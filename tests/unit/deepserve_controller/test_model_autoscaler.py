@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from deepserve import Model
 from deepserve_controller.core.actions import StartPod, StartTemplate
-from deepserve_controller.core.events import DemandChanged, FunctionDefined, TemplateReady
+from deepserve_controller.core.events import (
+    DemandChanged,
+    ExecutorReady,
+    FunctionDefined,
+    PodBusy,
+    PodConnected,
+    TemplateReady,
+)  # fmt: skip
 from deepserve_controller.core.views import FunctionLoad, Panic, PodsWanted, TokenLoad
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling, predicted_rate
 from deepserve_controller.policies.pod_source import fork_bursts
@@ -38,23 +45,51 @@ def wanted(tokens: TokenLoad | None = None, now_s: float = 100.0, **changed: Any
 
 def test_tokens_in_flight_ask_for_pods_where_tasks_do_not() -> None:
     busy = TokenLoad(queued=500, prefill=900, prompt_tokens_per_s=1000.0)
-    assert wanted(busy, running=3).pods == 4
+    assert wanted(busy, running=4).pods == 4
     assert wanted(busy._replace(prompt_tokens_per_s=0.0), running=3).pods == 1, "nothing is known of its speed yet"
     assert wanted(None, running=3).pods == 1
     assert wanted(None, queued=200, running=0, pods=0, ready_pods=0).pods == 7, "slots count as before"
 
 
+@pytest.mark.parametrize("start_s", [0.0, 0.1])
+def test_long_prompts_never_ask_for_more_pods_than_tasks(start_s: float) -> None:
+    """Each is computed by one engine."""
+    long = TokenLoad(prefill=15_477, prompt_tokens_per_s=4440.0, arrivals=(0.0, 15_477.0))
+    one = wanted(long, start_s=start_s)
+    assert one.pods == one.needed == 1 and one.panic.pods == 0
+    two = wanted(long, queued=1, start_s=start_s)
+    assert two.pods == 2 and "10 pods, 2 for as many tasks" in two.reason
+    assert wanted(long, queued=1, running=0, pods=0, ready_pods=0).pods == 1
+    asked_for = wanted(long, buffer_pods=1, min_pods=3)
+    assert asked_for.pods == 3, "what its owner asks for stands"
+
+
+def test_a_long_prompt_starts_no_pod_and_leaves_no_burst_behind() -> None:
+    cluster = Cluster()
+    cluster.define(kind="model", environment="flowserve", max_inputs=32)
+    pod = only(cluster(DemandChanged("fn", 1, 0, 0.0)), StartPod)
+    cluster(PodConnected(pod.pod_id, 1))
+    cluster(ExecutorReady(pod.pod_id, "fn", 32))
+    cluster(PodBusy(pod.pod_id))
+    long = TokenLoad(prefill=15_477, prompt_tokens_per_s=4440.0)
+    assert not of_type(cluster(DemandChanged("fn", 0, 1, None, long)), StartPod)
+    pool = cluster.core._pools["fn"]
+    assert (pool.wanted.pods, pool.panic.pods) == (1, 0)
+    two = cluster(DemandChanged("fn", 1, 1, 0.0, long))
+    assert len(of_type(two, StartPod)) == 1
+
+
 def test_what_the_ready_ones_finish_before_a_start_needs_no_start() -> None:
     busy = TokenLoad(queued=0, prefill=1400, prompt_tokens_per_s=1000.0)
-    assert wanted(busy, running=3).pods == 4
-    assert wanted(busy, running=3, start_s=5.0).pods == 1
+    assert wanted(busy, running=4).pods == 4
+    assert wanted(busy, running=4, start_s=5.0).pods == 1
     steady = busy._replace(arrivals=(2000.0, 2000.0, 2000.0))
     assert wanted(steady, running=3, start_s=5.0).pods == 3, "prompts keep coming at two engines' rate, at 70 %"
 
 
 def test_the_floor_is_predicted_and_nobody_who_asks_means_zero() -> None:
     growing = TokenLoad(prompt_tokens_per_s=1000.0, arrivals=(700.0,) * 3 + (1400.0,) * 3)
-    assert wanted(growing, pods=2, ready_pods=2).pods == 3
+    assert wanted(growing, running=3, pods=2, ready_pods=2).pods == 3
     assert predicted_rate(growing.arrivals, 0.0) == pytest.approx(1400 + 700 / 3)
     assert predicted_rate((900.0, 600.0, 600.0, 0.0, 0.0, 0.0), 30.0) == 0.0
     assert predicted_rate((), 3.0) == 0.0
