@@ -155,6 +155,7 @@ class PodLink:
                 message.weights,
             )  # fmt: skip
         )
+        self._pod.scaling.note_routable(time.monotonic())
 
     def _executor_failed(self, message: ExecutorFailed, data: bytes) -> None:
         payload = Payload(message.value, data)

@@ -44,7 +44,6 @@ class PodOrders:
         if pod := self._pods.linked(action.pod_id):
             if reason := self._pods.faults.at_start(action.task_id, action.pod_id):
                 return self._pods.kill(actions.KillPod(pod.pod_id, reason))
-            pod.scaling.note_task(time.monotonic())
             pod.last_root_links = root_links  # what it prints may be read only after its outcome
             pod.send(message, data)
 

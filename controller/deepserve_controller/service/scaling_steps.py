@@ -1,4 +1,4 @@
-"""ScalingSteps: what the start of one pod took, from the order to its first task."""
+"""ScalingSteps: what the start of one pod took, from the order until routing knows of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class ScalingSteps:
         self.source, self.source_reason = source, reason
         self._ready_s = now_s
 
-    def note_task(self, now_s: float) -> None:
-        """A task is sent to it; the first counts."""
-        if self._ready_s and SCALER_POST not in self.steps_ms:
-            self.steps_ms[SCALER_POST] = (now_s - self._ready_s) * 1e3
+    def note_routable(self, now_s: float) -> None:
+        """Routing knows of it, and who waited was sent there. When a later task comes says nothing of its start."""
+        self.steps_ms[SCALER_POST] = (now_s - self._ready_s) * 1e3

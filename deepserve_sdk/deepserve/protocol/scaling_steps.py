@@ -1,6 +1,6 @@
 """The five steps of scaling, by DeepServe's names (arXiv 2501.14417): what the start of an executor takes.
 
-A process is made; it becomes an executor of nothing; weights or code come; a first step is made; a first task is sent.
+A process is made; it becomes an executor of nothing; weights or code come; a first step is made; routing knows of it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ def test_of_a_new_process() -> None:
     steps = ScalingSteps(10.0)
     steps.note_joined(10.25)
     steps.note_ready(11.0, {LOAD: 500.0, POST_LOAD: 50.0}, "file")
-    steps.note_task(11.5)
-    steps.note_task(20.0)
+    steps.note_routable(11.5)
     expected = {SCALER_PRE: 250.0, PRE_LOAD: 200.0, LOAD: 500.0, POST_LOAD: 50.0, SCALER_POST: 500.0}
     assert steps.steps_ms == pytest.approx(expected) and steps.source == "file"
 

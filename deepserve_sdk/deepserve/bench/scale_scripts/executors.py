@@ -52,11 +52,13 @@ def ask(llm: deepserve.Model, number: int) -> None:
 def ask_all(llm: deepserve.Model, model: str, number: int) -> list[dict[str, Any]]:
     """Requests, so many at once, until each executor has made a token: quick ones may answer two while another has
     none. The executors' pods."""
-    ends_s = time.monotonic() + TIMEOUT_S
+    client, ends_s = current_client(), time.monotonic() + TIMEOUT_S
+    used: set[str] = set()
     while True:
         ask(llm, number)
-        pods = [pod for pod in current_client().query("status")["pods"] if pod["function_id"] == model]
-        if all("Scaler-Post" in pod["steps_ms"] for pod in pods):
+        used |= {request["pod_id"] for request in client.query("requests", {"limit": 2 * number})["requests"]}
+        pods = [pod for pod in client.query("status")["pods"] if pod["function_id"] == model]
+        if all(pod["pod_id"] in used for pod in pods):
             return pods
         assert time.monotonic() < ends_s, "an executor was given nothing to do"
 
