@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import InvalidPromptError, InvalidRequestError
-from .messages import problem_of_message, template_role
+from .messages import joined_content, problem_of_message, template_role
 from .sampling_params import SamplingParams
 
 Prompt = str | Sequence[int]
@@ -100,7 +100,8 @@ def _conversation(messages: Iterable[Any], before: str = "") -> list[Message]:
         if (problem := problem_of_message(message)) is not None:
             field = f".{problem.field}" if problem.field else ""
             raise InvalidRequestError(f"{before}messages[{index}]{field} {problem.words}")
-        checked.append({**message, "role": template_role(message["role"])})
+        plain = {**message, "role": template_role(message["role"])}
+        checked.append({**plain, "content": joined_content(message["content"])} if "content" in message else plain)
     if not checked:
         raise InvalidRequestError(f"{before}there are no messages")
     return checked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..messages import problem_of_message, template_role
+from ..messages import joined_content, problem_of_message, template_role
 from .api_error import invalid
 
 MAX_TOOLS = 512
@@ -32,31 +32,13 @@ def _message(message: dict[str, Any], place: str) -> dict[str, Any]:
         raise invalid(f"{where} {problem.words}", where)
     plain = dict(message)
     plain["role"] = template_role(message["role"])
-    content = _content(message.get("content"), f"{place}.content")
     calls = _calls(message.get("tool_calls"), f"{place}.tool_calls")
-    plain["content"] = content or ""
+    plain["content"] = joined_content(message.get("content")) or ""
     if calls:
         plain["tool_calls"] = calls
     else:
         plain.pop("tool_calls", None)
     return plain
-
-
-def _content(content: Any, place: str) -> str | None:
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise invalid(f"{place} must be a string or a list of parts", place)
-    return "\n".join(_text(part, f"{place}[{index}]") for index, part in enumerate(content))
-
-
-def _text(part: Any, place: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("text", "refusal") and isinstance(text := part.get(kind), str):
-        return text
-    if kind in ("text", "refusal") or not isinstance(kind, str):
-        raise invalid(f'{place} must be {{"type": "text", "text": ...}}', place)
-    raise invalid(f"{place}: a model for text takes no part of type {kind!r}", place)
 
 
 def _calls(calls: Any, place: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from flowserve.answer import AnswerFormat
 from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.errors import (
-    ChatTemplateError,
     CheckpointChangedError,
     FlowServeError,
     InvalidConfigError,
@@ -20,7 +19,6 @@ from flowserve.errors import (
 from flowserve.generation_config import read_sampling_defaults
 from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
 from flowserve.memory import host_bytes, resident_bytes
-from flowserve.messages import problem_of_message, template_role
 from flowserve.model_check import check_model
 from flowserve.models.checkpoint import has_all_weights
 from flowserve.models.encoder_config import is_embedding_model
@@ -79,7 +77,6 @@ __all__ = [
     "Chat",
     "ChatRequest",
     "ChatTemplate",
-    "ChatTemplateError",
     "CheckpointChangedError",
     "Completion",
     "CompletionRequest",
@@ -125,7 +122,6 @@ __all__ = [
     "local_folder",
     "make_parser",
     "max_model_len",
-    "problem_of_message",
     "prompt_to_tokenize",
     "read_sampling_defaults",
     "resident_bytes",
@@ -133,7 +129,6 @@ __all__ = [
     "resolve_model",
     "take_first_step",
     "template_messages",
-    "template_role",
     "tokenized",
 ]
 

@@ -21,7 +21,6 @@ from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
     ApiError,
     ChatTemplate,
-    ChatTemplateError,
     FlowServeError,
     Prompt,
     PromptTooLongError,
@@ -29,10 +28,8 @@ from deepserve_runtime.executors.flowserve_parts import (
     Tokenizer,
     check_fits_context,
     max_model_len,
-    problem_of_message,
     resolve_model,
     template_messages,
-    template_role,
 )
 from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.executors.model_options import check_options
@@ -121,7 +118,7 @@ class TokenizerExecutor:
             return self._chat(convert(given, ChatInput))
         if method == "cache":
             context = convert(given, ContextInput)
-            token_ids = self._encode(self._render(self._start_of(context), context.tools, is_start=True))
+            token_ids = self._encode(self._render(self._checked(context.messages), context.tools, is_start=True))
             about = PromptContext(context.context_id, len(token_ids), context.ttl_s)
             return TokenizedPrompt(token_ids, GenerationParams(max_tokens=1), context=about)
         if method == "generate":
@@ -134,7 +131,7 @@ class TokenizerExecutor:
         if chat.context is None:
             token_ids = self._encode(self._render(messages, chat.tools))
             return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(chat.tools))
-        start, tools = self._start_of(chat.context), chat.context.tools
+        start, tools = self._checked(chat.context.messages), chat.context.tools
         text, head = self._render([*start, *messages], tools), self._render(start, tools, is_start=True)
         if not text.startswith(head):  # the template tells the start otherwise now that it goes on
             return TokenizedPrompt(self._encode(text), chat.params, parse_tools=bool(tools))
@@ -143,21 +140,6 @@ class TokenizerExecutor:
         token_ids = head_ids + self._encode(text[len(head) :])
         return TokenizedPrompt(token_ids, chat.params, parse_tools=bool(tools), context=about)
 
-    def _start_of(self, context: ContextInput) -> list[dict[str, Any]]:
-        """Its messages as they are, or as the OpenAI API takes them (parts, no content) where only those will do.
-
-        Raises ModelError.
-        """
-        messages = self._checked(context.messages)
-        try:
-            self._render(messages, context.tools, is_start=True)
-        except ChatTemplateError:
-            try:
-                return template_messages(context.messages)
-            except ApiError as error:
-                raise sdk.errors.ModelError(f"{self._model.name}: {error}") from None
-        return messages
-
     def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_start: bool = False) -> str:
         """is_start: what every prompt has in common that begins with these messages."""
         if self._template is None:  # a model without one can still complete prompts
@@ -165,12 +147,12 @@ class TokenizerExecutor:
         return self._template.render(messages, tools=tools or None, add_generation_prompt=not is_start)
 
     def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """As templates know them, which leave out what they do not know. Raises ModelError that names the message."""
-        for index, message in enumerate(messages):
-            if (problem := problem_of_message(message)) is not None:
-                place = ".".join(filter(None, (f"messages[{index}]", problem.field)))
-                raise sdk.errors.ModelError(f"{self._model.name}: {place} {problem.words}")
-        return [{**message, "role": template_role(message["role"])} for message in messages]
+        """As the OpenAI API writes them, so that a chat's prompt is the same by either way and goes on behind the
+        contexts of both. Raises ModelError that names the message."""
+        try:
+            return template_messages(messages)
+        except ApiError as error:
+            raise sdk.errors.ModelError(f"{self._model.name}: {error}") from None
 
     def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         return self._served.encode(Prompt(text, add_special_tokens)).token_ids or []

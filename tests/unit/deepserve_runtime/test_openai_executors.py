@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from deepserve.protocol.messages import EngineReport, TaskFinished, TaskOutputs  # noqa: E402
-from deepserve.protocol.model_io import ChatInput, CompletionInput, ContextInput  # noqa: E402
+from deepserve.protocol.model_io import ChatInput, CompletionInput, ContextInput, TokenizedPrompt  # noqa: E402
 from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage  # noqa: E402
 from deepserve.protocol.prompt_blocks import pack, unpack  # noqa: E402
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec  # noqa: E402
@@ -31,6 +31,10 @@ from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
 T = TypeVar("T")
 CREDIT = {"credit": 64, "credit_bytes": 1 << 22}
 HELLO = [{"role": "user", "content": "Hello"}]
+IMAGE = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}
+]
+NO_IMAGE = "must be text: a model for text takes no part of type 'image_url'"
 
 
 class Executors:
@@ -392,6 +396,9 @@ def test_a_long_prompt_is_read_beside_the_others(executors: Executors) -> None:
             ContextInput("ctx-1", [{"role": "king", "content": "x"}], ttl_s=9),
             "messages[0].role must be one of",
         ),
+        ("chat", ChatInput(IMAGE), f"messages[0].content[1] {NO_IMAGE}"),
+        ("cache", ContextInput("ctx-1", IMAGE, ttl_s=9), f"messages[0].content[1] {NO_IMAGE}"),
+        ("chat", ChatInput([{"role": "user", "content": ["a"]}]), 'messages[0].content[0] must be {"type": "text",'),
         ("generate", CompletionInput("word " * 5000), "prompt of 25000 characters does not fit the context of"),
     ],
 )
@@ -399,6 +406,20 @@ def test_what_no_template_may_see_is_named(executors: Executors, method: str, as
     pod, _ = executors.assign(executors.tokenizer, method, asked)
     executors.run()
     assert f"tiny: {words}" in pod.finished.outcome.detail
+
+
+def test_an_image_is_refused_in_the_same_words_by_both_ways(executors: Executors) -> None:
+    status, error = refusal(executors.prompts("openai.chat", {"messages": IMAGE}))
+    assert (status, error["message"]) == (400, f"messages[0].content[1] {NO_IMAGE}")
+
+
+def test_texts_in_parts_are_the_same_prompt_by_both_ways(executors: Executors) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]
+    [prompt] = result(executors.prompts("openai.chat", {"messages": parts}), OpenAIPrompts).prompts
+    for messages in (parts, [{"role": "user", "content": "Hel\nlo"}]):
+        pod, _ = executors.assign(executors.tokenizer, "chat", ChatInput(messages))
+        executors.run()
+        assert result(pod, TokenizedPrompt).token_ids == prompt.token_ids
 
 
 def test_a_developer_is_the_system_of_templates(executors: Executors) -> None:

@@ -179,6 +179,7 @@ def test_chat_renders_and_completes(llm: Build) -> None:
         ([{"role": "user", "content": "a"}, {"role": "user"}], r"messages\[1\].content is missing"),
         ([{"role": "robot", "content": "hi"}], "got 'robot'"), ([{"role": "user", "content": 5}], "got a int"),
         ([[{"role": "user", "content": "hi"}], [{"role": "robot", "content": "x"}]], r"conversation 1: messages\[0\]"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], r"messages\[0\].content\[0\] .*type 'image_url'"),
     ],
 )  # fmt: skip
 def test_messages_that_no_template_should_see(llm: Build, messages: Any, words: str) -> None:
@@ -473,6 +474,8 @@ def test_bad_words_and_bias(llm: Build) -> None:
     assert set(complete(each, greedy(max_tokens=5, logit_bias={77: 100})).token_ids) == {77}
     with pytest.raises(InvalidSamplingParamsError, match="logit_bias names the token 400"):
         complete(each, greedy(logit_bias={"400": 1}))
+    with pytest.raises(InvalidSamplingParamsError, match="stop_token_ids names the token 400, .* vocabulary of 400"):
+        complete(each, greedy(stop_token_ids=[399, 400]))
 
 
 def test_stop_strings_may_stay_and_wait_for_min_tokens(llm: Build) -> None:
