@@ -53,12 +53,13 @@ class Answers(Sampling, total=False):
 
 _LEAST = {
     "n": 1, "logprobs": 0,
-    "max_tokens": 1, "temperature": 0, "top_p": 0, "min_p": 0, "seed": 0, "min_tokens": 0,
+    "max_tokens": 1, "temperature": 0, "top_p": 0, "top_k": -1, "min_p": 0, "seed": 0, "min_tokens": 0,
     "presence_penalty": -2, "frequency_penalty": -2, "repetition_penalty": 0.01,
 }  # fmt: skip
 _MOST = {
     "n": 128,
     "logprobs": 100,
+    "temperature": 1_000_000,
     "top_p": 1,
     "min_p": 1,
     "presence_penalty": 2,
@@ -66,6 +67,11 @@ _MOST = {
     "repetition_penalty": 100,
 }
 _MAX_BIAS = 100
+_NO_WORD = {"stop": "", "bad_words": " "}
+"""What alone is no stop text, and no word. All these rules are FlowServe's, which is not at hand here; a test compares
+them."""
+_LARGEST = 2**64 - 1
+"""That a message carries."""
 
 
 def params_of(
@@ -73,32 +79,53 @@ def params_of(
 ) -> GenerationParams:
     """`given` (a `known`) as the engine takes it. Raises InvalidOption naming `verb` and the option."""
     options = {name: value for name, value in given.items() if value is not None}
-    for name, value in options.items():
+    for name in options:
         if name not in known.__annotations__:
             raise InvalidOption(f"{verb}: there is no option {name!r}; there are {', '.join(known.__annotations__)}")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in _LEAST and is_number and not _LEAST[name] <= value <= _MOST.get(name, value):
-            most = f" and at most {_MOST[name]}" if name in _MOST else ""
-            raise InvalidOption(f"{verb}: {name}={value!r} must be at least {_LEAST[name]}{most}")
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]
-    for name in ("stop", "bad_words"):
-        if not all(options.get(name, ())):
-            raise InvalidOption(f"{verb}: {name}={options[name]!r} holds an empty text")
-    _check_ids(verb, options)
     try:
-        return msgspec.convert({**options, "json_schema": json_schema}, GenerationParams)
+        params = msgspec.convert({**options, "json_schema": json_schema}, GenerationParams)
     except msgspec.ValidationError as error:
         raise InvalidOption(f"{verb}: {error}") from None
+    _check_values(verb, params)
+    _check_ids(verb, params)
+    _check_pairs(verb, params)
+    return params
 
 
-def _check_ids(verb: str, options: dict[str, Any]) -> None:
-    """Raises InvalidOption for token ids below 0, and for a bias out of bounds."""
-    bias = options.get("logit_bias") or {}
-    for name, ids in (("logit_bias", bias), ("stop_token_ids", options.get("stop_token_ids", ()))):
+def _check_values(verb: str, params: GenerationParams) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(params, name)
+        most = _MOST.get(name, _LARGEST)
+        if value is not None and not least <= value <= most:
+            at_most = f" and at most {most}" if name in _MOST or value > most else ""
+            raise InvalidOption(f"{verb}: {name}={value!r} must be at least {least}{at_most}")
+    if params.top_p == 0:
+        raise InvalidOption(f"{verb}: top_p={params.top_p!r} must be above 0: no token would be left")
+    for name, no_word in _NO_WORD.items():
+        texts = getattr(params, name) or ()
+        if not all(text.strip(no_word) if no_word else text for text in texts):
+            raise InvalidOption(f"{verb}: {name}={texts!r} holds an empty text")
+
+
+def _check_ids(verb: str, params: GenerationParams) -> None:
+    """Those above the vocabulary are refused in the pod, where that is known."""
+    bias = params.logit_bias or {}
+    for name, ids in (("logit_bias", bias), ("stop_token_ids", params.stop_token_ids or ())):
         for token_id in ids:
-            if isinstance(token_id, int) and token_id < 0:
+            if not 0 <= token_id <= _LARGEST:
                 raise InvalidOption(f"{verb}: {name}: {token_id} is no token id")
-    for token_id, value in bias.items() if isinstance(bias, dict) else ():
-        if isinstance(value, int | float) and not -_MAX_BIAS <= value <= _MAX_BIAS:
+    for token_id, value in bias.items():
+        if not -_MAX_BIAS <= value <= _MAX_BIAS:
             raise InvalidOption(f"{verb}: logit_bias of token {token_id} must be -100 to 100, not {value!r}")
+
+
+def _check_pairs(verb: str, params: GenerationParams) -> None:
+    least, most = params.min_tokens or 0, params.max_tokens
+    if most is not None and least > most:
+        raise InvalidOption(f"{verb}: min_tokens={least} is more than max_tokens={most}")
+    if least and params.json_schema is not None:
+        raise InvalidOption(f"{verb}: min_tokens={least} cannot go with output_type, whose schema sets the end")
+    if (params.n or 1) > 1 and params.temperature == 0:
+        raise InvalidOption(f"{verb}: n={params.n} cannot go with temperature=0, which makes all answers the same")

@@ -23,6 +23,8 @@ from .tokenizer import Tokenizer
 
 _CPU_TURN_TOKENS = 512
 """A tenth of a second in a small model; larger batches are no faster on a CPU."""
+_BYTES = (bytes, bytearray, memoryview)
+"""They could be taken for token ids."""
 
 
 class EmbeddingModel:
@@ -105,7 +107,7 @@ class EmbeddingModel:
 
         Raises PromptTooLongError or InvalidPromptError, which say which text is at fault.
         """
-        if not isinstance(texts, Iterable):
+        if not isinstance(texts, Iterable) or isinstance(texts, _BYTES):
             raise InvalidPromptError(f"texts must be a text or a list of texts or token ids, got {texts!r}")
         listed = [texts] if isinstance(texts, str) else list(texts)
         return [self._tokenize(index, text, truncate) for index, text in enumerate(listed)]
@@ -149,7 +151,7 @@ class EmbeddingModel:
             raise type(error)(f"text {index}: {error}") from error
 
     def _check_ids(self, index: int, token_ids: Sequence[int]) -> list[int]:
-        if not isinstance(token_ids, Iterable):
+        if not isinstance(token_ids, Iterable) or isinstance(token_ids, _BYTES):
             raise InvalidPromptError(f"text {index} must be a text or token ids, got {token_ids!r}")
         for token_id in token_ids:
             if type(token_id) is not int or not 0 <= token_id < self._vocab_size:

@@ -109,7 +109,7 @@ class Intake:
             raise InvalidRequestError(
                 f"there are output_ids of {len(output_ids)} completions, and params.n is {params.n}"
             )
-        self._check_bias(params)
+        self._check_token_ids(params)
         left = self._max_model_len - len(prompt_ids)
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
         first = Prepared(
@@ -138,12 +138,13 @@ class Intake:
             if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
                 raise InvalidPromptError(f"token id {token_id!r} is not in the vocabulary of {vocab_size}")
 
-    def _check_bias(self, params: SamplingParams) -> None:
-        for token_id in params.logit_bias or ():
-            if token_id >= self._vocab_size:
-                raise InvalidSamplingParamsError(
-                    f"logit_bias names the token {token_id}, which is not in the vocabulary of {self._vocab_size}"
-                )
+    def _check_token_ids(self, params: SamplingParams) -> None:
+        for name, token_ids in (("logit_bias", params.logit_bias or ()), ("stop_token_ids", params.stop_token_ids)):
+            for token_id in token_ids:
+                if token_id >= self._vocab_size:
+                    raise InvalidSamplingParamsError(
+                        f"{name} names the token {token_id}, which is not in the vocabulary of {self._vocab_size}"
+                    )
 
 
 def check_turn(priority: int, deadline_s: float | None, cache_salt: str | None) -> None:

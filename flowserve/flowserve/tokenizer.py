@@ -81,8 +81,8 @@ class Tokenizer:
         longest = self._longest_token
         if longest is not None and len(text) > max_tokens * longest:
             raise PromptTooLongError(
-                f"prompt of {len(text)} characters does not fit the context of {max_tokens} tokens,"
-                f" of which the longest has {longest} characters"
+                f"prompt of {len(text)} characters does not fit the context of {max_tokens} tokens: no token of this"
+                f" model is longer than {longest} characters, so it is at least {-(-len(text) // longest)} tokens"
             )
 
     def check_readable(self, text: str, max_tokens: int) -> None:

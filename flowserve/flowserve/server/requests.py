@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ..generation_config import params_over
 from ..sampling_params import SamplingParams, StructuredOutputsParams
 from .api_error import invalid
 
@@ -72,7 +73,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     def sampling(self, defaults: dict[str, Any], **more: Any) -> SamplingParams:
         """Raises InvalidSamplingParamsError."""
         given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
-        return SamplingParams(**{**defaults, **given, **more})
+        return params_over(defaults, {**given, **more})
 
 
 _SAMPLING = (
@@ -142,12 +143,15 @@ class ChatRequest(SamplingFields, kw_only=True):
     functions: list[Any] | None = None
     function_call: Any = None
     continue_final_message: bool | None = None
+    modalities: list[str] | None = None
 
     def check_supported(self) -> None:
         """Raises ApiError for what would change the answer, and is not done here."""
         if self.functions or self.function_call not in (None, "none"):
             old, new = ("functions", "tools") if self.functions else ("function_call", "tool_choice")
             raise invalid(f"{old} is not supported: its newer name is {new}", old)
+        if other := next((each for each in self.modalities or () if each != "text"), None):
+            raise invalid(f"modalities: {other!r} is not supported, this is a model for text", "modalities")
         check_no_continuation(self.continue_final_message)
 
 

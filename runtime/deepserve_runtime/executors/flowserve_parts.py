@@ -16,7 +16,7 @@ from flowserve.errors import (
     PromptTooLongError,
     UnknownSequenceError,
 )
-from flowserve.generation_config import read_sampling_defaults
+from flowserve.generation_config import params_over, read_sampling_defaults
 from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
 from flowserve.memory import host_bytes, resident_bytes
 from flowserve.model_check import check_model
@@ -122,6 +122,7 @@ __all__ = [
     "local_folder",
     "make_parser",
     "max_model_len",
+    "params_over",
     "prompt_to_tokenize",
     "read_sampling_defaults",
     "resident_bytes",

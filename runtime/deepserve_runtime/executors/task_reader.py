@@ -19,6 +19,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     ServedModel,
     StructuredOutputsParams,
     make_parser,
+    params_over,
 )
 from deepserve_runtime.executors.generation import Generation
 from deepserve_runtime.executors.journal import Journal
@@ -76,4 +77,4 @@ def sampling_params(asked: GenerationParams, defaults: dict[str, Any]) -> Sampli
     names = [name for name in asked.__struct_fields__ if name not in ("stop", "json_schema")]
     given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     structured = StructuredOutputsParams(json=asked.json_schema) if asked.json_schema is not None else None
-    return SamplingParams(**{**defaults, **given}, stop=asked.stop, structured_outputs=structured)
+    return params_over(defaults, {**given, "stop": asked.stop, "structured_outputs": structured})

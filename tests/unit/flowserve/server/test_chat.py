@@ -76,6 +76,14 @@ def test_what_would_change_the_answer_and_is_not_done_is_refused(client: Client,
         assert running.post(PATH, json=asked).status_code == 200
 
 
+def test_an_answer_is_text_alone(client: Client) -> None:
+    running, asked = client(), {"messages": HELLO, "max_tokens": 1}
+    error = running.post(PATH, json={**asked, "modalities": ["text", "audio"]}).json()["error"]
+    assert error["param"] == "modalities" and "'audio' is not supported" in error["message"]
+    for harmless in (None, ["text"]):
+        assert running.post(PATH, json={**asked, "modalities": harmless}).status_code == 200
+
+
 def test_max_completion_tokens_is_max_tokens_newer_name(client: Client) -> None:
     asked = {"messages": HELLO, "max_completion_tokens": 3, "max_tokens": 9, "ignore_eos": True}
     assert client().post(PATH, json=asked).json()["usage"]["completion_tokens"] == 3

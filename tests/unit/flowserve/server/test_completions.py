@@ -220,6 +220,10 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
         assert len(texts) == 1
         hot = running.post(PATH, json={**asked, "temperature": 2.0, "seed": 1}).json()["choices"][0]["text"]
         assert hot not in texts
+        refused = running.post(PATH, json={**asked, "n": 2}).json()["error"]
+        assert refused["param"] == "n" and "this model's default (generation_config.json)" in refused["message"]
+        own = running.post(PATH, json={**asked, "n": 2, "temperature": 0}).json()["error"]
+        assert "generation_config" not in own["message"]
 
 
 @pytest.mark.parametrize(
