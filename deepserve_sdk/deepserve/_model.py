@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 
@@ -74,7 +74,10 @@ class Model:
         scaledown_window: float = 300,
         max_model_len: int | None = None,
         memory: int | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise _no_option(name, next(iter(unknown)))
         if not isinstance(source, str | os.PathLike) or not os.fspath(source):
             raise InvalidOption(f"Model {name!r}: source={source!r} is neither a folder nor a hub id")
         given = {
@@ -267,6 +270,16 @@ class Model:
 
     def _with_source(self, model: ModelSpec) -> ModelSpec:
         return msgspec.structs.replace(model, source=self.source)
+
+
+def _no_option(name: str, unknown: str) -> InvalidOption:
+    """Naming what may have been meant, and all there are."""
+    import difflib  # few need it
+
+    options = [*(Model.__init__.__kwdefaults__ or {})]
+    nearest = difflib.get_close_matches(unknown, options, n=1)
+    meant = f" (perhaps {nearest[0]})" if nearest else ""
+    return InvalidOption(f"Model {name!r}: there is no option {unknown!r}{meant}; there are {', '.join(options)}")
 
 
 def _definition(spec: FunctionSpec) -> Definition:

@@ -301,13 +301,23 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
         {"logit_bias": {-1: 1}},
         {"logit_bias": {"the": 1}},
         {"stop_token_ids": [-1]},
+        {"stop_token_ids": [10**40]},
+        {"stop_token_ids": 3},
+        {"stop": 5},
+        {"stop": [5]},
         {"bad_words": [""]},
+        {"top_k": -5},
+        {"top_p": 0},
+        {"seed": 10**40},
+        {"min_tokens": 50, "max_tokens": 5},
+        {"min_tokens": 5, "output_type": int},
+        {"n": 2, "temperature": 0},
         {"ignore_eos": 1},
         {"json_schema": {}},
         {"output_type": object},
         {"output_type": int, "tools": [len]},
     ):
-        with pytest.raises(InvalidOption):
+        with pytest.raises(InvalidOption, match=None if "output_type" in wrong else next(iter(wrong))):
             llm.chat("hi", **wrong)  # type: ignore[call-overload]
     for messages in ([], [1], 3, [{"content": "x"}]):
         with pytest.raises(TypeError):
@@ -317,7 +327,20 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
     for content in (object(), "caf\udce9", 10**40):
         with pytest.raises(SerializationError, match="plain data"):
             llm.chat([{"role": "user", "content": content}])
+    for texts in (b"abc", [b"abc"], ["a", bytearray(b"abc")]):
+        with pytest.raises(TypeError, match="llm.embed.*bytes are no text"):
+            llm.embed(texts)  # type: ignore[arg-type]
     assert not controller.sent
+
+
+def test_an_option_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
+    words = (
+        r"Model 'tiny': there is no option 'max_modellen' \(perhaps max_model_len\); there are accelerator, .*memory"
+    )
+    with pytest.raises(InvalidOption, match=words):
+        Model("tiny", tmp_path, max_modellen=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="there is no option 'zz'; there are accelerator"):
+        Model("tiny", tmp_path, zz=5)  # type: ignore[arg-type]
 
 
 def test_pickles_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,6 +254,8 @@ def test_a_text_that_cannot_fit_is_not_tokenized(encoder: tuple[Path, Any], monk
         ([[]], "text 0 is empty"),
         (5, "texts must be a text or a list of texts or token ids, got 5"),
         (["a", None], "text 1 must be a text or token ids, got None"),
+        (b"abc", "texts must be a text or a list of texts or token ids, got b'abc'"),
+        (["a", b"abc"], "text 1 must be a text or token ids, got b'abc'"),
         ([[5], [400]], "text 1: token id 400 is not in the vocabulary of 400"),
         ([[-1]], "text 0: token id -1"),
         ([[True]], "text 0: token id True"),
