@@ -15,15 +15,14 @@ from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.host_devices import NOTHING
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.popularity import Popularity
 from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.startup_views import TemplateUse
-from deepserve_controller.core.views import ChooseSource, HeldTemplate, KeepWorth, PodSource, TemplateView
+from deepserve_controller.core.template_book import TemplateBook
+from deepserve_controller.core.views import ChooseSource, KeepWorth, PodSource, TemplateView
 
 FORKED_KINDS = ("function", "class", "model")
 """A tokenizer's environment holds what its pods share."""
 START_ALARM, IDLE_ALARM = "template start", "template idle"
-NUM_REFUSALS = 500
 MIN_WINDOW_S = 1.0
 
 
@@ -68,11 +67,7 @@ class FunctionTemplates:
         self.keep_worth: KeepWorth = lambda held: held.uses
         self.is_expected: Callable[[FunctionPool, float], bool] = lambda pool, now_s: False
         """Whether it is likely to be used soon: then its template stays."""
-        self._sizes: dict[str, tuple[int, float]] = {}
-        """Memory in MiB and loading time in ms, of functions that had a template, by function id."""
-        self._popularity = Popularity()
-        self._refusals: dict[str, str] = {}
-        self._load_ms: dict[str, float] = {}
+        self.book = TemplateBook()
         self.handlers: dict[type[Event], Callable[[Any, float], None]] = {
             events.TemplateReady: self._on_ready,
             events.TemplateRefused: self._on_refused,
@@ -112,8 +107,8 @@ class FunctionTemplates:
 
     def may_load_ahead(self, pool: FunctionPool) -> bool:
         """It was loaded before, has no template now, and could have one."""
-        known, refused = pool.function_id in self._sizes, pool.function_id in self._refusals
-        return known and not refused and pool.function_id not in self._by_function and not pool.is_removed
+        is_able = self.book.was_loaded(pool.function_id) and not self.book.refusal(pool.function_id)
+        return is_able and pool.function_id not in self._by_function and not pool.is_removed
 
     def load_ahead(self, pool: FunctionPool, reason: str, now_s: float) -> None:
         """Nobody waits for it yet."""
@@ -130,23 +125,12 @@ class FunctionTemplates:
         """Its template is unused, and its memory is needed."""
         self._retire(pool, reason)
 
-    def held(self, function_id: str, now_s: float) -> HeldTemplate:
-        """What a template of it takes, as was last seen."""
-        held_mib, load_ms = self._sizes.get(function_id, (0, 0.0))
-        return HeldTemplate(held_mib, self._popularity.of(function_id, now_s), load_ms)
-
-    def learn(self, function_id: str, held: HeldTemplate, at_s: float) -> None:
-        """What `held` has told an earlier controller at that time."""
-        if held.held_mib or held.load_ms:
-            self._sizes[function_id] = held.held_mib, held.load_ms
-        self._popularity.learn(function_id, held.uses, at_s)
-
     def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
         """Memory is short: templates that no pod needs give theirs, the least worth first and then what only saves
         `asking` time, while some is missing."""
         items = [item for item in self._by_function.values() if item.is_host_copy or item.pool is not asking]
         unused = [
-            (item.pool is asking, self.keep_worth(self.held(item.pool.function_id, now_s)), item)
+            (item.pool is asking, self.keep_worth(self.book.held(item.pool.function_id, now_s)), item)
             for item in items
             if self.is_unused(item.pool)
         ]
@@ -181,7 +165,7 @@ class FunctionTemplates:
         template = self._by_function.get(pool.function_id)
         if template is not None and template.state == "ready" and not template.is_host_copy:
             return "ready"
-        is_refused = pool.function_id in self._refusals
+        is_refused = self.book.refusal(pool.function_id)
         return "none" if is_refused or not pool.spec.is_shared or self.may_hold_devices(pool.spec) else "needed"
 
     def is_loading_template(self, template_id: str) -> bool:
@@ -192,18 +176,18 @@ class FunctionTemplates:
         """`pod` is ordered from its template."""
         template = self._templates[pod.template_id]
         template.pods.add(pod.pod_id)
-        self._popularity.note(template.pool.function_id, pod.since_s)
+        self.book.used(template.pool.function_id, pod.since_s)
 
     def note_ready(self, pool: FunctionPool, pod: PodRecord, event: events.ExecutorReady, now_s: float) -> None:
         """`pod`, of `pool`, has what it runs; it may have loaded it itself."""
         if self.may_hold_devices(pool.spec) and pool.spec.kind == "model":
-            self._popularity.note(pool.function_id, now_s)
+            self.book.used(pool.function_id, now_s)
             if pool.function_id not in self._by_function:  # else it says what is left when the weights are there
-                self._sizes[pool.function_id] = event.weights.size_bytes >> 20, event.load_ms
+                self.book.loaded(pool.function_id, event.weights.size_bytes >> 20, event.load_ms)
         if event.is_template_stale:
             self._replace(pod, "holds what has changed on disk")
         if event.load_ms > 0.0:
-            self._load_ms[pool.function_id] = event.load_ms
+            self.book.loaded_in_pod(pool.function_id, event.load_ms)
             self.source(pool, 0, now_s)
 
     def note_gone(self, pod: PodRecord, pool: FunctionPool | None, now_s: float) -> None:
@@ -217,9 +201,7 @@ class FunctionTemplates:
 
     def forget(self, pool: FunctionPool) -> None:
         """The function is removed, or what waits for it is about to be told that it does not work."""
-        self._load_ms.pop(pool.function_id, None)
-        self._sizes.pop(pool.function_id, None)
-        self._refusals.pop(pool.function_id, None)
+        self.book.forget(pool.function_id)
         self._retire(pool, f"{pool.spec.label} was removed")
 
     def drop_loading(self, pool: FunctionPool, text: str) -> None:
@@ -236,12 +218,12 @@ class FunctionTemplates:
         return TemplateView(
             is_shared=pool.spec.is_shared,
             state=state,
-            refusal=self._refusals.get(pool.function_id, ""),
+            refusal=self.book.refusal(pool.function_id),
             missing=missing,
             num_pods=len(pool.pods),
             num_bound=sum(pod.state == "bound" for pod in pool.pods.values()),
             max_pods=pool.max_pods,
-            load_ms=self._load_ms.get(pool.function_id, 0.0),
+            load_ms=self.book.pod_load_ms(pool.function_id),
         )
 
     def _start(self, pool: FunctionPool, reason: str, now_s: float, is_ahead: bool = False) -> None:
@@ -276,9 +258,8 @@ class FunctionTemplates:
         return template
 
     def _refuse(self, template: FunctionTemplate, text: str) -> None:
-        self._refusals[template.pool.function_id] = template.pool.pod_source = f"not snapshotted: {text}"
-        while len(self._refusals) > NUM_REFUSALS:
-            del self._refusals[next(iter(self._refusals))]
+        template.pool.pod_source = f"not snapshotted: {text}"
+        self.book.refused(template.pool.function_id, template.pool.pod_source)
 
     def _watch_idleness(self, template: FunctionTemplate, at_s: float) -> None:
         template.has_idle_alarm = True
@@ -293,7 +274,7 @@ class FunctionTemplates:
         template.state, template.pid = "ready", event.pid
         template.held_mib = event.weights.size_bytes >> 20
         self.startups.template_ready(event, template.pool.spec, now_s)
-        self._sizes[template.pool.function_id] = template.held_mib, event.load_ms
+        self.book.loaded(template.pool.function_id, template.held_mib, event.load_ms)
         template.used_s = now_s
         self._watch_idleness(template, now_s + self._window_s(template))
         self._owner.template_changed(template.pool, now_s)

@@ -67,7 +67,9 @@ class Preloads:
         for model in models:
             used_s = now_s - model.idle_s
             self._forecast.learn(model.function_id, model.gaps_s, used_s)
-            self._templates.learn(model.function_id, HeldTemplate(model.held_mib, model.uses, model.load_ms), used_s)
+            self._templates.book.learn(
+                model.function_id, HeldTemplate(model.held_mib, model.uses, model.load_ms), used_s
+            )
         self.look(now_s)
 
     def look(self, now_s: float) -> None:
@@ -107,7 +109,7 @@ class Preloads:
         return pool.spec.kind == "model" and self._chance(pool, now_s) > self._preload.least_chance
 
     def _seen(self, pool: FunctionPool, now_s: float) -> ModelForecast:
-        held = self._templates.held(pool.function_id, now_s)
+        held = self._templates.book.held(pool.function_id, now_s)
         spec = self._templates.spec_of(pool)
         needed_mib = held.held_mib + self._memory.need_mib(spec.environment, spec.resources.memory_mib)
         return ModelForecast(
@@ -129,7 +131,7 @@ class Preloads:
         pool = self._pools.get(function_id)
         if pool is not None and pool.is_in_use:
             used_s = now_s
-        held = self._templates.held(function_id, used_s)
+        held = self._templates.book.held(function_id, used_s)
         gaps_s = self._forecast.gaps_s(function_id)
         return KnownModel(function_id, now_s - used_s, gaps_s, held.uses, held.held_mib, held.load_ms)
 
