@@ -17,7 +17,8 @@ from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
-from deepserve_runtime.executors.embedding import Embedder, embedding_model
+from deepserve_runtime.executors.embedder import Embedder
+from deepserve_runtime.executors.embedding import embedding_model
 from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
     CheckpointChangedError,
@@ -65,6 +66,7 @@ class EngineExecutor:
         self._loaded = loaded
         self.source, self.source_reason, self.is_template_stale = "", "", False
         self.weights = Weights()
+        self._threads = threads
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._context_ttls: queue.SimpleQueue[SetContextTtl] = queue.SimpleQueue()
@@ -93,7 +95,8 @@ class EngineExecutor:
 
     def sleep(self, level: int) -> None:
         """On the main thread. Nothing happens while there is work; the next task wakes the engine."""
-        if self._arrived.empty() and not (self._compiling or self._generations or self._engine.has_work):
+        has_work = self._compiling or self._generations or self._engine.has_work or self._embedder.is_busy
+        if self._arrived.empty() and not has_work:
             self._engine.sleep(level)
             self._embedder.release()
 
@@ -101,7 +104,11 @@ class EngineExecutor:
     def _embedder(self) -> Embedder:
         """The model once more, in torch: few ask a generating model for vectors."""
         return Embedder(
-            self._model, self._folder, lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len)
+            self._model,
+            self._folder,
+            lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len),
+            self._threads,
+            self._wake,
         )
 
     # --- from the reader thread ------------------------------------------------------------------------
@@ -129,7 +136,8 @@ class EngineExecutor:
 
     def _may_rest(self) -> bool:
         with self._lock:
-            if (self._has_news or self._engine.has_work) and not self._is_ending:
+            has_work = self._has_news or self._engine.has_work or self._embedder.has_batch
+            if has_work and not self._is_ending:
                 self._has_news = False
                 return False
             self._is_stepping = False
@@ -155,6 +163,7 @@ class EngineExecutor:
                 self._receive(output)
             for sequence_id in list(self._generations):
                 self._flush(sequence_id)
+            self._embedder.turn()
             if (error := self._engine.loading_error) is not None:
                 self._lose_weights(error)
 
@@ -184,7 +193,7 @@ class EngineExecutor:
 
     def _add(self, task: Task) -> None:
         if task.assignment.method in ("embed", EMBEDDING_METHOD):
-            return self._embedder.answer([task])
+            return self._embedder.add(task)
         first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):
             generation, requests = self._reader.read(task)

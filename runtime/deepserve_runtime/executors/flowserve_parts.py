@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowserve.answer import AnswerFormat
 from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
+from flowserve.embedding_turns import EmbeddingTurns
 from flowserve.errors import (
     CheckpointChangedError,
     FlowServeError,
@@ -84,6 +85,7 @@ __all__ = [
     "EmbeddingAnswer",
     "EmbeddingModel",
     "EmbeddingRequest",
+    "EmbeddingTurns",
     "EngineConfig",
     "FlowServeError",
     "InvalidConfigError",

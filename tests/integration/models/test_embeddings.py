@@ -80,3 +80,22 @@ def test_quantized_weights(llm: deepserve.Model, embedder: deepserve.Model) -> N
         expected = EmbeddingModel(exact.source, num_threads=1, quantization="int8").embed(TEXTS)
         for vector, want in zip(rounded.embed(TEXTS), expected, strict=True):
             assert vector == pytest.approx(want, abs=1e-4)
+
+
+def test_an_answer_does_not_wait_for_a_long_list(llm: deepserve.Model) -> None:
+    """Which ends where its caller leaves it."""
+
+    async def run() -> None:
+        await llm.embed.aio(["one"])
+        long = asyncio.ensure_future(llm.embed.aio([[5, 6, 7] * 60] * 20_000))
+        for _ in range(5):
+            await llm.generate.aio("hi", max_tokens=3, temperature=0)
+            (vector,) = await llm.embed.aio(["one"])
+            assert vector
+        assert not long.done()
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+
+    asyncio.run(run())
+    assert llm.embed(["one"])
