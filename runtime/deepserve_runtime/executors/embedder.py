@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,15 +105,20 @@ class Embedder:
         except Exception as error:
             self._fail(task, error)
 
-    def turn(self) -> None:
-        """One batch at most; and what was cancelled ends."""
+    def turn(self, others_wait: bool = False) -> None:
+        """One batch at most; and what was cancelled ends.
+
+        others_wait: for the thread; they have it between two batches for as long as the first has taken.
+        """
         self._begin_read()
         for task in [*self._reading.values(), *(asked.task for asked in self._asked.values())]:
             if task.cancel_reason:
                 self._forget(task.key)
                 task.finish_cancelled()
-        if self.has_batch:
+        began_s = time.monotonic()
+        if self.has_batch and not (others_wait and self._turns.rests(began_s)):
             self._compute(self._turns.take())
+            self._turns.took(began_s, time.monotonic())
 
     def release(self) -> None:
         """Let go of the model; the next task loads it again."""

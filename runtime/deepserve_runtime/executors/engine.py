@@ -163,7 +163,7 @@ class EngineExecutor:
                 self._receive(output)
             for sequence_id in list(self._generations):
                 self._flush(sequence_id)
-            self._embedder.turn()
+            self._embedder.turn(others_wait=self._engine.has_work)
             if (error := self._engine.loading_error) is not None:
                 self._lose_weights(error)
 
