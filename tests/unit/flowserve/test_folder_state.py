@@ -16,7 +16,7 @@ from flowserve import EngineConfig, SamplingParams
 from flowserve.engine import Engine
 from flowserve.engine_template import EngineTemplate
 from flowserve.errors import CheckpointChangedError, CheckpointError
-from flowserve.models import loader
+from flowserve.models import folder_plan, loader
 from flowserve.models.folder_state import FolderState
 
 CONFIG = EngineConfig(num_threads=1)
@@ -107,7 +107,7 @@ def test_weights_that_were_parked_stay_what_they_are(folder: Path, caplog: pytes
 def test_a_folder_that_changes_while_it_is_read_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tokens_of(Engine.from_folder(shutil.copytree(folder, folder.parent / "copy"), CONFIG))
     reads = 0
-    read_config = loader.read_model_config
+    read_config = folder_plan.read_model_config
 
     def change_once(path: Path) -> Any:
         nonlocal reads
@@ -117,20 +117,20 @@ def test_a_folder_that_changes_while_it_is_read_is_read_again(folder: Path, monk
             (path / "config.json").write_text((path / "config.json").read_text() + "\n")
         return found
 
-    monkeypatch.setattr(loader, "read_model_config", change_once)
+    monkeypatch.setattr(folder_plan, "read_model_config", change_once)
     assert tokens_of(Engine.from_folder(folder, CONFIG)) == expected
     assert reads == 2
 
 
 def test_a_folder_that_keeps_changing_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = loader.Checkpoint
+    build = folder_plan.Checkpoint
 
     def changing(path: Path) -> Any:
         found = build(path)
         change_weights(path)
         return found
 
-    monkeypatch.setattr(loader, "Checkpoint", changing)
+    monkeypatch.setattr(folder_plan, "Checkpoint", changing)
     with pytest.raises(CheckpointChangedError, match="model.safetensors changed.*while"):
         loader.load_model(folder, EngineConfig(num_threads=1, cpu_backend="torch"))
     with pytest.raises(CheckpointChangedError, match="model.safetensors changed while its weights were converted"):
