@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flowserve import EngineConfig, SamplingParams
+from flowserve import EngineConfig
 from flowserve.device.cpu_kernels import runner as runner_module
 from flowserve.device.cpu_kernels import weight_arrival
 from flowserve.device.cpu_kernels.weight_arrival import WeightArrival
@@ -19,38 +18,17 @@ from flowserve.engine_template import EngineTemplate
 from flowserve.errors import LoadingError
 from flowserve.loading.mapped_file import MappedFile
 from flowserve.outputs import SequenceOutput
-
-GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-WAIT_S = 30.0
+from tests.unit.flowserve.arriving import WAIT_S, Gate, run, tokens_of, wait_until_computed
 
 
 class Gated(MappedFile):
-    """Bytes pass the gate only as far as it was opened; where `breaks_at` is reached, the disk is broken."""
-
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.changed = threading.Condition()
-        self.open_through = 0
-        self.breaks_at: int | None = None
+        self.gate = Gate()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        end = offset + len(buffer)
-        with self.changed:
-            while end > self.open_through:
-                if self.breaks_at is not None and end > self.breaks_at:
-                    raise LoadingError(f"{self.path}: cannot be read at byte {offset}: Input/output error")
-                self.changed.wait(WAIT_S)
+        self.gate.let_pass(self.path, offset, len(buffer))
         super().read_into(offset, buffer)
-
-    def open(self, through: int) -> None:
-        with self.changed:
-            self.open_through = through
-            self.changed.notify_all()
-
-    def break_down(self) -> None:
-        with self.changed:
-            self.breaks_at = self.open_through
-            self.changed.notify_all()
 
 
 @pytest.fixture
@@ -88,47 +66,23 @@ def engine(folder: Path, threads: int = 1, **options: object) -> Engine:
     return Engine.from_folder(folder, config)
 
 
-def run(each: Engine) -> list[SequenceOutput]:
-    each.add("a", [5, 6, 7, 8], GREEDY)
-    outputs: list[SequenceOutput] = []
-    while each.has_work:
-        outputs += each.step()
-    return outputs
-
-
-def tokens_of(outputs: list[SequenceOutput]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def written_layers(each: Engine, num_layers: int) -> list[bool]:
-    """Of the first KV block: which layers have keys."""
-    storage = each._hold.runner.storage
-    block = bytearray(storage.block_bytes)
-    storage.read_block(0, memoryview(block))
-    size = len(block) // num_layers
-    return [any(block[layer * size : (layer + 1) * size]) for layer in range(num_layers)]
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Gated], threads: int) -> None:
     expected = tokens_of(run(engine(model, overlap_load=False)))
     assert gates == []
     each = engine(model, threads)
     num_layers = each.model_config.num_layers
-    [gate] = gates
+    [file] = gates
     assert each.is_arriving and each.read_s == 0.0 and num_layers > 1
     parts = each._hold.runner._weights.file.parts  # type: ignore[attr-defined]
     outputs: list[SequenceOutput] = []
     thread = threading.Thread(target=lambda: outputs.extend(run(each)))
     thread.start()
     for layer in range(num_layers):
-        gate.open(max(entry.end for entry in parts[layer + 1]))
-        ends_s = time.monotonic() + WAIT_S
-        while not written_layers(each, num_layers)[layer]:
-            assert time.monotonic() < ends_s, "a layer whose weights are there is not computed"
-        assert written_layers(each, num_layers) == [number <= layer for number in range(num_layers)]
+        file.gate.open(max(entry.end for entry in parts[layer + 1]))
+        assert wait_until_computed(each, layer) == [number <= layer for number in range(num_layers)]
         assert thread.is_alive() and outputs == []
-    gate.open(gate.size_bytes)
+    file.gate.open(file.size_bytes)
     thread.join(WAIT_S)
     assert tokens_of(outputs) == expected
     each._hold.runner._arrival._thread.join(WAIT_S)  # type: ignore[attr-defined]
@@ -140,13 +94,13 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
 @pytest.mark.parametrize("threads", [1, 3])
 def test_weights_that_do_not_come_end_all_sequences(model: Path, gates: list[Gated], threads: int) -> None:
     each = engine(model, threads)
-    [gate] = gates
+    [file] = gates
     parts = each._hold.runner._weights.file.parts  # type: ignore[attr-defined]
-    gate.open(max(entry.end for entry in parts[1]))
+    file.gate.open(max(entry.end for entry in parts[1]))
     outputs: list[SequenceOutput] = []
     thread = threading.Thread(target=lambda: outputs.extend(run(each)))
     thread.start()
-    gate.break_down()
+    file.gate.break_down()
     thread.join(WAIT_S)
     [output] = outputs
     assert output.error is not None and "Input/output error" in output.error and output.token_ids == ()
@@ -176,10 +130,10 @@ def test_an_engine_that_is_closed_while_its_weights_come_leaves_no_thread(model:
     before = set(threading.enumerate())
     each = engine(model)
     assert set(threading.enumerate()) - before
-    gates[0].open(4096)
+    gates[0].gate.open(4096)
     closing = threading.Thread(target=each.close)
     closing.start()
-    gates[0].break_down()  # a read that was begun is waited for
+    gates[0].gate.break_down()  # a read that was begun is waited for
     closing.join(WAIT_S)
     assert set(threading.enumerate()) <= before
 
@@ -188,7 +142,7 @@ def test_engines_of_a_template_bring_what_it_has_only_mapped(model: Path, gates:
     template = EngineTemplate(model, EngineConfig(num_threads=1, cpu_backend="extension", overlap=False))
     assert template.source.kind == "file" and gates == [], "a template has one thread"
     first = template.engine()
-    gates[0].open(gates[0].size_bytes)
+    gates[0].gate.open(gates[0].size_bytes)
     expected = tokens_of(run(first))
     first._hold.runner._arrival._thread.join(WAIT_S)  # type: ignore[attr-defined]
     second = template.engine()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from flowserve import EngineConfig, SamplingParams
+from flowserve import EngineConfig
 from flowserve.engine import Engine
 from flowserve.engine_template import EngineTemplate
 from flowserve.errors import CheckpointError, LoadingError
@@ -22,39 +21,19 @@ from flowserve.models.decoder_arrival import DecoderArrival
 from flowserve.models.step_order import StepOrder
 from flowserve.outputs import SequenceOutput
 from tests.tiny_models import make_model
+from tests.unit.flowserve.arriving import WAIT_S, Gate, run, tokens_of, wait_until_computed
 
-GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-WAIT_S = 30.0
 CHUNK_BYTES = 4096
 
 
 class Gated(StepOrder):
-    """Bytes pass the gate only as far as it was opened; where `breaks_at` is reached, the disk is broken."""
-
     def __init__(self, model: DecoderModel) -> None:
         super().__init__(model.plan, CHUNK_BYTES)
-        self.changed = threading.Condition()
-        self.open_through = 0
-        self.breaks_at: int | None = None
+        self.gate = Gate()
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        end = offset + len(buffer)
-        with self.changed:
-            while end > self.open_through:
-                if self.breaks_at is not None and end > self.breaks_at:
-                    raise LoadingError(f"{self.path}: cannot be read at byte {offset}: Input/output error")
-                self.changed.wait(WAIT_S)
+        self.gate.let_pass(self.path, offset, len(buffer))
         super().read_into(offset, buffer)
-
-    def open(self, through: int) -> None:
-        with self.changed:
-            self.open_through = through
-            self.changed.notify_all()
-
-    def break_down(self) -> None:
-        with self.changed:
-            self.breaks_at = self.open_through
-            self.changed.notify_all()
 
 
 @pytest.fixture
@@ -82,27 +61,6 @@ def options(**more: Any) -> EngineConfig:
     return EngineConfig(num_threads=1, cpu_backend="torch", overlap=False, **more)
 
 
-def run(each: Engine) -> list[SequenceOutput]:
-    each.add("a", [5, 6, 7, 8], GREEDY)
-    outputs: list[SequenceOutput] = []
-    while each.has_work:
-        outputs += each.step()
-    return outputs
-
-
-def tokens_of(outputs: list[SequenceOutput]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def written_layers(each: Engine) -> list[bool]:
-    """Of the first KV block: which layers have keys."""
-    storage, num_layers = each._hold.runner.storage, each.model_config.num_layers
-    block = bytearray(storage.block_bytes)
-    storage.read_block(0, memoryview(block))
-    size = len(block) // num_layers
-    return [any(block[layer * size : (layer + 1) * size]) for layer in range(num_layers)]
-
-
 @pytest.mark.parametrize(
     "more", [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}, {"quantization": "int4", "dtype": "bfloat16"}]
 )
@@ -112,19 +70,16 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
     assert gates == [] and not whole.is_arriving
     each = Engine.from_folder(model, options(**more))
     num_layers = each.model_config.num_layers
-    [gate] = gates
-    assert each.is_arriving and gate.size_bytes < (model / "model.safetensors").stat().st_size
+    [file] = gates
+    assert each.is_arriving and file.size_bytes < (model / "model.safetensors").stat().st_size
     outputs: list[SequenceOutput] = []
     thread = threading.Thread(target=lambda: outputs.extend(run(each)))
     thread.start()
     for layer in range(num_layers):
-        gate.open(gate.ends[layer + 1])
-        ends_s = time.monotonic() + WAIT_S
-        while not written_layers(each)[layer]:
-            assert time.monotonic() < ends_s, "a layer whose weights are there is not computed"
-        assert written_layers(each) == [number <= layer for number in range(num_layers)]
+        file.gate.open(file.ends[layer + 1])
+        assert wait_until_computed(each, layer) == [number <= layer for number in range(num_layers)]
         assert thread.is_alive() and outputs == [] and each.is_arriving and each.read_s == 0.0
-    gate.open(gate.size_bytes)
+    file.gate.open(file.size_bytes)
     thread.join(WAIT_S)
     assert tokens_of(outputs) == expected
     assert not each.is_arriving and each.loading_error is None and each.read_s > 0.0
@@ -134,12 +89,12 @@ def test_a_step_computes_each_layer_when_it_is_there(model: Path, gates: list[Ga
 
 def test_weights_that_do_not_come_end_all_sequences(model: Path, gates: list[Gated]) -> None:
     each = Engine.from_folder(model, options())
-    [gate] = gates
-    gate.open(gate.ends[3])
+    [file] = gates
+    file.gate.open(file.ends[3])
     outputs: list[SequenceOutput] = []
     thread = threading.Thread(target=lambda: outputs.extend(run(each)))
     thread.start()
-    gate.break_down()
+    file.gate.break_down()
     thread.join(WAIT_S)
     [output] = outputs
     assert output.error is not None and "Input/output error" in output.error and output.token_ids == ()
@@ -153,9 +108,9 @@ def test_weights_that_do_not_come_end_all_sequences(model: Path, gates: list[Gat
 def test_a_file_that_is_cut_while_it_is_read_ends_no_process(model: Path, gates: list[Gated]) -> None:
     """The pages behind its end cannot be had: a touch would be a signal."""
     each = Engine.from_folder(model, options())
-    [gate] = gates
+    [file] = gates
     os.truncate(model / "model.safetensors", 1 << 14)
-    gate.open(gate.size_bytes)
+    file.gate.open(file.size_bytes)
     [output] = run(each)
     assert output.error is not None and "model.safetensors: cannot be read at byte" in output.error
     each.close()
@@ -179,10 +134,10 @@ def test_an_engine_that_is_closed_while_its_weights_come_leaves_no_thread(model:
     before = set(threading.enumerate())
     each = Engine.from_folder(model, options())
     assert set(threading.enumerate()) - before
-    gates[0].open(4 * CHUNK_BYTES)
+    gates[0].gate.open(4 * CHUNK_BYTES)
     closing = threading.Thread(target=each.close)
     closing.start()
-    gates[0].break_down()  # a read that was begun is waited for
+    gates[0].gate.break_down()  # a read that was begun is waited for
     closing.join(WAIT_S)
     assert set(threading.enumerate()) <= before
 
@@ -195,8 +150,8 @@ def test_engines_of_a_template_build_what_it_has_not(
     template.settle()
     first, second = template.engine(), template.engine()
     assert first.is_arriving and second.is_arriving, "what lies on a disk is not waited for in a template"
-    for gate in gates:
-        gate.open(gate.size_bytes)
+    for file in gates:
+        file.gate.open(file.size_bytes)
     assert tokens_of(run(first)) == tokens_of(run(second))
     assert not template.engine().is_arriving
 
@@ -214,12 +169,12 @@ def test_a_template_settles_when_the_files_are_in_memory(
 
 def test_a_sleeping_engine_brings_its_weights_again(model: Path, gates: list[Gated]) -> None:
     each = Engine.from_folder(model, options())
-    gates[0].open(gates[0].size_bytes)
+    gates[0].gate.open(gates[0].size_bytes)
     expected = tokens_of(run(each))
     each.sleep(2)
     each.wake()
     assert each.is_arriving
-    gates[1].open(gates[1].size_bytes)
+    gates[1].gate.open(gates[1].size_bytes)
     assert tokens_of(run(each)) == expected
 
 
