@@ -12,8 +12,9 @@ from deepserve_controller.core.replay import may_start_again
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.views import RetryDelay
 
-PURE_RETRIES = 1
-"""Of a task that only computes: loading a model again takes long, and its prompt may be what kills the engine."""
+PURE_RETRIES = 2
+"""Of a task that only computes. Its prompt may be what kills the engine, and loading a model again takes long; but a
+pod may have been dead already when it was given the task, which says nothing of the task."""
 
 
 class Retrying:
@@ -23,7 +24,7 @@ class Retrying:
     - The loss of the pod. The task may have begun and had its effects, and may be what killed the pod, so it is run
       again only where the user has said that it may be: `pod_losses` times with `retries`, not at all without. Exempt
       are those whose pod was killed for another task's sake, `system_retries` times whatever the user said, and tasks
-      that only compute (models, tokenizers), once. A task that kills pod after pod ends when its account is empty.
+      that only compute (models, tokenizers), twice. A task that kills pod after pod ends when its account is empty.
       For a model's a loss counts where its attempt came no further than those before it: another pod goes on behind
       the tokens that are journaled, and a prompt that kills its pod does so at the same place again.
 
