@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
+from deepserve_controller.core.chunk_views import Chunking
 from deepserve_controller.core.cluster_manager import ClusterManager
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.placement_views import PlaceEngine
 from deepserve_controller.core.preload_views import Preload
-from deepserve_controller.core.views import Autoscaler, ChooseSource, Chunking, Device, ModelRouting
+from deepserve_controller.core.routing_views import ModelRouting
+from deepserve_controller.core.scaling_views import Autoscaler
+from deepserve_controller.core.template_views import ChooseSource
 from deepserve_controller.model_policies import MODEL_AUTOSCALER, MODEL_ROUTING, PRELOAD
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.chunking import by_run_time

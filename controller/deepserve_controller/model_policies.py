@@ -9,7 +9,9 @@ import msgspec
 
 from deepserve.protocol.specs import Scaling
 from deepserve_controller.core.preload_views import NO_PRELOAD, Preload
-from deepserve_controller.core.views import Autoscaler, ChooseSource, ModelRouting
+from deepserve_controller.core.routing_views import ModelRouting
+from deepserve_controller.core.scaling_views import Autoscaler
+from deepserve_controller.core.template_views import ChooseSource
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling
 from deepserve_controller.policies.model_baselines import (

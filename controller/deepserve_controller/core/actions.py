@@ -8,8 +8,8 @@ import msgspec
 
 from deepserve.protocol.messages import Outcome, RequestKind, Timings
 from deepserve.protocol.specs import FunctionSpec, Replay
+from deepserve_controller.core.device import Allotment
 from deepserve_controller.core.events import Event, Payload
-from deepserve_controller.core.views import Allotment
 
 
 class Action(msgspec.Struct, frozen=True):

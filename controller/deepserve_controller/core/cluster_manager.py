@@ -10,11 +10,13 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.device_moves import LOOK_ALARM
 from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplates
+from deepserve_controller.core.memory_views import ChooseParking, Parking
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_failures import PodFailures
 from deepserve_controller.core.pod_record import PodRecord
@@ -22,18 +24,10 @@ from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.preload_views import NO_PRELOAD, KnownModel, Preload
 from deepserve_controller.core.preloads import PRELOAD_ALARM, Preloads
 from deepserve_controller.core.scaler import Scaler
+from deepserve_controller.core.scaling_views import Autoscaler, Prewarm, ScalingDecision
 from deepserve_controller.core.startup_views import Startup
-from deepserve_controller.core.views import (
-    Autoscaler,
-    ChooseParking,
-    ChooseSource,
-    Device,
-    FunctionView,
-    Parking,
-    PodView,
-    Prewarm,
-    ScalingDecision,
-)
+from deepserve_controller.core.status_views import FunctionView, PodView
+from deepserve_controller.core.template_views import ChooseSource
 
 OWNER = "cluster_manager"
 

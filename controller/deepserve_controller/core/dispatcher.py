@@ -19,9 +19,9 @@ from deepserve_controller.core.function_book import FunctionBook
 from deepserve_controller.core.function_queue import FunctionQueue
 from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.model_routes import ModelRoutes
+from deepserve_controller.core.routing_views import ModelRouting, Routed, Routing
 from deepserve_controller.core.stream_flow import StreamFlow
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import ModelRouting, Routed, Routing
 
 NO_CREDIT = Credit(0, 0)
 

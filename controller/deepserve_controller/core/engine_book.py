@@ -10,7 +10,8 @@ from deepserve.protocol.messages import EngineReport
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS, PromptBlocks, unpack
 from deepserve_controller.core.engine_pace import EnginePace
 from deepserve_controller.core.prompt_tree import NO_MATCH, Match, PromptTree
-from deepserve_controller.core.views import EngineView, ExecutorLoad, TokenLoad
+from deepserve_controller.core.routing_views import EngineView, ExecutorLoad
+from deepserve_controller.core.scaling_views import TokenLoad
 
 SLOTS_AHEAD = 2
 """A pod holds so many times its slots with tasks that take others' seats: these wait in its engine meanwhile."""

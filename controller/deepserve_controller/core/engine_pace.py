@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from deepserve.protocol.messages import EngineReport
-from deepserve_controller.core.views import TokenLoad
+from deepserve_controller.core.scaling_views import TokenLoad
 
 WEIGHT = 0.2
 """Of the latest report, in an exponentially weighted mean."""

@@ -24,7 +24,7 @@ from deepserve_controller.core.map_events import MapInputsArrived as MapInputsAr
 from deepserve_controller.core.map_events import MapInputsEnded as MapInputsEnded
 from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.preload_views import KnownModel
-from deepserve_controller.core.views import TokenLoad
+from deepserve_controller.core.scaling_views import TokenLoad
 
 # --- to the job executor ------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import NOTHING, HostDevices
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.scaling_views import ScalingDecision
 from deepserve_controller.core.startup_book import StartupBook
-from deepserve_controller.core.views import ScalingDecision
 
 WARM_START_TIMEOUT_S = 120.0
 """For pods of the warm pool, which have no function with a `startup_timeout_s`."""

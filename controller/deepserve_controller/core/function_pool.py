@@ -11,15 +11,8 @@ from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaling_history import ScalingHistory
-from deepserve_controller.core.views import (
-    NO_PANIC,
-    Autoscaler,
-    FunctionLoad,
-    FunctionView,
-    Panic,
-    PodsWanted,
-    TokenLoad,
-)
+from deepserve_controller.core.scaling_views import NO_PANIC, Autoscaler, FunctionLoad, Panic, PodsWanted, TokenLoad
+from deepserve_controller.core.status_views import FunctionView
 
 REVIEW_S = 1.0
 """Between two looks at pods that are too many and yet kept."""

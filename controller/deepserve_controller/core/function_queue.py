@@ -13,7 +13,6 @@ from deepserve_controller.core.events import DemandChanged
 from deepserve_controller.core.map_inputs import MapInputs
 from deepserve_controller.core.run_times import RunTimes
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import pod_order
 
 
 class ExecutorRecord(msgspec.Struct, eq=False):
@@ -78,7 +77,7 @@ class FunctionQueue(msgspec.Struct, eq=False):
     def add_executor(self, executor: ExecutorRecord) -> None:
         self.routable[executor.pod_id] = executor
         if len(self.routable) > 1:
-            self.routable = {pod_id: self.routable[pod_id] for pod_id in sorted(self.routable, key=pod_order)}
+            self.routable = {pod_id: self.routable[pod_id] for pod_id in sorted(self.routable, key=_pod_order)}
 
     def push(self, task: Task, first: bool = False) -> None:
         self.waiting[task.task_id] = task
@@ -141,3 +140,8 @@ class FunctionQueue(msgspec.Struct, eq=False):
         for inputs in self.maps.values():
             return inputs.runs[0].arrived_s
         return None
+
+
+def _pod_order(pod_id: str) -> tuple[int, str]:
+    """Sorts `pod-9` before `pod-10`: ids of one allocator in the order in which they were given."""
+    return len(pod_id), pod_id

@@ -14,11 +14,12 @@ from deepserve_controller.core.events import Event, Payload
 from deepserve_controller.core.function_pool import Failure, FunctionPool
 from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.host_devices import NOTHING
+from deepserve_controller.core.memory_views import KeepWorth
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.startup_views import TemplateUse
 from deepserve_controller.core.template_book import TemplateBook
-from deepserve_controller.core.views import ChooseSource, KeepWorth, PodSource, TemplateView
+from deepserve_controller.core.template_views import ChooseSource, PodSource, TemplateView
 
 FORKED_KINDS = ("function", "class", "model")
 """A tokenizer's environment holds what its pods share."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import msgspec
 
 from deepserve.protocol.specs import ENGINE_DEVICES, FunctionSpec
+from deepserve_controller.core.device import Allotment, Device
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.host_memory import beyond_least, busy_pod, idle_pods
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import Allotment, Device
 
 NOTHING = Allotment()
 """Of a pod whose function names no accelerator: it sees what the controller sees."""

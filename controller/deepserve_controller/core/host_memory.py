@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.function_pool import FunctionPool
+from deepserve_controller.core.memory_views import ChooseParking, IdlePod, Parking
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import ChooseParking, IdlePod, Parking
 
 ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 256}
 """What a pod without a limit of its own is taken to use beyond what it shares with its template, by environment."""

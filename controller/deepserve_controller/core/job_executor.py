@@ -12,6 +12,7 @@ from deepserve.protocol.messages import Outcome
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action
 from deepserve_controller.core.alarms import NEVER_S, Alarms
+from deepserve_controller.core.chunk_views import Chunking, ChunkSize
 from deepserve_controller.core.chunks import Chunks
 from deepserve_controller.core.clocks import Clocks
 from deepserve_controller.core.dependencies import Dependencies, dependency_outcome, gone_outcome
@@ -29,13 +30,14 @@ from deepserve_controller.core.job_book import JobBook
 from deepserve_controller.core.job_endings import JobEndings
 from deepserve_controller.core.losses import Losses
 from deepserve_controller.core.maps import Maps
+from deepserve_controller.core.migration_views import DecideMigration
 from deepserve_controller.core.migrations import Migrations
 from deepserve_controller.core.replay import failed_outcome
-from deepserve_controller.core.retrying import Retrying
+from deepserve_controller.core.retrying import RetryDelay, Retrying
+from deepserve_controller.core.routing_views import ModelRouting, Routing
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
 from deepserve_controller.core.unstartable import Unstartable
-from deepserve_controller.core.views import Chunking, ChunkSize, DecideMigration, ModelRouting, RetryDelay, Routing
 
 OWNER = "job_executor"
 

@@ -10,6 +10,7 @@ from deepserve.protocol.messages import Outcome
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, FinishItem
 from deepserve_controller.core.chunk import Chunk
+from deepserve_controller.core.chunk_views import Chunking, MapLoad
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.endings import disordered_outcome, removed_outcome
 from deepserve_controller.core.events import Payload
@@ -19,7 +20,6 @@ from deepserve_controller.core.job import Job
 from deepserve_controller.core.job_book import JobBook
 from deepserve_controller.core.map_inputs import MapInputs, Run
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import Chunking, MapLoad
 
 OpenTask = Callable[[Job, FirstStep, int, Payload, tuple[str, ...], float], Task]
 Broken = Callable[[tuple[str, ...]], Outcome | None]

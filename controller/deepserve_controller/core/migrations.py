@@ -15,11 +15,11 @@ from deepserve_controller.core.actions import Action, Notify, SendPrepare, SendR
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.function_queue import ExecutorRecord
 from deepserve_controller.core.job_book import JobBook
+from deepserve_controller.core.migration_views import DecideMigration, MigrationRound
 from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.retrying import Retrying
 from deepserve_controller.core.stopping import Stopping
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import DecideMigration, MigrationRound
 
 
 class Migration(msgspec.Struct, eq=False):

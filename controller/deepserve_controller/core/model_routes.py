@@ -6,8 +6,8 @@ from random import Random
 
 from deepserve_controller.core.engine_book import SLOTS_AHEAD
 from deepserve_controller.core.function_queue import FunctionQueue
+from deepserve_controller.core.routing_views import ModelRouting, Routed, Routing
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import ModelRouting, Routed, Routing
 
 
 class ModelRoutes:

@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from deepserve_controller.core.alarms import Alarm
-from deepserve_controller.core.views import Allotment, PodView
+from deepserve_controller.core.device import Allotment
+from deepserve_controller.core.status_views import PodView
 
 PodState = Literal["starting", "warm", "binding", "bound", "draining", "stopped"]
 

@@ -14,8 +14,8 @@ from deepserve_controller.core.demand_forecast import DemandForecast
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.memory_views import HeldTemplate
 from deepserve_controller.core.preload_views import KnownModel, ModelForecast, Preload
-from deepserve_controller.core.views import HeldTemplate
 
 PRELOAD_ALARM = "preload"
 NUM_KNOWN = 200

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from random import Random
 
+from deepserve.protocol.specs import RetrySpec
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.dispatcher import Dispatcher
 from deepserve_controller.core.job import Job
 from deepserve_controller.core.replay import may_start_again
 from deepserve_controller.core.task import Task
-from deepserve_controller.core.views import RetryDelay
+
+RetryDelay = Callable[[RetrySpec, int, Random], float]
+"""Seconds to wait before retry number n (1, 2, ...)."""
 
 PURE_RETRIES = 2
 """Of a task that only computes. Its prompt may be what kills the engine, and loading a model again takes long; but a

@@ -10,16 +10,18 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.device_moves import DeviceMoves
 from deepserve_controller.core.fleet import Fleet
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.memory_views import ChooseParking
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.scaling_views import Autoscaler, Prewarm
 from deepserve_controller.core.startup_book import StartupBook
-from deepserve_controller.core.views import Autoscaler, ChooseParking, Device, Prewarm
 from deepserve_controller.core.warm_pool import WarmPool
 
 

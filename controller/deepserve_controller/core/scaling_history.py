@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from deepserve_controller.core.views import ScalingDecision
+from deepserve_controller.core.scaling_views import ScalingDecision
 
 NUM_DECISIONS = 50
 MERGE_S = 1.0

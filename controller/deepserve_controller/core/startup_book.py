@@ -7,12 +7,12 @@ from functools import partial
 
 from deepserve.protocol.messages import Weights
 from deepserve.protocol.specs import FunctionSpec
+from deepserve_controller.core.device import Allotment
 from deepserve_controller.core.events import TemplateReady
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.startup_times import StartupTimes
 from deepserve_controller.core.startup_views import Startup, TemplateUse
-from deepserve_controller.core.views import Allotment
 
 DISK = "disk"
 DISK_BYTES_PER_S = 1e9

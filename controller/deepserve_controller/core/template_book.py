@@ -5,8 +5,8 @@ It outlives the templates themselves: the decisions about a function's next one 
 
 from __future__ import annotations
 
+from deepserve_controller.core.memory_views import HeldTemplate
 from deepserve_controller.core.popularity import Popularity
-from deepserve_controller.core.views import HeldTemplate
 
 NUM_REFUSALS = 500
 

@@ -8,7 +8,7 @@ import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.pod_record import PodRecord
-from deepserve_controller.core.views import PodsWanted, PoolUse, Prewarm
+from deepserve_controller.core.scaling_views import PodsWanted, PoolUse, Prewarm
 
 MAX_WARM_FAILURES = 3
 BURST_S = 1.0

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from deepserve_controller.core.views import NO_PANIC, FunctionLoad, Panic, PodsWanted
+from deepserve_controller.core.scaling_views import NO_PANIC, FunctionLoad, Panic, PodsWanted
 
 
 class FitDemand(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve_controller.core.views import ChunkSize, MapLoad
+from deepserve_controller.core.chunk_views import ChunkSize, MapLoad
 
 TARGET_S = 0.002
 """Work in a chunk. Sending one and its results costs some 100 µs; the end of a map waits for the last chunk."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve_controller.core.views import HeldTemplate
+from deepserve_controller.core.memory_views import HeldTemplate
 
 
 def saved_per_memory(held: HeldTemplate) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve_controller.core.views import MigrationRound, MigrationStep
+from deepserve_controller.core.migration_views import MigrationRound, MigrationStep
 
 SMALL_GAP_TOKENS = 64
 """Prefilled in about the time of a step or two: the reader does not notice."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deepserve_controller.core.views import NO_PANIC, FunctionLoad, Panic, PodsWanted, TokenLoad
+from deepserve_controller.core.scaling_views import NO_PANIC, FunctionLoad, Panic, PodsWanted, TokenLoad
 from deepserve_controller.policies.autoscaler import Reactive, fit_demand, within_bounds
 
 TREND_WINDOWS = 3

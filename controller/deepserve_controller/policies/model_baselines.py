@@ -7,7 +7,8 @@ import math
 import msgspec
 
 from deepserve.protocol.specs import Scaling
-from deepserve_controller.core.views import FunctionLoad, PodSource, PodsWanted, TemplateView
+from deepserve_controller.core.scaling_views import FunctionLoad, PodsWanted
+from deepserve_controller.core.template_views import PodSource, TemplateView
 from deepserve_controller.policies.autoscaler import within_bounds
 
 TICK_TARGET = 2

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from deepserve.protocol.prompt_blocks import NAME_BYTES, PromptBlocks
-from deepserve_controller.core.views import EngineView, Routed
+from deepserve_controller.core.routing_views import EngineView, Routed
 
 RING_BLOCKS = 4
 """Prompts that share so many leading blocks belong together where nothing is known of caches."""

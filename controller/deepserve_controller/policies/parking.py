@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve_controller.core.views import IdlePod, Parking
+from deepserve_controller.core.memory_views import IdlePod, Parking
 
 
 def models_sleep(pod: IdlePod) -> Parking:

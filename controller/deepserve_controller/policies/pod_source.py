@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve_controller.core.views import PodSource, TemplateView
+from deepserve_controller.core.template_views import PodSource, TemplateView
 
 BURST_PODS = 4
 """From here on it is quicker to load the function once and fork it than to load it in each pod: a template costs a

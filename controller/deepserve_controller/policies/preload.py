@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from deepserve_controller.core.memory_views import HeldTemplate
 from deepserve_controller.core.preload_views import ModelForecast, PreloadPlan
-from deepserve_controller.core.views import HeldTemplate
 from deepserve_controller.policies.host_cache import saved_per_memory
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from deepserve_controller.core.views import PodsWanted, PoolUse
+from deepserve_controller.core.scaling_views import PodsWanted, PoolUse
 
 
 class ReactivePool(msgspec.Struct, frozen=True):

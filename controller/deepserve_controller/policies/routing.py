@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deepserve_controller.core.views import ExecutorLoad, Routed
+from deepserve_controller.core.routing_views import ExecutorLoad, Routed
 
 
 def least_loaded(executors: Iterable[ExecutorLoad]) -> Routed | None:

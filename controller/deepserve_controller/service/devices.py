@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from glob import glob
 
 from deepserve.protocol.specs import VISIBLE_DEVICES
-from deepserve_controller.core.views import Device
+from deepserve_controller.core.device import Device
 from deepserve_controller.errors import ControllerError
 
 DECLARATION = "DEEPSERVE_DEVICES"

@@ -8,7 +8,8 @@ import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
-from deepserve_controller.core.views import FunctionView, ScalingDecision
+from deepserve_controller.core.scaling_views import ScalingDecision
+from deepserve_controller.core.status_views import FunctionView
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.functions import Functions

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from deepserve_controller.build import AUTOSCALER
-from deepserve_controller.core.views import Autoscaler
+from deepserve_controller.core.scaling_views import Autoscaler
 from deepserve_controller.policies.autoscaler import FitDemand
 from deepserve_controller.simulator.report import markdown_table, percentile
 from deepserve_controller.simulator.scenarios import run_by_name

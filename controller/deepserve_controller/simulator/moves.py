@@ -15,9 +15,9 @@ from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Resources, Scaling
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined, RequestArrived
 from deepserve_controller.core.placement_views import PlaceEngine
-from deepserve_controller.core.views import Device
 from deepserve_controller.policies.model_placement import least_startup_time, without_moves
 from deepserve_controller.simulator.costs import ASSUMED, slower
 from deepserve_controller.simulator.engine import Occurrence, Simulation

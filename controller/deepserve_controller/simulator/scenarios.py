@@ -11,9 +11,10 @@ import msgspec
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.specs import CodeRef, FunctionSpec, Resources, RetrySpec, Scaling
 from deepserve_controller.build import AUTOSCALER, WARM_PODS, build_cluster_manager, build_job_executor
+from deepserve_controller.core.chunk_views import Chunking
 from deepserve_controller.core.cores import Cores
 from deepserve_controller.core.events import ControllerStarted, FunctionDefined
-from deepserve_controller.core.views import Autoscaler, Chunking
+from deepserve_controller.core.scaling_views import Autoscaler
 from deepserve_controller.policies.chunking import by_run_time
 from deepserve_controller.simulator import workload
 from deepserve_controller.simulator.engine import Occurrence, Simulation

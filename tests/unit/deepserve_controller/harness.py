@@ -12,9 +12,10 @@ from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
 from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core.actions import Action, FinishRequest, Notify, SendCancel, SendTask, WakeAt
 from deepserve_controller.core.cluster_manager import ClusterManager
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
 from deepserve_controller.core.job_executor import JobExecutor
-from deepserve_controller.core.views import ChooseSource, Device, PodSource, TemplateView
+from deepserve_controller.core.template_views import ChooseSource, PodSource, TemplateView
 
 T = TypeVar("T")
 CODE = CodeRef("bundle", "m", "f")

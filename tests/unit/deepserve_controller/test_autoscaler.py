@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepserve_controller.core.views import NO_PANIC, FunctionLoad, Panic, PodsWanted
+from deepserve_controller.core.scaling_views import NO_PANIC, FunctionLoad, Panic, PodsWanted
 from deepserve_controller.policies.autoscaler import FitDemand, Reactive
 
 POLICY = Reactive(stable_window_s=30.0, panic_window_s=3.0, panic_threshold=2.0, max_down_rate=2.0)

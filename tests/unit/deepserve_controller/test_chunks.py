@@ -19,9 +19,9 @@ from deepserve_controller.core.actions import (
     SendRecall,
     SendTask,
 )
+from deepserve_controller.core.chunk_views import MapLoad
 from deepserve_controller.core.map_inputs import MapInputs, Run
 from deepserve_controller.core.run_times import RunTimes
-from deepserve_controller.core.views import MapLoad
 from deepserve_controller.policies.chunking import MAX_INPUTS, by_run_time
 from tests.unit.deepserve_controller.chaos_chunks import input_bytes, many_inputs
 from tests.unit.deepserve_controller.harness import OK, Jobs, of_type, only

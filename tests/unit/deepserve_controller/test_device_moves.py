@@ -23,6 +23,7 @@ from deepserve_controller.core.actions import (
     StopPod,
 )
 from deepserve_controller.core.cores import Cores
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.events import (
     ExecutorFailed,
     ExecutorReady,
@@ -40,7 +41,7 @@ from deepserve_controller.core.events import (
     TaskReleased,
 )
 from deepserve_controller.core.placement_views import PlaceEngine
-from deepserve_controller.core.views import Device, PodView
+from deepserve_controller.core.status_views import PodView
 from deepserve_controller.policies.model_placement import least_startup_time, without_moves
 from tests.unit.deepserve_controller.harness import OK, Driven, load_in_each_pod, of_type, only, spec
 

@@ -23,7 +23,7 @@ from deepserve_controller.core.events import (
     TemplateReady,
     TemplateRefused,
 )
-from deepserve_controller.core.views import TemplateView
+from deepserve_controller.core.template_views import TemplateView
 from deepserve_controller.policies.pod_source import fork_bursts
 from tests.unit.deepserve_controller.harness import Cluster, news, of_type, only
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from deepserve.protocol.messages import Weights
 from deepserve_controller.core.actions import StartPod, StopTemplate
 from deepserve_controller.core.events import DemandChanged, FunctionDefined, PodLost, TemplateReady
+from deepserve_controller.core.memory_views import HeldTemplate
 from deepserve_controller.core.popularity import HALF_LIFE_S, Popularity
-from deepserve_controller.core.views import HeldTemplate
 from deepserve_controller.policies.host_cache import saved_per_memory
 from deepserve_controller.policies.pod_source import fork_bursts
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec

@@ -9,6 +9,7 @@ import pytest
 
 from deepserve.protocol.specs import ModelSpec, Resources
 from deepserve_controller.core.actions import Action, BindPod, StartPod
+from deepserve_controller.core.device import Allotment, Device
 from deepserve_controller.core.events import (
     ExecutorFailed,
     PodConnected,
@@ -17,7 +18,6 @@ from deepserve_controller.core.events import (
     PodStartFailed,
 )
 from deepserve_controller.core.host_devices import HostDevices, read_wish
-from deepserve_controller.core.views import Allotment, Device
 from tests.unit.deepserve_controller.harness import Cluster, news, of_type, only, spec
 from tests.unit.deepserve_controller.test_cluster_manager import demand, up
 from tests.unit.deepserve_controller.test_scaling import drained, idle, pods

@@ -28,7 +28,7 @@ from deepserve_controller.core.events import (
     TaskProduced,
     TaskReleased,
 )
-from deepserve_controller.core.views import MigrationRound
+from deepserve_controller.core.migration_views import MigrationRound
 from deepserve_controller.policies.migration import MAX_ROUNDS, SMALL_GAP_TOKENS, until_the_gap_is_small
 from tests.unit.deepserve_controller.harness import Jobs, news, of_type, only
 

@@ -20,7 +20,7 @@ from deepserve_controller.core.events import (
     PodConnected,
     TemplateReady,
 )  # fmt: skip
-from deepserve_controller.core.views import FunctionLoad, Panic, PodsWanted, TokenLoad
+from deepserve_controller.core.scaling_views import FunctionLoad, Panic, PodsWanted, TokenLoad
 from deepserve_controller.policies.model_autoscaler import TokenLoadScaling, predicted_rate
 from deepserve_controller.policies.pod_source import fork_bursts
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only

@@ -6,7 +6,7 @@ import pytest
 
 from deepserve.protocol.specs import Scaling
 from deepserve_controller.core.preload_views import NO_PRELOAD
-from deepserve_controller.core.views import FunctionLoad
+from deepserve_controller.core.scaling_views import FunctionLoad
 from deepserve_controller.model_policies import (
     MODEL_AUTOSCALER,
     MODEL_ROUTING,

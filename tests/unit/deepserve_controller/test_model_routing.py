@@ -25,7 +25,7 @@ from deepserve_controller.core.events import (
     TaskProduced,
 )
 from deepserve_controller.core.prompt_tree import PromptTree
-from deepserve_controller.core.views import EngineView, Routed
+from deepserve_controller.core.routing_views import EngineView, Routed
 from deepserve_controller.policies.model_router import BlockCost, RoundRobin
 from flowserve.rtc.index import block_hashes
 from tests.unit.deepserve_controller.harness import Driven, Jobs, news, only

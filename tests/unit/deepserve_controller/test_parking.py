@@ -6,7 +6,7 @@ from deepserve.protocol.specs import Resources
 from deepserve_controller.core.actions import SleepPod, StartPod
 from deepserve_controller.core.events import ExecutorReady as Ready
 from deepserve_controller.core.events import PodBusy, PodConnected, PodIdle
-from deepserve_controller.core.views import IdlePod
+from deepserve_controller.core.memory_views import IdlePod
 from deepserve_controller.policies.parking import models_sleep
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only
 from tests.unit.deepserve_controller.test_scaling import demand, drained

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepserve.protocol.specs import RetrySpec
-from deepserve_controller.core.views import FunctionLoad, PoolUse
+from deepserve_controller.core.scaling_views import FunctionLoad, PoolUse
 from deepserve_controller.policies.autoscaler import FitDemand
 from deepserve_controller.policies.prewarm import ReactivePool
 from deepserve_controller.policies.retry import backoff_delay_s

@@ -14,6 +14,7 @@ from deepserve.protocol.messages import Weights
 from deepserve.protocol.specs import Resources
 from deepserve_controller.core.actions import Action, StartPod, StartTemplate, StopTemplate
 from deepserve_controller.core.demand_forecast import LEAST_GAP_S, DemandForecast
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.events import (
     DemandChanged,
     DemandRemembered,
@@ -30,7 +31,6 @@ from deepserve_controller.core.events import (
 )
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.preload_views import KnownModel, ModelForecast, PreloadPlan
-from deepserve_controller.core.views import Device
 from deepserve_controller.policies.pod_source import fork_bursts
 from deepserve_controller.policies.preload import ForecastPreload
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec

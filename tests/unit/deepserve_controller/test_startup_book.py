@@ -9,6 +9,7 @@ import pytest
 from deepserve.protocol.messages import Weights
 from deepserve.protocol.specs import ModelSpec, Resources
 from deepserve_controller.core.actions import BindPod, StartPod, StartTemplate
+from deepserve_controller.core.device import Device
 from deepserve_controller.core.events import (
     DemandChanged,
     Event,
@@ -27,7 +28,7 @@ from deepserve_controller.core.events import (
 )
 from deepserve_controller.core.startup_book import BUS_BYTES_PER_S, DISK_BYTES_PER_S, UNKNOWN_ENGINE_S
 from deepserve_controller.core.startup_views import Startup
-from deepserve_controller.core.views import Device, PodView
+from deepserve_controller.core.status_views import PodView
 from deepserve_controller.policies.pod_source import fork_bursts
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from deepserve_controller.core.memory_views import HeldTemplate
 from deepserve_controller.core.popularity import HALF_LIFE_S
 from deepserve_controller.core.template_book import NUM_REFUSALS, TemplateBook
-from deepserve_controller.core.views import HeldTemplate
 
 
 def test_another_book_learns_what_one_has_held() -> None:

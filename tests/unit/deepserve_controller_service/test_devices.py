@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepserve_controller.core.views import Device
+from deepserve_controller.core.device import Device
 from deepserve_controller.errors import ControllerError
 from deepserve_controller.service.devices import host_devices
 
