@@ -235,6 +235,7 @@ def run_controller(settings: Settings, make_provider: MakeProvider) -> None:
         up = None
         # Imported where needed: an embedded controller has neither a database nor an HTTP server to wait for.
         if settings.state_folder:
+            from deepserve_controller.service.private_files import close_to_others
             from deepserve_controller.service.sql_store import SqlStore
             from deepserve_controller.service.state_folder import Claim
 
@@ -243,6 +244,7 @@ def run_controller(settings: Settings, make_provider: MakeProvider) -> None:
             text = "{folder} is in use by another controller (process {pid})"
             claim = Claim(settings.state_folder, text, wait_s)
             leaving.callback(claim.release)
+            close_to_others(settings.state_folder)
             store = SqlStore(settings.state_folder)
             leaving.callback(store.close)
         if settings.mode == "up":

@@ -12,6 +12,7 @@ import msgspec
 from deepserve_controller.core.events import DemandRemembered
 from deepserve_controller.core.preload_views import KnownModel
 from deepserve_controller.service.loop import CoreLoop
+from deepserve_controller.service.private_files import private
 from deepserve_controller.service.reactor import running_reactor
 
 FILE = "demand.json"
@@ -72,7 +73,7 @@ class DemandKeeper:
             return
         unfinished = f"{self._path}.new"
         try:
-            with open(os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            with open(unfinished, "wb", opener=private) as file:
                 file.write(msgspec.json.encode(_Kept(models, time.time())))
             os.replace(unfinished, self._path)
         except OSError as error:

@@ -7,6 +7,8 @@ import os
 import re
 from typing import BinaryIO
 
+from deepserve_controller.service.private_files import private
+
 MAX_FILE_BYTES = 4 << 20
 MAX_OPEN_FILES = 64
 
@@ -52,7 +54,7 @@ class LogFiles:
             self._close(next(iter(self._open)))
         path = self.path(label)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        file = self._open[label] = open(path, "ab")
+        file = self._open[label] = open(path, "ab", opener=private)
         return file
 
     def _close(self, label: str) -> None:

@@ -16,6 +16,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.errors import StoreUnreadable
 from deepserve_controller.service import store_tables
 from deepserve_controller.service.bundles import Bundle, BundleKind
+from deepserve_controller.service.private_files import private, touch_private
 from deepserve_controller.service.sql_records import SqlRecords
 from deepserve_controller.service.store import App, next_revision
 
@@ -32,15 +33,18 @@ class SqlStore:
             os.makedirs(self._bundle_folder, mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreUnreadable(f"{self._bundle_folder} cannot be used: {error.strerror}") from None
-        self._engine = store_tables.open_engine(os.path.join(folder, "state.db"))
+        path = os.path.join(folder, "state.db")
+        self._engine = store_tables.open_engine(path)
         try:
+            touch_private(path)  # SQLite gives what it makes beside it the mode that it finds
             with self._engine.begin() as connection:
                 found = store_tables.prepare(connection, SCHEMA_VERSION)
-        except (sqlalchemy.exc.DatabaseError, sqlite3.DatabaseError) as error:
-            raise StoreUnreadable(f"{folder}/state.db cannot be read: {getattr(error, 'orig', error)}") from None
+        except (OSError, sqlalchemy.exc.DatabaseError, sqlite3.DatabaseError) as error:
+            text = error.strerror if isinstance(error, OSError) else getattr(error, "orig", error)
+            raise StoreUnreadable(f"{path} cannot be read: {text}") from None
         if found != SCHEMA_VERSION:
             raise StoreUnreadable(
-                f"{folder}/state.db has format {found}, this version of DeepServe reads {SCHEMA_VERSION}: "
+                f"{path} has format {found}, this version of DeepServe reads {SCHEMA_VERSION}: "
                 f"start the version that wrote it, or move the folder away"
             )
         self.keys = SqlRecords(self._engine, store_tables.api_keys)
@@ -119,7 +123,7 @@ class SqlStore:
         if os.path.exists(path) and os.path.getsize(path) == len(bundle.data):
             return checksum
         unfinished = f"{path}.{os.getpid()}"
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "wb", opener=private) as file:
             file.write(bundle.data)
             file.flush()
             os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.http_host import HttpHost, make_gateway
 from deepserve_controller.service.http_port import HttpApp, listen_http
 from deepserve_controller.service.keys import load_key
+from deepserve_controller.service.private_files import private
 from deepserve_controller.service.state_folder import Claim
 from deepserve_controller.service.web_link import LinkEndpoint
 from deepserve_controller.settings import Settings
@@ -81,6 +82,6 @@ class UpPort:
     def _announce(self, found: dict[str, Any]) -> None:
         """Written whole, after everything it names can be reached."""
         unfinished = f"{self._announcement}.{os.getpid()}"
-        with open(os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        with open(unfinished, "w", opener=private) as file:
             json.dump(found, file)
         os.replace(unfinished, self._announcement)

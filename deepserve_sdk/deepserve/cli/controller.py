@@ -57,6 +57,7 @@ def start_in_background(command: list[str], state: Path | None = None) -> None:
     """Returns when it answers. Raises ControllerUnreachable with the end of its log."""
     log = (state or Path(state_folder())) / "controller.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.touch(mode=0o600)  # as all that lies there
     with log.open("ab") as output:
         begins_at = output.tell()
         process = subprocess.Popen(

@@ -235,6 +235,20 @@ def test_http_needs_the_key(up: Controller) -> None:
     assert stat.S_IMODE(os.stat(up.runtime / "up.json").st_mode) == 0o600
 
 
+def test_what_a_controller_keeps_is_its_users_alone(folder: Path) -> None:
+    state = folder / "state/deepserve"
+    state.mkdir(parents=True, mode=0o700)
+    (state / "demand.json").touch(mode=0o644)  # as an earlier version left it
+    up = Controller(folder, embedded=False).wait_until_up()
+    try:
+        deploy(up.dial(), ("buy",), digest="d1")
+        files = [path for path in state.rglob("*") if path.is_file()]
+        assert {"state.db", "state.db-wal", "demand.json"} < {path.name for path in files}
+        assert [path for path in files if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
+    finally:
+        up.kill()
+
+
 def test_http_calls_a_deployed_function(up: Controller) -> None:
     deploy(up.dial(), ("buy",))
     status, answer = call_http(up, "/api/call/shop/buy", b'{"n": 3}')
