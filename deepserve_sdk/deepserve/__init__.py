@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from deepserve._context import cancelled as cancelled
     from deepserve._context import context as context
     from deepserve._context import resume_offset as resume_offset
-    from deepserve._controller_process import init as init
+    from deepserve._controller_choice import init as init
     from deepserve._decorators import function as function
     from deepserve._deployed import Cls as Cls
     from deepserve._function import Function as Function
@@ -97,7 +97,7 @@ _HOMES = {
     "_call_group": ("CallGroup",),
     "_cls": ("cls", "enter", "exit", "method", "parameter"),
     "_context": ("cancelled", "context", "resume_offset"),
-    "_controller_process": ("init",),
+    "_controller_choice": ("init",),
     "_decorators": ("function",),
     "_deployed": ("Cls",),
     "_function": ("Function",),

@@ -1,7 +1,7 @@
 """The SDK's requests as messages, and what comes back sorted to those who wait; in scripts and in pods alike.
 
 A pod has a Client over its own link: it passes what arrives to `deliver`, and `install`s the client before user
-code runs. A script's client is made by `_controller_process` at the first remote call.
+code runs. A script's client is made by `_controller_choice` at the first remote call.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def current_client() -> Client:
         raise client.closed or ControllerLost("this pod's link ended")
     with _client_lock:
         if _client is None or _client.closed is not None:
-            from deepserve._controller_process import connect
+            from deepserve._controller_choice import connect
 
             install(connect())
         assert _client is not None

@@ -13,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from deepserve import settings
 from deepserve._client import Client
-from deepserve._controller_process import client_on, hello_of, say
+from deepserve._client_link import client_on, hello_of, say
 from deepserve._distant_address import Address, parse_url
 from deepserve._distant_segments import LinkSegments
 from deepserve._segments import distant

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from deepserve import _controller_process, settings
+from deepserve import _controller_choice, settings
 from deepserve._client import Client
 from deepserve._current_client import current_client
+from deepserve._running_controller import is_listening, up_socket
 from deepserve.errors import ControllerUnreachable
 
 
@@ -28,11 +29,11 @@ def use_running_controller() -> None:
     if not found.url:
         if not is_up():
             raise ControllerUnreachable("no controller of this user runs; start one with: deepserve up")
-        _controller_process.init("up")
+        _controller_choice.init("up")
 
 
 def is_up() -> bool:
-    return _controller_process.is_listening(_controller_process.up_socket())
+    return is_listening(up_socket())
 
 
 def query(client: Client, what: str, /, **body: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class LocalEngine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        from deepserve._controller_process import disconnect
+        from deepserve._client_link import disconnect
 
         try:
             disconnect()

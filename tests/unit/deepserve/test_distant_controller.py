@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deepserve import _controller_process, _current_client, settings
-from deepserve._controller_process import Choice
+from deepserve import _controller_choice, _current_client, settings
+from deepserve._controller_choice import Choice
 from deepserve._distant_address import parse_url
 from deepserve._distant_segments import LinkSegments
 from deepserve._segments import SegmentGone
@@ -27,7 +27,7 @@ from deepserve.protocol.messages import FetchValue, Message, PutValue, ValueCont
 )
 def test_addresses(url: str, link_url: str) -> None:
     assert parse_url(url).link_url == link_url
-    assert _controller_process._parse_engine(url) == Choice("distant", parse_url(url).url)
+    assert _controller_choice._parse_engine(url) == Choice("distant", parse_url(url).url)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_addresses(url: str, link_url: str) -> None:
 def test_addresses_that_are_refused(url: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_current_client, "_client", None)  # another test's may be in use
     with pytest.raises(InvalidOption, match=text) as refusal:
-        _controller_process.init(url)
+        _controller_choice.init(url)
     assert "secret" not in str(refusal.value)
 
 
@@ -57,7 +57,7 @@ def test_a_key_is_wanted_and_never_shown() -> None:
         assert "secret" not in repr(settings.current_settings())
         settings.use_settings(settings.Settings(url="https://box.example"))
         with pytest.raises(KeyRefused, match="DEEPSERVE_KEY"):
-            _controller_process.connect()
+            _controller_choice.connect()
     finally:
         settings.use_settings(None)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from deepserve import _context, _controller_process, _current_client, settings
+from deepserve import _context, _controller_choice, _current_client, _running_controller, settings
 from deepserve._client import Client
-from deepserve._controller_process import Choice, check_owner, connect, init, is_listening
+from deepserve._controller_choice import Choice, connect, init
 from deepserve._frame_link import refusal_of
+from deepserve._running_controller import check_owner, is_listening
 from deepserve.errors import (
     ControllerUnreachable,
     DeepServeError,
@@ -31,8 +32,8 @@ from deepserve.protocol.messages import LogOutput, Message, Refused, Welcome
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(settings, "_settings", settings.Settings(quiet=True))
-    monkeypatch.setattr(_controller_process, "_engine", "")
-    monkeypatch.setattr(_controller_process, "_state", "")
+    monkeypatch.setattr(_controller_choice, "_engine", "")
+    monkeypatch.setattr(_controller_choice, "_state", "")
     before = _current_client.installed_client()
     _current_client.install(None)
     yield
@@ -69,16 +70,16 @@ def test_the_order_is_init_then_the_variable_then_up_then_embedded(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     up = listener.getsockname()
-    assert _controller_process._choose() == Choice("up", up)
+    assert _controller_choice._choose() == Choice("up", up)
     use("unix:///elsewhere.sock")
-    assert _controller_process._choose() == Choice("url", "/elsewhere.sock")
+    assert _controller_choice._choose() == Choice("url", "/elsewhere.sock")
     init("embedded")
-    assert _controller_process._choose() == Choice("embedded")
+    assert _controller_choice._choose() == Choice("embedded")
     init()
     use("")
     listener.close()
     assert os.path.exists(up) and not is_listening(up)
-    assert _controller_process._choose() == Choice("embedded")
+    assert _controller_choice._choose() == Choice("embedded")
 
 
 @pytest.mark.parametrize("engine", ["tcp://x", "unix://relative", "cloud"])
@@ -93,11 +94,11 @@ def test_other_schemes_name_what_there_is(engine: str) -> None:
 def test_a_state_folder_is_an_embedded_controllers(tmp_path: Path, listener: socket.socket) -> None:
     use("unix:///elsewhere.sock")
     init(state=tmp_path / "s")
-    assert _controller_process._choose() == Choice("embedded") and _controller_process._state == f"{tmp_path}/s"
+    assert _controller_choice._choose() == Choice("embedded") and _controller_choice._state == f"{tmp_path}/s"
     init(state="~/s")
-    assert _controller_process._state == os.path.expanduser("~/s")
+    assert _controller_choice._state == os.path.expanduser("~/s")
     init()
-    assert _controller_process._choose().kind == "url" and _controller_process._state == ""
+    assert _controller_choice._choose().kind == "url" and _controller_choice._state == ""
     for engine in ("up", "unix:///elsewhere.sock", "https://host:1"):
         with pytest.raises(InvalidOption, match="only an embedded controller takes a folder"):
             init(engine, state="s")
@@ -139,7 +140,7 @@ def test_in_a_pod_init_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     _current_client.install(Client(lambda *_: None, welcome=None, client_id="x", is_pod=True))
     init("up")
     init(state="s")
-    assert (_controller_process._engine, _controller_process._state) == ("", "")
+    assert (_controller_choice._engine, _controller_choice._state) == ("", "")
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def connect_to(listener: socket.socket) -> Client:
 
 
 def test_a_silent_peer_is_given_up(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_controller_process, "CONNECT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(_running_controller, "CONNECT_TIMEOUT_S", 0.1)
     with pytest.raises(ControllerUnreachable, match="timed out"):
         connect_to(listener)
 
