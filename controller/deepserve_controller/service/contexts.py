@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -172,9 +172,9 @@ class Contexts:
         for request_id, each in self._underway.items():
             if each.context_id.startswith(prefix_of(key_id)):
                 self._underway[request_id] = each._replace(made=None)
-        for context_id in [each for each in self._contexts if each.startswith(prefix_of(key_id))]:
-            label = self._contexts[context_id].label
-            self._end(context_id)
+        over = {name: each.label for name, each in self._contexts.items() if name.startswith(prefix_of(key_id))}
+        self._end(over)
+        for context_id, label in over.items():
             self.on_ttl(label, context_id, 0.0)
 
     def check_invariants(self) -> None:
@@ -240,17 +240,18 @@ class Contexts:
 
     def _expire(self) -> None:
         now_s = self._clock()
-        for context_id in [key for key, context in self._contexts.items() if context.expires_s <= now_s]:
-            self._expired[context_id] = f"{self._contexts[context_id].ttl_s:g} s"
-            self._end(context_id)
+        over = {key: f"{context.ttl_s:g} s" for key, context in self._contexts.items() if context.expires_s <= now_s}
+        self._expired |= over
+        self._end(over)
         while len(self._expired) > NUM_EXPIRED:
             self._expired.popitem(last=False)
 
-    def _end(self, context_id: str) -> None:
-        """It is over, whatever the store says: one that it keeps comes back to a later controller, for its time."""
+    def _end(self, context_ids: Collection[str]) -> None:
+        """They are over, whatever the store says: what it keeps comes back to a later controller, for its time."""
         with suppress(StoreUnwritable):
-            self._records.remove(context_id)
-        self._drop(context_id)
+            self._records.remove(*context_ids)
+        for context_id in context_ids:
+            self._drop(context_id)
 
     def _drop(self, context_id: str) -> None:
         context = self._contexts.pop(context_id, None)

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, Table, delete, insert, select
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, select
 from sqlalchemy.exc import DatabaseError
 
 from deepserve_controller.errors import StoreUnwritable
@@ -31,9 +31,10 @@ class SqlRecords:
             self._delete(connection, name)
             connection.execute(insert(self._table).values({self._name: name, self._table.c.described: described}))
 
-    def remove(self, name: str) -> None:
-        with self._writing() as connection:
-            self._delete(connection, name)
+    def remove(self, *names: str) -> None:
+        if names:
+            with self._writing() as connection:
+                self._delete(connection, *names)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -43,5 +44,6 @@ class SqlRecords:
         except (DatabaseError, sqlite3.DatabaseError) as error:
             raise StoreUnwritable(f"the state folder takes no change: {getattr(error, 'orig', error)}") from None
 
-    def _delete(self, connection: Connection, name: str) -> None:
-        connection.execute(delete(self._table).where(self._name == name))
+    def _delete(self, connection: Connection, *names: str) -> None:
+        one = delete(self._table).where(self._name == bindparam("named"))
+        connection.execute(one, [{"named": name} for name in names])

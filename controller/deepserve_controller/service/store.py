@@ -49,14 +49,14 @@ class ApiKey(msgspec.Struct, frozen=True):
 class Records(Protocol):
     """Of one kind, by name, as bytes that only their owner reads; it holds them itself while it runs.
 
-    `put` and `remove` raise StoreUnwritable.
+    `put` and `remove` raise StoreUnwritable. All that is removed by one call goes in one step.
     """
 
     def all(self) -> list[tuple[str, bytes]]: ...
 
     def put(self, name: str, described: bytes) -> None: ...
 
-    def remove(self, name: str) -> None: ...
+    def remove(self, *names: str) -> None: ...
 
 
 class NoRecords:
@@ -67,7 +67,7 @@ class NoRecords:
 
     def put(self, name: str, described: bytes) -> None: ...
 
-    def remove(self, name: str) -> None: ...
+    def remove(self, *names: str) -> None: ...
 
 
 NO_RECORDS = NoRecords()

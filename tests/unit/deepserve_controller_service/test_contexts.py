@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import Engine, event
 
 from deepserve.protocol.messages import OpenRequest, Outcome, Value
 from deepserve.protocol.model_io import ChatInput, ContextInput, Generated
@@ -286,6 +288,36 @@ def test_a_restarted_controller_has_them_again(clock: Clock, tmp_path: Path) -> 
     store.contexts.put("ctx-9", b"\xc1")
     with pytest.raises(StoreUnreadable, match="ctx-9"):
         Contexts(records=store.contexts)
+    store.close()
+
+
+@pytest.fixture
+def commits() -> Iterator[list[object]]:
+    """One item for each transaction that a store has committed."""
+    found: list[object] = []
+    note = found.append
+    event.listen(Engine, "commit", note)
+    yield found
+    event.remove(Engine, "commit", note)
+
+
+def test_those_that_are_over_together_leave_the_store_in_one_transaction(
+    clock: Clock, tmp_path: Path, commits: list[object]
+) -> None:
+    store = SqlStore(str(tmp_path))
+    contexts = Contexts(clock=clock, records=store.contexts)
+    for number in range(3):
+        make(contexts, f"ctx-{number}", ttl_s=10)
+        make(contexts, f"ctx-key-1-{number}", ttl_s=50)
+    commits.clear()
+    contexts.infos()
+    assert len(commits) == 0
+    clock.now_s += 10
+    assert len(contexts.infos()) == 3 and len(commits) == 1
+    assert [name for name, _ in store.contexts.all()] == [f"ctx-key-1-{number}" for number in range(3)]
+    contexts.delete_of_key("key-1")
+    assert len(commits) == 2 and store.contexts.all() == []
+    contexts.check_invariants()
     store.close()
 
 

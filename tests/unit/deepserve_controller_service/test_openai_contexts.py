@@ -110,8 +110,9 @@ class Disk(NoRecords):
         if self.is_full:
             raise StoreUnwritable("the state folder takes no change: database or disk is full")
 
-    def remove(self, name: str) -> None:
-        self.put(name, b"")
+    def remove(self, *names: str) -> None:
+        for name in names:
+            self.put(name, b"")
 
 
 def test_a_full_disk_is_the_servers_fault_and_leaves_what_there_is() -> None:

@@ -39,7 +39,7 @@ class Full:
     def put(self, name: str, described: bytes) -> None:
         raise StoreUnwritable("the disk is full")
 
-    def remove(self, name: str) -> None:
+    def remove(self, *names: str) -> None:
         raise StoreUnwritable("the disk is full")
 
 
