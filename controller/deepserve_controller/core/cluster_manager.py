@@ -67,6 +67,7 @@ class ClusterManager:
             usable_mib, self.templates, prewarmed, park, devices, place,
         )  # fmt: skip
         self._fleet = self._scaler.fleet
+        self.startups = self._scaler.startups
         self.failures = PodFailures(self._scaler, self.templates, self._alarms, self._out)
         self._pods = self._scaler.pods
         self._pools = self._scaler.pools
@@ -78,6 +79,7 @@ class ClusterManager:
             events.ScalingChanged: self._on_scaling_changed,
             events.DemandChanged: self._on_demand_changed,
             events.DemandRemembered: lambda event, now_s: self._preloads.learn(event.models, now_s),
+            events.StartupsRemembered: lambda event, now_s: self.startups.learn(event.known),
             events.PodConnected: self._on_pod_connected,
             events.PodStartFailed: self.failures.on_pod_start_failed,
             events.ExecutorReady: self._on_executor_ready,
@@ -99,7 +101,7 @@ class ClusterManager:
             return []
         handler(event, now_s)
         self._scaler.moves.settle(now_s)
-        self._scaler.startups.settle(self._is_loading, now_s)
+        self.startups.settle(self._is_loading, now_s)
         actions = self._out.copy()
         self._out.clear()
         return actions
@@ -137,7 +139,7 @@ class ClusterManager:
         pool = self._pools.get(function_id)
         if pool is None or pool.spec.kind != "model":
             return None
-        return self._scaler.startups.view(pool.spec, now_s, self.templates.use_of(pool))
+        return self.startups.view(pool.spec, now_s, self.templates.use_of(pool))
 
     @property
     def num_device_moves(self) -> int:
@@ -163,7 +165,7 @@ class ClusterManager:
 
     def _on_function_defined(self, event: events.FunctionDefined, now_s: float) -> None:
         pool = self._pools.get(event.function_id)
-        self._scaler.startups.define(event.spec, event.weights_bytes)
+        self.startups.define(event.spec, event.weights_bytes)
         if pool is None:
             scaling = event.spec.scaling
             max_pods = self._max_pods(scaling.min_pods, scaling.max_pods)
@@ -186,7 +188,7 @@ class ClusterManager:
             self._scaler.forget(pool)
             self.templates.forget(pool)
             self._preloads.forget(pool)
-            self._scaler.startups.forget(pool.spec)
+            self.startups.forget(pool.spec)
             self._scaler.use_room(now_s)
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
@@ -261,7 +263,7 @@ class ClusterManager:
         if pod is None or pod.state != "binding":
             return
         pool = self._pools[pod.function_id]
-        self._scaler.startups.pod_ready(pod, pool.spec, event.weights, now_s)
+        self.startups.pod_ready(pod, pool.spec, event.weights, now_s)
         pool.note_ready(pod, max(1, event.slots), now_s)
         pod.idle_since_s = now_s
         self.templates.note_ready(pool, pod, event, now_s)
@@ -269,7 +271,7 @@ class ClusterManager:
         self._scaler.plan_review(pool, now_s)
 
     def _on_weights_read(self, event: events.WeightsRead, now_s: float) -> None:
-        self._scaler.startups.weights_read(event.pod_id, event.read_ms, now_s)
+        self.startups.weights_read(event.pod_id, event.read_ms, now_s)
 
     def _is_loading(self, load_id: str) -> bool:
         """A pod that does not end, or a template; it may be ready and still read."""
@@ -383,5 +385,5 @@ class ClusterManager:
     def check_invariants(self) -> None:
         self._alarms.check_invariants()
         self._scaler.check_invariants()
-        self._scaler.startups.check_invariants(self._is_loading)
+        self.startups.check_invariants(self._is_loading)
         self.templates.check_invariants(self._pods)

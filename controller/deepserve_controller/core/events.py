@@ -25,6 +25,7 @@ from deepserve_controller.core.map_events import MapInputsEnded as MapInputsEnde
 from deepserve_controller.core.placement_views import PodWork
 from deepserve_controller.core.preload_views import KnownModel
 from deepserve_controller.core.scaling_views import TokenLoad
+from deepserve_controller.core.startup_views import KnownStartups
 
 # --- to the job executor ------------------------------------------------------------------------
 
@@ -273,6 +274,12 @@ class DemandRemembered(Event, frozen=True):
     """At the start, once the deployed functions are defined: what an earlier controller knew of their demand."""
 
     models: tuple[KnownModel, ...]
+
+
+class StartupsRemembered(Event, frozen=True):
+    """At the start, before any function is defined: what an earlier controller on this host knew of starts."""
+
+    known: KnownStartups
 
 
 # --- to both ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from deepserve_controller.core.events import TemplateReady
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.startup_times import StartupTimes
-from deepserve_controller.core.startup_views import Startup, TemplateUse
+from deepserve_controller.core.startup_views import KnownSize, KnownStartups, Startup, TemplateUse
 
 DISK = "disk"
 DISK_BYTES_PER_S = 1e9
@@ -22,6 +22,8 @@ BUS_BYTES_PER_S = 12e9
 UNKNOWN_ENGINE_S = 0.5
 """Of a start beside its bytes, and of a template's, before any of that model was seen."""
 NUM_SIZES = 500
+NUM_ENGINES = 1000
+"""So many are told to a later controller: of each model, one for each place where it was started, and two besides."""
 TEMPLATE = "template"
 """Stands for a place: what a template takes beside its bytes, before pods can be forked from it."""
 
@@ -44,7 +46,9 @@ class StartupBook:
         self.times = StartupTimes({DISK: DISK_BYTES_PER_S, **buses}, UNKNOWN_ENGINE_S)
         self._devices = devices
         self._usable_bytes = usable_mib << 20
+        self._folder_sizes: dict[Key, int] = {}
         self._sizes: dict[Key, int] = {}
+        """As executors have told them, the latest last: what is computed with may take more or less."""
         self._in_memory: dict[Key, None] = {}
         """The least recently used first."""
         self._loads: dict[str, Key] = {}
@@ -57,13 +61,26 @@ class StartupBook:
     def define(self, spec: FunctionSpec, size_bytes: int) -> None:
         """`size_bytes`: of its checkpoint, 0 unknown; its first executor says what they take in memory."""
         if size_bytes > 0:
-            self._sizes.setdefault(_key(spec), size_bytes)
-            while len(self._sizes) > NUM_SIZES:
-                del self._sizes[next(iter(self._sizes))]
+            _put_last(self._folder_sizes, _key(spec), size_bytes)
 
     def forget(self, spec: FunctionSpec) -> None:
         for place in ("", "cpu", TEMPLATE, *{device.place for device in self._devices.devices}):
             self.times.forget(_engine(spec, place))
+
+    def known(self) -> KnownStartups:
+        """For a later controller on this host. Where weights are is not told: memory may be another's by then."""
+        engines_s = list(self.times.engines_s.items())[-NUM_ENGINES:]
+        return KnownStartups(
+            {name: link.bytes_per_s for name, link in self.times.links.items() if link.is_learned},
+            dict(engines_s),
+            tuple(KnownSize(*key, size_bytes) for key, size_bytes in self._sizes.items()),
+        )
+
+    def learn(self, known: KnownStartups) -> None:
+        """What an earlier controller on this host knew."""
+        self.times.learn(known.bytes_per_s, dict(list(known.engine_s.items())[-NUM_ENGINES:]))
+        for size in known.sizes[-NUM_SIZES:]:
+            _put_last(self._sizes, (size.source, size.dtype, size.quantization), size.size_bytes)
 
     # --- loads ----------------------------------------------------------------------------------------
 
@@ -141,7 +158,7 @@ class StartupBook:
     def view(self, spec: FunctionSpec, now_s: float, template: TemplateUse) -> Startup | None:
         """None where nothing is known of it yet."""
         key = _key(spec)
-        size_bytes = self._sizes.get(key, 0)
+        size_bytes = self._size_of(key)
         if not size_bytes and not self.times.knows(_engine(spec, "")):
             return None
         place = min(self._places(spec), key=lambda name: self.start_s(spec, name, now_s, template))
@@ -187,8 +204,7 @@ class StartupBook:
 
     def _learn_size(self, spec: FunctionSpec, weights: Weights) -> None:
         if weights.size_bytes > 0:
-            self._sizes.pop(_key(spec), None)
-            self.define(spec, weights.size_bytes)
+            _put_last(self._sizes, _key(spec), weights.size_bytes)
 
     def _note_in_memory(self, key: Key) -> None:
         self._in_memory.pop(key, None)
@@ -198,13 +214,17 @@ class StartupBook:
         ):
             del self._in_memory[next(iter(self._in_memory))]
 
+    def _size_of(self, key: Key) -> int:
+        """0 unknown."""
+        return self._sizes.get(key) or self._folder_sizes.get(key, 0)
+
     def _bytes_in_memory(self) -> int:
-        return sum(self._sizes.get(key, 0) for key in self._in_memory)
+        return sum(self._size_of(key) for key in self._in_memory)
 
     def _path(self, spec: FunctionSpec, buses: list[str]) -> Mapping[str, int]:
         """From where the weights are: on the disk, in the host's memory, or on their way there."""
         key = _key(spec)
-        size_bytes = self._sizes.get(key, 0) if spec.kind == "model" else 0
+        size_bytes = self._size_of(key) if spec.kind == "model" else 0
         if not size_bytes:
             return {}
         is_there = key in self._in_memory or key in self._on_the_way
@@ -228,6 +248,13 @@ class StartupBook:
         there = _engine(spec, place)
         seconds = self.times.engine_s(there if self.times.knows(there) else _engine(spec, ""))
         return seconds + (self.times.engine_s(_engine(spec, TEMPLATE)) if template == "needed" else 0.0)
+
+
+def _put_last(sizes: dict[Key, int], key: Key, size_bytes: int) -> None:
+    sizes.pop(key, None)
+    sizes[key] = size_bytes
+    while len(sizes) > NUM_SIZES:
+        del sizes[next(iter(sizes))]
 
 
 def _bus(kind: str, device_id: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Set
 
 import msgspec
 
+from deepserve_controller.core.startup_views import MAX_ENGINE_S
+
 WEIGHT = 0.3
 """Of the latest observation in a moving average."""
 OUTLIER = 4.0
@@ -18,10 +20,12 @@ Path = Mapping[str, int]
 
 
 class LinkLoad(msgspec.Struct):
-    """One link that loads pass through one after the other: a network, a disk, a bus to a device."""
+    """One link that loads pass through one after the other: a network, a disk, a bus to a device. is_learned: from
+    loads, not what it began with."""
 
     bytes_per_s: float
     free_at_s: float = 0.0
+    is_learned: bool = False
 
 
 class Booking(msgspec.Struct):
@@ -54,6 +58,7 @@ class StartupTimes:
         self.links = {name: LinkLoad(max(MIN_BYTES_PER_S, rate)) for name, rate in bytes_per_s.items()}
         self._first_engine_s = engine_s
         self._engine_s: dict[str, float] = {}
+        """The longest ago observed first."""
         self._bookings: dict[str, Booking] = {}
         """In the order in which they were made."""
 
@@ -114,11 +119,23 @@ class StartupTimes:
 
     def note_engine(self, model: str, seconds: float) -> None:
         """What it took beside the moving of bytes."""
-        latest_s, before_s = max(0.0, seconds), self._engine_s.get(model)
+        latest_s, before_s = min(max(0.0, seconds), MAX_ENGINE_S), self._engine_s.pop(model, None)
         self._engine_s[model] = latest_s if before_s is None else before_s + WEIGHT * (latest_s - before_s)
 
     def forget(self, model: str) -> None:
         self._engine_s.pop(model, None)
+
+    @property
+    def engines_s(self) -> Mapping[str, float]:
+        """All that were observed, the longest ago first."""
+        return self._engine_s
+
+    def learn(self, bytes_per_s: Mapping[str, float], engines_s: Mapping[str, float]) -> None:
+        """What was learned before this began; links that are not there are left aside."""
+        for name, rate in bytes_per_s.items():
+            if name in self.links:
+                self.links[name].bytes_per_s, self.links[name].is_learned = max(MIN_BYTES_PER_S, rate), True
+        self._engine_s = {**engines_s, **self._engine_s}
 
     # --- inside ---------------------------------------------------------------------------------------
 
@@ -136,6 +153,7 @@ class StartupTimes:
             observed = booking.path[slowest] / busy_s
             within = min(max(observed, link.bytes_per_s / OUTLIER), link.bytes_per_s * OUTLIER)
             link.bytes_per_s += WEIGHT * (within - link.bytes_per_s)
+            link.is_learned = True
 
     def check_invariants(self) -> None:
         for name, link in self.links.items():

@@ -54,7 +54,7 @@ from deepserve_controller.service.tokens import new_name
 from deepserve_controller.settings import Settings, max_depth, model_policy, runtime_folder
 
 if TYPE_CHECKING:
-    from deepserve_controller.service.demand_keeper import DemandKeeper
+    from deepserve_controller.service.learned import Learned
     from deepserve_controller.service.up import UpPort
 
 
@@ -148,8 +148,7 @@ class Controller:
         if self.settings.client_fd >= 0:
             self._take_owner(self.settings.client_fd)
         self._model_ticks.start()
-        self.deployments.restore()
-        keeper = self._keep_demand() if self.settings.state_folder else None
+        learned = self._restore()
         if up is not None:
             self.queries.about |= {"url": up.url, "socket": up.socket_path}
         gc.freeze()  # what is imported and built by now stays: later collections need not look at it
@@ -161,16 +160,21 @@ class Controller:
                 self._loopback.serve(self)
         else:
             up.serve(self)
-        if keeper is not None:
-            keeper.write()
+        if learned is not None:
+            learned.write()
         self._shut_down(provider)
 
-    def _keep_demand(self) -> DemandKeeper:
-        from deepserve_controller.service.demand_keeper import DemandKeeper
+    def _restore(self) -> Learned | None:
+        """What an earlier controller of the state folder left, in the order in which one part needs the other."""
+        if not self.settings.state_folder:
+            return None
+        from deepserve_controller.service.learned import Learned
 
-        keeper = DemandKeeper(self.settings.state_folder, self.cores)
-        keeper.start()
-        return keeper
+        learned = Learned(self.settings.state_folder, self.cores)
+        learned.restore_host()
+        self.deployments.restore()
+        learned.restore_functions()
+        return learned
 
     def end(self) -> None:
         self.is_ended = True

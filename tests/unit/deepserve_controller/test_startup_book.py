@@ -20,14 +20,21 @@ from deepserve_controller.core.events import (
     PodConnected,
     PodLost,
     PodStartFailed,
+    StartupsRemembered,
     TemplateFailed,
     TemplateLost,
     TemplateReady,
     TemplateRefused,
     WeightsRead,
 )
-from deepserve_controller.core.startup_book import BUS_BYTES_PER_S, DISK_BYTES_PER_S, UNKNOWN_ENGINE_S
-from deepserve_controller.core.startup_views import Startup
+from deepserve_controller.core.startup_book import (
+    BUS_BYTES_PER_S,
+    DISK_BYTES_PER_S,
+    NUM_ENGINES,
+    NUM_SIZES,
+    UNKNOWN_ENGINE_S,
+)
+from deepserve_controller.core.startup_views import NOTHING_KNOWN, KnownSize, KnownStartups, Startup
 from deepserve_controller.core.status_views import PodView
 from deepserve_controller.policies.pod_source import fork_bursts
 from tests.unit.deepserve_controller.harness import Cluster, of_type, only, spec
@@ -187,6 +194,45 @@ def test_a_template_that_does_not_come_leaves_the_disk(end: Event) -> None:
     for pod in models.core.pods_view():
         models(PodLost(pod.pod_id, "", 1))
     assert models.start_s("b") == pytest.approx(before_s)
+
+
+def test_a_later_controller_goes_on_from_what_was_learned() -> None:
+    models = seen(0.25, 2 * GB)
+    models.model("b", 4 * GB)
+    template = only(models.ask("b"), StartTemplate)
+    models.now_s += 9.0
+    models(TemplateReady(template.template_id, 7, 8200.0, "file", Weights(3 * GB, read_ms=8000.0)))
+    known = models.core.startups.known()
+    assert set(known.bytes_per_s) == {"disk"} and known.bytes_per_s["disk"] < DISK_BYTES_PER_S
+    later = forked()
+    later(StartupsRemembered(known))
+    assert later.core.startups.known() == known
+    later.model("a", GB)  # as its folder has it
+    startup = later.startup("a")
+    assert (startup.source, startup.weights_bytes) == ("file", 2 * GB), "what memory holds is not known"
+    assert startup.by_source_s["host memory"] == pytest.approx(models.startup("a").by_source_s["host memory"])
+    assert startup.seconds == pytest.approx(0.75 + 2 * GB / known.bytes_per_s["disk"])
+    later.model("c", GB)
+    assert later.startup("c").by_source_s["host memory"] == pytest.approx(FIRST_S), "of others nothing is known"
+
+
+def test_what_was_learned_is_told_within_bounds_and_of_what_is_there() -> None:
+    assert forked().core.startups.known() == NOTHING_KNOWN
+    later = devices()
+    engines_s = {f"app/model-{number} ": 1.0 for number in range(NUM_ENGINES + 5)}
+    sizes = tuple(KnownSize(f"/{number}", "auto", None, GB) for number in range(NUM_SIZES + 5))
+    later(StartupsRemembered(KnownStartups({"bus to npu 0": GB, "bus to npu 7": GB}, engines_s, sizes)))
+    known = later.core.startups.known()
+    assert known.bytes_per_s == {"bus to npu 0": GB}
+    assert (len(known.engine_s), len(known.sizes)) == (NUM_ENGINES, NUM_SIZES)
+    assert "app/model-4 " not in known.engine_s and known.sizes[0].source == "/5", "the longest ago go first"
+    later.model("model-5", GB, "npu:910c")
+    pod = only(later.ask("model-5"), StartPod)
+    later(PodConnected(pod.pod_id, 8))
+    later.now_s += 3.0
+    later(ExecutorReady(pod.pod_id, "model-5", 4, weights=Weights(2 * GB)))
+    known = later.core.startups.known()
+    assert list(known.engine_s)[-1].startswith("app/model-5 ") and known.sizes[-1].size_bytes == 2 * GB
 
 
 TWO_PLACES = (Device("npu", "0", "910c", "cpu"), Device("npu", "1", "910b", "cpu"))

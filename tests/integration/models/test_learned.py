@@ -1,4 +1,4 @@
-"""What is known of the demand for a deployed model outlives its controller: the next one loads it ahead."""
+"""What is known of a deployed model outlives its controller: the next one loads it ahead, and knows what that takes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ import deepserve
 from deepserve._current_client import current_client
 
 deepserve.init(state=sys.argv[1])
+startup = current_client().query("model", {"name": "seldom"})["startup"]
+assert startup["seconds"] > float(sys.argv[2]), startup
 ends_s = time.monotonic() + 60
 while True:
     ready = [each for each in current_client().query("status")["templates"] if each["state"] == "ready"]
@@ -59,9 +61,17 @@ def test_the_next_controller_loads_a_model_that_is_likely_to_be_asked(folder: Pa
     model["gaps_s"] = [first + 100, second + 100]  # as if it had been asked every 100 s, and not since 75 s
     kept["written_at"] -= 75
     (state / "demand.json").write_text(json.dumps(kept))
-    assert run(SECOND, str(state)).stdout == "likely (67%) to be asked within 30 s\n"
+    learned = json.loads((state / "startups.json").read_text())
+    [size] = learned["known"]["sizes"]
+    assert size["source"] == str(folder) and size["size_bytes"] > 0
+    assert 0.0 < learned["known"]["engine_s"]["models/seldom "] < 100
+    learned["known"]["engine_s"] = dict.fromkeys(learned["known"]["engine_s"], 77.0)  # as if it had taken so long
+    (state / "startups.json").write_text(json.dumps(learned))
+    assert run(SECOND, str(state), "77").stdout == "likely (67%) to be asked within 30 s\n"
     [model] = json.loads((state / "demand.json").read_text())["models"]
     assert model["gaps_s"][:2] == [first + 100, second + 100] and model["gaps_s"][2] > 75
-    (state / "demand.json").write_text('{"version": 99}')
+    assert 0.0 < json.loads((state / "startups.json").read_text())["known"]["engine_s"]["models/seldom "] < 77.0
+    for name in ("demand.json", "startups.json"):
+        (state / name).write_text('{"version": 99}')
     said = run("import deepserve, sys; deepserve.init(state=sys.argv[1]); deepserve.put(1)", str(state)).stderr
-    assert "demand.json has format 99" in said and "Traceback" not in said
+    assert "demand.json has format 99" in said and "startups.json has format 99" in said and "Traceback" not in said
