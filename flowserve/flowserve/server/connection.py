@@ -10,7 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .api_error import ApiError
 from .connected import ABORT
@@ -64,6 +64,8 @@ class Connection(HttpToolsProtocol):
         extensions: dict[str, Any] = {**self.scope.get("extensions", {}), ABORT: self.transport.abort}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope["http_version"] == "1.0":
+            _write_no_chunks(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -109,3 +111,21 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _write_no_chunks(cycle: RequestResponseCycle) -> None:
+    """HTTP/1.0 has none: a stream is over when its connection closes. uvicorn would write their lengths between the
+    events, where such a client (nginx by default, ab) reads them as text."""
+    send, has_length = cycle.send, False
+
+    async def send_plainly(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn counts it down
+        await send(message)
+
+    cycle.send = send_plainly  # type: ignore[method-assign]

@@ -206,6 +206,32 @@ def test_a_body_that_nobody_reads_does_not_hold_a_connection(
 
 
 @pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
+def test_a_stream_to_a_client_of_http_1_0_has_no_lengths_in_it(protocol: type[asyncio.Protocol]) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"6")] if scope["path"] == "/whole" else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
+        for path, is_chunked in ((b"/stream", False), (b"/whole", False), (b"/stream", True)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+            head = b" HTTP/1.1\r\nHost: x\r\nConnection: close" if is_chunked else b" HTTP/1.0"
+            writer.write(b"GET " + path + head + b"\r\n\r\n")
+            head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+            assert (b"transfer-encoding" in head) == is_chunked
+            assert body == (b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n" if is_chunked else b"onetwo")
+            writer.close()
+        server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
 def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> None:
     """One long header, many short ones, a long address, and those that follow a body in chunks."""
 
