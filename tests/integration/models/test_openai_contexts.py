@@ -118,7 +118,8 @@ def test_bad_contexts(client: Any) -> None:
         body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": content}]}).encode()
         with pytest.raises(openai.BadRequestError):
             client.post("/contexts", content=body, cast_to=object, options={"headers": JSON})
-    with pytest.raises(openai.BadRequestError, match="tokens"):
+    with pytest.raises(openai.BadRequestError, match="tokens") as too_long:
         make(client, messages=[{"role": "user", "content": "word " * 2000}])
+    assert (too_long.value.code, too_long.value.param) == ("context_length_exceeded", "messages")
     with pytest.raises(openai.NotFoundError, match="'other' does not exist"):
         make(client, model="other")

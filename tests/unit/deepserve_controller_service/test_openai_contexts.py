@@ -115,6 +115,22 @@ class Disk(NoRecords):
             self.put(name, b"")
 
 
+def test_a_field_that_is_missing_or_wrong_is_named() -> None:
+    async def test(setup: Tenants) -> None:
+        message = {"role": "user", "content": "hi"}
+        for path, body, param in (
+            ("/contexts", {}, "model"),
+            ("/contexts", {"model": "tiny"}, "messages"),
+            ("/contexts", {"model": "tiny", "messages": [message], "ttl": 0}, "ttl"),
+            (f"/contexts/{setup.made['a']}", {}, "ttl"),
+            (f"/contexts/{setup.made['a']}", {"ttl": "long"}, "ttl"),
+        ):
+            asked = await setup.ask("a", path, "POST", body)
+            assert (asked.status, asked.error["param"]) == (400, param), asked.error
+
+    run(test)
+
+
 def test_a_full_disk_is_the_servers_fault_and_leaves_what_there_is() -> None:
     async def test(setup: Tenants) -> None:
         disk = Disk()

@@ -21,6 +21,7 @@ MAX_COST = 1 << 24
 """Whatever a request says: no model has so long a context."""
 
 _PLACE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_MISSING = re.compile(r"required field `(?P<name>[^`]*)`")
 
 
 class Head(msgspec.Struct):
@@ -64,9 +65,14 @@ def decode(body: bytes, kind: type[T]) -> T:
             body.decode()  # msgspec passes over strings in fields that it does not know
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        place = _PLACE.search(str(error))
-        raise invalid(str(error), place["path"] or None if place else None) from None
+        raise invalid(str(error), _param(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
+
+
+def _param(text: str) -> str | None:
+    """`ttl` of "Expected `float`, got `str` - at `$.ttl`", and of "Object missing required field `ttl`"."""
+    place, missing = _PLACE.search(text), _MISSING.search(text)
+    return ".".join(part for part in (place and place["path"], missing and missing["name"]) if part) or None

@@ -25,7 +25,7 @@ from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import OpenAIError, OpenAIRequest, OpenAIUsage
 from deepserve_controller.errors import Refusal, StoreUnwritable
 from deepserve_controller.service.contexts import ContextRefused, Contexts
-from deepserve_controller.service.openai.fault import Fault, invalid
+from deepserve_controller.service.openai.fault import Fault
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
 
@@ -194,7 +194,8 @@ def _fault_of(message: RequestFinished, data: bytes) -> Fault:
         return _context_fault(outcome)
     kind, _, text = outcome.detail.partition(": ")
     if outcome.kind == "error" and kind in ("PromptTooLongError", "ModelError"):  # of making a context
-        return invalid(text, "messages")
+        code = "context_length_exceeded" if kind == "PromptTooLongError" else None
+        return Fault(400, text, code=code, param="messages")
     if outcome.kind == "startup_failed":
         return Fault(500, f"the model cannot be loaded: {outcome.detail}", code="model_load_failed")
     headers = {"retry-after": "1"} if outcome.kind == "refused" else None
