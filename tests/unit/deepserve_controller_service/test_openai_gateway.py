@@ -255,6 +255,8 @@ def test_requests_per_minute() -> None:
         last = asked[2]
         assert last.error["code"] == "rate_limit_exceeded" and last.error["type"] == "rate_limit_error"
         assert 1 <= int(last.headers["retry-after"]) <= 30 and last.headers["x-ratelimit-limit-requests"] == "2"
+        assert [each.headers["x-ratelimit-remaining-requests"] for each in asked] == ["1", "0", "0"]
+        assert 0 < float(asked[0].headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 30
 
     run(test)
 
@@ -266,7 +268,7 @@ def test_tokens_per_minute_are_charged_as_they_were_used() -> None:
         for _ in range(20):  # by their estimate four would have been too many
             asked = ask(setup, secret, max_tokens=300)
             await asked.done
-            assert asked.status == 200
+            assert asked.status == 200 and 0 < int(asked.headers["x-ratelimit-remaining-tokens"]) < 700
         answer_at_once(setup, OpenAIUsage(500, 500))
         statuses = []
         for _ in range(3):

@@ -37,8 +37,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 class EventStream(Response):
     """Server-sent events: `first`, and what `exchange` gives after it. `close` is called however it ends."""
 
-    def __init__(self, first: bytes, exchange: Exchange, close: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", **exchange.headers}
+    def __init__(self, first: bytes, exchange: Exchange, headers: dict[str, str], close: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", **exchange.headers, **headers}
         super().__init__(media_type="text/event-stream", headers=headers)
         del self.headers["content-length"]
         self._first = first

@@ -176,7 +176,7 @@ class Gateway:
     ) -> Response:
         """Raises Fault while nothing is sent. Whatever runs ends when the client leaves. `context`: to be made."""
         cost = head.cost(len(body))
-        self._limits.charge(key, cost, time.monotonic())
+        left = self._limits.charge(key, cost, time.monotonic())
         admission = self._admission(hosted)
         turn: int | None = None
         try:
@@ -202,9 +202,9 @@ class Gateway:
             close()
             return Response(status_code=CLOSED)
         if head.stream:
-            return EventStream(first, exchange, close)
+            return EventStream(first, exchange, left, close)
         close()
-        headers = exchange.headers
+        headers = {**exchange.headers, **left}
         if context is not None:
             return self._card(context.context_id, key, headers)
         return Response(first, headers=headers, media_type=JSON_TYPE)

@@ -21,17 +21,19 @@ class KeyLimits:
     def __init__(self) -> None:
         self._limits: dict[str, _Limits] = {}
 
-    def charge(self, key: ApiKey, num_tokens: int, now_s: float) -> None:
-        """Raises Fault 429 with the seconds to wait; then nothing is charged."""
+    def charge(self, key: ApiKey, num_tokens: int, now_s: float) -> dict[str, str]:
+        """The headers that tell what is left. Raises Fault 429 with the seconds to wait; then nothing is charged."""
         limits = self._of(key, now_s)
         for limit, amount, what in ((limits.requests, 1, "requests"), (limits.tokens, num_tokens, "tokens")):
             if limit is not None and (wait_s := limit.wait_s(amount, now_s)) > 0:
                 text = f"the key may use {limit.per_minute} {what} per minute; try again in {wait_s:.1f} s"
-                raise Fault(429, text, code="rate_limit_exceeded", headers=_headers(what, limit, wait_s, now_s))
+                headers = {"retry-after": str(math.ceil(wait_s)), **_headers(limits, now_s)}
+                raise Fault(429, text, code="rate_limit_exceeded", headers=headers)
         if limits.requests is not None:
             limits.requests.take(1, now_s)
         if limits.tokens is not None:
             limits.tokens.take(num_tokens, now_s)
+        return _headers(limits, now_s)
 
     def settle(self, key: ApiKey, estimated: int, actual: int, now_s: float) -> None:
         found = self._limits.get(key.key_id)  # none of a key that was revoked meanwhile
@@ -51,10 +53,12 @@ class KeyLimits:
         return found
 
 
-def _headers(what: str, limit: RateLimit, wait_s: float, now_s: float) -> dict[str, str]:
-    return {
-        "retry-after": str(math.ceil(wait_s)),
-        f"x-ratelimit-limit-{what}": str(limit.per_minute),
-        f"x-ratelimit-remaining-{what}": str(limit.remaining(now_s)),
-        f"x-ratelimit-reset-{what}": f"{wait_s:.3f}s",
-    }
+def _headers(limits: _Limits, now_s: float) -> dict[str, str]:
+    """As OpenAI names them; `reset`: when all of it may be used again."""
+    headers = {}
+    for what, limit in limits._asdict().items():
+        if limit is not None:
+            headers[f"x-ratelimit-limit-{what}"] = str(limit.per_minute)
+            headers[f"x-ratelimit-remaining-{what}"] = str(limit.remaining(now_s))
+            headers[f"x-ratelimit-reset-{what}"] = f"{limit.wait_s(limit.per_minute, now_s):.3f}s"
+    return headers
