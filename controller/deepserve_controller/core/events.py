@@ -122,13 +122,6 @@ class MoveAsked(Event, frozen=True):
     target_id: str = ""
 
 
-class WorkTold(Event, frozen=True):
-    """From the job executor, at once: what the pods that WorkAsked named are at; those without a task are missing."""
-
-    function_id: str
-    work: dict[str, PodWork]
-
-
 class WorkAsked(Event, frozen=True):
     """From the cluster manager: `function_id` gets no device, and these pods hold some that it could use."""
 
@@ -176,13 +169,6 @@ class PodConnected(Event, frozen=True):
 
     pod_id: str
     pid: int
-
-
-class PodStartFailed(Event, frozen=True):
-    """The provider could not start it (template failed, fork failed)."""
-
-    pod_id: str
-    text: str
 
 
 class TemplateReady(Event, frozen=True):
@@ -255,6 +241,13 @@ class PodStuck(Event, frozen=True):
 
     pod_id: str
     reason: str
+
+
+class WorkTold(Event, frozen=True):
+    """From the job executor, at once: what the pods that WorkAsked named are at; those without a task are missing."""
+
+    function_id: str
+    work: dict[str, PodWork]
 
 
 class ScalingChanged(Event, frozen=True):
@@ -335,6 +328,13 @@ class PodLost(Event, frozen=True):
     reason: str
     exit_code: int | None = None
     begun: dict[tuple[str, int], int] = {}
+
+
+class PodStartFailed(Event, frozen=True):
+    """The provider could not start it (template failed, fork failed)."""
+
+    pod_id: str
+    text: str
 
 
 class TimerFired(Event, frozen=True):

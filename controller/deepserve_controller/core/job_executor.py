@@ -40,6 +40,7 @@ from deepserve_controller.core.task import Task
 from deepserve_controller.core.unstartable import Unstartable
 
 OWNER = "job_executor"
+Handlers = dict[type[Event], Callable[[Any, float], None]]
 
 
 class JobExecutor:
@@ -71,20 +72,29 @@ class JobExecutor:
         self._max_depth = max_depth
         self._out: list[Action] = []
         self._alarms = Alarms(OWNER, self._out)
+        self._orphans: deque[Job] = deque()
+        """Requests that ended tasks have made, to be stopped before the event is done with."""
+
+        # What there is: functions, requests and their tasks, and what waits for whose result.
         self._functions = FunctionBook()
         self.load_of = self._functions.load_of
         self.room_of = self._functions.room_of
-        self._dispatcher = Dispatcher(self._functions, routing, model_routing, random, self._alarms, self._out)
-        self._orphans: deque[Job] = deque()
-        self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)
         self._jobs = JobBook()
         self._dependencies = Dependencies()
+
+        # To a pod, and to another one.
+        self._dispatcher = Dispatcher(self._functions, routing, model_routing, random, self._alarms, self._out)
+        self._retrying = Retrying(self._dispatcher, self._alarms, self._orphans, random, retry_delay, system_retries)
+
+        # To an end: a task's, its request's, and those that are told to stop.
         self._endings = JobEndings(
             ids, self._jobs, self._dispatcher, self._retrying, self._dependencies, self._alarms, self._out
         )
         self._stopping = Stopping(
             self._dispatcher, self._retrying, self._alarms, self._orphans, self._out, grace_s, self._endings.end_task
         )
+
+        # Requests of many inputs, and the chunks in which these travel.
         self._maps = Maps(
             ids, self._jobs, self._functions, self._dispatcher, self._out, chunking,
             self._open_first_task, self._broken, self._endings.stop_job,
@@ -93,17 +103,23 @@ class JobExecutor:
             ids, self._jobs, self._maps, self._retrying, self._stopping, self._alarms, self._orphans, self._out,
             grace_s, self._endings.end_task, self._on_task_finished,
         )  # fmt: skip
+        self._endings.stopping, self._endings.maps = self._stopping, self._maps  # which need it themselves
+
+        # What happens to running tasks: they move, run out of time, lose their pod or never get one.
         self._migrations = Migrations(
             self._dispatcher, self._jobs, self._retrying, self._stopping, self._out, migration
         )
-        losses = Losses(self._dispatcher, self._chunks, self._stopping, self._retrying, self._endings.end_task)
         self._clocks = Clocks(self._stopping, self._dispatcher, self._chunks)
-        unstartable = Unstartable(
+        self._losses = Losses(self._dispatcher, self._chunks, self._stopping, self._retrying, self._endings.end_task)
+        self._unstartable = Unstartable(
             self._functions, self._jobs, self._maps, self._dispatcher,
             self._endings.end_task, self._endings.stop_job, self._endings.finish_if_complete,
         )  # fmt: skip
-        self._endings.stopping, self._endings.maps = self._stopping, self._maps
-        self._handlers: dict[type[Event], Callable[[Any, float], None]] = {
+        self._handlers = self._of_requests() | self._of_tasks() | self._of_pods()
+
+    def _of_requests(self) -> Handlers:
+        """What callers send."""
+        return {
             events.RequestArrived: self._on_request_arrived,
             events.MapInputArrived: self._maps.on_input,
             events.MapInputsArrived: self._maps.on_inputs,
@@ -111,9 +127,16 @@ class JobExecutor:
             events.RequestCancelled: self._on_request_cancelled,
             events.CreditGranted: self._on_credit,
             events.LinkClosed: self._on_link_closed,
+        }
+
+    def _of_tasks(self) -> Handlers:
+        """What pods tell of tasks and inputs, and what the cluster manager asks about them."""
+        return {
             events.TaskProduced: self._on_task_produced,
             events.TaskFinished: self._on_task_finished,
-            events.EngineReported: self._dispatcher.executors.engine_reported,
+            events.TaskBlocked: self._on_task_blocked,
+            events.TaskResumed: self._on_task_resumed,
+            events.CancelReceived: self._on_cancel_received,
             events.InputsFinished: self._chunks.on_inputs_finished,
             events.InputFinished: self._chunks.on_input_finished,
             events.InputsReturned: self._chunks.on_inputs_returned,
@@ -122,18 +145,22 @@ class JobExecutor:
             events.TaskReleased: self._migrations.on_released,
             events.MoveAsked: self._migrations.on_asked,
             events.WorkAsked: self._migrations.on_work_asked,
-            events.CancelReceived: self._on_cancel_received,
-            events.TaskBlocked: self._on_task_blocked,
-            events.TaskResumed: self._on_task_resumed,
-            events.PodDrainStarted: self._on_pod_drain_started,
-            events.PodEnding: lambda event, now_s: self._dispatcher.executors.end(event.pod_id, event.reason),
-            events.FunctionDefined: self._on_function_defined,
-            events.FunctionRemoved: unstartable.on_function_removed,
-            events.ExecutorReady: self._dispatcher.add_executor,
-            events.ExecutorFailed: unstartable.on_executor_failed,
-            events.PodLost: losses.on_pod_lost,
-            events.PodStartFailed: self._on_pod_start_failed,
             events.TimerFired: self._on_timer,
+        }
+
+    def _of_pods(self) -> Handlers:
+        """What becomes of functions and of the pods that serve them."""
+        executors = self._dispatcher.executors
+        return {
+            events.FunctionDefined: self._on_function_defined,
+            events.FunctionRemoved: self._unstartable.on_function_removed,
+            events.ExecutorReady: self._dispatcher.add_executor,
+            events.ExecutorFailed: self._unstartable.on_executor_failed,
+            events.EngineReported: executors.engine_reported,
+            events.PodDrainStarted: self._on_pod_drain_started,
+            events.PodEnding: lambda event, now_s: executors.end(event.pod_id, event.reason),
+            events.PodLost: self._losses.on_pod_lost,
+            events.PodStartFailed: self._on_pod_start_failed,
         }
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
