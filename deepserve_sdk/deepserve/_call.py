@@ -96,8 +96,8 @@ class Call(Generic[R]):
         inbox.holders -= 1
         if inbox.holders == 0:
             client.inboxes.release(inbox)
-            if inbox.taken is not None and client.is_embedded and not client.is_pod:
-                client.forget_later(inbox.request_id)
+            if inbox.taken is not None and client.controller.is_embedded and not client.is_pod:
+                client.outgoing.forget_later(inbox.request_id)
             elif inbox.taken is None:
                 client.inboxes.discard_unread(inbox)  # the copy that came here; the kept one can still be asked for
 
@@ -106,7 +106,7 @@ class Call(Generic[R]):
         inbox = self._inbox
         with inbox.taking:
             if inbox.taken is None:
-                inbox.taken = (self._client.result(inbox, self._label),)
+                inbox.taken = (self._client.values.result(inbox, self._label),)
             return inbox.taken[0]
 
 

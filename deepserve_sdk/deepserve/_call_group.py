@@ -122,7 +122,7 @@ class CallGroup(Generic[R]):
             return
         results.inbox.holders -= 1
         if results.inbox.holders == 0:
-            results.let_go(forget=client.is_embedded and not client.is_pod)
+            results.let_go(forget=client.controller.is_embedded and not client.is_pod)
 
 
 class GroupCall(Generic[R]):

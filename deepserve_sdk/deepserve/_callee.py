@@ -88,7 +88,7 @@ class Callee:
             depends_on = dependencies.ids
         try:
             value, payload = encode_value(
-                (args, kwargs), segments=client.segments, reach=definition.reach, is_large=is_large
+                (args, kwargs), segments=client.controller.segments, reach=definition.reach, is_large=is_large
             )
             return value, payload, depends_on
         except UnpicklableArgument as error:

@@ -62,8 +62,8 @@ def client_on(
 
 def _leave(client: Client, link: Link | WebSocketLink, child: EmbeddedController | None) -> None:
     """Close the link, which is an embedded controller's lifeline, and wait until it has cleaned up."""
-    pending = client.pending_calls
-    if pending and client.is_embedded and client.closed is None:
+    pending = client.inboxes.num_open
+    if pending and client.controller.is_embedded and client.closed is None:
         calls = "call was" if pending == 1 else "calls were"
         say(f"{pending} {calls} still pending at the end of the script and {'is' if pending == 1 else 'are'} cancelled")
     link.close()

@@ -29,7 +29,7 @@ def current_client() -> Client:
     Raises UnguardedCallError while a pod imports the user's module, ControllerUnreachable where none can be had.
     """
     client = _client
-    if client is not None and client.closed is None and not _context.importing:
+    if client is not None and client.outgoing.closed is None and not _context.importing:
         return client
     if _context.importing:
         raise UnguardedCallError(

@@ -109,7 +109,7 @@ class EmbeddedController:
 
     def _folders_left(self) -> list[str]:
         """What a controller that was killed had no time to remove; one that ended well has left none."""
-        welcome = self._client.welcome_or_none
+        welcome = self._client.controller.said
         folders = (welcome.folder, welcome.segments) if welcome is not None else ()
         return [folder for folder in folders if os.path.isdir(folder)]
 

@@ -131,7 +131,7 @@ class GroupResults:
         try:
             if index in self._outputs:
                 return self._outputs.take(index), None
-            self._client.result(self.inbox, self.label)
+            self._client.values.result(self.inbox, self.label)
             raise DeepServeError(f"{self.label}: the output of input {index} never came")
         except Exception as error:
             return None, with_index(error, index)
@@ -141,4 +141,4 @@ class GroupResults:
         self._client.inboxes.release(self.inbox)
         self._outputs.discard_all()
         if forget and self._total is not None and len(self._taken) >= self._total:  # its end may still be on its way
-            self._client.forget_later(self.inbox.request_id)
+            self._client.outgoing.forget_later(self.inbox.request_id)

@@ -151,7 +151,7 @@ class MapRun:
 
     def _raise_end(self) -> None:
         """The request ended although inputs are open."""
-        self._client.result(self.inbox, self._definition.label)
+        self._client.values.result(self.inbox, self._definition.label)
         missing = self._batch.num_added - self._num_yielded
         raise DeepServeError(f"{self._definition.label}: {missing} outputs of {self.inbox.request_id} never came")
 

@@ -59,7 +59,7 @@ class MapOutputs:
             python, data = many
             return decode_value(Value("pickle", len(data), python), data)
         message, payload = self._single.pop(index)
-        return self._client.decode(message, payload, self._label)
+        return self._client.values.outcome(message, payload, self._label)
 
     def discard_all(self) -> None:
         """Nobody will read them: they leave shared memory."""

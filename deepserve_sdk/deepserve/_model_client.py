@@ -112,7 +112,7 @@ class _Request:
     def result(self, kind: type[T]) -> T:
         """The whole. Raises the request's error; for a model that cannot be loaded the reason itself."""
         try:
-            decoded: Any = self.client.result(self.inbox, self._label)
+            decoded: Any = self.client.values.result(self.inbox, self._label)
         except StartupFailed as error:
             if isinstance(error.__cause__, ModelError):
                 raise error.__cause__ from None
@@ -176,5 +176,5 @@ class Deltas:
         while inbox.items:
             item = inbox.items.popleft()
             assert isinstance(item.message, StreamItem)
-            self._request.client.took(inbox, item.message.value)
+            self._request.client.readers.took(inbox, item.message.value)
             yield msgspec.msgpack.decode(item.payload, type=GeneratedDelta)

@@ -57,7 +57,7 @@ class Ref(Generic[T]):
         self.check()
         client = current_client()
         try:
-            value = decode_value(self._value, b"", segments=client.segments)
+            value = decode_value(self._value, b"", segments=client.controller.segments)
         except SegmentGone:
             raise self._gone() from None
         if self._value.refs:
@@ -73,7 +73,7 @@ class Ref(Generic[T]):
         """Free the memory; calls that are running with it keep their copy. Deleting twice is no error."""
         self._hold.is_deleted = True
         client = current_client()
-        remove_segment(client.segments(), self._value.segment)
+        remove_segment(client.controller.segments(), self._value.segment)
         client.send(DeleteRef(self._value.segment))
 
     def _gone(self) -> RefGone:
@@ -113,12 +113,12 @@ def put(value: T, *, ttl: float | None = None) -> Ref[T]:
     if ttl is not None and not (isinstance(ttl, int | float) and 0 < ttl <= threading.TIMEOUT_MAX):
         raise ValueError(f"put(ttl={ttl!r}): give a number of seconds above 0")
     client = current_client()
-    stored = store_value(value, client.segments())
+    stored = store_value(value, client.controller.segments())
     hold = client.refs.hold(stored.segment, stored.size_bytes)
     client.refs.stored(hold)  # before it is said: a cancel may interrupt this at any point, and the hold goes then
     try:
         client.send(StoreRef(stored.segment, stored, float(ttl or 0.0)))
     except BaseException:
-        remove_segment(client.segments(), stored.segment)
+        remove_segment(client.controller.segments(), stored.segment)
         raise
     return Ref(stored, hold)

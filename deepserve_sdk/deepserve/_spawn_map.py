@@ -75,7 +75,7 @@ class _Spawning:
         self._inputs.close()
         self.client.abandon(self.inbox)
         self.results.let_go(forget=False)
-        self.client.forget_later(self.inbox.request_id)
+        self.client.outgoing.forget_later(self.inbox.request_id)
 
 
 def spawn_map(callee: Callee, inputs: Iterable[Arguments], kwargs: dict[str, Any], *, may_wait: bool) -> CallGroup[Any]:

@@ -67,14 +67,14 @@ class StreamReader:
         if self._holder is None:
             self._client.abandon(self._inbox)
         elif self._source is not None:
-            self._client.leave_stream(self._inbox, self._source)
+            self._client.readers.leave(self._inbox, self._source)
 
     def _begin(self) -> Inbox:
         """At the first item that is asked for: a reader that never reads would hold up the others."""
         if self._source is None:
             self._inbox.refuse_stream()
             from_offset = self._inbox.position if self._from_offset is None else self._from_offset
-            self._source = self._client.read_stream(self._inbox, from_offset)
+            self._source = self._client.readers.begin(self._inbox, from_offset)
         return self._source
 
     def _take(self, source: Inbox) -> Any:
@@ -84,14 +84,14 @@ class StreamReader:
             message, payload = source.items.popleft()
             assert isinstance(message, StreamItem)
             self._inbox.position = message.offset + 1
-            self._client.took(source, message.value)
+            self._client.readers.took(source, message.value)
             return message.offset, self._client.values.decode(message.value, payload)
         if source.gap is not None:
             raise self._gone(*source.gap)
         if finished is not None:
             if self._holder is not None:
                 self._inbox.refuse_stream()
-            self._client.result(source, self._label)
+            self._client.values.result(source, self._label)
             self._inbox.taken = (None,)
             return _END
         if error is not None:

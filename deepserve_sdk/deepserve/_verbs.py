@@ -38,7 +38,7 @@ class RemoteVerb(Generic[P, R]):
             client.waiting.for_end(inbox)
             if _timeline.is_wanted():
                 _timeline.finish(client, inbox.request_id)
-            return cast(R, client.result(inbox, callee.name))
+            return cast(R, client.values.result(inbox, callee.name))
         finally:
             if inbox is not None:
                 client.abandon(inbox)
@@ -52,7 +52,7 @@ class RemoteVerb(Generic[P, R]):
         try:
             while not inbox.is_over:
                 await client.waiting.for_news_async(inbox)
-            return cast(R, client.result(inbox, callee.name))
+            return cast(R, client.values.result(inbox, callee.name))
         finally:
             client.abandon(inbox)
 

@@ -50,9 +50,9 @@ def leaves_nothing(engine: Engine) -> Iterator[None]:
     """No request is open, here or there, and no value is left after a test."""
     yield
     client = current_client()
-    if client.pending_calls or engine.leftovers():
+    if client.inboxes.num_open or engine.leftovers():
         gc.collect()  # calls and refs in the frames of exceptions
-    wait_until(lambda: client.pending_calls == 0)
+    wait_until(lambda: client.inboxes.num_open == 0)
     wait_until_empty(running_requests)
     wait_until_empty(engine.leftovers)
 
@@ -87,7 +87,7 @@ def wait_for_file(path: Path) -> str:
 def forget(call: deepserve.Call[Any]) -> None:
     """A result that nobody will ask for again: engines that outlive scripts would keep it."""
     client = current_client()
-    client.forget_later(call.id)
+    client.outgoing.forget_later(call.id)
     client.query("status")
 
 

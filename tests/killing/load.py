@@ -280,7 +280,7 @@ class Load:
             ends_at_s, left = time.monotonic() + SETTLE_S, ["?"]
             while left and time.monotonic() < ends_at_s:
                 time.sleep(0.05)
-                left = [f"{client.pending_calls} pending calls"] if client.pending_calls else []
+                left = [f"{client.inboxes.num_open} pending calls"] if client.inboxes.num_open else []
                 if num_running := client.query("status")["num_running"]:
                     left.append(f"{num_running} requests in the controller")
                 folder = client.welcome.segments

@@ -120,7 +120,7 @@ def finished_value(client: Client, inbox: Inbox, label: str, timeout_s: float | 
     deadline = Deadline.after(timeout_s)
     while not inbox.is_over:
         wait_for_news(client, inbox, label, deadline)
-    return client.result(inbox, label)
+    return client.values.result(inbox, label)
 
 
 def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | None, printer: Printer) -> None:
@@ -132,6 +132,6 @@ def print_items(client: Client, inbox: Inbox, label: str, timeout_s: float | Non
             continue
         item = inbox.items.popleft()
         assert isinstance(item.message, StreamItem), item.message
-        client.took(inbox, item.message.value)
+        client.readers.took(inbox, item.message.value)
         printer.write(client.values.decode(item.message.value, item.payload))
-    client.result(inbox, label)
+    client.values.result(inbox, label)

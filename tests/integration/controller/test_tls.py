@@ -64,7 +64,7 @@ def test_a_client_that_trusts_the_certificate(up: Controller) -> None:
     assert url_of(up).startswith("https://127.0.0.1:")
     client = connected(up)
     assert client.query("status")["mode"] == "up"
-    assert client.segments() in distant
+    assert client.controller.segments() in distant
 
 
 def test_an_unknown_authority_is_not_trusted(up: Controller) -> None:
@@ -111,7 +111,7 @@ def test_what_is_no_controller_of_ours(up: Controller) -> None:
 
 def test_many_threads_read_and_write_one_encrypted_link(up: Controller) -> None:
     client = connected(up)
-    segments, failures = distant[client.segments()], []
+    segments, failures = distant[client.controller.segments()], []
     content = bytes(range(256)) * 20_000
 
     def work(number: int) -> None:
@@ -137,7 +137,7 @@ def test_those_who_wait_hear_of_the_controllers_end(authority: trustme.CA) -> No
     with tempfile.TemporaryDirectory(prefix="ds-") as name:
         controller = start(Path(name), authority)
         client = connected(controller)
-        segments = distant[client.segments()]
+        segments = distant[client.controller.segments()]
         controller.kill()
         wait_for(lambda: client.closed is not None)
         assert isinstance(client.closed, ControllerLost)

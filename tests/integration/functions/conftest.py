@@ -33,7 +33,7 @@ def nothing_left() -> Iterator[None]:
     """No request is open and no segment is left after a test."""
     yield
     client = current_client()
-    wait_until(lambda: client.pending_calls == 0)
+    wait_until(lambda: client.inboxes.num_open == 0)
     wait_until(lambda: [name for name in os.listdir(client.welcome.segments) if not name.startswith(".")] == [])
 
 

@@ -163,4 +163,4 @@ def test_the_aio_twins() -> None:
 def test_groups_of_methods() -> None:
     group = chunk_code.Actor().act.spawn_map(range(100))
     assert group.get() == list(range(100))
-    assert current_client().pending_calls == 0
+    assert current_client().inboxes.num_open == 0

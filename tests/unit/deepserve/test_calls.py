@@ -151,7 +151,7 @@ def test_the_argument_that_cannot_travel_is_named() -> None:
     with installed(FakeController()) as client:
         with pytest.raises(UnpicklableArgument, match=r"argument `x` \(threading.Lock\) of `square`"):
             square.remote(threading.Lock())  # type: ignore[arg-type]
-        assert client.pending_calls == 0
+        assert client.inboxes.num_open == 0
 
 
 def test_spawn_needs_no_round_trip_and_get_waits() -> None:
@@ -161,11 +161,11 @@ def test_spawn_needs_no_round_trip_and_get_waits() -> None:
         assert controller.wait_for(OpenRequest)[0].keep
         with pytest.raises(TimeoutError):
             call.get(timeout=0.01)
-        assert client.pending_calls == 1
+        assert client.inboxes.num_open == 1
         call.cancel()
         with pytest.raises(CallCancelled):
             call.get()
-        assert (call.done(), call.status(), client.pending_calls) == (True, "cancelled", 0)
+        assert (call.done(), call.status(), client.inboxes.num_open) == (True, "cancelled", 0)
 
 
 def test_a_result_can_be_taken_twice_and_found_by_id() -> None:

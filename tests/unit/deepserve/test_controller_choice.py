@@ -182,7 +182,7 @@ def test_a_controller_is_welcomed(listener: socket.socket, capsys: pytest.Captur
     answering(listener, encode_frame(welcome) + encode_frame(LogOutput("pod-1", "a/f", "stdout"), b"printed\n"))
     settings.use_settings(settings.Settings(url=f"unix://{listener.getsockname()}"))
     client = connect()
-    assert client.welcome == welcome and not client.is_embedded
+    assert client.welcome == welcome and not client.controller.is_embedded
     out, err = "", ""
     gives_up_s = time.monotonic() + 30
     while "printed" not in out and time.monotonic() < gives_up_s:
