@@ -45,6 +45,11 @@ class AnswerFormat:
         """The grammar of an output that is calls of these functions and nothing else, as `CallWriting.grammar`."""
         return FORMATS[self.calls].writing(token_id).grammar(functions, max_calls, token_id)
 
+    def strict_calls(self, functions: Sequence[dict[str, Any]], max_calls: int | None, token_id: TokenId) -> str | None:
+        """The grammar of any text in which calls are those of these functions, as `CallWriting.grammar_within_text`."""
+        asides = (OPEN_TAG, CLOSE_TAG) if self.has_reasoning else ()
+        return FORMATS[self.calls].writing(token_id).grammar_within_text(functions, max_calls, token_id, asides)
+
     def stream(self, prompt: str = "", has_tools: bool = False) -> AnswerStream:
         """For one answer to a rendered prompt."""
         reasoning = ReasoningSplitter(prompt.rstrip().endswith(OPEN_TAG)) if self.has_reasoning else None

@@ -150,11 +150,12 @@ class Chat:
         return self._ids.call(choice, number)
 
     def _reader(self, prompt: str) -> AnswerReader:
-        """A grammar leaves no room for reasoning, and that of an answer's format none for calls."""
+        """A grammar leaves no room for reasoning, unless it is that of strict tools; that of an answer's format leaves
+        none for calls."""
         if _format_constraint(self._request.response_format) is not None:
             return AnswerStream()
-        form = self._model.answer_format
-        return self._tools.reader(replace(form, has_reasoning=False) if self._structured is not None else form, prompt)
+        form, is_free = self._model.answer_format, self._structured is None or self._structured == self._strictness
+        return self._tools.reader(form if is_free else replace(form, has_reasoning=False), prompt)
 
     def _events(self, writer: ChunkWriter, index: int, piece: Piece) -> list[bytes]:
         """The log probabilities of the piece go with its first event."""
@@ -188,27 +189,32 @@ class Chat:
         num_prompt_tokens, num_cached_tokens = first.num_prompt_tokens, first.num_cached_tokens
         return Usage.of(num_prompt_tokens, num_cached_tokens, sum(choice.num_output_tokens for choice in self.choices))
 
-    def _forced_calls(self) -> StructuredOutputsParams | None:
-        if not self._tools.forces:
-            return None
+    def _call_constraint(self) -> tuple[StructuredOutputsParams | None, StructuredOutputsParams | None]:
+        """What forces calls, and what those that come unforced are held to. Raises ApiError."""
+        form, token_id = self._model.answer_format, self._model.tokenizer.token_id
         try:
-            return self._tools.constraint(self._model.answer_format, self._model.tokenizer.token_id)
+            if self._tools.forces:
+                return self._tools.constraint(form, token_id), None
+            return None, self._tools.strictness(form, token_id)
         except FlowServeError as error:  # no template, or a function that the model's format cannot call
             raise as_api_error(error, RequestFields("messages", "tools")) from None
 
     def _constraint(self) -> tuple[StructuredOutputsParams | None, str | None]:
         """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""
         request = self._request
+        forced, self._strictness = self._call_constraint()
         found = {
-            "tool_choice": self._forced_calls(),
+            "tool_choice": forced,
             "response_format": _format_constraint(request.response_format),
             "structured_outputs": request.constraint(),
         }
         given = {name: params for name, params in found.items() if params is not None}
         if len(given) > 1:
             raise invalid(f"{' and '.join(given)} contradict each other: one output cannot follow both", list(given)[1])
-        asked = next(iter(given), None)
-        return next(iter(given.values()), None), "tools" if asked == "tool_choice" else asked
+        if not given:
+            return self._strictness, "tools"
+        [(asked, params)] = given.items()
+        return params, "tools" if asked == "tool_choice" else asked
 
 
 def _delta(event: AnswerEvent, choice: ChatChoice) -> bytes:

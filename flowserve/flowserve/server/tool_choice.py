@@ -12,6 +12,8 @@ from .api_error import invalid
 from .chat_messages import functions_of
 from .requests import AllowedTools, NamedTool
 
+_ANY = {"type": "object", "additionalProperties": True}
+
 
 class ToolChoice:
     """shown: the tools that the prompt tells of.  named: the one function that must be called.  forces: calls must
@@ -43,6 +45,16 @@ class ToolChoice:
     def constraint(self, form: AnswerFormat, token_id: TokenId) -> StructuredOutputsParams:
         """What forces the calls, in the format in which the model writes them. Raises InvalidGrammarError."""
         return StructuredOutputsParams(grammar=form.forced_calls(self._functions, self._max_calls, token_id))
+
+    def strictness(self, form: AnswerFormat, token_id: TokenId) -> StructuredOutputsParams | None:
+        """What holds calls that the model is free to make to the schemas of functions with `strict`, the others to some
+        object; None where none is strict, or the model's format shows too late that a call has begun.
+        Raises InvalidGrammarError."""
+        if self._choice != "auto" or not any(each.get("strict") is True for each in self._functions):
+            return None
+        functions = [each if each.get("strict") is True else {**each, "parameters": _ANY} for each in self._functions]
+        grammar = form.strict_calls(functions, self._max_calls, token_id)
+        return StructuredOutputsParams(grammar=grammar) if grammar is not None else None
 
     def needs_special_tokens(self, form: AnswerFormat) -> bool:
         """Whether the text must keep them for calls to be found in it."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from flowserve import Engine, EngineConfig
+from flowserve.server.app import ServerConfig
+from flowserve.server.generation_api import GenerationApi
 from tests.unit.flowserve.server.streams import events, finish_reasons, joined_calls, joined_content
 
 PATH = "/v1/chat/completions"
@@ -175,6 +179,31 @@ def test_calls_are_forced_in_the_model_s_own_format(client: Client, form: str) -
     logprobs = running.post(PATH, json={**asked, "tool_choice": "required", "logprobs": True}).json()
     text = "".join(entry["token"] for entry in logprobs["choices"][0]["logprobs"]["content"])
     assert text.startswith({"mistral": "[TOOL_CALLS]", "pythonic": "[", "llama3_json": '{"name": "'}[form])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_of_strict_tools_follow_their_schemas_where_the_model_chose_to_call(stream: bool) -> None:
+    """A function that the small model spells wrong when it is let."""
+    folder = Path("examples/models/tiny-tools")
+    api = GenerationApi(Engine.from_folder(folder, EngineConfig(num_threads=1)), folder, ServerConfig(names=("tiny",)))
+    strict = tool("multiply_numbers", left_hand={"type": "integer"}, right_hand={"type": "integer"})
+    strict["function"]["strict"] = True
+    question = [{"role": "user", "content": "What is 17 times 23?"}]
+    asked = {"messages": question, "tools": [strict, tool("other")], "temperature": 0, "stream": stream}
+    with TestClient(api.asgi) as running:
+        said = running.post(PATH, json=asked)
+        chunks = events(said.text) if stream else []
+        calls = (
+            joined_calls(chunks)
+            if stream
+            else [c["function"] for c in said.json()["choices"][0]["message"]["tool_calls"]]
+        )
+        [call] = calls
+        assert call["name"] == "multiply_numbers" and set(json.loads(call["arguments"])) == {"left_hand", "right_hand"}
+        hello = running.post(PATH, json={**asked, "messages": HELLO, "stream": False}).json()["choices"][0]
+        assert hello["message"]["content"] and "tool_calls" not in hello["message"]
+        strict["function"]["parameters"]["properties"]["left_hand"] = {"type": "none"}
+        assert running.post(PATH, json=asked).json()["error"]["param"] == "tools"
 
 
 @pytest.mark.parametrize("stream", [False, True])

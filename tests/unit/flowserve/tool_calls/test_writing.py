@@ -52,14 +52,19 @@ def compiler(*marks: str) -> GrammarCompiler:
     return GrammarCompiler(used, used.vocab_size, used.eos_token_ids)
 
 
-def drawn(grammar: str, seed: int, *marks: str) -> str:
-    """What a model that finds every token equally likely writes under a grammar."""
+def drawn(grammar: str, seed: int, *marks: str, begun: str = "") -> str:
+    """What a model that finds every token equally likely writes under a grammar, behind what is begun: then it ends as
+    soon as it may."""
     used = tokenizer(*marks)
     matcher = compiler(*marks).compile(StructuredOutputsParams(grammar=grammar)).copy()
     rng = np.random.default_rng(seed)
-    tokens: list[int] = []
+    tokens = used.encode(begun, add_special_tokens=False)
+    for token in tokens:
+        assert matcher.allows(token), used.token(token)
+        matcher.accept(token)
     while not matcher.is_done:
         logits = rng.gumbel(size=used.vocab_size).astype(np.float32)
+        logits[list(used.eos_token_ids)] += 100.0 if begun else 0.0
         matcher.mask(logits)
         token = int(logits.argmax())
         matcher.accept(token)
@@ -123,6 +128,39 @@ def test_a_model_may_write_what_it_learned(name: str, marks: tuple[str, ...], te
         matcher.accept(token)
     assert matcher.is_done and matcher.error is None
     assert {used.token_id(mark) for mark in marks} <= set(tokens)
+
+
+IN_TEXT: list[tuple[str, tuple[str, ...], str]] = [
+    ("hermes", (), "<tool_call>"),
+    ("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]"),
+    ("mistral", ("[TOOL_CALLS]", "[ARGS]"), "[TOOL_CALLS]"),
+]
+
+
+@pytest.mark.parametrize(("name", "marks", "mark"), IN_TEXT)
+def test_what_begins_like_a_call_within_text_is_one_that_fits(name: str, marks: tuple[str, ...], mark: str) -> None:
+    used = tokenizer(*marks)
+    for max_calls in (1, None):
+        grammar = AnswerFormat(name, has_reasoning=True).strict_calls(FUNCTIONS, max_calls, used.token_id)
+        assert grammar is not None
+        for text in ("", "<think>\nHm.\n</think>\n", "{Let me see: [1, 2]} \n"):
+            for seed in range(5):
+                written = drawn(grammar, seed, *marks, begun=text + mark)
+                number = check(name, written.removeprefix(text))
+                assert number == 1 or (max_calls is None and number > 1)
+        assert drawn(grammar, 0, *marks, begun="Nothing to call.") == "Nothing to call."
+    first = drawn(grammar, 0, *marks, begun=mark)
+    if name == "hermes":
+        assert check(name, drawn(grammar, 1, begun=f"{first}\n{mark}")) == 2
+        compiled = compiler().compile(StructuredOutputsParams(grammar=grammar)).copy()
+        for token in used.encode(mark, add_special_tokens=False):
+            compiled.accept(token)
+        assert not compiled.allows(used.encode("Paris", add_special_tokens=False)[0])
+
+
+@pytest.mark.parametrize(("name", "marks"), [("llama3_json", ()), ("pythonic", ()), ("mistral", ())])
+def test_calls_without_a_token_of_their_own_cannot_be_told_from_text(name: str, marks: tuple[str, ...]) -> None:
+    assert AnswerFormat(name).strict_calls(FUNCTIONS, None, tokenizer(*marks).token_id) is None
 
 
 def function(name: str = "f", **schema: Any) -> dict[str, Any]:
