@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from deepserve_controller import __main__ as entry
-from deepserve_controller.service import queries
+from deepserve_controller.service import fault_queries
 
 if __name__ == "__main__":
-    queries.MODES_WITH_FAULTS = ("embedded", "up")
+    fault_queries.MODES_WITH_FAULTS = ("embedded", "up")
     sys.exit(entry.main())
