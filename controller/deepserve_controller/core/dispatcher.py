@@ -47,12 +47,17 @@ class Dispatcher:
     # --- tasks ----------------------------------------------------------------------------------------
 
     def expect(self, function: FunctionQueue, task: Task) -> None:
-        """`task`'s result will become a task of `function`: start its pods now rather than then (DeepServe 2.12)."""
+        """`task`'s result will become a task of `function`. Where it waits for a pod, pods start for both at once
+        (DeepServe 2.12). Where a tokenizer has it already, its answer is there before an engine could have started, and
+        may be that the request is refused."""
         function.expected[task.task_id] = task
-        self.demand.touch(function)
+        if not task.is_on_pod:
+            function.demanded_ahead[task.task_id] = task
+            self.demand.touch(function)
 
     def stop_expecting(self, function: FunctionQueue, task: Task) -> None:
-        if function.expected.pop(task.task_id, None) is not None and function.reported_queued:
+        function.expected.pop(task.task_id, None)
+        if function.demanded_ahead.pop(task.task_id, None) is not None and function.reported_queued:
             self.demand.touch(function)
 
     def enqueue(self, task: Task, now_s: float, first: bool = False) -> None:
@@ -219,6 +224,7 @@ class Dispatcher:
                 function.engines.check_invariants()
             for task in function.expected.values():
                 assert task.state not in ("stopping", "finished"), f"{task.task_id} is {task.state} but expected"
+            assert function.demanded_ahead.items() <= function.expected.items(), f"{function.label}: demand of nobody"
             is_wanted = bool(is_waited or function.expected)
             assert not (function.is_removed and is_wanted), f"{function.label} was removed, but tasks wait for it"
             queued, _ = function.demand()

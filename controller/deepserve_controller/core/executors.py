@@ -61,14 +61,14 @@ class Executors:
         function = executor.function
         executor.load += 1
         function.running += 1
-        if function.expected or (function.slots > 1 and function.may_need_other_pods):
+        if function.demanded_ahead or (function.slots > 1 and function.may_need_other_pods):
             self._demand.touch(function)
 
     def give_slot(self, executor: ExecutorRecord) -> None:
         function = executor.function
         executor.load -= 1
         function.running -= 1
-        if function.expected or (function.slots > 1 and function.may_need_other_pods):
+        if function.demanded_ahead or (function.slots > 1 and function.may_need_other_pods):
             self._demand.touch(function)
 
     def drain(self, pod_id: str) -> None:

@@ -49,7 +49,9 @@ class FunctionQueue(msgspec.Struct, eq=False):
     routable: dict[str, ExecutorRecord] = {}
     """Pods that may get tasks, in the order of their ids."""
     expected: dict[str, Task] = {}
-    """Tasks of other functions whose result a task of this one will take: demand that is known early."""
+    """Tasks of other functions whose result a task of this one will take."""
+    demanded_ahead: dict[str, Task] = {}
+    """Those of them that count as demand before that."""
     running: int = 0
     """Slots held by tasks, on draining pods too."""
     target: int = 0
@@ -106,12 +108,12 @@ class FunctionQueue(msgspec.Struct, eq=False):
     def demand(self) -> tuple[int, int]:
         """(queued, pods that queued and running tasks fill up to their target).
 
-        Expected tasks that will find a free slot do not count.
+        What is demanded ahead and will find a free slot does not count.
         """
         queued = self.num_waiting
-        if self.expected:
+        if self.demanded_ahead:
             num_free = sum(max(0, executor.slots - executor.load) for executor in self.routable.values())
-            queued += max(0, len(self.expected) - num_free)
+            queued += max(0, len(self.demanded_ahead) - num_free)
         return queued, -(-(queued + self.running) // self.target)
 
     def demand_news(self, now_s: float) -> DemandChanged | None:
@@ -134,7 +136,7 @@ class FunctionQueue(msgspec.Struct, eq=False):
         return DemandChanged(self.function_id, queued, self.running, self.oldest_arrival_s(), tokens)
 
     def oldest_arrival_s(self) -> float | None:
-        for tasks in (self.waiting, self.expected):
+        for tasks in (self.waiting, self.demanded_ahead):
             for task in tasks.values():
                 return task.arrived_s
         for inputs in self.maps.values():

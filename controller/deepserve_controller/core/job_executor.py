@@ -226,9 +226,9 @@ class JobExecutor:
 
     def _enqueue(self, task: Task, now_s: float) -> None:
         """It has all its arguments."""
+        self._dispatcher.enqueue(task, now_s)
         if task.then is not None:
             self._dispatcher.expect(task.then, task)
-        self._dispatcher.enqueue(task, now_s)
 
     def _broken(self, depends_on: tuple[str, ...]) -> Outcome | None:
         """The outcome for what depends on a request that is not there."""

@@ -172,6 +172,25 @@ def test_a_model_request_is_tokenised_and_then_generated(jobs: Jobs) -> None:
     assert (finish.payload, finish.count, finish.timings.pod_id) == (THREE, 4, "pod-2")
 
 
+def test_a_request_that_its_tokenizer_refuses_at_once_asks_for_no_engine(jobs: Jobs) -> None:
+    model(jobs)
+    jobs.pod("pod-1", "fn-tok", 8)
+    actions = jobs(RequestArrived("rq", "link", "fn-model"))
+    actions += jobs.finish("task-1", outcome=Outcome("error", "prompt too long"))
+    assert not news(actions, DemandChanged) and only(actions, FinishRequest).outcome.kind == "error"
+    jobs(RequestArrived("other", "link", "fn-model"))
+    [demand] = news(jobs.finish("task-2"), DemandChanged)
+    assert (demand.function_id, demand.queued) == ("fn-model", 1), "one that is tokenised needs it"
+
+
+def test_demand_ahead_ends_with_the_tokenizers_refusal(jobs: Jobs) -> None:
+    model(jobs)
+    jobs(RequestArrived("rq", "link", "fn-model"))
+    jobs.pod("pod-1", "fn-tok", 8)
+    wanted = news(jobs.finish("task-1", outcome=Outcome("error", "prompt too long")), DemandChanged)
+    assert [(demand.function_id, demand.queued) for demand in wanted] == [("fn-model", 0)]
+
+
 def test_an_error_of_the_tokenizer_ends_a_model_request(jobs: Jobs) -> None:
     model(jobs)
     jobs.pod("pod-1", "fn-tok")

@@ -574,8 +574,8 @@ def test_a_removed_function_ends_what_waits_for_a_retry_and_lets_running_tasks_e
 def test_a_removed_model_is_not_in_demand_for_requests_that_are_being_stopped(jobs: Jobs) -> None:
     jobs.define("fn-tok", kind="tokenizer")
     jobs.define("fn-model", kind="model", tokenizer="fn-tok")
-    jobs.pod("pod-1", "fn-tok")
     jobs(RequestArrived("a", "link", "fn-model"))
+    jobs.pod("pod-1", "fn-tok")
     [demand] = news(jobs(FunctionRemoved("fn-model")), DemandChanged)
     assert demand.queued == 0
     jobs.define("fn-model", kind="model", tokenizer="fn-tok")
