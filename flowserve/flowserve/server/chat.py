@@ -24,9 +24,10 @@ from .chunks import DONE, ChunkWriter, Usage, encode
 from .logprobs import ChatLogprobs, chat_logprobs
 from .outbox import Piece
 from .prompts import Prompt, SequenceRequest
-from .requests import ChatRequest, ResponseFormat
+from .requests import ChatRequest, one_constraint
 from .served_model import ServedModel
 from .tool_choice import ToolChoice
+from .truncation import shortened
 
 MAX_TOP_LOGPROBS = 20
 
@@ -99,10 +100,24 @@ class Chat:
 
     def prompts(self) -> list[Prompt]:
         """Raises ApiError or a FlowServeError of the request's fault."""
+        return [self._prompt(self._messages)]
+
+    def shorten(self, max_tokens: int | None) -> None:
+        """Leaves out the oldest turns until the rest has room for an answer. Raises as `prompts`.
+
+        max_tokens: of the answer, at most half of the context; None for an eighth of it.
+        """
+        limit = self._model.max_model_len
+        room = limit // 8 if max_tokens is None else min(max_tokens, limit // 2)
+        self._messages = shortened(
+            self._messages, lambda messages: self._model.fits(self._prompt(messages), limit - max(1, room))
+        )
+
+    def _prompt(self, messages: list[dict[str, Any]]) -> Prompt:
         variables = dict(self._request.chat_template_kwargs or {})
         if self._request.reasoning_effort is not None:
             variables.setdefault("reasoning_effort", self._request.reasoning_effort)
-        return [Prompt(self._model.render(self._messages, self._tools.shown, variables), add_special_tokens=False)]
+        return Prompt(self._model.render(messages, self._tools.shown, variables), add_special_tokens=False)
 
     def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
         """Raises ApiError or a FlowServeError of the request's fault."""
@@ -152,7 +167,7 @@ class Chat:
     def _reader(self, prompt: str) -> AnswerReader:
         """A grammar leaves no room for reasoning, unless it is that of strict tools; that of an answer's format leaves
         none for calls."""
-        if _format_constraint(self._request.response_format) is not None:
+        if self._request.format_params() is not None:
             return AnswerStream()
         form, is_free = self._model.answer_format, self._structured is None or self._structured == self._strictness
         return self._tools.reader(form if is_free else replace(form, has_reasoning=False), prompt)
@@ -191,11 +206,11 @@ class Chat:
 
     def _call_constraint(self) -> tuple[StructuredOutputsParams | None, StructuredOutputsParams | None]:
         """What forces calls, and what those that come unforced are held to. Raises ApiError."""
-        form, token_id = self._model.answer_format, self._model.tokenizer.token_id
+        token_id = self._model.tokenizer.token_id
         try:
             if self._tools.forces:
-                return self._tools.constraint(form, token_id), None
-            return None, self._tools.strictness(form, token_id)
+                return self._tools.constraint(self._model.answer_format, token_id), None
+            return None, self._tools.strictness(self._model.answer_format, token_id) if self._tools.shown else None
         except FlowServeError as error:  # no template, or a function that the model's format cannot call
             raise as_api_error(error, RequestFields("messages", "tools")) from None
 
@@ -203,17 +218,11 @@ class Chat:
         """From the three fields that may ask for one, and which one holds it. Raises ApiError when two do."""
         request = self._request
         forced, self._strictness = self._call_constraint()
-        found = {
-            "tool_choice": forced,
-            "response_format": _format_constraint(request.response_format),
-            "structured_outputs": request.constraint(),
-        }
-        given = {name: params for name, params in found.items() if params is not None}
-        if len(given) > 1:
-            raise invalid(f"{' and '.join(given)} contradict each other: one output cannot follow both", list(given)[1])
-        if not given:
+        params, asked = one_constraint(
+            tool_choice=forced, response_format=request.format_params(), structured_outputs=request.constraint()
+        )
+        if params is None and self._strictness is not None:
             return self._strictness, "tools"
-        [(asked, params)] = given.items()
         return params, "tools" if asked == "tool_choice" else asked
 
 
@@ -229,20 +238,6 @@ def _delta(event: AnswerEvent, choice: ChatChoice) -> bytes:
     assert not isinstance(event, CallEnd | MalformedCall)
     field = b'"reasoning_content":' if isinstance(event, ReasoningDelta) else b'"content":'
     return b'"delta":{' + field + encode(event.text) + b"}"
-
-
-def _format_constraint(given: ResponseFormat | None) -> StructuredOutputsParams | None:
-    if given is None or given.type == "text":
-        return None
-    if given.type == "json_object":
-        return StructuredOutputsParams(json_object=True)
-    if given.type != "json_schema":
-        text = f"response_format.type must be text, json_object or json_schema, got {given.type!r}"
-        raise invalid(text, "response_format.type")
-    schema = (given.json_schema or {}).get("schema")
-    if not isinstance(schema, dict):
-        raise invalid("response_format.json_schema.schema must be a JSON schema", "response_format.json_schema.schema")
-    return StructuredOutputsParams(json=schema)
 
 
 def _top_logprobs(request: ChatRequest) -> int | None:

@@ -14,10 +14,10 @@ from .answer_ids import AnswerIds
 from .answering import Pieces
 from .api_error import RequestFields, invalid
 from .chunks import DONE, ChunkWriter, Usage, encode
-from .logprobs import CompletionLogprobs, completion_logprobs, prompt_logprobs
+from .logprobs import CompletionLogprobs, TextPlace, completion_logprobs, prompt_logprobs
 from .outbox import Piece
 from .prompts import Prompt, SequenceRequest
-from .requests import CompletionRequest, listed_prompts
+from .requests import CompletionRequest, listed_prompts, one_constraint
 from .served_model import ServedModel
 
 DEFAULT_MAX_TOKENS = 16
@@ -51,8 +51,9 @@ class _Choice:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
-    offset: int = 0
-    """Characters of the tokens whose log probabilities were told."""
+    has_begun: bool = False
+    place: TextPlace = field(default_factory=TextPlace)
+    """Behind the tokens whose log probabilities were told."""
 
 
 class Completion:
@@ -66,12 +67,12 @@ class Completion:
         self._prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]] = {}
         self._ids = AnswerIds()
         self.is_stream = bool(request.stream)
-        self.fields = RequestFields("prompt", "structured_outputs")
+        request.check_supported()
+        formats = {"response_format": request.format_params(), "structured_outputs": request.constraint()}
+        self._structured, grammar = one_constraint(**formats)
+        self.fields = RequestFields("prompt", grammar)
         self._created = int(time.time())
-        if request.suffix:
-            raise invalid("suffix is not supported: the model completes at the end of a text only", "suffix")
-        if request.best_of not in (None, 1 if request.n is None else request.n):
-            raise invalid("best_of other than n is not supported", "best_of")
+        self._only_echoes = bool(request.echo) and request.max_tokens == 0
 
     place = 0
 
@@ -90,12 +91,13 @@ class Completion:
     def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
         """Raises ApiError or InvalidRequestError."""
         request = self._request
+        max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         params = request.sampling(
             self._model.sampling_defaults,
-            max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            max_tokens=1 if self._only_echoes else max_tokens,
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,
-            structured_outputs=request.constraint(),
+            structured_outputs=self._structured,
         )
         self._prompt_ids = [prompt.token_ids or [] for prompt in prompts]
         echoes = [prompt.text if request.echo else "" for prompt in prompts]
@@ -141,23 +143,26 @@ class Completion:
         return self._writer.choice(index, b'"text":' + encode(text), logprobs, piece.finish_reason)
 
     def _extend(self, choice: _Choice, piece: Piece) -> None:
-        is_first = choice.num_output_tokens == 0
+        is_first, choice.has_begun = not choice.has_begun, True
         if is_first:
             choice.texts.append(choice.echo)
-        choice.texts.append(piece.text)
         choice.finish_reason = piece.finish_reason
-        choice.num_prompt_tokens, choice.num_output_tokens = piece.num_prompt_tokens, piece.num_output_tokens
-        choice.num_cached_tokens = piece.num_cached_tokens
+        choice.num_prompt_tokens, choice.num_cached_tokens = piece.num_prompt_tokens, piece.num_cached_tokens
         if piece.prompt_logprobs is not None:
             self._prompt_logprobs[choice.prompt] = piece.prompt_logprobs
+        texts = self._model.token_text
         if is_first and choice.prompt in self._prompt_logprobs:
             first = self._prompt_ids[choice.prompt][0]
-            self._tell(choice, *prompt_logprobs(first, self._prompt_logprobs[choice.prompt], self._model.token_text))
+            self._tell(choice, prompt_logprobs(first, self._prompt_logprobs[choice.prompt], texts, choice.place))
+        if self._only_echoes:  # the one token that the engine gives with a prompt is nobody's
+            choice.finish_reason = choice.finish_reason and "length"
+            return
+        choice.texts.append(piece.text)
+        choice.num_output_tokens = piece.num_output_tokens
         if piece.logprobs:
-            self._tell(choice, *completion_logprobs(piece.logprobs, self._model.token_text, choice.offset))
+            self._tell(choice, completion_logprobs(piece.logprobs, texts, choice.place))
 
-    def _tell(self, choice: _Choice, logprobs: CompletionLogprobs, offset: int) -> None:
-        choice.offset = offset
+    def _tell(self, choice: _Choice, logprobs: CompletionLogprobs) -> None:
         if choice.logprobs is None:
             choice.logprobs = logprobs
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 import msgspec
@@ -11,7 +12,7 @@ from .token_text import TokenText
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """Of /v1/completions: lists with one entry per token. text_offset: where each token begins, in characters.
+    """Of /v1/completions: lists with one entry per token. text_offset: the character of the text in which each begins.
 
     A token that is no text alone, such as half a character, is spelled by its bytes, as OpenAI does ("bytes:\\xe4"):
     U+FFFD would be the name of many.
@@ -47,29 +48,49 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
-def completion_logprobs(
-    entries: Sequence[TokenLogprobs], tokens: TokenText, offset: int
-) -> tuple[CompletionLogprobs, int]:
-    """And where the text behind them begins. `offset`: characters of the choice's text before the first of them."""
+class TextPlace:
+    """Where the text stands behind the bytes that were passed by, of which some may be no whole character yet."""
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def pass_by(self, raw: bytes) -> int:
+        """The character in which these bytes begin."""
+        was_open = self._is_open
+        begun = self._decoder.decode(raw[:1])
+        is_broken = was_open and len(begun) + self._is_open == 2  # they do not go on with it: it becomes U+FFFD
+        begin = self._offset + is_broken
+        self._offset += len(begun) + len(self._decoder.decode(raw[1:]))
+        return begin
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self._decoder.getstate()[0])
+
+
+def completion_logprobs(entries: Sequence[TokenLogprobs], tokens: TokenText, place: TextPlace) -> CompletionLogprobs:
+    """`place`: where the first of them begins; afterwards, where the text behind them does."""
     logprobs = CompletionLogprobs([], [], [], [])
     for entry in entries:
         token = _named(entry.token_id, tokens)
-        logprobs.text_offset.append(offset)
+        logprobs.text_offset.append(place.pass_by(tokens.token(entry.token_id)[1]))
         logprobs.token_logprobs.append(entry.logprob)
         logprobs.tokens.append(token)
         top = {_named(token_id, tokens): logprob for token_id, logprob in entry.top}
         # The chosen token is always among them, as with OpenAI: one more than asked for where it was unlikely.
         logprobs.top_logprobs.append({**top, token: entry.logprob})
-        offset += len(tokens.token(entry.token_id)[0])
-    return logprobs, offset
+    return logprobs
 
 
-def prompt_logprobs(first: int, entries: Sequence[TokenLogprobs], tokens: TokenText) -> tuple[CompletionLogprobs, int]:
+def prompt_logprobs(
+    first: int, entries: Sequence[TokenLogprobs], tokens: TokenText, place: TextPlace
+) -> CompletionLogprobs:
     """The same of an echoed prompt: of its first token, which nothing predicts, and of the others."""
-    logprobs = CompletionLogprobs([0], [None], [_named(first, tokens)], [None])
-    others, offset = completion_logprobs(entries, tokens, len(tokens.token(first)[0]))
-    logprobs.extend(others)
-    return logprobs, offset
+    begin = place.pass_by(tokens.token(first)[1])
+    logprobs = CompletionLogprobs([begin], [None], [_named(first, tokens)], [None])
+    logprobs.extend(completion_logprobs(entries, tokens, place))
+    return logprobs
 
 
 def _named(token_id: int, tokens: TokenText) -> str:

@@ -14,8 +14,11 @@ import msgspec
 from ..generation_config import params_over
 from ..sampling_params import SamplingParams, StructuredOutputsParams
 from .api_error import invalid
+from .not_done import NotDone
 
 Prompts = str | list[str | int | list[int]]
+
+_SPECIAL = "add_special_tokens"
 
 
 class StreamOptions(msgspec.Struct):
@@ -35,7 +38,27 @@ class StructuredOutputs(msgspec.Struct):
         return StructuredOutputsParams(self.json, self.regex, self.choice, self.grammar, self.json_object)
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
+class ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: dict[str, Any] | None = None
+
+    def params(self) -> StructuredOutputsParams | None:
+        """Raises ApiError."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return StructuredOutputsParams(json_object=True)
+        if self.type != "json_schema":
+            text = f"response_format.type must be text, json_object or json_schema, got {self.type!r}"
+            raise invalid(text, "response_format.type")
+        schema = (self.json_schema or {}).get("schema")
+        if not isinstance(schema, dict):
+            place = "response_format.json_schema.schema"
+            raise invalid(f"{place} must be a JSON schema", place)
+        return StructuredOutputsParams(json=schema)
+
+
+class SamplingFields(NotDone, kw_only=True):
     """Of completions and chats alike. None = not given: the model's own default, else SamplingParams'."""
 
     model: str | None = None
@@ -59,6 +82,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = None
     priority: int | None = None
     cache_salt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
@@ -69,6 +93,10 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     def constraint(self) -> StructuredOutputsParams | None:
         """Raises InvalidSamplingParamsError."""
         return self.structured_outputs.params() if self.structured_outputs is not None else None
+
+    def format_params(self) -> StructuredOutputsParams | None:
+        """Raises ApiError."""
+        return self.response_format.params() if self.response_format is not None else None
 
     def sampling(self, defaults: dict[str, Any], **more: Any) -> SamplingParams:
         """Raises InvalidSamplingParamsError."""
@@ -104,11 +132,18 @@ class CompletionRequest(SamplingFields, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+    prompt_embeds: Any = None
+    add_special_tokens: bool | None = None
 
-
-class ResponseFormat(msgspec.Struct):
-    type: str
-    json_schema: dict[str, Any] | None = None
+    def check_supported(self) -> None:
+        """Raises ApiError for what would change the answer, and is not done here."""
+        if self.suffix:
+            raise invalid("suffix is not supported: the model completes at the end of a text only", "suffix")
+        if self.best_of not in (None, 1 if self.n is None else self.n):
+            raise invalid("best_of other than n is not supported", "best_of")
+        if self.add_special_tokens is False:
+            raise invalid("add_special_tokens: false is not supported: a prompt as token ids has none", _SPECIAL)
+        self.check_done("prompt_embeds")
 
 
 class NamedFunction(msgspec.Struct):
@@ -137,13 +172,18 @@ class ChatRequest(SamplingFields, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     functions: list[Any] | None = None
     function_call: Any = None
     continue_final_message: bool | None = None
     modalities: list[str] | None = None
+    add_generation_prompt: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template: Any = None
+    documents: Any = None
+    echo: Any = None
+    web_search_options: Any = None
 
     def check_supported(self) -> None:
         """Raises ApiError for what would change the answer, and is not done here."""
@@ -153,6 +193,12 @@ class ChatRequest(SamplingFields, kw_only=True):
         if other := next((each for each in self.modalities or () if each != "text"), None):
             raise invalid(f"modalities: {other!r} is not supported, this is a model for text", "modalities")
         check_no_continuation(self.continue_final_message)
+        if self.add_generation_prompt is False:
+            text = "add_generation_prompt: false is not supported: an answer begins a message"
+            raise invalid(text, "add_generation_prompt")
+        if self.web_search_options is not None:  # empty, it asks for a search with the usual options
+            raise invalid("web_search_options is not supported: this server searches nothing", "web_search_options")
+        self.check_done(_SPECIAL, "chat_template", "documents", "echo")
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -180,6 +226,14 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
+
+
+def one_constraint(**found: StructuredOutputsParams | None) -> tuple[StructuredOutputsParams | None, str | None]:
+    """What constrains an output, and the field that asks for it. Raises ApiError where two do."""
+    given = {name: params for name, params in found.items() if params is not None}
+    if len(given) > 1:
+        raise invalid(f"{' and '.join(given)} contradict each other: one output cannot follow both", list(given)[1])
+    return next(((params, name) for name, params in given.items()), (None, None))
 
 
 def check_no_continuation(continue_final_message: bool | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -50,6 +50,8 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+    prompt: Any = None
+    truncation: Literal["auto", "disabled"] | None = None
     background: bool | None = None
     include: list[str] | None = None
     top_logprobs: int | None = None
@@ -64,6 +66,8 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
         """Raises ApiError."""
         if self.previous_response_id is not None or self.conversation is not None:
             raise invalid(_NOT_KEPT, "conversation" if self.previous_response_id is None else "previous_response_id")
+        if self.prompt is not None:
+            raise invalid("prompt is not supported: this server keeps no templates of prompts", "prompt")
         if self.background:
             raise invalid("background responses are not supported", "background")
         return ChatRequest(

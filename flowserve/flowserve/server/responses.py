@@ -55,6 +55,8 @@ class ModelResponse:
         self._items = ResponseItems(self._ids, place)
 
     def prompts(self) -> list[Prompt]:
+        if self._request.truncation == "auto":
+            self._chat.shorten(self._request.max_output_tokens)
         return self._chat.prompts()
 
     def sequences(self, prompts: Sequence[Prompt]) -> list[SequenceRequest]:
@@ -129,7 +131,7 @@ class ModelResponse:
             "tools": request.tools or [],
             "top_logprobs": request.top_logprobs or 0,
             "top_p": request.top_p,
-            "truncation": "disabled",
+            "truncation": request.truncation or "disabled",
             "usage": self._usage() if status != "in_progress" else None,
         }
 

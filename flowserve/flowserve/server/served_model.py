@@ -11,6 +11,7 @@ from typing import Any
 
 from ..answer import AnswerFormat
 from ..chat_template import ChatTemplate
+from ..errors import PromptTooLongError
 from ..generation_config import read_sampling_defaults
 from ..tokenizer import Tokenizer
 from .model_name import check_name
@@ -68,6 +69,13 @@ class ServedModel:
         """Raises ChatTemplateError, also where the model has no template: it can still complete prompts."""
         names = {name: value for name, value in variables.items() if name not in _TEMPLATES_OWN}
         return self._template.render(messages, tools=tools, **names)
+
+    def fits(self, prompt: Prompt, max_tokens: int) -> bool:
+        """Whether it has no more tokens than so many. Raises TokenizerError."""
+        try:
+            return len(self.encode(prompt).token_ids or []) <= max_tokens
+        except PromptTooLongError:
+            return False
 
     def encode(self, prompt: Prompt, is_bounded: bool = True) -> Prompt:
         """With its token ids. is_bounded: it is to be answered, so that it must fit the context.

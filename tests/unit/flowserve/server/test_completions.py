@@ -118,6 +118,48 @@ def test_echo_repeats_the_prompt(client: Client, generate: Callable[..., str], s
         assert text == expected
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_without_an_answer_scores_a_prompt(client: Client, stream: bool) -> None:
+    """As evaluation harnesses ask OpenAI's API and vLLM."""
+    running = client()
+    asked = {"prompt": ["What is the", "Hello"], "echo": True, "max_tokens": 0, "logprobs": 1, "stream": stream}
+    response = running.post(PATH, json={**asked, "stream_options": {"include_usage": True}} if stream else asked)
+    longer = running.post(PATH, json={**asked, "max_tokens": 1, "stream": False}).json()["choices"]
+    chunks = events(response.text) if stream else [response.json()]
+    choices = sorted((c for chunk in chunks for c in chunk["choices"]), key=lambda choice: choice["index"])
+    assert [choice["text"] for choice in choices] == ["What is the", "Hello"]
+    for choice, other in zip(choices, longer, strict=True):
+        assert choice["finish_reason"] == "length" and len(choice["logprobs"]["tokens"]) > 1
+        assert choice["logprobs"] == {name: values[:-1] for name, values in other["logprobs"].items()}
+    usage = chunks[-1]["usage"]
+    assert usage["completion_tokens"] == 0 and usage["total_tokens"] == usage["prompt_tokens"] > 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_of_tokens_are_places_in_the_text(client: Client, stream: bool) -> None:
+    """A character of several tokens is one of the text."""
+    asked = {"prompt": "a\U0001f642bc", "echo": True, "max_tokens": 20, "logprobs": 0, "seed": 5, "ignore_eos": True}
+    response = client().post(PATH, json={**asked, "temperature": 1, "stream": stream})
+    choices = [c for e in events(response.text) for c in e["choices"]] if stream else response.json()["choices"]
+    text = "".join(choice["text"] for choice in choices)
+    told = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    tokens, offsets = ([value for each in told for value in each[name]] for name in ("tokens", "text_offset"))
+    assert offsets[:2] == [0, 1] and text[offsets[tokens.index("b")]] == "b" and tokens.index("b") > 2
+    for token, offset in zip(tokens, offsets, strict=True):
+        assert token.startswith("bytes:") or text[offset:].startswith(token)
+
+
+def test_a_response_format_constrains_a_completion(client: Client) -> None:
+    running = client()
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer", "minimum": 10}}}
+    asked = {"prompt": "a", "max_tokens": 30, "seed": 1, "response_format": schema}
+    assert int(running.post(PATH, json=asked).json()["choices"][0]["text"]) >= 10
+    error = running.post(PATH, json={**asked, "response_format": {"type": "xml"}}).json()["error"]
+    assert error["param"] == "response_format.type"
+    error = running.post(PATH, json={**asked, "structured_outputs": {"choice": ["a"]}}).json()["error"]
+    assert "contradict" in error["message"] and error["param"] == "structured_outputs"
+
+
 def test_stop_strings_end_a_completion(client: Client, generate: Callable[..., str]) -> None:
     text = generate("Hello", max_tokens=24)
     stop = text[6:8]
@@ -254,6 +296,10 @@ def test_the_model_s_own_sampling_defaults_apply(models: Callable[..., Any], tmp
         ({"prompt": "a", "cache_salt": 3}, "cache_salt"),
         ({"prompt": "a", "cache_salt": ""}, "cache_salt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "guided_choice": ["a"]}, "guided_choice"),
+        ({"prompt": "a", "prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"prompt": "a", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
+        ({"prompt": "a", "add_special_tokens": False}, "add_special_tokens"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "stop": [""]}, "stop"),
         ({"prompt": "a", "stop": [1]}, "stop[0]"),

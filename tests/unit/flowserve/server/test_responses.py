@@ -13,6 +13,7 @@ from flowserve.server.answer_ids import AnswerIds
 from flowserve.server.api_error import ApiError
 from flowserve.server.response_items import ResponseItems
 from flowserve.server.response_request import ResponseRequest
+from flowserve.server.truncation import shortened
 from flowserve.tool_calls.events import ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
 
 ADD = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
@@ -137,3 +138,54 @@ def test_errors_name_the_fields_of_this_api(client: Callable[..., TestClient]) -
     ):
         answer = running.post("/v1/responses", json=asked)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_a_conversation_that_is_too_long_loses_its_oldest_turns_where_that_is_asked_for(
+    client: Callable[..., TestClient],
+) -> None:
+    running = client()
+    asked = {"instructions": "Be nice.", "max_output_tokens": 4, "temperature": 0}
+    turns = [{"role": role, "content": f"{n} " * 20} for n in range(20) for role in ("user", "assistant")]
+    items = [*turns, {"role": "user", "content": "Hello"}]
+    for how in ({}, {"truncation": "disabled"}):
+        error = running.post("/v1/responses", json={**asked, **how, "input": items}).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
+    short = running.post("/v1/responses", json={**asked, "truncation": "auto", "input": items}).json()
+    assert short["truncation"] == "auto" and 400 < short["usage"]["input_tokens"] <= 508
+    kept = next(
+        items[n:]
+        for n in range(0, len(items), 2)
+        if running.post("/v1/responses", json={**asked, "input": items[n:]}).status_code == 200
+    )
+    assert (
+        short["output"][0]["content"]
+        == (running.post("/v1/responses", json={**asked, "input": kept}).json()["output"][0]["content"])
+    )
+    one = [{"role": "user", "content": "word " * 2000}]
+    refused = running.post("/v1/responses", json={**asked, "truncation": "auto", "input": one}).json()["error"]
+    assert refused["code"] == "context_length_exceeded"
+
+
+def test_the_oldest_calls_of_a_single_question_go_with_what_came_of_them() -> None:
+    def said(*roles: str) -> list[dict[str, Any]]:
+        return [{"role": role, "content": str(n)} for n, role in enumerate(roles)]
+
+    messages = said("system", "user", "assistant", "tool", "tool", "assistant", "tool", "assistant", "tool")
+    for num_kept, left in ((9, "012345678"), (8, "015678"), (6, "015678"), (5, "0178"), (1, "0178")):
+        shorter = shortened(messages, lambda given, most=num_kept: len(given) <= most)
+        assert "".join(message["content"] for message in shorter) == left
+    asked = 0
+
+    def never(given: list[dict[str, Any]]) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    assert shortened(said(*["user", "assistant"] * 5000, "user"), never) == [{"role": "user", "content": "10000"}]
+    assert asked < 20
+
+
+@pytest.mark.parametrize("wrong", [{"truncation": "some"}, {"prompt": {"id": "pmpt_1"}}])
+def test_what_is_not_done_is_refused(client: Callable[..., TestClient], wrong: dict[str, Any]) -> None:
+    error = client().post("/v1/responses", json={"input": "Hello", **wrong}).json()["error"]
+    assert [error["param"]] == list(wrong)
