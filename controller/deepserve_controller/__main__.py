@@ -20,11 +20,13 @@ from deepserve_controller.pod_providers.template_process import (
 if TYPE_CHECKING:
     from deepserve_controller.settings import Settings
 
+DEFAULT_ENVIRONMENT = "python"
+
 
 def main() -> int:
     gc.disable()  # nothing that is imported is garbage; the controller turns it on again once it stands
     arguments = sys.argv[1:]
-    started = {"python": first_template()} if "--embedded" in arguments else {}
+    started = first_templates(arguments) if "--embedded" in arguments else {}
     from deepserve_controller.errors import ControllerError
 
     settings = embedded_settings(arguments) or parse(arguments)
@@ -44,12 +46,15 @@ def main() -> int:
     return 0
 
 
-def first_template() -> TemplateProcess:
-    """The template's imports take about as long as this process's own: what both need first, then side by side."""
+def first_templates(arguments: list[str]) -> dict[str, TemplateProcess]:
+    """By environment. A template's imports take as long as this process's own or longer: what both need first, then
+    side by side. That of the function which the script is about to call, where it says so, begins before any other."""
     import deepserve.protocol.framing  # noqa: F401
 
     has_room = len(os.environ.get(POD_VARIABLE, "")) >= MAX_POD_ID_CHARS
-    return fork_template("python") if has_room else start_template("python")
+    start = fork_template if has_room else start_template
+    named = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == "--environment"]
+    return {environment: start(environment) for environment in dict.fromkeys([*named, DEFAULT_ENVIRONMENT])}
 
 
 def embedded_settings(arguments: list[str]) -> Settings | None:
@@ -57,10 +62,11 @@ def embedded_settings(arguments: list[str]) -> Settings | None:
     from deepserve_controller.settings import Settings
 
     match arguments:
-        case ["--embedded", "--client-fd", fd] if fd.isdecimal() and is_socket(int(fd)):
-            return Settings("embedded", client_fd=int(fd))
-        case ["--embedded", "--client-fd", fd, "--state", folder] if fd.isdecimal() and is_socket(int(fd)):
-            return Settings("embedded", client_fd=int(fd), state_folder=folder)
+        case ["--embedded", "--client-fd", fd, *rest] if fd.isdecimal() and is_socket(int(fd)):
+            named = dict(zip(rest[::2], rest[1::2], strict=False))
+            if len(rest) == 2 * len(named) and named.keys() <= {"--state", "--environment"}:
+                state, environment = named.get("--state", ""), named.get("--environment", DEFAULT_ENVIRONMENT)
+                return Settings("embedded", client_fd=int(fd), state_folder=state, environment=environment)
     return None
 
 
@@ -75,6 +81,7 @@ def parse(arguments: list[str]) -> Settings:
     mode.add_argument("--up", action="store_true")
     parser.add_argument("--client-fd", type=int, default=-1)
     parser.add_argument("--state", default="")
+    parser.add_argument("--environment", default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--tls-cert", default="")
@@ -83,7 +90,7 @@ def parse(arguments: list[str]) -> Settings:
     if found.embedded:
         if not is_socket(found.client_fd):
             parser.error("--embedded needs --client-fd: the number of an inherited socket")
-        return Settings("embedded", client_fd=found.client_fd, state_folder=found.state)
+        return Settings("embedded", client_fd=found.client_fd, state_folder=found.state, environment=found.environment)
     return Settings(
         "up",
         state_folder=found.state or default_state_folder(),

@@ -17,6 +17,8 @@ class Settings(NamedTuple):
     """Embedded: this end of the socket pair is the owner's link and lifeline."""
     state_folder: str = ""
     """Empty: nothing is kept."""
+    environment: str = "python"
+    """Embedded: what the owner is about to call needs; its template starts first."""
     http_port: int = 0
     """Up: 0 lets the system choose."""
     http_host: str = "127.0.0.1"

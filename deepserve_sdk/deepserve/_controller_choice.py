@@ -54,8 +54,11 @@ def init(engine: str | None = None, *, key: str | None = None, state: str | os.P
     _engine, _key, _state = engine or ("embedded" if folder else ""), key or "", folder
 
 
-def connect() -> Client:
-    """A connected client. Raises ControllerUnreachable, InvalidOption, ProtocolError."""
+def connect(environment: str = "") -> Client:
+    """A connected client. environment: what the coming call needs; a controller that is started begins with it.
+
+    Raises ControllerUnreachable, InvalidOption, ProtocolError.
+    """
     if sys.platform != "linux":
         raise ControllerUnreachable(f"remote calls need Linux (this is {sys.platform}); local calls work everywhere")
     _timeline.mark("the script up to its first call")
@@ -63,7 +66,7 @@ def connect() -> Client:
     if choice.kind == "embedded":
         from deepserve._embedded_controller import start_embedded
 
-        return start_embedded(_state or settings.current_settings().state)
+        return start_embedded(_state or settings.current_settings().state, environment)
     if choice.kind == "distant":
         from deepserve._distant_controller import connect_distant
 

@@ -23,8 +23,11 @@ def installed_client() -> Client | None:
     return _client
 
 
-def current_client() -> Client:
+def current_client(environment: str = "") -> Client:
     """The process's client; finds or starts a controller where there is none yet.
+
+    environment: that of the function which is about to be called, where its imports take long: a controller that has
+    to be started begins with them, before it has heard of the function.
 
     Raises UnguardedCallError while a pod imports the user's module, ControllerUnreachable where none can be had.
     """
@@ -42,7 +45,7 @@ def current_client() -> Client:
         if _client is None or _client.closed is not None:
             from deepserve._controller_choice import connect
 
-            install(connect())
+            install(connect(environment))
         assert _client is not None
         return _client
 

@@ -22,11 +22,14 @@ LINK_FD = 3
 """Where the embedded controller finds its end of the socket pair."""
 
 
-def start_embedded(state: str) -> Client:
-    """A client of a new one. state: the folder of what is to outlive it, or empty. Raises ControllerUnreachable."""
+def start_embedded(state: str, environment: str = "") -> Client:
+    """A client of a new one. state: the folder of what is to outlive it, or empty. environment: what it starts first.
+
+    Raises ControllerUnreachable.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        pid = _spawn(theirs.fileno(), state)
+        pid = _spawn(theirs.fileno(), state, environment)
     except OSError as error:
         ours.close()
         raise ControllerUnreachable(f"the embedded controller could not be started: {error}") from error
@@ -48,7 +51,7 @@ def start_embedded(state: str) -> Client:
     return client_on(link, client, client.deliver, on_closed, child)
 
 
-def _spawn(fd: int, state: str) -> int:
+def _spawn(fd: int, state: str, environment: str) -> int:
     """In a session of its own, so that Ctrl-C reaches the script only. -P: files of the user's folder shadow nothing.
 
     Its standard output goes to our standard error: what the script prints stays its own.
@@ -56,6 +59,8 @@ def _spawn(fd: int, state: str) -> int:
     arguments = ["-P", "-m", "deepserve_controller", "--embedded", "--client-fd", str(LINK_FD)]
     if state:
         arguments += ["--state", state]
+    if environment:
+        arguments += ["--environment", environment]
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *arguments],

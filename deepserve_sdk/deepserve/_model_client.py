@@ -92,7 +92,7 @@ class ClientRequests:
             payload = msgspec.msgpack.encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SerializationError(f"{self._model.label}: messages and tools must be plain data: {error}") from None
-        client = current_client()
+        client = current_client(self._model.spec.environment if self._model.spec is not None else "")
         client.define(self._tokenizer)
         described = Value("msgpack", len(payload))
         method = METHODS[type(value)]

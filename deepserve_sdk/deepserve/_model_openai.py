@@ -43,7 +43,7 @@ class OpenAIVerb:
         return client
 
     def _address(self) -> dict[str, str]:
-        client = current_client()
+        client = current_client(self._model.spec.environment)
         for definition in self._model.definitions():
             client.define(definition)
         answer = client.query("openai_address")

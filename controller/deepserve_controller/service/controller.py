@@ -141,7 +141,8 @@ class Controller:
             self.reaper, self.folders.socket, self.templates.start_failed, self.templates.exited
         )
         self.pods.provider = provider
-        provider.warm_up("python")
+        for environment in dict.fromkeys((self.settings.environment, "python")):
+            provider.warm_up(environment)
         self.functions.on_new = lambda spec: provider.warm_up(spec.environment)
         self.listen(self.folders.socket)
         self.cores.give(events.ControllerStarted())

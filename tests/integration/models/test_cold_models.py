@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,29 @@ def test_weights_that_break_on_the_way_are_an_error_and_the_next_request_is_serv
     [pod] = [pod for pod in entries(llm) if pod["state"] == "bound"]
     assert pod["source"] == "conversion" and "were replaced before they were read" in pod["source_reason"]
     assert flat.read_bytes() == whole
+
+
+FIRST_CALL = """
+import sys
+from pathlib import Path
+
+import deepserve
+from deepserve._current_client import current_client
+
+if __name__ == "__main__":
+    deepserve.Model("first", source=sys.argv[1]).generate("a", max_tokens=1)
+    [template] = current_client().query("status")["templates"]
+    environment = Path(f"/proc/{template['pid']}/stat").read_text().rpartition(")")[2].split()[1]
+    print(Path(f"/proc/{environment}/cmdline").read_text().replace("\\0", " "))
+"""
+
+
+def test_a_script_whose_first_call_is_a_models_begins_with_the_engine(large: Path, tmp_path: Path) -> None:
+    """Its environment is a fork of the controller that has hardly begun: an interpreter of its own would come later."""
+    script = tmp_path / "first.py"
+    script.write_text(FIRST_CALL)
+    environment = {**os.environ, "DEEPSERVE_QUIET": "1", "DEEPSERVE_URL": "embedded"}
+    command = [sys.executable, str(script), str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "deepserve_controller --embedded" in done.stdout and "--environment flowserve" in done.stdout

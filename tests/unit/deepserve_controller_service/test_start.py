@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deepserve_controller.__main__ import embedded_settings, parse
+from deepserve_controller import __main__ as entry
+from deepserve_controller.__main__ import embedded_settings, first_templates, parse
+from deepserve_controller.pod_providers.template_process import MAX_POD_ID_CHARS, POD_VARIABLE, TemplateProcess
 
 
 def test_the_sdks_arguments_are_read_without_a_parser():
@@ -17,8 +19,27 @@ def test_the_sdks_arguments_are_read_without_a_parser():
         assert embedded_settings(arguments) == parse(arguments)
         kept = [*arguments, "--state", "/tmp/s"]
         assert embedded_settings(kept) == parse(kept)
-        assert embedded_settings([*arguments, "--http-port", "80"]) is None  # the parser's
+        for more in (["--environment", "flowserve"], ["--state", "/tmp/s", "--environment", "flowserve"]):
+            begun = [*arguments, *more]
+            assert embedded_settings(begun) == parse(begun)
+        for others in (["--http-port", "80"], ["--state"], ["--state", "/tmp/s", "--state", "/tmp/t"]):
+            assert embedded_settings([*arguments, *others]) is None  # the parser's
     assert embedded_settings(["--up"]) is None
+
+
+def test_what_the_owner_calls_first_is_loaded_first(monkeypatch: pytest.MonkeyPatch):
+    started: list[str] = []
+
+    def start(environment: str) -> TemplateProcess:
+        started.append(environment)
+        return TemplateProcess(1, socket.socket())
+
+    monkeypatch.setenv(POD_VARIABLE, "-" * MAX_POD_ID_CHARS)
+    monkeypatch.setattr(entry, "fork_template", start)
+    first_templates(["--embedded", "--client-fd", "3"])
+    first_templates(["--embedded", "--client-fd", "3", "--environment", "flowserve"])
+    first_templates(["--embedded", "--client-fd", "3", "--environment", "python"])
+    assert started == ["python", "flowserve", "python", "python"]
 
 
 def test_embedded_needs_an_inherited_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
