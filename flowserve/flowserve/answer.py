@@ -1,6 +1,6 @@
 """AnswerStream: a model's text as reasoning, tool calls and answer, by what its chat template says of each.
 
-format = AnswerFormat.of_template(template.source)
+format = AnswerFormat.of_template(template_text(folder))
 stream = format.stream(prompt_text, has_tools=True)
 for text in ...: stream.feed(text)      # ReasoningDelta, TextDelta, CallStart, ArgumentsDelta, CallEnd, MalformedCall
 """

@@ -17,8 +17,8 @@ import jinja2.ext
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .errors import ChatTemplateError, ModelNotFoundError
-from .models.json_fields import read_json
+from .errors import ChatTemplateError
+from .template_sources import read_templates
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -36,20 +36,11 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is broken: {error}") from error
         self._special_tokens = dict(special_tokens or {})
-        self.source = "\n".join(templates.values())
-        """All templates as text: what they show of tool calls and reasoning tells how the model writes them."""
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTemplate:
-        """chat_template.jinja (and additional_chat_templates/), else `chat_template` in tokenizer_config.json."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise ModelNotFoundError(f"no model folder {str(folder)!r}")
-        config_path = folder / "tokenizer_config.json"
-        config = read_json(config_path) if config_path.is_file() else {}
-        templates = _templates_in_files(folder) or _templates_in_config(config.get("chat_template"))
-        if not templates:
-            raise ChatTemplateError(f"{folder}: the model has no chat template")
+        """See `read_templates`."""
+        templates, config = read_templates(folder)
         return cls(templates, _special_tokens(config))
 
     def render(
@@ -161,27 +152,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     raise ChatTemplateError(f"messages and tools must be plain JSON data, found a {type(value).__name__}")
-
-
-def _templates_in_files(folder: Path) -> dict[str, str]:
-    paths = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    if (folder / "chat_template.jinja").is_file():
-        paths["default"] = folder / "chat_template.jinja"
-    try:
-        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ChatTemplateError(f"{folder}: the chat template cannot be read: {error}") from error
-
-
-def _templates_in_config(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, list):
-        try:
-            return {str(entry["name"]): str(entry["template"]) for entry in value}
-        except (KeyError, TypeError) as error:
-            raise ChatTemplateError("tokenizer_config.json: each chat template needs a name and a template") from error
-    return {}
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from deepserve_runtime import sdk
+from deepserve_runtime.omitted_modules import omitting
 
 ONE_THREAD_VARIABLES = {
     "OMP_NUM_THREADS": "1",
@@ -20,7 +21,7 @@ ONE_THREAD_VARIABLES = {
 }
 
 PYTHON_MODULES = ("deepserve_runtime.pod_process", "deepserve_runtime.executors.function")
-TOKENIZER_MODULES = ("tokenizers", "jinja2", "jinja2.sandbox", "deepserve_runtime.executors.tokenizer")
+TOKENIZER_MODULES = ("flowserve.chat_template", "deepserve_runtime.executors.tokenizer")
 FLOWSERVE_MODULES = (
     "torch",
     "deepserve_runtime.executors.model",
@@ -30,10 +31,14 @@ FLOWSERVE_MODULES = (
 )
 """With what nearly every model needs: flowserve itself imports it when it loads one."""
 
+OMITTED_MODULES = ("torch._meta_registrations", "torch.distributed._meta_registrations")
+"""A quarter of torch's import: what its operators make of tensors without data (device "meta"), which no engine has."""
+WHO_NEEDS_THEM = ("torch._decomp", "torch._dynamo", "torch._inductor", "torch._prims", "torch._refs")
+
 ENVIRONMENTS = {
     "python": PYTHON_MODULES,
     "tokenizer": PYTHON_MODULES + TOKENIZER_MODULES,
-    "flowserve": PYTHON_MODULES + TOKENIZER_MODULES + FLOWSERVE_MODULES,
+    "flowserve": PYTHON_MODULES + FLOWSERVE_MODULES,
 }
 
 LATER_MODULES = (
@@ -68,8 +73,9 @@ def use_given_threads() -> None:
 
 def load_environment(name: str) -> None:
     """What every pod of it needs. Raises KeyError for an unknown name, ImportError for a missing package."""
-    for module in ENVIRONMENTS[name]:
-        importlib.import_module(module)
+    with omitting(OMITTED_MODULES, needed_by=WHO_NEEDS_THEM):
+        for module in ENVIRONMENTS[name]:
+            importlib.import_module(module)
     sdk.load_decorators()
 
 

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..answer import AnswerFormat
-from ..chat_template import ChatTemplate
 from ..errors import PromptTooLongError
 from ..generation_config import read_sampling_defaults
+from ..template_sources import template_text
 from ..tokenizer import Tokenizer
 from .model_name import check_name
 from .prompts import Prompt
 from .token_text import TokenText
+
+if TYPE_CHECKING:
+    from ..chat_template import ChatTemplate
 
 _TEMPLATES_OWN = ("messages", "tools", "documents", "self")
 """What a request's own variables for the template cannot replace."""
@@ -52,12 +55,14 @@ class ServedModel:
 
     @cached_property
     def _template(self) -> ChatTemplate:
+        from ..chat_template import ChatTemplate  # jinja2: who serves prompts that others wrote needs it never
+
         return ChatTemplate.from_folder(self.folder)
 
     @cached_property
     def answer_format(self) -> AnswerFormat:
         """Raises ChatTemplateError where the model has no template."""
-        return replace(AnswerFormat.of_template(self._template.source), **self._own_format)
+        return replace(AnswerFormat.of_template(template_text(self.folder)), **self._own_format)
 
     def check_name(self, name: str | None) -> str:
         """The name to answer with. Raises ApiError 404 for another model; none at all means this one."""

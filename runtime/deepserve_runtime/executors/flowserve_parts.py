@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowserve.answer import AnswerFormat
-from flowserve.chat_template import ChatTemplate
 from flowserve.config import DEVICES, EngineConfig
 from flowserve.embedding_turns import EmbeddingTurns
 from flowserve.errors import (
@@ -48,6 +47,7 @@ from flowserve.server.responses import ModelResponse
 from flowserve.server.served_model import ServedModel
 from flowserve.server.token_answers import detokenized, prompt_to_tokenize, tokenized
 from flowserve.server.token_text import TokenText
+from flowserve.template_sources import template_text
 from flowserve.tokenizer import Tokenizer, check_fits_context
 from flowserve.tool_calls import (
     AnswerEvent,
@@ -61,6 +61,7 @@ from flowserve.tool_calls import (
 )
 
 if TYPE_CHECKING:
+    from flowserve.chat_template import ChatTemplate
     from flowserve.embedding_model import EmbeddingModel
     from flowserve.engine import Engine as Engine
     from flowserve.engine_template import EngineTemplate
@@ -112,6 +113,7 @@ __all__ = [
     "as_api_error",
     "block_hashes",
     "check_fits_context",
+    "chat_template",
     "check_model",
     "decode_body",
     "detokenized",
@@ -132,8 +134,16 @@ __all__ = [
     "resolve_model",
     "take_first_step",
     "template_messages",
+    "template_text",
     "tokenized",
 ]
+
+
+def chat_template(folder: Path) -> ChatTemplate:
+    """See ChatTemplate. Of all parts these alone need jinja2, and engines have no use for them."""
+    from flowserve.chat_template import ChatTemplate
+
+    return ChatTemplate.from_folder(folder)
 
 
 def engine_template(model: str, config: EngineConfig) -> EngineTemplate:

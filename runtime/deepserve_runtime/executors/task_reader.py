@@ -13,13 +13,13 @@ from deepserve.protocol.specs import ModelSpec
 from deepserve_runtime.executors.completion import GrowingCompletion
 from deepserve_runtime.executors.flowserve_parts import (
     AnswerFormat,
-    ChatTemplate,
     SamplingParams,
     SequenceRequest,
     ServedModel,
     StructuredOutputsParams,
     make_parser,
     params_over,
+    template_text,
 )
 from deepserve_runtime.executors.generation import Generation
 from deepserve_runtime.executors.journal import Journal
@@ -63,8 +63,8 @@ class TaskReader:
 
     @cached_property
     def _answers(self) -> AnswerFormat:
-        """How the model writes calls. Read when a task has tools: few do, and it takes the template's engine."""
-        return AnswerFormat.of_template(ChatTemplate.from_folder(self._folder).source)
+        """How the model writes calls. Read when a task has tools: few do."""
+        return AnswerFormat.of_template(template_text(self._folder))
 
     @cached_property
     def _served(self) -> ServedModel:

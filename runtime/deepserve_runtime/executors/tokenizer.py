@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.messages import Weights
 from deepserve.protocol.model_io import (
@@ -20,12 +20,12 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
     ApiError,
-    ChatTemplate,
     FlowServeError,
     Prompt,
     PromptTooLongError,
     ServedModel,
     Tokenizer,
+    chat_template,
     check_fits_context,
     max_model_len,
     resolve_model,
@@ -39,6 +39,9 @@ from deepserve_runtime.executors.values import convert, encode
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
+
+if TYPE_CHECKING:
+    from deepserve_runtime.executors.flowserve_parts import ChatTemplate
 
 MUCH_BYTES = 1 << 15
 """What is longer takes tens of milliseconds to encode, and megabytes take seconds."""
@@ -61,7 +64,6 @@ class TokenizerExecutor:
         self.slots = spec.scaling.max_inputs
         self._model = spec.model
         self._threads = threads
-        self._template: ChatTemplate | None = None
         self._beside: TaskThread | None = None
 
     def load(self) -> dict[str, float]:
@@ -74,6 +76,11 @@ class TokenizerExecutor:
             self._served = ServedModel(self._folder, Tokenizer.from_folder(self._folder), (self._model.name,), length)
         steps.mark("load")
         return steps.steps_ms
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        """A model without one can still complete prompts."""
+        return chat_template(self._folder)
 
     @cached_property
     def _openai(self) -> OpenAIPrompter:
@@ -142,8 +149,6 @@ class TokenizerExecutor:
 
     def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], is_start: bool = False) -> str:
         """is_start: what every prompt has in common that begins with these messages."""
-        if self._template is None:  # a model without one can still complete prompts
-            self._template = ChatTemplate.from_folder(self._folder)
         return self._template.render(messages, tools=tools or None, add_generation_prompt=not is_start)
 
     def _checked(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

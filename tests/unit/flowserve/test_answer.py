@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from flowserve.answer import AnswerFormat
 from flowserve.errors import InvalidConfigError
 from flowserve.reasoning import ReasoningSplitter
+from flowserve.template_sources import template_text
 from flowserve.tool_calls import ReasoningDelta, TextDelta
 from tests.unit.flowserve.tool_calls.events import run, told
 
@@ -85,8 +87,9 @@ def test_formats_of_models() -> None:
         AnswerFormat("x")
 
 
-def test_the_format_of_a_folder_is_that_of_its_template() -> None:
-    from flowserve.chat_template import ChatTemplate
-
-    template = ChatTemplate({"default": "{{ messages }}", "tool_use": "[TOOL_CALLS]</think>"})
-    assert AnswerFormat.of_template(template.source) == AnswerFormat("mistral", True)
+def test_the_format_of_a_folder_is_that_of_its_templates(tmp_path: Path) -> None:
+    more = tmp_path / "additional_chat_templates"
+    more.mkdir()
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (more / "tool_use.jinja").write_text("[TOOL_CALLS]</think>")
+    assert AnswerFormat.of_template(template_text(tmp_path)) == AnswerFormat("mistral", True)

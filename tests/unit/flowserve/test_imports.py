@@ -30,6 +30,7 @@ LIGHT = [
     "flowserve.scheduling",
     "flowserve.sequence",
     "flowserve.step_log",
+    "flowserve.template_sources",
     "flowserve.tokenizer",
     "flowserve.tool_calls",
 ]
@@ -47,6 +48,11 @@ def test_a_tokenizer_pod_needs_no_torch() -> None:
     code = f"import sys; {imports}; import flowserve as f; f.SamplingParams(); f.EngineConfig()"
     heavy = "'torch', 'numpy', 'transformers', 'llguidance', 'huggingface_hub'"
     assert python(f"{code}; print([m for m in ({heavy}) if m in sys.modules])") == "[]"
+
+
+def test_whoever_serves_prompts_of_others_needs_no_template_engine() -> None:
+    code = "import sys, flowserve.engine, flowserve.template_sources, flowserve.server.served_model"
+    assert python(f"{code}; print('jinja2' in sys.modules)") == "False"
 
 
 def test_importing_the_engine_starts_no_threads() -> None:
