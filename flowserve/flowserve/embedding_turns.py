@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -46,14 +46,19 @@ class EmbeddingTurns(Generic[Key]):
         """What of it is not taken yet is not computed."""
         self._waiting.pop(key, None)
 
-    def take(self) -> list[tuple[Key, int]]:
+    def waits(self, beside: Collection[Key] = ()) -> bool:
+        """Whether `take` has a batch."""
+        return any(key not in beside for key in self._waiting)
+
+    def take(self, beside: Collection[Key] = ()) -> list[tuple[Key, int]]:
         """The next batch: requests and places of their texts.
 
         The longest text of the request whose turn it is, and texts of nearly its length, its own before others'.
+        beside: requests that have a batch under way, and wait for it.
         """
         batch: list[tuple[Key, int]] = []
         num_tokens = longest = 0
-        for key, waiting in list(self._waiting.items()):
+        for key, waiting in [each for each in self._waiting.items() if each[0] not in beside]:
             at = bisect_right(waiting.lengths, longest) - 1 if batch else len(waiting.lengths) - 1
             while at >= 0:
                 length = waiting.lengths[at]

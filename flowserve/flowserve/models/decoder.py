@@ -115,12 +115,16 @@ class DecoderModel:
         """
         wait = wait_for or _nothing
         wait(0)
-        hidden = torch.nn.functional.embedding(token_ids, self._embedding).to(self._dtype)
+        hidden = self.embed(token_ids)
         for part in range(1, self._last):
             wait(part)
             hidden = self.layers[part - 1](hidden, context)
         wait(self._last)
         return self.norm(hidden)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """[T] -> [T, d], what the first layer gets."""
+        return torch.nn.functional.embedding(token_ids, self._embedding).to(self._dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, d] -> [n, V], in float32."""

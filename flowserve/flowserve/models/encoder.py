@@ -13,6 +13,7 @@ from ..layers.linear import Linear
 from .bert import Affine, EncoderLayerPlan, EncoderPlan
 from .decoder import MakeLinear
 from .parameter import Parameter
+from .pieces import Pieces, cuts, parameters_of_a_layer, piece_tokens
 
 _tanh_gelu = partial(F.gelu, approximate="tanh")
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -42,18 +43,24 @@ class EncoderModel:
         self._places = load.tensor(plan.positions) + load.tensor(plan.types)[0]
         self._norm = load.norm(plan.embedding_norm)
         self._layers = [_EncoderLayer(layer, plan, load) for layer in plan.layers]
+        self._layer_parameters = parameters_of_a_layer(plan.matrices(), len(plan.layers))
 
-    def forward(self, token_ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """token_ids [B, L] -> hidden states [B, L, d]; what stands behind a text's length is not read, nor filled."""
+    def pieces(self, token_ids: torch.Tensor, lengths: Sequence[int], multiplications: int | None = None) -> Pieces:
+        """token_ids [B, L] -> hidden states [B, L, d]; what stands behind a text's length is not read, nor filled.
+
+        multiplications: what a piece may take; None = a piece is half a layer.
+        """
         hidden = F.embedding(token_ids, self._words) + self._places[self._positions(token_ids)]
-        longest = token_ids.shape[1]
+        batch, longest = token_ids.shape
         mask = None
         if min(lengths) < longest:
             mask = torch.arange(longest) < torch.tensor(list(lengths))[:, None]
             mask = mask[:, None, None].to(token_ids.device)
         hidden = self._norm(hidden)
+        most = piece_tokens(self._layer_parameters, longest, self.config.hidden_size, multiplications)
+        parts = cuts(longest, most // batch)
         for layer in self._layers:
-            hidden = layer(hidden, mask)
+            hidden = yield from layer.pieces(hidden, mask, parts)
         return hidden
 
     def _positions(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -74,12 +81,27 @@ class _EncoderLayer:
         self._up, self._down = load.linear(layer.up), load.linear(layer.down)
         self._attention_norm, self._mlp_norm = load.norm(layer.attention_norm), load.norm(layer.mlp_norm)
 
-    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def pieces(self, hidden: torch.Tensor, mask: torch.Tensor | None, parts: Sequence[slice]) -> Pieces:
+        """Every token sees all of its text, so the keys and values of all parts come before any part's attention."""
         batch, length, size = hidden.shape
-        heads = self._qkv(hidden).view(batch, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
-        hidden = self._attention_norm(hidden + self._output(attended.transpose(1, 2).reshape(batch, length, size)))
-        return self._mlp_norm(hidden + self._down(self._activation(self._up(hidden))))
+        projected = []
+        for part in parts:
+            projected.append(self._qkv(hidden[:, part]))
+            yield
+        heads = _joined(projected).view(batch, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
+        computed = []
+        for part in parts:
+            query = heads[0][:, :, part]
+            attended = F.scaled_dot_product_attention(query, heads[1], heads[2], attn_mask=mask)
+            added = self._output(attended.transpose(1, 2).reshape(batch, query.shape[2], size))
+            normed = self._attention_norm(hidden[:, part] + added)
+            computed.append(self._mlp_norm(normed + self._down(self._activation(self._up(normed)))))
+            yield
+        return _joined(computed)
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class _Loader:

@@ -1,12 +1,11 @@
-"""Embedder: texts to vectors on a pod's main thread, a batch at a time."""
+"""Embedder: texts to vectors on a pod's main thread, a piece at a time."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,9 @@ from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.flowserve_parts import (
     ApiError,
     EmbeddingAnswer,
+    EmbeddingOutcome,
+    EmbeddingQueue,
     EmbeddingRequest,
-    EmbeddingTurns,
     FlowServeError,
     PromptTooLongError,
     RequestFields,
@@ -45,16 +45,10 @@ class _Asked:
     task: Task
     prompts: list[list[int]]
     answer: EmbeddingAnswer | None
-    vectors: list[list[float]] = field(init=False)
-    num_left: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.vectors = [[] for _ in self.prompts]
-        self.num_left = len(self.prompts)
 
 
 class Embedder:
-    """Answers `embed` tasks a batch at a time, so that other work of the pod's main thread goes on between them.
+    """Answers `embed` tasks a piece at a time, so that other work of the pod's main thread goes on between them.
 
     What waits together is computed together, and no task waits for all of another. A bad text fails its own task only.
     """
@@ -74,7 +68,8 @@ class Embedder:
         self._threads = threads
         self._wake = wake
         self._loaded: EmbeddingModel | None = None
-        self._turns: EmbeddingTurns[TaskKey] = EmbeddingTurns()
+        self._queue: EmbeddingQueue[TaskKey] | None = None
+        """With the model."""
         self._asked: dict[TaskKey, _Asked] = {}
         self._reading: dict[TaskKey, Task] = {}
         """Those with much text, which is tokenized on a thread of its own."""
@@ -84,8 +79,8 @@ class Embedder:
     # --- on the main thread ----------------------------------------------------------------------------
 
     @property
-    def has_batch(self) -> bool:
-        return not self._turns.is_empty
+    def has_piece(self) -> bool:
+        return self._queue is not None and not self._queue.is_empty
 
     @property
     def is_busy(self) -> bool:
@@ -106,29 +101,28 @@ class Embedder:
             self._fail(task, error)
 
     def turn(self, others_wait: bool = False) -> None:
-        """One batch at most; and what was cancelled ends.
+        """One piece at most; and what was cancelled ends.
 
-        others_wait: for the thread; they have it between two batches for as long as the first has taken.
+        others_wait: for the thread; they have it between two pieces for as long as the first has taken.
         """
         self._begin_read()
         for task in [*self._reading.values(), *(asked.task for asked in self._asked.values())]:
             if task.cancel_reason:
                 self._forget(task.key)
                 task.finish_cancelled()
-        began_s = time.monotonic()
-        if self.has_batch and not (others_wait and self._turns.rests(began_s)):
-            self._compute(self._turns.take())
-            self._turns.took(began_s, time.monotonic())
+        if self._queue is not None and not (others_wait and self._queue.rests()):
+            for outcome in self._queue.advance():
+                self._end(outcome)
 
     def release(self) -> None:
         """Let go of the model; the next task loads it again."""
-        self._loaded = None
+        self._loaded = self._queue = None
 
     def load(self) -> EmbeddingModel:
         """The model; it is made where it is not there. Raises flowserve's errors."""
         if self._loaded is None:
             self._loaded = self._make()
-            self._turns = EmbeddingTurns(self._loaded.turn_tokens)
+            self._queue = EmbeddingQueue(self._loaded)
         return self._loaded
 
     def _begin_read(self) -> None:
@@ -143,43 +137,34 @@ class Embedder:
 
     def _begin(self, asked: _Asked) -> None:
         if not asked.prompts:
-            return self._finish(asked)
+            return self._finish(asked, [])
+        self.load()
+        assert self._queue is not None
         self._asked[asked.task.key] = asked
-        self._turns.add(asked.task.key, [len(prompt) for prompt in asked.prompts])
+        self._queue.add(asked.task.key, asked.prompts)
 
-    def _compute(self, batch: list[tuple[TaskKey, int]]) -> None:
-        try:
-            vectors = self.load().embed_tokens([self._asked[key].prompts[place] for key, place in batch])
-        except Exception as error:
-            for key in dict.fromkeys(key for key, _ in batch):
-                task = self._asked[key].task
-                self._forget(key)
-                self._fail(task, error)
-            return
-        for (key, place), vector in zip(batch, vectors, strict=True):
-            asked = self._asked[key]
-            asked.vectors[place] = vector
-            asked.num_left -= 1
-            if not asked.num_left:
-                self._forget(key)
-                self._finish(asked)
+    def _end(self, outcome: EmbeddingOutcome[TaskKey]) -> None:
+        asked = self._asked.pop(outcome.key)
+        if outcome.error is not None:
+            self._fail(asked.task, outcome.error)
+        else:
+            self._finish(asked, outcome.vectors)
 
-    def _finish(self, asked: _Asked) -> None:
+    def _finish(self, asked: _Asked, vectors: list[list[float]]) -> None:
         num_tokens = sum(map(len, asked.prompts))
         if asked.answer is None:
-            asked.task.finish(*encode(Embedded(asked.vectors, num_tokens)))
+            asked.task.finish(*encode(Embedded(vectors, num_tokens)))
             return
         try:
-            openai_prompts.finish_whole(
-                asked.task, asked.answer.body(asked.vectors, num_tokens), OpenAIUsage(num_tokens)
-            )
+            openai_prompts.finish_whole(asked.task, asked.answer.body(vectors, num_tokens), OpenAIUsage(num_tokens))
         except sdk.errors.ValueTooLarge as error:
             self._fail(asked.task, error)
 
     def _forget(self, key: TaskKey) -> None:
         self._asked.pop(key, None)
         self._reading.pop(key, None)
-        self._turns.drop(key)
+        if self._queue is not None:
+            self._queue.drop(key)
 
     # --- on the thread beside, or the main thread ------------------------------------------------------
 

@@ -72,7 +72,7 @@ class EmbeddingExecutor:
             while not self._arrived.empty():
                 self._embedder.add(self._arrived.get())
             self._embedder.turn()
-            if not self._embedder.has_batch and self._arrived.empty():
+            if not self._embedder.has_piece and self._arrived.empty():
                 return
 
 

@@ -136,7 +136,7 @@ class EngineExecutor:
 
     def _may_rest(self) -> bool:
         with self._lock:
-            has_work = self._has_news or self._engine.has_work or self._embedder.has_batch
+            has_work = self._has_news or self._engine.has_work or self._embedder.has_piece
             if has_work and not self._is_ending:
                 self._has_news = False
                 return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowserve.answer import AnswerFormat
 from flowserve.config import DEVICES, EngineConfig
-from flowserve.embedding_turns import EmbeddingTurns
+from flowserve.embedding_queue import EmbeddingOutcome, EmbeddingQueue
 from flowserve.errors import (
     CheckpointChangedError,
     FlowServeError,
@@ -85,8 +85,9 @@ __all__ = [
     "DetokenizeRequest",
     "EmbeddingAnswer",
     "EmbeddingModel",
+    "EmbeddingOutcome",
+    "EmbeddingQueue",
     "EmbeddingRequest",
-    "EmbeddingTurns",
     "EngineConfig",
     "FlowServeError",
     "InvalidConfigError",

@@ -1,4 +1,4 @@
-"""Vectors are computed a batch at a time: what else the pod's main thread has to do goes on between them."""
+"""Vectors are computed a piece at a time: what else the pod's main thread has to do goes on between them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Running:
         self.executor.load()
         self.embedder: Embedder = self.executor._embedder
         self.events: list[str] = []
-        self._watch(self.embedder.load(), "embed_tokens", "batch")
+        self._watch(self.embedder.load(), "begin", "batch")
         if isinstance(self.executor, EngineExecutor):
             self._watch(self.executor._engine, "step", "step")
 
@@ -70,7 +70,7 @@ class Running:
         """What the pod's main thread would do; it waits for what is read beside it."""
         while not self.inbox.empty() or self.embedder._reading:
             self.inbox.get(timeout=60)()
-        assert not self.embedder.is_busy and not self.embedder.has_batch
+        assert not self.embedder.is_busy and not self.embedder.has_piece
 
 
 def vectors_of(pod: FakePod) -> list[list[float]]:
@@ -115,8 +115,8 @@ def test_an_answer_is_generated_between_the_batches_of_a_long_list(engine: Runni
 def test_a_cancel_ends_a_long_list_before_its_next_batch(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     embedded, task = engine.embed(LONG)
     model = engine.embedder.load()
-    embed = model.embed_tokens
-    monkeypatch.setattr(model, "embed_tokens", lambda prompts: (task.cancel("cancelled"), embed(prompts))[1])
+    begin = model.begin
+    monkeypatch.setattr(model, "begin", lambda prompts: (task.cancel("cancelled"), begin(prompts))[1])
     engine.run()
     assert embedded.finished.outcome.kind == "cancelled" and engine.events.count("batch") == 1
     monkeypatch.undo()
@@ -146,7 +146,8 @@ def test_much_text_is_tokenized_beside_the_others(engine: Running) -> None:
     assert left.finished.outcome.kind == "cancelled"
     assert not refused.link.of(TaskFinished) and not read.link.of(TaskFinished)
     may_go_on.set()
-    engine.embedder._turns._max_tokens = 4096
+    assert engine.embedder._queue is not None
+    engine.embedder._queue._turns._max_tokens = 4096
     engine.run()
     assert len(vectors_of(read)) == MUCH_BYTES
     [(finished, payload)] = refused.link.of(TaskFinished)
@@ -156,14 +157,14 @@ def test_much_text_is_tokenized_beside_the_others(engine: Running) -> None:
 
 def test_a_batch_that_raises_fails_the_tasks_in_it(encoder: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     model = encoder.embedder.load()
-    embed = model.embed_tokens
+    begin = model.begin
 
     def fail_long(prompts: Any) -> Any:
         if len(prompts[0]) == 10:
             raise RuntimeError("no kernel for this")
-        return embed(prompts)
+        return begin(prompts)
 
-    monkeypatch.setattr(model, "embed_tokens", fail_long)
+    monkeypatch.setattr(model, "begin", fail_long)
     broken, whole = encoder.embed(LONG, "e-1")[0], encoder.embed([[5]], "e-2")[0]
     encoder.run()
     assert "no kernel for this" in broken.finished.outcome.detail and len(vectors_of(whole)) == 1

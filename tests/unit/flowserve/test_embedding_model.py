@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from flowserve import LLM, EmbeddingModel, Engine, EngineConfig
+from flowserve.embedding_model import EmbeddingBatch
 from flowserve.errors import (
     CheckpointError,
     EngineAsleepError,
@@ -342,6 +343,47 @@ def test_decoders_embed_too(architecture: str, kind: str, tmp_path: Path) -> Non
     for prompt, vector in zip(prompts, EmbeddingModel(folder, num_threads=1).embed(prompts), strict=True):
         want = expected(model, prompt, ["mean_tokens"], False)
         torch.testing.assert_close(torch.tensor(vector), want, atol=1e-3 * float(want.abs().max()), rtol=0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_a_text_in_pieces_has_the_vectors_of_one_piece(
+    encoder: tuple[Path, Any], tmp_path: Path, quantization: str | None, dtype: str
+) -> None:
+    """Of a part of the tokens and a layer each, whatever is pooled; texts beside it, and windows, included."""
+    torch.manual_seed(3)
+    folders = []
+    for poolings in (["cls_token", "mean_tokens"], ["lasttoken"], ["weightedmean_tokens", "max_tokens"]):
+        folders.append(tmp_path / poolings[0])
+        shutil.copytree(encoder[0], folders[-1])
+        shutil.rmtree(folders[-1] / "1_Pooling")
+        sentence_files(folders[-1], poolings, False)
+        for architecture in ("mistral", "qwen3") if poolings != ["lasttoken"] else ("llama",):
+            folders.append(make_model(tmp_path / f"{architecture} {poolings[0]}", architecture))
+            sentence_files(folders[-1], poolings, False)
+    for folder in folders:
+        model = EmbeddingModel(folder, num_threads=1, dtype=dtype, quantization=quantization)
+        lengths = [length for length in (1, 2, 33, 66, 67, 88, 300) if length <= model.max_length]
+        prompts = [torch.randint(5, 400, (length,)).tolist() for length in lengths]
+        whole, states = in_pieces(model, prompts, None)
+        pieces, parts = in_pieces(model, prompts, 1)
+        assert parts > states
+        # A last bit more or less may round an input of an 8-bit product the other way.
+        share = 5e-2 if dtype == "bfloat16" else 1e-4 if quantization is None else 1e-2
+        least = float(whole.abs().max()) * share
+        torch.testing.assert_close(pieces, whole, atol=least, rtol=0.0)
+        torch.testing.assert_close(torch.tensor(model.embed(prompts)), whole, atol=least, rtol=0.0)
+
+
+def in_pieces(model: EmbeddingModel, prompts: list[list[int]], multiplications: int | None) -> tuple[torch.Tensor, int]:
+    """Vectors of one batch, and the number of its pieces."""
+    lengths = [len(prompt) for prompt in prompts]
+    rows = torch.tensor([prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts])
+    batch = EmbeddingBatch(model._model.pieces(rows, lengths, multiplications), lengths, model._pooling)
+    num_pieces = 1
+    while not batch.advance(0.0):
+        num_pieces += 1
+    return torch.tensor(batch.vectors), num_pieces
 
 
 WORDED = [text for text in TEXTS if text]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from flowserve import EmbeddingModel
+from flowserve.errors import InvalidPromptError
+from flowserve.server.api_error import ApiError
 from flowserve.server.app import ServerConfig
 from flowserve.server.embedding_api import EmbeddingApi
 from flowserve.server.generation_api import GenerationApi
@@ -133,56 +137,86 @@ def test_metrics_count_tokens_and_requests(folder: Path, model: EmbeddingModel) 
     assert samples["vllm:e2e_request_latency_seconds_count", None] == 1
 
 
+class Held:
+    """The encoder's thread, which goes no further than the beginning of its first batch until `go_on`."""
+
+    def __init__(self, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[int] = []
+        self.go_on = threading.Event()
+        self._begin = model.begin
+        monkeypatch.setattr(model, "begin", self._hold)
+
+    def _hold(self, prompts: Any) -> Any:
+        self.batches.append(len(prompts))
+        assert self.go_on.wait(60)
+        return self._begin(prompts)
+
+    async def is_held(self) -> None:
+        while not self.batches:
+            await asyncio.sleep(0.001)
+
+
 def test_what_waits_together_is_computed_together(
     folder: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one bad request among them fails alone."""
-    import asyncio
-    import threading
-
-    batches: list[int] = []
-    embed, go_on = model.embed_tokens, threading.Event()
-
-    def slowly(prompts: Any) -> Any:
-        batches.append(len(prompts))
-        go_on.wait(60)
-        return embed(prompts)
-
-    monkeypatch.setattr(model, "embed_tokens", slowly)
+    texts: list[Any] = ["one", [5, 6, 7], [8, 9, 10]]
+    expected = model.embed(texts)
+    held = Held(model, monkeypatch)
     api = EmbeddingApi(model, folder, ServerConfig())
 
     async def run() -> list[Any]:
         api.encoder.start()
-        first = asyncio.ensure_future(api.encoder.embed(["one"], False))
-        while not batches:
-            await asyncio.sleep(0.001)
-        waiting: list[Any] = ["two", [10**9], "three"]
-        others = [asyncio.ensure_future(api.encoder.embed([text], False)) for text in waiting]
+        first = asyncio.ensure_future(api.encoder.embed(texts[:1], False))
+        await held.is_held()
+        others = [asyncio.ensure_future(api.encoder.embed([text], False)) for text in (texts[1], [10**9], texts[2])]
         left = asyncio.ensure_future(api.encoder.embed(["left"], False))
         await asyncio.sleep(0)
         left.cancel()
         await asyncio.sleep(0)
-        go_on.set()
+        held.go_on.set()
         found = await asyncio.gather(first, *others, return_exceptions=True)
         await api.encoder.close()
         return found
 
     one, two, bad, three = asyncio.run(run())
-    assert batches == [1, 2], "the bad one and the one whose client left are not computed"
-    for text, (vectors, _) in zip(("one", "two", "three"), (one, two, three), strict=True):
-        assert vectors[0] == pytest.approx(embed(model.tokenize(text))[0], abs=1e-5)
-    assert bad.status == 400 and "1000000000" in str(bad)
+    assert held.batches == [1, 2], "the bad one and the one whose client left are not computed"
+    for want, (vectors, _) in zip(expected, (one, two, three), strict=True):
+        assert vectors[0] == pytest.approx(want, abs=1e-5)
+    assert isinstance(bad, InvalidPromptError) and "1000000000" in str(bad)
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(
+    folder: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose work ends where its client leaves."""
+    held = Held(model, monkeypatch)
+    api = EmbeddingApi(model, folder, ServerConfig())
+
+    async def run() -> None:
+        api.encoder.start()
+        long = asyncio.ensure_future(api.encoder.embed([[5, 6, 7] * 20] * 2000, False))
+        await held.is_held()
+        held.go_on.set()
+        for _ in range(3):
+            (vector,), _ = await api.encoder.embed(["one"], False)
+            assert len(vector) == 48 and not long.done()
+        long.cancel()
+        await asyncio.wait([long])
+        while not api.encoder._queue.is_empty:
+            await asyncio.sleep(0.001)
+        await api.encoder.close()
+
+    asyncio.run(run())
+    num_batches = -(-2000 // (512 // 60))
+    assert len(held.batches) < num_batches
 
 
 def test_an_encoder_that_crashes_says_so(folder: Path, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
-    from flowserve.server.api_error import ApiError
-
     def crash(prompts: Any) -> Any:
         raise SystemExit("a crash")
 
-    monkeypatch.setattr(model, "embed_tokens", crash)
+    monkeypatch.setattr(model, "begin", crash)
     encoder = EmbeddingApi(model, folder, ServerConfig()).encoder
 
     async def run() -> None:
@@ -196,6 +230,17 @@ def test_an_encoder_that_crashes_says_so(folder: Path, model: EmbeddingModel, mo
             await asyncio.wait_for(encoder.embed(["one"], False), 20)
 
     asyncio.run(run())
+
+
+def test_a_batch_that_breaks_is_the_answer_of_its_requests(
+    client: TestClient, model: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = model.begin
+    monkeypatch.setattr(model, "begin", lambda prompts: begin([[10**6]]))
+    broken = client.post(PATH, json={"input": "a"})
+    assert broken.status_code == 500, broken.text
+    monkeypatch.undo()
+    assert client.post(PATH, json={"input": "a"}).status_code == 200
 
 
 def test_tokens_there_and_back(client: TestClient, model: EmbeddingModel) -> None:
