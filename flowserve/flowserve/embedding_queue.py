@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -50,6 +49,8 @@ class EmbeddingQueue(Generic[Key]):
 
     def __init__(self, model: EmbeddingModel) -> None:
         self._model = model
+        self.tokenize = model.tokenize
+        self.dimension = model.dimension
         self._turns: EmbeddingTurns[Key] = EmbeddingTurns(model.turn_tokens)
         self._asked: dict[Key, _Asked] = {}
         self._under_way: deque[_UnderWay[Key]] = deque()
@@ -70,15 +71,10 @@ class EmbeddingQueue(Generic[Key]):
             self._turns.drop(key)
             self._under_way = deque(each for each in self._under_way if any(k in self._asked for k, _ in each.texts))
 
-    def rests(self) -> bool:
-        """Whether others who wait have not had as much time yet as the last piece."""
-        return self._turns.rests(time.monotonic())
-
     def advance(self) -> list[EmbeddingOutcome[Key]]:
         """Compute for some `PIECE_S`. The requests that ended with it; a batch that raises ends those in it."""
         if self.is_empty:
             return []
-        began_s = time.monotonic()
         busy = {key for each in self._under_way for key, _ in each.texts}
         texts: list[tuple[Key, int]] = []
         try:
@@ -94,8 +90,6 @@ class EmbeddingQueue(Generic[Key]):
             return self._take(texts, computing.vectors)
         except Exception as error:
             return self._fail(texts, error)
-        finally:
-            self._turns.took(began_s, time.monotonic())
 
     def _take(self, texts: Sequence[tuple[Key, int]], vectors: Sequence[list[float]]) -> list[EmbeddingOutcome[Key]]:
         ended = []

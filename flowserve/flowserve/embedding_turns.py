@@ -30,7 +30,6 @@ class EmbeddingTurns(Generic[Key]):
         self._max_tokens = max_tokens
         self._waiting: dict[Key, _Waiting] = {}
         """Whose turn it is stands first."""
-        self._rests_until_s = 0.0
 
     @property
     def is_empty(self) -> bool:
@@ -74,14 +73,6 @@ class EmbeddingTurns(Generic[Key]):
             if waiting.places and key == batch[0][0]:
                 self._waiting[key] = waiting  # behind the others
         return batch
-
-    def took(self, began_s: float, ended_s: float) -> None:
-        """A batch was computed: half of the time is for others where they wait."""
-        self._rests_until_s = ended_s + (ended_s - began_s)
-
-    def rests(self, now_s: float) -> bool:
-        """Whether others who wait have not had as much time yet as the last batch."""
-        return now_s < self._rests_until_s
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int = BATCH_TOKENS) -> list[list[int]]:

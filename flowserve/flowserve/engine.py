@@ -119,6 +119,7 @@ class Engine:
         compiled: Compiled | None = None,
         output_ids: Sequence[int] = (),
         other_output_ids: Sequence[Sequence[int]] = (),
+        wants_hidden: bool = False,
     ) -> None:
         """Queue a prompt, as one sequence or, with params.n, as several of which outputs tell the index.
 
@@ -130,6 +131,7 @@ class Engine:
         output_ids: what the sequence has put out before, here or elsewhere; it goes on behind them with the very tokens
         that would have come (params.seed given, where it draws). Its first output has their text and no token; that may
         be its last: they may hold its end.  other_output_ids: the same of the completions after the first.
+        wants_hidden: see SequenceOutput. The prompt may take the whole context, and its KV is not preserved for others.
         Raises what `Intake.prepare` and `replay` raise, UnknownContextError, InvalidRequestError (priority, deadline,
         salt) or SequenceExistsError (id in use); then nothing is queued and no other sequence is touched.
         """
@@ -140,7 +142,7 @@ class Engine:
         check_turn(priority, deadline_s, cache_salt)
         if context_id is not None:
             prompt_ids = self._cache.match_by_id(context_id, prompt_ids, self._clock(), cache_salt)[0]
-        prepared = self._intake.prepare(prompt_ids, params, compiled, (output_ids, *other_output_ids))
+        prepared = self._intake.prepare(prompt_ids, params, compiled, (output_ids, *other_output_ids), wants_hidden)
         turn: dict[str, Any] = {"priority": priority, "deadline_s": deadline_s, "cache_salt": cache_salt}
         seed = params.seed if params.seed is not None else self._seed + self._num_added
         # All that can fail comes first: here the caller is told, later the books are half written.
@@ -174,6 +176,7 @@ class Engine:
             prepared.max_tokens,
             wants_prompt_logits=index == 0 and prepared.params.prompt_logprobs is not None,
             output_ids=prepared.output_ids,
+            keeps_kv=not prepared.wants_hidden,
             **options,
         )
         self._worker.add(sequence_id, sequence.arrival, state, prepared.end_token_ids)

@@ -26,7 +26,7 @@ from .worker.sampler_state import SamplerState
 class Prepared:
     """A request that can run. max_tokens: at most, with what the context leaves.  end_token_ids: those that end it.
 
-    output_ids: what it has put out already, elsewhere.
+    output_ids: what it has put out already, elsewhere.  wants_hidden: see SamplerState.
     """
 
     prompt_ids: list[int]
@@ -38,6 +38,7 @@ class Prepared:
     vocab_size: int
     detokenizers: DetokenizerFactory
     config: EngineConfig
+    wants_hidden: bool = False
 
     def sampler_state(self, seed: int, index: int = 0) -> SamplerState:
         """Of one of the `n` completions; `seed` is that of the request."""
@@ -56,6 +57,7 @@ class Prepared:
             self.compiled.bad_words,
             wants_prompt_logprobs=index == 0 and self.params.prompt_logprobs is not None,
             drafter=drafter,
+            wants_hidden=index == 0 and self.wants_hidden,
         )
 
     def replay(self, state: SamplerState, text: Text) -> str | None:
@@ -94,6 +96,7 @@ class Intake:
         params: SamplingParams,
         compiled: Compiled | None = None,
         output_ids: Sequence[Sequence[int]] = (),
+        wants_hidden: bool = False,
     ) -> list[Prepared]:
         """One for each of the n completions; `output_ids` of the first of them, what they have put out before.
 
@@ -102,7 +105,7 @@ class Intake:
         """
         if not isinstance(params, SamplingParams):
             raise InvalidSamplingParamsError(f"params must be SamplingParams, got a {type(params).__name__}")
-        self._check_prompt(prompt_ids)
+        self._check_prompt(prompt_ids, wants_hidden)
         for tokens in output_ids:
             self._check_tokens(tokens)
         if any(output_ids[params.n :]):
@@ -110,7 +113,7 @@ class Intake:
                 f"there are output_ids of {len(output_ids)} completions, and params.n is {params.n}"
             )
         self._check_token_ids(params)
-        left = self._max_model_len - len(prompt_ids)
+        left = max(self._max_model_len - len(prompt_ids), 1)
         eos = () if params.ignore_eos else self._tokenizer.eos_token_ids
         first = Prepared(
             prompt_ids=list(prompt_ids),
@@ -122,14 +125,17 @@ class Intake:
             vocab_size=self._vocab_size,
             detokenizers=self._detokenizers,
             config=self._config,
+            wants_hidden=wants_hidden,
         )
         missing: list[Sequence[int]] = [()] * (params.n - len(output_ids))
         return [replace(first, output_ids=list(tokens)) for tokens in (*output_ids[: params.n], *missing)]
 
-    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+    def _check_prompt(self, prompt_ids: Sequence[int], wants_hidden: bool) -> None:
+        """The state behind a prompt that takes all of the context can be had, though nothing can follow."""
         if not prompt_ids:
             raise InvalidPromptError("the prompt is empty")
-        check_fits_context(len(prompt_ids), self._max_model_len)
+        if not (wants_hidden and len(prompt_ids) == self._max_model_len):
+            check_fits_context(len(prompt_ids), self._max_model_len)
         self._check_tokens(prompt_ids)
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:

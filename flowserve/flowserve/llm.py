@@ -8,11 +8,12 @@ from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .engine import Engine
+from .engine_texts import ONE_TOKEN, text_reader, unit_vector
 from .errors import FlowServeError, InvalidConfigError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .llm_input import (
@@ -27,9 +28,6 @@ from .llm_input import (
 )
 from .outputs import CompletionOutput, RequestOutput, SequenceOutput
 from .sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from .embedding_model import EmbeddingModel
 
 
 class LLM:
@@ -54,7 +52,6 @@ class LLM:
         self._folder = resolve_model(model)
         self.engine = Engine.from_folder(self._folder, config)
         self._template: ChatTemplate | None = None
-        self._embedding_model: EmbeddingModel | None = None
         self._lock = RLock()  # around whatever touches the engine: one step at a time, whose thread ever asks for it
         self._ids = count()
         self._inboxes: dict[str, list[SequenceOutput]] = {}
@@ -69,7 +66,6 @@ class LLM:
         """Give back memory and threads; what is asked afterwards raises EngineClosedError. May be called again."""
         with self._lock:
             self.engine.close()
-            self._embedding_model = None
 
     def generate(
         self,
@@ -129,24 +125,28 @@ class LLM:
             self._end(request_id)
 
     def embed(self, texts: str | Sequence[Prompt], *, truncate: bool = False) -> list[list[float]]:
-        """A vector for each text (or its token ids), from the hidden states of the model: see EmbeddingModel.embed.
+        """A vector of length 1 for each text (or its token ids): the model's state behind the last token.
 
-        The first call loads the folder once more, in torch: beside the engine's weights, unless both map the file.
+        Computed as prompts are, with the weights that generate. truncate: cut texts that are too long instead of
+        raising. Raises what `EmbeddingTexts.tokenize` raises, before anything runs.
         """
         with self._lock:
             self.engine.check_awake()
-            if self._embedding_model is None:
-                from .embedding_model import EmbeddingModel
-
-                engine = self.engine
-                self._embedding_model = EmbeddingModel.of_engine(self._folder, engine.config, engine.max_model_len)
-            return self._embedding_model.embed(texts, truncate=truncate)
+        prompts = text_reader(self.engine).tokenize(texts, truncate=truncate)
+        request_ids: list[str] = []
+        try:
+            for prompt_ids in prompts:
+                request_ids.append(str(next(self._ids)))
+                self._add(request_ids[-1], prompt_ids, ONE_TOKEN, wants_hidden=True)
+            return [self._state(request_id) for request_id in request_ids]
+        finally:
+            for request_id in request_ids:
+                self._end(request_id)
 
     def sleep(self, level: int = 1) -> None:
         """Give back memory and threads until `wake_up`; see `Engine.sleep`. Raises EngineBusyError inside a stream."""
         with self._lock:
             self.engine.sleep(level)
-            self._embedding_model = None  # `embed` loads it anew
 
     def wake_up(self) -> None:
         """See `Engine.wake`."""
@@ -195,9 +195,9 @@ class LLM:
 
     # --- one engine for several requests: each step's outputs wait for their reader ---------------------
 
-    def _add(self, request_id: str, prompt_ids: list[int], params: SamplingParams | None) -> None:
+    def _add(self, request_id: str, prompt_ids: list[int], params: SamplingParams | None, **options: Any) -> None:
         with self._lock:
-            self.engine.add(request_id, prompt_ids, params)
+            self.engine.add(request_id, prompt_ids, params, **options)
             self._inboxes[request_id] = []
 
     def _outputs(self, request_id: str) -> list[SequenceOutput]:
@@ -210,9 +210,17 @@ class LLM:
             outputs, self._inboxes[request_id] = self._inboxes[request_id], []
             return outputs
 
+    def _state(self, request_id: str) -> list[float]:
+        """The vector of a text, once it is computed."""
+        while True:
+            for output in self._outputs(request_id):
+                if output.hidden is None or output.error is not None:
+                    raise FlowServeError(output.error or f"the engine ended a text: {output.finish_reason}")
+                return unit_vector(output.hidden)
+
     def _end(self, request_id: str) -> None:
         with self._lock:
-            del self._inboxes[request_id]
+            self._inboxes.pop(request_id, None)
             with suppress(UnknownSequenceError):  # it has ended in the engine already
                 self.engine.abort(request_id)
 

@@ -29,6 +29,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     finish_reason: "stop" | "length" | "abort" | "deadline" once finished, else None.  error: why an "abort" was not
     asked for.  is_request_fault: because of what the request asks for (a grammar that nothing fits), not of the engine.
     num_cached_tokens: of the prompt, those whose KV was there already.
+    hidden: the model's state behind the prompt (d numbers, after the final norm), with the first output, where wanted.
     """
 
     sequence_id: str
@@ -44,6 +45,7 @@ class SequenceOutput(NamedTuple):  # made for every token: a frozen dataclass ta
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     is_request_fault: bool = False
     num_cached_tokens: int = 0
+    hidden: list[float] | None = None
 
 
 @dataclass(slots=True)

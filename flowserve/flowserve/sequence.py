@@ -30,6 +30,7 @@ class Sequence:
     sequence cannot be planned further.
     num_cached_tokens: leading prompt tokens whose KV was there when it began; what it finds of its own after a
     preemption does not count.
+    keeps_kv: what is computed of it is preserved for others.
     next_prompt_logit: the first prompt token whose logits are still wanted (`num_prompt_tokens` - 1: none).
     """
 
@@ -48,6 +49,7 @@ class Sequence:
     num_drafts: int = 0
     num_cached_tokens: int = 0
     next_prompt_logit: int = -1
+    keeps_kv: bool = True
     num_preemptions: int = 0
     finish_reason: str | None = None
 

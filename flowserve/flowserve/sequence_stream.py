@@ -90,6 +90,7 @@ class SequenceStream:
             tokens[0].prompt_logprobs if tokens else None,
             self._is_request_fault,
             sequence.num_cached_tokens,
+            tokens[0].hidden if tokens else None,
         )
 
     def _read_token(self, token: SampledToken) -> str | None:

@@ -76,10 +76,12 @@ class StepLogits:
 
     best: the most likely token of each row (the first of equals), where the device found it on the way; -1 for a row
     that holds a NaN or nothing above -inf, which nobody can sample from.
+    hidden: float32 [n, d], what the logits are made of, where it is wanted.
     """
 
     values: torch.Tensor
     best: list[int] | None = None
+    hidden: torch.Tensor | None = None
 
 
 class Runner(Protocol):
@@ -92,10 +94,10 @@ class Runner(Protocol):
     def num_threads(self) -> int:
         """Threads of this process that compute a step."""
 
-    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]], wants_hidden: bool = False) -> StepLogits:
         """Compute a batch: logits of the last `num_logits` tokens of each entry, in order.
 
-        tokens: the known tokens of each sequence, prompt and output.
+        tokens: the known tokens of each sequence, prompt and output.  wants_hidden: see StepLogits.
         """
 
     @property

@@ -77,6 +77,7 @@ class Scheduler:
         wants_prompt_logits: bool = False,
         fork_of: ScheduledSequence | None = None,
         output_ids: list[int] | None = None,
+        keeps_kv: bool = True,
     ) -> Sequence:
         """Queue a sequence of at least one prompt token and one token to generate.
 
@@ -87,6 +88,7 @@ class Scheduler:
         can run now; the last one too, until one of them writes into it. Else, and where that sequence has lost those
         blocks meanwhile, it starts like any other, from what is preserved of the prompt.
         output_ids: what it has put out elsewhere, fewer than max_tokens: it goes on like one that was preempted.
+        keeps_kv: what is computed of it is preserved for others.
         Raises UnknownSequenceError for an id in use, PromptTooLongError when all blocks together could not hold it.
         """
         if sequence_id in self._sequences:
@@ -99,7 +101,7 @@ class Scheduler:
             )
         tokens = [*prompt_ids, *(output_ids or ())]
         sequence = Sequence(sequence_id, tokens, len(prompt_ids), max_tokens, self._num_arrivals, priority)
-        sequence.cache_salt = cache_salt
+        sequence.cache_salt, sequence.keeps_kv = cache_salt, keeps_kv
         if wants_prompt_logits:
             sequence.next_prompt_logit = 0
         self._num_arrivals += 1
@@ -175,7 +177,7 @@ class Scheduler:
                 reason = result.finish_reason
                 if reason is None and sequence.num_output_tokens >= sequence.max_tokens:
                     reason = "length"
-            if entry.num_preemptions == sequence.num_preemptions:
+            if sequence.keeps_kv and entry.num_preemptions == sequence.num_preemptions:
                 block_size = self.cache.block_size
                 if num_computed // block_size > entry.start // block_size:
                     self.cache.tables.computed(sequence.sequence_id, sequence.token_ids, num_computed)

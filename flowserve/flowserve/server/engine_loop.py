@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..engine import Engine
+from ..engine_texts import EngineTexts
 from ..errors import FlowServeError, UnknownSequenceError
 from ..outputs import EngineStats, SequenceOutput
 from ..params_compiler import Compiled
@@ -68,6 +69,8 @@ class EngineLoop:
         self._compiling: dict[str, Compiling] = {}
         """Of a request that is not in the engine yet, by its first sequence: one or none for each prompt."""
         self._calls: set[asyncio.Future[Any]] = set()
+        self._texts: EngineTexts[asyncio.Future[Any]] = EngineTexts(engine)
+        """By what waits for their vectors."""
         self.stats: EngineStats = engine.stats()
         """At most `LOOK_S` old; right whenever a sequence has ended or nothing runs."""
         self._looked_s = 0.0
@@ -105,14 +108,34 @@ class EngineLoop:
 
     async def call(self, work: Callable[[Engine], T]) -> T:
         """What `work` returns or raises, on the engine's thread, between two steps. Raises ApiError at the end."""
+        result: T = await self._answer_of(lambda done: self._call(work, done))
+        return result
+
+    async def embed(self, prompts: list[list[int]]) -> list[list[float]]:
+        """A vector for each prompt, computed in steps with what is generated. Raises ApiError and FlowServeError."""
+
+        def leave(done: asyncio.Future[Any]) -> None:
+            self._commands.put(lambda: self._texts.drop(done))
+
+        vectors: list[list[float]] = await self._answer_of(lambda done: self._texts.add(done, prompts), leave)
+        return vectors
+
+    async def _answer_of(
+        self,
+        command: Callable[[asyncio.Future[Any]], None],
+        leave: Callable[[asyncio.Future[Any]], None] | None = None,
+    ) -> Any:
+        """What becomes of a command on the engine's thread. leave: called when nobody waits for it any more."""
         self._thread.check()
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.add(done)
-        self._commands.put(lambda: self._call(work, done))
+        self._commands.put(lambda: command(done))
         try:
             return await done
         finally:
             self._calls.discard(done)
+            if leave is not None:
+                leave(done)
 
     def end_all(self, reason: str) -> None:
         """Answer every request and call with an error now, and every later one."""
@@ -189,6 +212,8 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             while self._take_commands():
+                for outcome in self._texts.advance():
+                    self._settle(*outcome)
                 if self._engine.has_work:
                     self._step()
         finally:
@@ -197,10 +222,11 @@ class EngineLoop:
     def _take_commands(self) -> bool:
         """All that came; waits for one where there is nothing to compute. False = the end."""
         while True:
-            if not self._engine.has_work:
+            is_idle = not self._engine.has_work and self._texts.is_empty
+            if is_idle:
                 self._look()
             try:
-                command = self._commands.get(block=not self._engine.has_work)
+                command = self._commands.get(block=is_idle)
             except queue.Empty:
                 return True
             if command is None:
@@ -214,8 +240,10 @@ class EngineLoop:
             traceback.print_exc()
             broken, text = list(self._known), f"a step of the engine failed: {type(error).__name__}: {error}"
             self._forget(broken)
+            self._texts.fail(FlowServeError(text))
             self._tell(lambda: self._fail(broken, text))
             return
+        outputs = [output for output in outputs if not self._texts.take(output)]
         has_ends = self._count_finished(outputs)
         now_s = time.monotonic()
         if has_ends or now_s > self._looked_s + LOOK_S:
@@ -278,13 +306,16 @@ class EngineLoop:
             self._tell(generation.accept)
 
     def _call(self, work: Callable[[Engine], T], done: asyncio.Future[T]) -> None:
-        error: BaseException | None = None
+        error: Exception | None = None
+        result: T | None = None
         try:
             result = work(self._engine)
         except Exception as raised:
             error = raised
         self.stats = self._engine.stats()
+        self._settle(done, result, error)
 
+    def _settle(self, done: asyncio.Future[Any], result: object, error: Exception | None) -> None:
         def answer() -> None:
             if done.done():  # whoever asked has left
                 return

@@ -52,7 +52,7 @@ class GenerationApi:
         metrics = Metrics(self.name, engine.max_model_len)
         limits = LoopLimits(engine.config.max_num_sequences + self.config.max_queue, self.config.max_unsent)
         self.engine = EngineLoop(engine, metrics, limits)
-        embedder = EngineEmbedder(self.engine, folder, metrics, MAX_INPUTS + self.config.max_queue)
+        embedder = EngineEmbedder(self.engine, engine, metrics, MAX_INPUTS + self.config.max_queue)
         metrics.watch(lambda: self.engine.stats)
         routes = [
             *model_routes(self.model.names, self.model.created, folder, engine.max_model_len),
@@ -62,7 +62,7 @@ class GenerationApi:
             embedding_route(embedder, names, folder, engine.model_config.hidden_size, self.config.max_body_bytes),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
-            *(sleep_routes(self.engine, embedder.release) if self.config.allow_sleep else []),
+            *(sleep_routes(self.engine) if self.config.allow_sleep else []),
         ]
         self.asgi: ASGIApp = build_asgi(
             routes, self._lifespan, metrics, lambda: self.engine.is_ready, self.config.api_key

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..engine import Engine
 from .api_error import invalid
 from .engine_loop import EngineLoop
 
 
-def sleep_routes(loop: EngineLoop, release: Callable[[], None]) -> list[Route]:
-    """release: called on the engine's thread when it has fallen asleep, for what else holds memory.
-
-    While the engine sleeps, requests that need it get status 503; while it has work, it does not sleep (409)."""
+def sleep_routes(loop: EngineLoop) -> list[Route]:
+    """While the engine sleeps, requests that need it get status 503; while it has work, it does not sleep (409)."""
 
     async def sleep(request: Request) -> Response:
         level = request.query_params.get("level", "1")
         if level not in ("1", "2"):
             raise invalid(f"the level of sleep must be 1 or 2, got {level!r}", "level")
 
-        def fall_asleep(engine: Engine) -> None:
-            engine.sleep(int(level))
-            release()
-
-        await loop.call(fall_asleep)
+        await loop.call(lambda engine: engine.sleep(int(level)))
         return Response()
 
     async def wake_up(request: Request) -> Response:

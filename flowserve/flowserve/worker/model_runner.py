@@ -42,7 +42,7 @@ class ModelRunner:
     def num_threads(self) -> int:
         return torch.get_num_threads()
 
-    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]], wants_hidden: bool = False) -> StepLogits:
         size = self.storage.layout.block_size
         for entry in batch.sequences:
             begun = entry.end // size  # of blocks that a step fills whole nothing is hidden
@@ -59,7 +59,8 @@ class ModelRunner:
         )
         token_ids = self._operators.to_device(inputs.token_ids, torch.int64)
         hidden = self._model.forward(token_ids, context, self._arrival.wait_for if self._arrival is not None else None)
-        return StepLogits(self._model.logits(hidden[self._operators.to_device(inputs.logit_rows, torch.int64)]))
+        last = hidden[self._operators.to_device(inputs.logit_rows, torch.int64)]
+        return StepLogits(self._model.logits(last), hidden=last.float() if wants_hidden else None)
 
     @property
     def is_arriving(self) -> bool:

@@ -32,7 +32,7 @@ class SampledToken(NamedTuple):
     """grammar_done: the output is complete and the token, if it is an end token, is not part of it.
 
     error: no token could be chosen; the token is meaningless.  is_request_fault: what was asked for allows none.
-    prompt_logprobs: with the first token of a sequence that asked for them.
+    prompt_logprobs, hidden: with the first token of a sequence that asked for them.
     """
 
     token_id: int
@@ -41,6 +41,7 @@ class SampledToken(NamedTuple):
     error: str | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     is_request_fault: bool = False
+    hidden: list[float] | None = None
 
 
 def sample(

@@ -19,11 +19,12 @@ class SamplerState:
     is_plain: the next token is the most likely one and nothing else is asked, so its logits need not be looked at.
     drafter: guesses the next tokens; None = nobody does.  drafts: its guesses for the step that is being planned.
     prompt_logprobs: gathered chunk by chunk until the first token is sampled; None = not wanted, or taken.
+    wants_hidden: the hidden state that the first token is chosen from is wanted.
     """
 
     __slots__ = (
         "params", "seed", "tokens", "num_prompt_tokens", "grammar", "constraints", "is_plain", "prompt_logprobs",
-        "drafter", "drafts", "_is_guess",
+        "drafter", "drafts", "wants_hidden", "_is_guess",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +38,7 @@ class SamplerState:
         bad_words: BadWordTable | None = None,
         wants_prompt_logprobs: bool = False,
         drafter: Drafter | None = None,
+        wants_hidden: bool = False,
     ) -> None:
         self.params = params
         self.seed = seed
@@ -46,6 +48,7 @@ class SamplerState:
         self.constraints = _constraints(params, tokens, num_prompt_tokens, end_token_ids, bad_words)
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants_prompt_logprobs else None
         self.drafter = drafter
+        self.wants_hidden = wants_hidden
         self.drafts: list[int] = []
         self._is_guess = False
         self.is_plain = params.is_greedy and not self.constraints and grammar is None and params.logprobs is None

@@ -59,6 +59,20 @@ def sample_batch(
     return sampled
 
 
+def add_hidden(
+    batch: Batch, hidden: torch.Tensor, states: Mapping[str, SamplerState], sampled: dict[str, list[SampledToken]]
+) -> None:
+    """hidden [n, d], of the rows that `sample_batch` got: with the first token of each sequence that wants its own."""
+    row = 0
+    for entry in batch.sequences:
+        state = states[entry.sequence_id]
+        if state.wants_hidden and entry.samples and state.num_output_tokens <= 1:
+            first, *others = sampled[entry.sequence_id]
+            values: list[float] = hidden[row + entry.num_prompt_logits].tolist()
+            sampled[entry.sequence_id] = [first._replace(hidden=values), *others]
+        row += entry.num_logits
+
+
 def _note_prompt(entry: ScheduledSequence, state: SamplerState, logits: Rows) -> None:
     """Log-probabilities of the prompt tokens that the rows [n, V] predict: few at a time, as rows are wide."""
     num_top = state.params.prompt_logprobs

@@ -11,7 +11,7 @@ from ..device.base import Runner
 from ..scheduling.batch import Batch
 from .sampler import SampledToken
 from .sampler_state import SamplerState
-from .verification import sample_batch
+from .verification import add_hidden, sample_batch
 
 
 @dataclass(slots=True)
@@ -63,12 +63,14 @@ class Worker:
             for source, target in batch.copies:
                 runner.storage.copy_block(source, target)
             states: dict[str, SamplerState] = {}
+            wants_hidden = False
             tokens: dict[str, list[int]] = {}
             for entry in batch.sequences:
                 one = self._held.get(entry.arrival)
                 if one is not None and not one.is_over:
                     state = states[entry.sequence_id] = one.state
                     held[entry.sequence_id] = one
+                    wants_hidden = wants_hidden or state.wants_hidden
                     known, num_drafts = state.tokens, entry.num_drafts
                     tokens[entry.sequence_id] = known + state.drafts[:num_drafts] if num_drafts else known
             going_on = batch
@@ -77,8 +79,11 @@ class Worker:
             if not going_on:
                 return {}
             with torch.inference_mode():
-                step = runner.run(going_on, tokens)
+                # Not told of where nobody asks: that is in nearly all steps.
+                step = runner.run(going_on, tokens, True) if wants_hidden else runner.run(going_on, tokens)
                 sampled = sample_batch(going_on, step.values, states, step.best)
+                if step.hidden is not None:
+                    add_hidden(going_on, step.hidden, states, sampled)
         except BaseException:
             for entry in batch.sequences:
                 if (one := self._held.get(entry.arrival)) is not None:

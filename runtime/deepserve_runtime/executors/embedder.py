@@ -31,8 +31,9 @@ from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThread, TaskThreads
 
 if TYPE_CHECKING:
-    from deepserve_runtime.executors.flowserve_parts import EmbeddingModel
+    from deepserve_runtime.executors.flowserve_parts import EngineTexts
 
+    TextQueue = EmbeddingQueue[TaskKey] | EngineTexts[TaskKey]
 
 MUCH_BYTES = 1 << 15
 """Of a task's texts; more takes tens of milliseconds to tokenize, and megabytes take seconds."""
@@ -57,19 +58,17 @@ class Embedder:
         self,
         model: ModelSpec,
         folder: Path,
-        load: Callable[[], EmbeddingModel],
+        load: Callable[[], TextQueue],
         threads: TaskThreads,
         wake: Callable[[], object],
     ) -> None:
-        """wake: called from any thread when `turn` has something to do."""
+        """load: makes what computes the vectors.  wake: called from any thread when `turn` has something to do."""
         self._name = model.name
         self._folder = folder
         self._make = load
         self._threads = threads
         self._wake = wake
-        self._loaded: EmbeddingModel | None = None
-        self._queue: EmbeddingQueue[TaskKey] | None = None
-        """With the model."""
+        self._queue: TextQueue | None = None
         self._asked: dict[TaskKey, _Asked] = {}
         self._reading: dict[TaskKey, Task] = {}
         """Those with much text, which is tokenized on a thread of its own."""
@@ -89,41 +88,37 @@ class Embedder:
     def add(self, task: Task) -> None:
         try:
             task.open_to_interrupts(self._wake)
-            model = self.load()
+            texts = self.load()
             if task.assignment.value.size_bytes > MUCH_BYTES:
                 self._reading[task.key] = task
-                self._thread_beside().inbox.put(lambda: self._read_beside(task, model))
+                self._thread_beside().inbox.put(lambda: self._read_beside(task, texts))
             else:
-                self._begin(self._read(task, model))
+                self._begin(self._read(task, texts))
         except sdk.errors.InputCancelled:
             task.finish_cancelled()
         except Exception as error:
             self._fail(task, error)
 
-    def turn(self, others_wait: bool = False) -> None:
-        """One piece at most; and what was cancelled ends.
-
-        others_wait: for the thread; they have it between two pieces for as long as the first has taken.
-        """
+    def turn(self) -> None:
+        """One piece at most; and what was cancelled ends."""
         self._begin_read()
         for task in [*self._reading.values(), *(asked.task for asked in self._asked.values())]:
             if task.cancel_reason:
                 self._forget(task.key)
                 task.finish_cancelled()
-        if self._queue is not None and not (others_wait and self._queue.rests()):
+        if self._queue is not None:
             for outcome in self._queue.advance():
                 self._end(outcome)
 
     def release(self) -> None:
         """Let go of the model; the next task loads it again."""
-        self._loaded = self._queue = None
+        self._queue = None
 
-    def load(self) -> EmbeddingModel:
-        """The model; it is made where it is not there. Raises flowserve's errors."""
-        if self._loaded is None:
-            self._loaded = self._make()
-            self._queue = EmbeddingQueue(self._loaded)
-        return self._loaded
+    def load(self) -> TextQueue:
+        """What computes the vectors; it is made where it is not there. Raises flowserve's errors."""
+        if self._queue is None:
+            self._queue = self._make()
+        return self._queue
 
     def _begin_read(self) -> None:
         while not self._was_read.empty():
@@ -138,10 +133,8 @@ class Embedder:
     def _begin(self, asked: _Asked) -> None:
         if not asked.prompts:
             return self._finish(asked, [])
-        self.load()
-        assert self._queue is not None
         self._asked[asked.task.key] = asked
-        self._queue.add(asked.task.key, asked.prompts)
+        self.load().add(asked.task.key, asked.prompts)
 
     def _end(self, outcome: EmbeddingOutcome[TaskKey]) -> None:
         asked = self._asked.pop(outcome.key)
@@ -174,30 +167,30 @@ class Embedder:
             threading.Thread(target=self._beside.work, name="deepserve-long-texts", daemon=True).start()
         return self._beside
 
-    def _read_beside(self, task: Task, model: EmbeddingModel) -> None:
+    def _read_beside(self, task: Task, texts: TextQueue) -> None:
         if task.cancel_reason:
             return
         try:
-            outcome: _Asked | Exception = self._read(task, model)
+            outcome: _Asked | Exception = self._read(task, texts)
         except Exception as error:
             outcome = error
         self._was_read.put((task, outcome))
         self._wake()
 
-    def _read(self, task: Task, model: EmbeddingModel) -> _Asked:
+    def _read(self, task: Task, texts: TextQueue) -> _Asked:
         """Raises ApiError and FlowServe's errors."""
         method = task.assignment.method
         if method == "embed":
             given = convert(task.start(), EmbedInput)
-            return _Asked(task, model.tokenize(given.texts, truncate=given.truncate), None)
+            return _Asked(task, texts.tokenize(given.texts, truncate=given.truncate), None)
         text = f"{self._name} is an embedding model: it generates no text"
         if method != EMBEDDING_METHOD:
             raise (
                 ApiError(404, text, code="model_has_no_such_task") if method in METHODS else sdk.errors.ModelError(text)
             )
         asked = decode_body(convert(task.start(), OpenAIRequest).body, EmbeddingRequest)
-        answer = EmbeddingAnswer(asked, (self._name,), self._folder, model.dimension)
-        return _Asked(task, model.tokenize(answer.inputs, truncate=answer.truncate), answer)
+        answer = EmbeddingAnswer(asked, (self._name,), self._folder, texts.dimension)
+        return _Asked(task, texts.tokenize(answer.inputs, truncate=answer.truncate), answer)
 
     def _fail(self, task: Task, error: Exception) -> None:
         if task.assignment.method in METHODS:

@@ -11,7 +11,7 @@ from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.accelerators import device_of
 from deepserve_runtime.executors.embedder import Embedder
-from deepserve_runtime.executors.flowserve_parts import embedding_model_from_folder, resolve_model
+from deepserve_runtime.executors.flowserve_parts import EmbeddingQueue, embedding_model_from_folder, resolve_model
 from deepserve_runtime.executors.loaded_engine import loading
 from deepserve_runtime.step_clock import StepClock
 from deepserve_runtime.task import Task
@@ -44,7 +44,7 @@ class EmbeddingExecutor:
             self._embedder = Embedder(
                 self._model,
                 folder,
-                lambda: embedding_model(folder, self._spec, self._model.max_model_len),
+                lambda: EmbeddingQueue(_embedding_model(folder, self._spec)),
                 self._threads,
                 self._wake,
             )
@@ -76,7 +76,7 @@ class EmbeddingExecutor:
                 return
 
 
-def embedding_model(folder: Path, spec: FunctionSpec, max_length: int | None) -> EmbeddingModel:
+def _embedding_model(folder: Path, spec: FunctionSpec) -> EmbeddingModel:
     """Raises flowserve's errors."""
     model = spec.model
     assert model is not None
@@ -84,6 +84,6 @@ def embedding_model(folder: Path, spec: FunctionSpec, max_length: int | None) ->
         folder,
         dtype=model.dtype,
         quantization=model.quantization,
-        max_length=max_length,
+        max_length=model.max_model_len,
         device=device_of(spec.resources.accelerators),
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared, Weights
@@ -18,7 +17,6 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.embedder import Embedder
-from deepserve_runtime.executors.embedding import embedding_model
 from deepserve_runtime.executors.engine_news import EngineNews
 from deepserve_runtime.executors.flowserve_parts import (
     CheckpointChangedError,
@@ -29,6 +27,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     SequenceOutput,
     SequenceRequest,
     UnknownSequenceError,
+    engine_texts,
 )
 from deepserve_runtime.executors.loaded_engine import LoadedEngine
 from deepserve_runtime.executors.openai_generation import OpenAIGeneration
@@ -88,6 +87,8 @@ class EngineExecutor:
         self.source, self.source_reason = started.source, started.source_reason
         self.is_template_stale, self.weights = started.is_template_stale, started.weights
         self._news = EngineNews(self._engine)
+        self._texts = engine_texts(self._engine)
+        self._embedder = Embedder(self._model, self._folder, lambda: self._texts, self._threads, self._wake)
         return steps.steps_ms
 
     def unload(self) -> None:
@@ -98,18 +99,6 @@ class EngineExecutor:
         has_work = self._compiling or self._generations or self._engine.has_work or self._embedder.is_busy
         if self._arrived.empty() and not has_work:
             self._engine.sleep(level)
-            self._embedder.release()
-
-    @cached_property
-    def _embedder(self) -> Embedder:
-        """The model once more, in torch: few ask a generating model for vectors."""
-        return Embedder(
-            self._model,
-            self._folder,
-            lambda: embedding_model(self._folder, self._spec, self._engine.max_model_len),
-            self._threads,
-            self._wake,
-        )
 
     # --- from the reader thread ------------------------------------------------------------------------
 
@@ -157,13 +146,13 @@ class EngineExecutor:
             for sequence_id in [i for i, generation in self._generations.items() if generation.task.is_leaving]:
                 self._release(sequence_id)
             self._set_context_ttls()
+            self._embedder.turn()
             outputs = self._step()
             self._news.tell(outputs, self._generations)  # before the ends of tasks, which settle what was expected
             for output in outputs:
                 self._receive(output)
             for sequence_id in list(self._generations):
                 self._flush(sequence_id)
-            self._embedder.turn(others_wait=self._engine.has_work)
             if (error := self._engine.loading_error) is not None:
                 self._lose_weights(error)
 
@@ -183,6 +172,8 @@ class EngineExecutor:
         for generation in list(self._generations.values()):
             self._leave_engine(generation)
             self._fail_task(generation.task, lost, generation)
+        self._texts.fail(lost)
+        self._embedder.turn()
 
     def _end_pod(self, text: str) -> None:
         """Nothing more is sent to it. Tasks that it has and does not answer go on in another pod, as after any loss."""
@@ -193,7 +184,9 @@ class EngineExecutor:
 
     def _add(self, task: Task) -> None:
         if task.assignment.method in ("embed", EMBEDDING_METHOD):
-            return self._embedder.add(task)
+            if self._wake_engine():
+                self._embedder.add(task)
+            return
         first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):
             generation, requests = self._reader.read(task)
@@ -230,10 +223,8 @@ class EngineExecutor:
         self, first_id: str, generation: AnyGeneration, requests: Sequence[SequenceRequest], compiled: list[Any]
     ) -> None:
         """All sequences of a task, or none of them."""
-        try:
-            self._engine.wake()
-        except CheckpointChangedError as error:  # another pod loads what is there now
-            return self._end_pod(f"{self._model.name}: {error}")
+        if not self._wake_engine():
+            return
         added: list[str] = []
         try:
             for number, (request, one) in enumerate(zip(requests, compiled, strict=True)):
@@ -246,6 +237,15 @@ class EngineExecutor:
             raise
         generation.sequence_ids = added
         self._generations.update(dict.fromkeys(added, generation))
+
+    def _wake_engine(self) -> bool:
+        """False where the pod ends instead, and another one loads what is there now. Raises what `Engine.wake` does."""
+        try:
+            self._engine.wake()
+        except CheckpointChangedError as error:
+            self._end_pod(f"{self._model.name}: {error}")
+            return False
+        return True
 
     def _add_sequence(
         self, sequence_id: str, number: int, generation: AnyGeneration, request: SequenceRequest, compiled: Any
@@ -296,13 +296,14 @@ class EngineExecutor:
         except Exception as error:  # one broken step must not leave its sequences without an answer
             traceback.print_exc()
             self._prefills.fail(self._engine, describe(error))
+            self._texts.fail(FlowServeError(f"a step of the engine failed: {describe(error)}"))
             for sequence_id in list(self._generations):
                 if sequence_id in self._generations and not self._generations[sequence_id].is_complete:
                     self._fail(sequence_id, FlowServeError(f"a step of the engine failed: {describe(error)}"))
             return []
 
     def _receive(self, output: SequenceOutput) -> None:
-        if self._prefills.take(output):
+        if self._prefills.take(output) or self._texts.take(output):
             return
         generation = self._generations.get(output.sequence_id)
         if generation is None:  # another sequence of its task has failed in this very step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowserve.answer import AnswerFormat
 from flowserve.config import DEVICES, EngineConfig
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from flowserve.embedding_model import EmbeddingModel
     from flowserve.engine import Engine as Engine
     from flowserve.engine_template import EngineTemplate
+    from flowserve.engine_texts import EngineTexts as EngineTexts
 
 __all__ = [
     "DEVICES",
@@ -120,6 +121,7 @@ __all__ = [
     "detokenized",
     "embedding_model_from_folder",
     "engine_template",
+    "engine_texts",
     "has_all_weights",
     "host_bytes",
     "is_embedding_model",
@@ -159,6 +161,13 @@ def take_first_step(engine: Engine) -> None:
     from flowserve.engine_template import take_first_step
 
     take_first_step(engine)
+
+
+def engine_texts(engine: Engine) -> EngineTexts[Any]:
+    """See EngineTexts."""
+    from flowserve.engine_texts import EngineTexts
+
+    return EngineTexts(engine)
 
 
 def embedding_model_from_folder(

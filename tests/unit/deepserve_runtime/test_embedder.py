@@ -24,6 +24,7 @@ from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
 from deepserve_runtime.task import Task  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from flowserve import EmbeddingModel  # noqa: E402
+from flowserve.embedding_queue import EmbeddingQueue  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakeLink, FakePod  # noqa: E402
 
@@ -41,9 +42,11 @@ class Running:
         self.executor.load()
         self.embedder: Embedder = self.executor._embedder
         self.events: list[str] = []
-        self._watch(self.embedder.load(), "begin", "batch")
         if isinstance(self.executor, EngineExecutor):
             self._watch(self.executor._engine, "step", "step")
+        else:
+            self.model = cast(EmbeddingQueue[Any], self.embedder.load())._model
+            self._watch(self.model, "begin", "batch")
 
     def _watch(self, owner: Any, name: str, word: str) -> None:
         call = getattr(owner, name)
@@ -99,30 +102,51 @@ def encoder(folder: Path) -> Running:
     return Running(EmbeddingExecutor, folder)
 
 
-def test_an_answer_is_generated_between_the_batches_of_a_long_list(engine: Running, folder: Path) -> None:
-    embedded, _ = engine.embed(LONG)
+def test_an_answer_is_generated_beside_a_long_list(engine: Running, folder: Path) -> None:
+    embedded, _ = engine.embed(LONG * 20)
     answered = engine.chat(4)
+    ends: list[str] = []
+    for name, pod in (("embedded", embedded), ("answered", answered)):
+        send = pod.link.send
+        pod.link.send = lambda *sent, send=send, name=name: (ends.append(name), send(*sent))[1]  # type: ignore[method-assign]
     engine.run()
-    assert answered.finished.outcome.is_ok
-    until_last = engine.events[: len(engine.events) - engine.events[::-1].index("batch")]
-    assert until_last.count("batch") == 6 and until_last.count("step") > 4
-    assert all(pair != ("batch", "batch") for pair in zip(until_last, until_last[1:], strict=False))
+    assert answered.finished.outcome.is_ok and ends[-1] == "embedded"
     expected = EmbeddingModel(folder, num_threads=1).embed(LONG)
-    for vector, want in zip(vectors_of(embedded), expected, strict=True):
+    for vector, want in zip(vectors_of(embedded), expected * 20, strict=True):
+        assert vector == pytest.approx(want, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [EngineExecutor, EmbeddingExecutor])
+def test_a_cancel_ends_a_long_list(kind: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(kind, folder)
+    embedded, task = running.embed(LONG * 200)
+    owner, name = (running.executor._engine, "step") if kind is EngineExecutor else (running.model, "begin")
+    call = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: (task.cancel("cancelled"), call(*given))[1])
+    running.run()
+    assert embedded.finished.outcome.kind == "cancelled" and len(running.events) <= 2
+    monkeypatch.undo()
+    after, _ = running.embed(LONG[:1])
+    running.run()
+    assert len(vectors_of(after)) == 1
+
+
+def test_an_engine_that_sleeps_is_woken(engine: Running) -> None:
+    before, _ = engine.embed(LONG[:2], "e-1")
+    engine.run()
+    engine.executor.sleep(1)
+    after, _ = engine.embed(LONG[:2], "e-2")
+    engine.run()
+    for vector, want in zip(vectors_of(after), vectors_of(before), strict=True):
         assert vector == pytest.approx(want, abs=1e-5)
 
 
-def test_a_cancel_ends_a_long_list_before_its_next_batch(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedded, task = engine.embed(LONG)
-    model = engine.embedder.load()
-    begin = model.begin
-    monkeypatch.setattr(model, "begin", lambda prompts: (task.cancel("cancelled"), begin(prompts))[1])
+def test_a_broken_step_is_the_answer(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded, _ = engine.embed(LONG)
+    runner = engine.executor._engine._worker._runner  # type: ignore[union-attr]
+    monkeypatch.setattr(runner, "run", lambda *given: 1 // 0)
     engine.run()
-    assert embedded.finished.outcome.kind == "cancelled" and engine.events.count("batch") == 1
-    monkeypatch.undo()
-    after, _ = engine.embed(LONG[:1])
-    engine.run()
-    assert len(vectors_of(after)) == 1
+    assert "ZeroDivisionError" in embedded.finished.outcome.detail
 
 
 def test_what_was_cancelled_before_it_began_is_not_computed(encoder: Running) -> None:
@@ -146,8 +170,6 @@ def test_much_text_is_tokenized_beside_the_others(engine: Running) -> None:
     assert left.finished.outcome.kind == "cancelled"
     assert not refused.link.of(TaskFinished) and not read.link.of(TaskFinished)
     may_go_on.set()
-    assert engine.embedder._queue is not None
-    engine.embedder._queue._turns._max_tokens = 4096
     engine.run()
     assert len(vectors_of(read)) == MUCH_BYTES
     [(finished, payload)] = refused.link.of(TaskFinished)
@@ -156,7 +178,7 @@ def test_much_text_is_tokenized_beside_the_others(engine: Running) -> None:
 
 
 def test_a_batch_that_raises_fails_the_tasks_in_it(encoder: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = encoder.embedder.load()
+    model = encoder.model
     begin = model.begin
 
     def fail_long(prompts: Any) -> Any:
@@ -182,4 +204,4 @@ def test_a_short_list_does_not_wait_for_all_of_a_long_one(encoder: Running) -> N
     assert ends == ["one", "other", "long"] and len(encoder.events) == 7
     assert vectors_of(none) == []
     encoder.executor.sleep(1)
-    assert encoder.embedder._loaded is None
+    assert encoder.embedder._queue is None

@@ -20,8 +20,6 @@ from flowserve import LLM, EmbeddingModel, Engine, EngineConfig
 from flowserve.embedding_model import EmbeddingBatch
 from flowserve.errors import (
     CheckpointError,
-    EngineAsleepError,
-    EngineClosedError,
     InvalidConfigError,
     InvalidPromptError,
     ModelNotFoundError,
@@ -410,24 +408,6 @@ def test_quantized_vectors_are_like_exact_ones(
             torch.testing.assert_close(torch.tensor(alone), torch.tensor(vectors), atol=1e-4, rtol=0.0)
     with pytest.raises(InvalidConfigError, match="quantization 'int2'"):
         EmbeddingModel(models(), quantization="int2")
-
-
-def test_a_quantized_llm_embeds_with_its_weights(models: Callable[..., Path], llm: Callable[..., Any]) -> None:
-    expected_vectors = EmbeddingModel(models(), num_threads=1, quantization="int8").embed(WORDED)
-    assert llm(quantization="int8").embed(WORDED) == expected_vectors
-
-
-def test_an_llm_embeds_within_its_context(models: Callable[..., Path], llm: Callable[..., Any]) -> None:
-    each = llm(max_model_len=50)
-    assert each.embed(["one", [5, 6, 7]]) == EmbeddingModel(models(), num_threads=1).embed(["one", [5, 6, 7]])
-    with pytest.raises(PromptTooLongError, match="text 0 has 51 tokens, the model takes 50"):
-        each.embed([[5] * 51])
-    each.sleep()
-    with pytest.raises(EngineAsleepError):
-        each.embed("one")
-    each.close()
-    with pytest.raises(EngineClosedError):
-        each.embed("one")
 
 
 def test_a_folder_that_is_meant_for_embeddings_does_not_generate(models: Callable[..., Path], tmp_path: Path) -> None:

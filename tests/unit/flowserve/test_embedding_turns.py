@@ -32,11 +32,12 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     assert turns.take() == [("alike", 1), ("alike", 0)] and turns.is_empty
 
 
-def test_others_have_as_much_time_as_a_batch_took() -> None:
-    turns: EmbeddingTurns[int] = EmbeddingTurns()
-    assert not turns.rests(1.0)
-    turns.took(1.0, 1.5)
-    assert [turns.rests(now_s) for now_s in (1.5, 1.99, 2.0, 3.0)] == [True, True, False, False]
+def test_a_request_with_a_batch_under_way_waits_for_it() -> None:
+    turns: EmbeddingTurns[str] = EmbeddingTurns(512)
+    turns.add("one", [100] * 9)
+    turns.add("two", [100])
+    assert turns.take(beside={"one"}) == [("two", 0)]
+    assert turns.waits() and not turns.waits(beside={"one"}) and turns.take(beside={"one"}) == []
 
 
 def test_texts_of_several_requests_are_computed_together() -> None:

@@ -76,6 +76,7 @@ class StepArrays(Structure):
         *[(name, c_void_p) for name in ("token_ids", "positions", "query_starts", "tables", "table_starts")],
         ("logit_rows", c_void_p),
         ("logits", c_void_p),
+        ("hidden", c_void_p),
         ("best", c_void_p),
     ]
 

@@ -142,7 +142,7 @@ class PackedRunner:
         config = weights.plan.config
         weights.file.settle()
         self.storage = PackedStorage(layout)
-        self._vocab_size = config.vocab_size
+        self._vocab_size, self._hidden_size = config.vocab_size, config.hidden_size
         self._library = weights.library
         rotary = rotary_table(config.rope, max_model_len)
         self._cos, self._sin = rotary.cos.contiguous(), rotary.sin.contiguous()
@@ -197,7 +197,7 @@ class PackedRunner:
     def loading_error(self) -> LoadingError | None:
         return None if self._arrival is None else self._arrival.error
 
-    def run(self, batch: Batch, tokens: Mapping[str, list[int]]) -> StepLogits:
+    def run(self, batch: Batch, tokens: Mapping[str, list[int]], wants_hidden: bool = False) -> StepLogits:
         """One step; see Runner."""
         block_size = self.storage.layout.block_size
         token_ids, positions, starts = array("i"), array("i"), array("i", [0])
@@ -214,6 +214,7 @@ class PackedRunner:
                 logit_rows.extend(range(num_tokens - entry.num_logits, num_tokens))
         num_logits = len(logit_rows)
         logits = torch.empty((num_logits, self._vocab_size), dtype=torch.float32)
+        hidden = torch.empty((num_logits, self._hidden_size)) if wants_hidden else None
         best = array("i", bytes(4 * num_logits))
         arrays = StepArrays(
             num_tokens=len(token_ids),
@@ -226,13 +227,14 @@ class PackedRunner:
             table_starts=table_starts.buffer_info()[0],
             logit_rows=logit_rows.buffer_info()[0],
             logits=logits.data_ptr(),
+            hidden=None if hidden is None else hidden.data_ptr(),
             best=best.buffer_info()[0],
         )
         if self._library.c.fs_decoder_step(self._decoder, ctypes.byref(arrays)) != 0:
             if (error := self.loading_error) is not None:
                 raise error
             raise FlowServeError(f"the kernels broke off a step of {len(token_ids)} tokens: no memory")
-        return StepLogits(logits, best.tolist())
+        return StepLogits(logits, best.tolist(), hidden)
 
     def close(self) -> None:
         """End the threads and free the working memory. May be called again."""

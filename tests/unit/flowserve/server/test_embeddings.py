@@ -251,14 +251,11 @@ def test_tokens_there_and_back(client: TestClient, model: EmbeddingModel) -> Non
     assert client.post("/detokenize", json={"tokens": [1], "model": "other"}).status_code == 404
 
 
-def test_a_model_that_generates_embeds_too(
-    api: Callable[..., GenerationApi], models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_generates_embeds_too(api: Callable[..., GenerationApi], models: Callable[..., Path]) -> None:
     """As `LLM.embed` does, between the steps of its answers; asleep it does neither."""
     texts = ["The fox", "a", "The quick brown fox " * 3]
     expected = EmbeddingModel(models("qwen3"), num_threads=1)
-    monkeypatch.setattr("flowserve.embedding_model._CPU_TURN_TOKENS", 20)
-    running = api(allow_sleep=True)
+    running = api(allow_sleep=True, engine={"max_num_batched_tokens": 20})
     with TestClient(running.asgi) as client:
         body = client.post(PATH, json={"input": texts, "model": "tiny"}).json()
         for item, vector in zip(body["data"], expected.embed(texts), strict=True):

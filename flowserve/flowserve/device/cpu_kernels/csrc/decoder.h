@@ -47,6 +47,7 @@ struct StepArrays {
     const int32_t* table_starts;  // num_sequences
     const int32_t* logit_rows;    // num_logits packed tokens
     float* logits;                // [num_logits, vocab]
+    float* hidden;                // [num_logits, hidden]: what the logits are made of; or null
     int32_t* best;                // [num_logits]: the first of the largest logits; -1 where one is NaN or all are -inf
 };
 
@@ -312,6 +313,7 @@ class Decoder {
         if (!by_rows(walk, n, [&](int i) {
                 float* out = normed_.data() + int64_t(i) * hidden_stride();
                 rms_norm_row(hidden_.data() + int64_t(a_.logit_rows[i]) * hidden_stride(), s_.final_norm, s_.hidden, s_.eps, out);
+                if (a_.hidden) std::memcpy(a_.hidden + int64_t(i) * s_.hidden, out, sizeof(float) * s_.hidden);
                 prepare(out, i, s_.head);
             }))
             return false;
