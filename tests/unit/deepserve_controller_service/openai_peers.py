@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.store import NO_RECORDS
+
+NONE: Mapping[str, str] = {}
 
 
 class FakePods:
@@ -100,7 +102,9 @@ class Setup:
 class Asked:
     """One HTTP request to an ASGI application, in this event loop; `reads` is cleared to stop reading."""
 
-    def __init__(self, app: Any, path: str, body: bytes | None, secret: str, method: str = "") -> None:
+    def __init__(
+        self, app: Any, path: str, body: bytes | None, secret: str, method: str = "", headers: Mapping[str, str] = NONE
+    ) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -118,7 +122,10 @@ class Asked:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"authorization", f"Bearer {secret}".encode())] if secret else [],
+            "headers": [
+                *([(b"authorization", f"Bearer {secret}".encode())] if secret else []),
+                *((name.encode(), value.encode()) for name, value in headers.items()),
+            ],
             "extensions": {"deepserve.abort": self._reset},
         }
         self.done = asyncio.ensure_future(app(scope, self._receive, self._send))

@@ -217,6 +217,31 @@ def test_paths_and_methods_that_are_not_there() -> None:
     run(test)
 
 
+def test_a_page_in_a_browser_may_ask_with_a_key() -> None:
+    """It asks what it may ask first, without the key."""
+
+    async def test(setup: Setup) -> None:
+        answer_at_once(setup)
+        origin = {"origin": "http://localhost:3000"}
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+        preflight = Asked(setup.gateway.asgi, CHAT, None, "", "OPTIONS", {**origin, **asks})
+        await preflight.done
+        assert preflight.status == 200 and preflight.headers["access-control-allow-origin"] == "*"
+        assert preflight.headers["access-control-allow-headers"] == asks["access-control-request-headers"]
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        for secret, status in ((setup.secret, 200), ("", 401)):
+            asked = Asked(setup.gateway.asgi, CHAT, json.dumps(ASKED).encode(), secret, headers=origin)
+            await asked.done
+            assert asked.status == status and asked.headers["access-control-allow-origin"] == "*"
+            assert "retry-after" in asked.headers["access-control-expose-headers"]
+            assert "access-control-allow-credentials" not in asked.headers
+        plain = Asked(setup.gateway.asgi, CHAT, None, setup.secret, "OPTIONS")
+        await plain.done
+        assert plain.status == 405 and "access-control-allow-origin" not in plain.headers
+
+    run(test)
+
+
 def test_the_pods_errors_are_passed_on_as_they_are() -> None:
     async def test(setup: Setup) -> None:
         setup.pods.on_open = lambda request_id: setup.pods.refuse(request_id, 422, b'{"error": {"message": "no"}}')

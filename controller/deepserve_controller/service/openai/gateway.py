@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from deepserve.protocol.model_io import ContextInput
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, TOKEN_METHODS, OpenAIRequest
@@ -23,14 +25,17 @@ from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
 from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
 from deepserve_controller.service.openai.contexts import card_of, check_owner, is_own, read_context, read_extension
-from deepserve_controller.service.openai.exchange import Exchange, Exchanges
+from deepserve_controller.service.openai.exchange import REQUEST_ID, ROUTE, Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
-from deepserve_controller.service.openai.key_limits import KeyLimits
+from deepserve_controller.service.openai.key_limits import RATE_HEADERS, KeyLimits
 from deepserve_controller.service.openai.models import Hosted, HostedModels
 from deepserve_controller.service.openai.openapi import openapi_document
 from deepserve_controller.service.store import ApiKey
 
 JSON_TYPE = "application/json"
+METHODS = ("GET", "POST", "DELETE")
+EXPOSED = (REQUEST_ID, ROUTE, "retry-after", *RATE_HEADERS)
+"""Headers that a page is shown."""
 HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
 UNKNOWN_KEY = "the key is not known here: it never was, or was revoked (deepserve token list shows those there are)"
 Handler = Callable[[Request], Awaitable[Response]]
@@ -73,7 +78,9 @@ class Gateway:
             Route("/openapi.json", self._document),
         ]
         handlers = {Fault: _answer_fault, HTTPException: _answer_http_error, ClientDisconnect: _answer_nobody}
-        self.asgi = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        # Pages in browsers may ask as well: what a key is needed for, no cookie gives to the page of a stranger.
+        self.asgi: ASGIApp = CORSMiddleware(app, ("*",), METHODS, ("*",), expose_headers=EXPOSED)
 
     # --- who asks ---
 

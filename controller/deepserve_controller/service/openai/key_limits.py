@@ -9,6 +9,10 @@ from deepserve_controller.core.rate_limit import RateLimit
 from deepserve_controller.service.openai.fault import Fault
 from deepserve_controller.service.store import ApiKey
 
+RATE_HEADERS = tuple(
+    f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+)
+
 
 class _Limits(NamedTuple):
     requests: RateLimit | None
