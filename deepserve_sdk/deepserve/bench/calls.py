@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deepserve.bench.bytecode import compile_packages
 from deepserve.bench.fresh_start import SubjectFailed, first_result, running_up
 from deepserve.bench.rounds import Job, Sample, report_of, run_rounds
 from deepserve.bench.subjects import FRESH, HERE, STANDING, Subject, chosen
@@ -37,6 +38,7 @@ class Options:
 
 def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All measurements, with what they were taken on. `tell` hears what is being measured."""
+    compile_packages()
     with TemporaryDirectory(prefix="ds-bench-") as folder, ExitStack() as stack:
         # A copy outside of any package: like the scripts of users, whose modules travel with them.
         scripts = Path(shutil.copytree(HERE / "scripts", Path(folder, "scripts"), ignore=_CACHES))

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deepserve.bench.bytecode import compile_packages
 from deepserve.bench.calls import run_script
 from deepserve.bench.rounds import Job, Sample, report_of, run_rounds
 from deepserve.bench.subjects import HERE, OURS
@@ -70,6 +71,7 @@ def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -
         "replay": _replays(options.is_quick),
         "tenants": [["tenants.py", many, "2" if options.is_quick else "60"]],
     }
+    compile_packages()
     with TemporaryDirectory(prefix="ds-bench-") as folder:
         ignored = shutil.ignore_patterns("__pycache__")
         scripts = Path(shutil.copytree(HERE / "scale_scripts", Path(folder, "scripts"), ignore=ignored))

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deepserve.bench.bytecode import compile_packages
 from deepserve.bench.calls import run_script
 from deepserve.bench.rounds import Job, Sample, report_of, run_rounds
 from deepserve.bench.subjects import HERE, OURS, Subject, chosen
@@ -57,6 +58,7 @@ class Options:
 
 def measure(options: Options, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """All measurements, with what they were taken on. `tell` hears what is being measured."""
+    compile_packages()
     with TemporaryDirectory(prefix="ds-bench-") as folder:
         ignored = shutil.ignore_patterns("__pycache__")
         scripts = Path(shutil.copytree(HERE / "scale_scripts", Path(folder, "scripts"), ignore=ignored))

@@ -6,6 +6,7 @@ The second argument: warm (the engine's environment is there), cold (it is not),
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,13 +39,21 @@ def main() -> None:
     if how == "warm":
         limit_s = flat.stat().st_size / read_rate()
         found.append({"work": work, "who": "limit: reading memory", "unit": "s", "value": limit_s})
+    if how == "cold":
+        found.append({"work": work, "who": "limit: importing torch", "unit": "s", "value": import_s()})
     tell(found)
 
 
 def packed(folder: Path) -> Path:
-    """The flat file of its weights, packed now if need be, by another process: this one stays without the engine.
+    """The flat file of its weights."""
+    found = known(folder)
+    assert found.endswith(".flat"), "this machine has no kernels of its own: weights are not packed"
+    return Path(found)
 
-    What a start measures of the model once on a machine is measured then, too.
+
+def known(folder: Path) -> str:
+    """What the first start of a model on a machine converts and measures is there, made now if need be, by another
+    process: this one stays without the engine. Returns the path of the flat file; without our kernels there is none.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -55,15 +64,14 @@ def packed(folder: Path) -> Path:
         from flowserve.models.loader import load_model
 
         EngineTemplate(folder, engine_config(deepserve.Model("hosted", source=folder).spec))
-        file = load_model(folder, EngineConfig()).weights.file
-        os.write(writing, str(file.path).encode())
+        loaded = load_model(folder, EngineConfig())
+        os.write(writing, str(loaded.device.weights_path(loaded.weights) or "").encode())
         os._exit(0)
     os.close(writing)
     found = os.read(reading, 4096).decode()
     os.close(reading)
     os.waitpid(pid, 0)
-    assert found.endswith(".flat"), "this machine has no kernels of its own: weights are not packed"
-    return Path(found)
+    return found
 
 
 def prompt_of(tokenizer: Tokenizer) -> str:
@@ -83,6 +91,12 @@ def evict(path: Path) -> None:
     os.sync()
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def import_s() -> float:
+    """Of torch, by an interpreter that does nothing else."""
+    code = "import time; start_s = time.perf_counter(); import torch; print(time.perf_counter() - start_s)"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def read_rate() -> float:

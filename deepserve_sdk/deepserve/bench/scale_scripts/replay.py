@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from first_token import known
 from meeting import quantile, tell
 
 import deepserve
@@ -77,6 +78,7 @@ def main() -> None:
     policy, _, speed = os.environ["DEEPSERVE_MODEL_POLICY"].partition("*")
     rows = rows_of(trace, seconds, float(speed))
     folder = model_folder(shape)
+    known(folder)  # by this machine: whichever policy came first would convert it for all
     # The environment is there before anybody asks, the model is not.
     deepserve.Model("before", source=model_folder(SHAPES["toy"]), max_pods=1).generate("a", max_tokens=1)
     llm = deepserve.Model(shape.name, source=folder, max_pods=MAX_PODS, scaledown_window=KEEP_S / float(speed))
