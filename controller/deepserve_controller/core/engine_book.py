@@ -55,8 +55,6 @@ class EngineBook:
         self._make_tree = make_tree
         self.tree = make_tree()
         self.pace = EnginePace()
-        self.num_broken = 0
-        """Trees that were given up."""
         self._uses: dict[str, EngineUse] = {}
 
     def add(self, pod_id: str) -> None:
@@ -147,7 +145,6 @@ class EngineBook:
         try:
             return change()
         except Exception:  # nobody's request is to fail for what only makes requests faster
-            self.num_broken += 1
             self.tree = self._make_tree()
             return None
 

@@ -17,7 +17,6 @@ class ModelRoutes:
         self._policy = policy
         self._by_load = by_load
         self._random = random
-        self.num_degraded = 0
 
     def route(self, function: FunctionQueue, task: Task | None) -> Routed | None:
         """Where the next task of a model goes; None where no engine has room."""
@@ -37,7 +36,6 @@ class ModelRoutes:
         return routed if routed is not None else self._by_load(function.routable.values())
 
     def _degraded(self, function: FunctionQueue, error: Exception) -> Routed | None:
-        self.num_degraded += 1
         routed = self._by_load(function.routable.values())
         if routed is None:
             return None

@@ -8,25 +8,20 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from random import Random
 from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
-from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import Hello, SetContextTtl, Welcome
-from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core import actions, events
-from deepserve_controller.core.cores import Cores
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
 from deepserve_controller.service.context_queries import context_queries
 from deepserve_controller.service.contexts import Contexts
 from deepserve_controller.service.deployments import Deployments
-from deepserve_controller.service.devices import host_devices
 from deepserve_controller.service.folders import ControllerFolders, make_folders
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.handshake import Doorkeeper, python_version
-from deepserve_controller.service.host_memory import usable_memory_mib
+from deepserve_controller.service.host_cores import cores_of_host
 from deepserve_controller.service.links import Link
 from deepserve_controller.service.listener import Listener
 from deepserve_controller.service.log_files import LogFiles
@@ -50,17 +45,11 @@ from deepserve_controller.service.results import KeptResults
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.store import MemoryStore, Store
 from deepserve_controller.service.template_links import TemplateLinks
-from deepserve_controller.service.tokens import new_name
-from deepserve_controller.settings import Settings, max_depth, model_policy, runtime_folder
+from deepserve_controller.settings import Settings, model_policy, runtime_folder
 
 if TYPE_CHECKING:
     from deepserve_controller.service.learned import Learned
     from deepserve_controller.service.up import UpPort
-
-
-def default_max_pods() -> int:
-    """A host's bound for functions that name none."""
-    return max(4, 4 * len(os.sched_getaffinity(0)))
 
 
 LAST_OUTPUT_S = 0.2
@@ -86,19 +75,12 @@ class Controller:
         self.reaper = ChildReaper()
         self.recipients = Recipients()
         self.segments = Segments(folders.segments)
-        ids = IdAllocator(suffix=f"{new_name(2)}-" if settings.mode == "up" else "")
         policy = model_policy()
-        job_executor = build_job_executor(ids, Random(), max_depth=max_depth(), model_routing=policy.routing())
-        usable_mib = usable_memory_mib()
-        cluster_manager = build_cluster_manager(
-            ids, default_max_pods(), usable_mib=usable_mib, choose_source=policy.choose_source, devices=host_devices(),
-            model_autoscaler=policy.autoscaler(), preload=policy.preload,
-        )  # fmt: skip
-        self.cores = CoreLoop(Cores(job_executor, cluster_manager))
+        self.cores = CoreLoop(cores_of_host(settings.mode, policy))
         self.functions = Functions(self.cores, scale_model=policy.scale)
         self._model_ticks = ModelTicks(self.cores, self.functions, policy.tick_s)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
-        self.deployments = Deployments(store, self.functions, self.bundles, cluster_manager.why_never)
+        self.deployments = Deployments(store, self.functions, self.bundles, self.cores.cores.cluster_manager.why_never)
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
         contexts = Contexts(records=store.contexts)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments, contexts)

@@ -46,7 +46,7 @@ class Queries:
         of_models = ModelQueries(deployments, of_functions, pods, requests.routes)
         of_faults = FaultQueries(about["mode"], pods.faults)
         self._answers: dict[str, Callable[[str, Body], Body]] = {
-            "status": StatusQueries(about, cores, deployments, pods, requests, of_requests).status,
+            "status": StatusQueries(about, cores, deployments, pods, requests).status,
             "logs": LogQueries(functions, deployments, pods, logs).read,
             "shutdown": self._shutdown,
             "apps": of_apps.apps,

@@ -23,8 +23,8 @@ class RequestQueries:
         limit = optional(body, "limit", int, 100)
         label = optional(body, "label", str, "")
         running = [self._describe_running(record) for record in self._requests.running.values()]
-        found = [record for record in running + self.recent(limit) if not label or record["label"] == label]
-        return {"requests": found}
+        found = running + self._requests.recent.latest(limit)
+        return {"requests": [record for record in found if not label or record["label"] == label]}
 
     def result_info(self, link_id: str, body: Body) -> Body:
         request_id = required(body, "request_id", str)
@@ -32,7 +32,7 @@ class RequestQueries:
         if running is not None:
             return self._describe_running(running)
         kept = self._kept.get(request_id)
-        known = next((record for record in reversed(self._requests.recent) if record["request_id"] == request_id), None)
+        known = self._requests.recent.find(request_id)
         if kept is None and known is None:
             raise QueryError("not_found", f"unknown request {request_id!r}")
         return {
@@ -46,7 +46,7 @@ class RequestQueries:
     def timeline(self, link_id: str, body: Body) -> Body:
         """What the controller and the pod did for a finished request, in milliseconds."""
         request_id = required(body, "request_id", str)
-        record = next((found for found in self._requests.recent if found["request_id"] == request_id), None)
+        record = self._requests.recent.find(request_id)
         if record is None:
             raise QueryError("not_found", f"unknown request {request_id!r}")
         pod = self._pods.find(record["pod_id"])
@@ -64,10 +64,6 @@ class RequestQueries:
         for task_id in task_ids:
             self._cores.give(events.MoveAsked(task_id, "somebody asked for it", pod_id))
         return {"task_ids": task_ids}
-
-    def recent(self, limit: int) -> list[Body]:
-        """Those that ended last, the latest last."""
-        return list(self._requests.recent)[-limit:] if limit > 0 else []
 
     def _describe_running(self, record: RequestRecord) -> Body:
         is_waiting = not record.pod_id and self._requests.dependencies.is_waiting(record.request_id)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -28,22 +26,23 @@ from deepserve_controller.service.dependencies import DependencyValues, Wanted
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.offered_result import OfferedResult
+from deepserve_controller.service.recent_requests import RecentRequests
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.request_record import RequestRecord
+from deepserve_controller.service.request_tally import RequestTally
 from deepserve_controller.service.results import Delivery, KeptResults
 from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.streams import Streams
-from deepserve_controller.service.tallies import RequestTally, TaskPlace, TaskPlaces
+from deepserve_controller.service.task_places import TaskPlace, TaskPlaces
 from deepserve_controller.settings import log_level
 
-NUM_RECENT = 500
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
 
 
 class Requests:
-    """The table of running requests and tasks, and a short memory of finished ones."""
+    """The table of running requests and their tasks."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class Requests:
         self.tasks = TaskPlaces()
         self.routes = RouteLog.of_setting(log_level())
         self._tally = RequestTally()
-        self.recent: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self.recent = RecentRequests()
         self.offered = OfferedResult(segments)
 
     # --- from links ---
@@ -79,24 +78,7 @@ class Requests:
             raise Refusal("garbage", f"OpenRequest with a name of more than {MAX_NAME_CHARS} characters")
         if request_id in self.running or request_id in self._kept:
             return self._deliveries.refuse(link_id, request_id, f"request {request_id} exists already")
-        parent = self.tasks.get(message.parent_task_id) if message.parent_task_id else None
-        parent_record = self.running.get(parent.request_id) if parent else None
-        record = RequestRecord(
-            request_id=request_id,
-            link_id=link_id,
-            root_link_id=parent_record.root_link_id if parent_record else link_id,
-            function_id=message.function_id,
-            label=self._functions.label(message.function_id),
-            kind=message.kind,
-            parent_task_id=message.parent_task_id,
-            keep=message.keep,
-            arrived_at=time.time(),
-        )
-        if message.value.segment:
-            self._segments.announced(link_id, message.value)
-            record.segments[-1] = message.value.segment
-        if message.value.refs:
-            self.refs.carry(message.value.refs, request_id)
+        record = self._record(link_id, message)
         wanted = Wanted()
         if message.depends_on:
             wanted = self.dependencies.want(request_id, -1, message.depends_on, self.running)
@@ -126,6 +108,28 @@ class Requests:
                 is_ahead=message.is_ahead,
             )
         )
+
+    def _record(self, link_id: str, message: OpenRequest) -> RequestRecord:
+        """Of a new request, whose argument counts as its own from here on."""
+        parent = self.tasks.get(message.parent_task_id) if message.parent_task_id else None
+        parent_record = self.running.get(parent.request_id) if parent else None
+        record = RequestRecord(
+            request_id=message.request_id,
+            link_id=link_id,
+            root_link_id=parent_record.root_link_id if parent_record else link_id,
+            function_id=message.function_id,
+            label=self._functions.label(message.function_id),
+            kind=message.kind,
+            parent_task_id=message.parent_task_id,
+            keep=message.keep,
+            arrived_at=time.time(),
+        )
+        if message.value.segment:
+            self._segments.announced(link_id, message.value)
+            record.segments[-1] = message.value.segment
+        if message.value.refs:
+            self.refs.carry(message.value.refs, message.request_id)
+        return record
 
     def map_input(self, message: MapInput, data: bytes) -> None:
         record = self.running.get(message.request_id)
@@ -277,7 +281,8 @@ class Requests:
         if record.keep:
             self._kept.put(action.request_id, list(record.held), finished, action.payload.data, stream)
         self._deliveries.send_to_all(record, finished, action.payload.data, is_kept=record.keep)
-        self._remember(record, action)  # while the caller goes on
+        # While the caller goes on:
+        self.recent.note(record, action, self.routes.text_of(record.request_id))
         self.refs.drop(action.request_id)
 
     def deliver_item(self, record: RequestRecord, delivery: Delivery) -> None:
@@ -287,32 +292,3 @@ class Requests:
             if refs := delivery.refs:
                 self.refs.carry(refs, record.request_id)
         self._deliveries.send_to_all(record, delivery.message, delivery.data, is_kept=record.keep)
-
-    # --- inside ---
-
-    def _remember(self, record: RequestRecord, action: FinishRequest) -> None:
-        timings = action.timings
-        self.recent.append(
-            {
-                "request_id": record.request_id,
-                "job_id": timings.job_id,
-                "task_id": timings.task_id,
-                "pod_id": timings.pod_id,
-                "function_id": record.function_id,
-                "label": record.label,
-                "kind": record.kind,
-                "state": action.outcome.kind,
-                "detail": action.outcome.detail,
-                "stopped": action.outcome.stopped,
-                "parent_task_id": record.parent_task_id,
-                "arrived_at": record.arrived_at,
-                "attempts": timings.attempts,
-                "user_retries": timings.user_retries,
-                "pod_losses": timings.pod_losses,
-                "queued_ms": timings.queued_ms,
-                "run_ms": timings.run_ms,
-                "total_ms": timings.total_ms,
-                "count": action.count,
-                "route": self.routes.text_of(record.request_id),
-            }
-        )

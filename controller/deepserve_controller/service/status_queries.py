@@ -13,7 +13,6 @@ from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.pod_entry import PodEntry
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body
-from deepserve_controller.service.request_queries import RequestQueries
 from deepserve_controller.service.requests import Requests
 
 VERSION = "0.1.0"
@@ -31,14 +30,12 @@ class StatusQueries:
         deployments: Deployments,
         pods: PodLinks,
         requests: Requests,
-        request_queries: RequestQueries,
     ) -> None:
         self._about = about
         self._cores = cores
         self._deployments = deployments
         self._pods = pods
         self._requests = requests
-        self._request_queries = request_queries
         self._started_at = time.time()
 
     def status(self, link_id: str, body: Body) -> Body:
@@ -75,7 +72,7 @@ class StatusQueries:
             "num_stored": len(self._requests.refs.book),
             "stored_bytes": self._requests.refs.book.total_bytes,
             "num_waiting": self._requests.dependencies.num_waiting,
-            "requests": self._request_queries.recent(NUM_STATUS_REQUESTS),
+            "requests": self._requests.recent.latest(NUM_STATUS_REQUESTS),
         }
 
     def _describe_pod(self, pod: PodEntry) -> Body:
