@@ -67,6 +67,8 @@ class Controller:
         self._make_provider = make_provider
         self.is_ended = False
         self.on_end: Callable[[], None] | None = None
+        self.on_ports_close: list[Callable[[], None]] = []
+        """Called at the end, while who waits at an HTTP port can still be told."""
         """Called at the end as well; for whoever hosts the reactor."""
         self._reactor = running_reactor()
         self._listeners: list[Listener] = []

@@ -45,6 +45,8 @@ class HttpHost:
             if not controller.is_ended:
                 await ended.wait()
             on_close()
+            for tell in controller.on_ports_close:
+                tell()
             await _stop(server, serving)
         finally:
             self._listener.close()
@@ -60,5 +62,6 @@ def make_gateway(controller: Controller, bearer: Bearer | None = None) -> Gatewa
     """bearer: the key that may do everything, where there is one."""
     exchanges = Exchanges(controller.requests, controller.segments)
     controller.recipients.add(LINK_ID, exchanges)
+    controller.on_ports_close.append(exchanges.end_all)
     models = HostedModels(controller.functions)
     return Gateway(bearer, controller.api_keys, models, exchanges, controller.cores.cores)

@@ -329,6 +329,29 @@ def test_a_revoked_key_ends_what_it_runs_and_what_waits() -> None:
     run(test)
 
 
+def test_a_controller_that_ends_tells_who_runs_who_waits_and_who_comes() -> None:
+    async def test(setup: Setup) -> None:
+        stream = ask(setup, stream=True)
+        [first] = await opened(setup)
+        setup.pods.items(first, b"data: 1\n\n")
+        await until(lambda: bool(stream.writes))
+        others = [ask(setup) for _ in range(6)]
+        await until(lambda: bool(setup.gateway._admissions["fn-tiny"]._queue))
+        num_opened = len(setup.pods.opened)
+        assert num_opened < 7
+        setup.exchanges.end_all()
+        late = ask(setup)
+        for asked in (stream, *others, late):
+            await asked.done
+        assert stream.body.startswith(b"data: 1") and b'"code":"shutting_down"' in stream.body
+        for asked in (*others, late):
+            assert asked.status == 503 and asked.headers["retry-after"] == "1", asked.body
+            assert asked.error["code"] == "shutting_down" and asked.error["type"] == "overloaded_error"
+        assert len(setup.pods.opened) == num_opened
+
+    run(test, ready_slots=1)
+
+
 def test_a_key_of_a_process_ends_with_its_link() -> None:
     async def test(setup: Setup) -> None:
         answer_at_once(setup)

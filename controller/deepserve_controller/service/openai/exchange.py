@@ -121,11 +121,20 @@ class Exchanges:
         self._requests = requests
         self._segments = segments
         self._open: dict[str, Exchange] = {}
+        self._is_ending = False
+
+    def end_all(self) -> None:
+        """The controller ends: whoever waits for an answer is told so, and so is whoever still comes."""
+        self._is_ending = True
+        for exchange in self._open.values():
+            exchange.fail(_ending())
 
     def open(
         self, function_id: str, method: str, asked: OpenAIRequest | ContextInput, context_id: str = ""
     ) -> Exchange:
         """asked: of a context what it is made of. Raises Fault."""
+        if self._is_ending:
+            raise _ending()
         payload = msgspec.msgpack.encode(asked)
         request_id = f"rq-openai-{secrets.token_hex(8)}"
         exchange = self._open[request_id] = Exchange(request_id, self._requests)
@@ -179,6 +188,10 @@ class Exchanges:
             return [msgspec.msgpack.decode(item, type=bytes) for item in items]
         except msgspec.DecodeError:
             return []
+
+
+def _ending() -> Fault:
+    return Fault(503, "the server is going down", code="shutting_down", headers={"retry-after": "1"})
 
 
 def _lost() -> Fault:
