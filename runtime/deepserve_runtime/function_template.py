@@ -101,7 +101,7 @@ class FunctionTemplate:
         sdk.install(client)
         error: BaseException | None = None
         try:
-            code = self._load_code(spec, binding.is_ahead)
+            code = self._load_code(binding)
             self._check_memory(spec)
         except BaseException as raised:
             error = raised
@@ -116,13 +116,14 @@ class FunctionTemplate:
             return None
         return Snapshot(binding.function_id, spec, code, self._welcome)
 
-    def _load_code(self, spec: FunctionSpec, is_ahead: bool) -> LoadedCode | LoadedEngine:
+    def _load_code(self, binding: BindExecutor) -> LoadedCode | LoadedEngine:
+        spec = binding.spec
         if spec.kind != "model":
             return LoadedCode(spec, self._store, _run_coroutine, self._steps)
         from deepserve_runtime.executors.model import NotForkedError, load_to_fork  # its environment has it
 
         try:
-            engine = load_to_fork(spec, self._steps, is_ahead)
+            engine = load_to_fork(spec, self._steps, binding.is_ahead, binding.is_awaited)
         except NotForkedError as error:
             self._refusal = str(error)
             raise

@@ -186,6 +186,8 @@ class StartTemplate(Action, frozen=True):
     reason: str
     is_ahead: bool = False
     """Nobody waits: all of a model's weights are brought into memory before it is ready."""
+    is_awaited: bool = False
+    """Tasks wait for the first pods that will be forked from it."""
 
 
 class StopTemplate(Action, frozen=True):

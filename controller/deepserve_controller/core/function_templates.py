@@ -233,7 +233,7 @@ class FunctionTemplates:
         spec, is_host_copy = self.spec_of(pool), self.may_hold_devices(pool.spec)
         template = FunctionTemplate(template_id, pool, spec, is_host_copy, now_s, ready_by_s)
         self._templates[template_id] = self._by_function[pool.function_id] = template
-        self._out.append(StartTemplate(template_id, pool.function_id, spec, reason, is_ahead))
+        self._out.append(StartTemplate(template_id, pool.function_id, spec, reason, is_ahead, pool.queued > 0))
         self.startups.ordered(template_id, spec, NOTHING, now_s)
         self._alarms.set(ready_by_s, START_ALARM, template)
 

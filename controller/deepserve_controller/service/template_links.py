@@ -58,7 +58,9 @@ class TemplateLinks:
             label=spec.label,
             reason=action.reason,
         )
-        self._orders[action.template_id] = BindExecutor(action.function_id, spec, is_ahead=action.is_ahead)
+        self._orders[action.template_id] = BindExecutor(
+            action.function_id, spec, is_ahead=action.is_ahead, is_awaited=action.is_awaited
+        )
         assert self._pods.provider is not None
         self._pods.provider.start_template(action.template_id, spec.environment, token, spec.resources.memory_mib)
 

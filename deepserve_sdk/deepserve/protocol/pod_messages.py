@@ -22,6 +22,8 @@ class BindExecutor(Message, frozen=True):
     """The pod's devices, where its function names accelerators: it sees no others."""
     is_ahead: bool = False
     """To a template: nobody waits for the model, so all of its weights are brought into memory first."""
+    is_awaited: bool = False
+    """To a template: tasks wait for its first pods. An engine's make no step before theirs."""
 
 
 class BundleContent(Message, frozen=True):

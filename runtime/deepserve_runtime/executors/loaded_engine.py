@@ -42,8 +42,9 @@ class LoadedEngine:
 
     has_pod_hooks = False
 
-    def __init__(self, spec: FunctionSpec, steps: StepClock, is_ahead: bool = False) -> None:
+    def __init__(self, spec: FunctionSpec, steps: StepClock, is_ahead: bool = False, is_awaited: bool = False) -> None:
         """is_ahead: all weights are brought into memory; else a large file is left to the executor that comes first.
+        is_awaited: tasks wait for the executors that are forked first.
 
         Raises ModelLoadError.
         """
@@ -52,6 +53,7 @@ class LoadedEngine:
             self.template = engine_template(spec.model.source, engine_config(spec, overlap_load=not is_ahead))
             self.folder = self.template.folder
             self.defaults = read_sampling_defaults(self.folder)
+        self.is_awaited, self._is_first_awaited = False, is_awaited
         self.source, self.source_reason = self.template.source
         self.weights = Weights(self.template.weights_bytes, self.template.read_s * 1e3)
         steps.mark(LOAD)
@@ -60,7 +62,8 @@ class LoadedEngine:
             print(text, file=sys.stderr, flush=True)
 
     def settle(self) -> None:
-        """Before pods are forked: what has come into memory since, for them to share."""
+        """Before pods are forked: what has come into memory since, for them to share. `is_awaited` is of these pods."""
+        self.is_awaited, self._is_first_awaited = self._is_first_awaited, False
         with suppress(Exception):  # the pod that needs it is told
             self.template.settle()
 

@@ -17,11 +17,14 @@ class NotForkedError(Exception):
     """The model is one that each pod loads for itself; the text says why."""
 
 
-def load_to_fork(spec: FunctionSpec, steps: StepClock, is_ahead: bool = False) -> LoadedEngine:
-    """In a template. is_ahead: nobody waits for it. Raises NotForkedError, and what make_model_executor raises."""
+def load_to_fork(
+    spec: FunctionSpec, steps: StepClock, is_ahead: bool = False, is_awaited: bool = False
+) -> LoadedEngine:
+    """In a template. is_ahead: nobody waits for it; is_awaited: tasks wait for its first pods. Raises NotForkedError,
+    and what make_model_executor raises."""
     if _embeds(spec):
         raise NotForkedError("a model that embeds computes in torch's threads")
-    return LoadedEngine(spec, steps, is_ahead)
+    return LoadedEngine(spec, steps, is_ahead, is_awaited)
 
 
 def make_model_executor(spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> TaskExecutor:

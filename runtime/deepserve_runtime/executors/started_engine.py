@@ -56,13 +56,13 @@ class StartedEngine:
         steps.mark(POST_LOAD)
 
     def _start(self, spec: FunctionSpec, loaded: LoadedEngine) -> None:
-        """With a first step, so that no request pays for what that does. While weights still come, it is the first
-        request's: to be ready must not wait for what a request's first layers need not."""
+        """With a first step, so that no request pays for what that does. Where one waits already, it would pay for that
+        step and its own; and while weights still come, to be ready must not wait for what first layers need not."""
         assert spec.model is not None
         self.folder, self.defaults = loaded.folder, loaded.defaults
         with loading(spec.model):
             self.engine = loaded.template.engine()
-            if not self.engine.is_arriving:
+            if not self.engine.is_arriving and not loaded.is_awaited:
                 take_first_step(self.engine)
 
     def _note(self, text: str, spec: FunctionSpec) -> None:

@@ -71,6 +71,16 @@ def test_a_model_is_loaded_once_and_all_pods_come_from_it(cluster: Cluster) -> N
     assert [pod.template_id for pod in of_type(cluster(demand(3)), StartPod)] == ["template-1"] * 2
 
 
+def test_a_template_knows_whether_tasks_wait_for_its_first_pods(cluster: Cluster) -> None:
+    cluster.define(kind="model")
+    assert only(cluster(demand(1)), StartTemplate).is_awaited
+
+
+def test_nobody_waits_for_pods_that_are_kept_anyway(cluster: Cluster) -> None:
+    template = only(cluster.define(kind="model", min_pods=1), StartTemplate)
+    assert not template.is_awaited and not template.is_ahead
+
+
 def test_a_tokenizer_has_its_environment_alone(cluster: Cluster) -> None:
     cluster.define(kind="tokenizer")
     assert [pod.template_id for pod in of_type(cluster(demand(8)), StartPod)] == [""] * 8

@@ -165,7 +165,7 @@ def test_a_model_that_is_asked_regularly_is_loaded_before_it_is_asked() -> None:
         ended = cluster.advance(pause_s)
         assert len(of_type(ended, StopTemplate)) == 1 and model.ahead(ended) == []
     [order] = model.ahead(cluster.advance(11.0))
-    assert order.is_ahead and order.reason == "likely (67%) to be asked within 30 s"
+    assert order.is_ahead and not order.is_awaited and order.reason == "likely (67%) to be asked within 30 s"
     cluster(TemplateReady(order.template_id, 7, 3000.0, weights=Weights(model.held_mib << 20)))
     assert of_type(cluster.advance(25.0), StopTemplate) == [], "its window is over, and it is still likely"
     assert of_type(model.ask(), StartTemplate) == [], "forked at once"

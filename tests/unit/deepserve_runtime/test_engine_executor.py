@@ -365,6 +365,24 @@ def test_a_forked_executor_says_when_it_reads_what_its_template_only_maps(
     assert again.link.of(TaskFinished)[0][1] == pod.link.of(TaskFinished)[0][1]
 
 
+def test_who_waits_for_the_first_executors_pays_for_no_step_but_their_own(folder: Path) -> None:
+    """Later ones are ready after a first step, which no request pays for."""
+    loaded = LoadedEngine(executor_of(folder)._spec, StepClock(), is_awaited=True)
+    loaded.settle()  # before each fork
+    first = executor_of(folder, loaded=loaded)
+    first.load()
+    assert first._engine.stats().num_steps == 0
+    [pod] = assign(first, "t-1")
+    run_waiting(first)
+    loaded.settle()
+    second = executor_of(folder, loaded=loaded)
+    second.load()
+    assert second._engine.stats().num_steps == 1
+    [again] = assign(second, "t-1")
+    run_waiting(second)
+    assert again.link.of(TaskFinished)[0][1] == pod.link.of(TaskFinished)[0][1] and pod.finished.outcome.is_ok
+
+
 def test_an_executor_falls_back_from_the_fork_of_a_changed_checkpoint_and_says_so(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
