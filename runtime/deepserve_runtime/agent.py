@@ -42,13 +42,14 @@ from deepserve_runtime.bundle_store import BundleError
 from deepserve_runtime.chunk import Chunk
 from deepserve_runtime.core import lifecycle as life
 from deepserve_runtime.cpu_weight import weigh
+from deepserve_runtime.error_outcome import describe, encode_error
 from deepserve_runtime.executors import make_executor
 from deepserve_runtime.executors.base import MovingExecutor, TaskExecutor
 from deepserve_runtime.link import Link, LinkClosed
 from deepserve_runtime.memory_limit import MemoryLimit, load_error
 from deepserve_runtime.pod import Pod
 from deepserve_runtime.snapshot import Snapshot
-from deepserve_runtime.task import Task, describe, encode_error
+from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
 from deepserve_runtime.visible_devices import show_devices
 

@@ -13,7 +13,8 @@ from deepserve.protocol.map_messages import AssignChunk, InputFinished, InputsFi
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, Value
 from deepserve_runtime import sdk
 from deepserve_runtime.begun_page import BegunPage, Note
-from deepserve_runtime.task import Task, flush_prints, outcome_of
+from deepserve_runtime.error_outcome import outcome_of
+from deepserve_runtime.task import Task, flush_prints
 
 if TYPE_CHECKING:
     from deepserve.protocol.framing import Buffer

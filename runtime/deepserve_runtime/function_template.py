@@ -29,6 +29,7 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
 from deepserve_runtime.agent import PodAgent
 from deepserve_runtime.bundle_store import BundleError, BundleStore
+from deepserve_runtime.error_outcome import describe, encode_error
 from deepserve_runtime.fork_safety import obstacle
 from deepserve_runtime.link import READ_BYTES, Link, LinkClosed, dial
 from deepserve_runtime.loaded_code import LoadedCode
@@ -36,7 +37,7 @@ from deepserve_runtime.memory_limit import MemoryLimit, load_error
 from deepserve_runtime.pod_process import ReadyAgent, leave_template, run_to_the_end, send_output
 from deepserve_runtime.snapshot import Snapshot
 from deepserve_runtime.step_clock import StepClock
-from deepserve_runtime.task import describe, encode_error, flush_prints
+from deepserve_runtime.task import flush_prints
 from deepserve_runtime.template import Template
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import msgspec
 
 from deepserve.protocol.messages import Value
 from deepserve_runtime import sdk
-from deepserve_runtime.task import BadArguments, Task
+from deepserve_runtime.error_outcome import BadArguments
+from deepserve_runtime.task import Task
 
 if TYPE_CHECKING:
     import inspect

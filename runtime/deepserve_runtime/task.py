@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,11 @@ from deepserve.protocol.journals import packed
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutputs, TaskReleased, Value
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve_runtime import sdk
+from deepserve_runtime.error_outcome import outcome_of
 from deepserve_runtime.outputs import Outputs
 
 if TYPE_CHECKING:
     from deepserve_runtime.pod import Pod
-
-
-class BadArguments(Exception):
-    """Plain arguments do not fit the function's signature or hints; the text names the parameter."""
 
 
 class Task:
@@ -267,41 +263,6 @@ class Task:
 def check_size(value: Value, payload: Buffer, what: str) -> None:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise sdk.errors.ValueTooLarge(f"{what} takes {len(payload)} bytes (limit {MAX_PAYLOAD_BYTES})")
-
-
-def outcome_of(error: BaseException, pod_id: str) -> tuple[Outcome, Value, bytes]:
-    """How a run ends that raised `error`."""
-    if isinstance(error, BadArguments):
-        return Outcome("refused", str(error)), Value(), b""
-    kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
-    return Outcome(kind, describe(error)), *encode_error(error, pod_id)
-
-
-def encode_error(error: BaseException, pod_id: str) -> tuple[Value, bytes]:
-    """The exception as it travels; in words where it cannot."""
-    try:
-        return sdk.encode_exception(error, pod_id=pod_id)
-    except Exception:
-        kind = type(error)
-        told = readable("".join(traceback.format_exception(error)))
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        plain = sdk.errors.RemoteError(describe(error), type_name=name, remote_traceback=told)
-        return sdk.encode_exception(plain, pod_id=pod_id)
-
-
-def readable(text: str) -> str:
-    """Without halves of characters, such as file names of other encodings hold: they have no UTF-8."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def describe(error: BaseException) -> str:
-    """One line for logs and lists; the exception itself travels beside it."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "(its text cannot be made)"
-    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return readable(line.splitlines()[0][:500])
 
 
 def flush_prints() -> None:

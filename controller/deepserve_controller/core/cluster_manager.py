@@ -13,7 +13,8 @@ from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.device import Device
 from deepserve_controller.core.device_moves import LOOK_ALARM
 from deepserve_controller.core.events import Event, Payload
-from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.excess_pods import excess_pods
+from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.function_templates import IDLE_ALARM, START_ALARM, FunctionTemplates
 from deepserve_controller.core.memory_views import ChooseParking, Parking
@@ -25,6 +26,7 @@ from deepserve_controller.core.preload_views import NO_PRELOAD, KnownModel, Prel
 from deepserve_controller.core.preloads import PRELOAD_ALARM, Preloads
 from deepserve_controller.core.scaler import Scaler
 from deepserve_controller.core.scaling_views import Autoscaler, Prewarm, ScalingDecision
+from deepserve_controller.core.start_failures import Failure
 from deepserve_controller.core.startup_views import Startup
 from deepserve_controller.core.status_views import FunctionView, PodView
 from deepserve_controller.core.template_views import ChooseSource
@@ -203,7 +205,7 @@ class ClusterManager:
             pool.set_window(event.window_s)
         pool.is_broken = False
         reason = f"at most {pool.max_pods} pods since the bounds changed"
-        self._fleet.give_up(pool, pool.excess_pods(), reason, now_s)
+        self._fleet.give_up(pool, excess_pods(pool), reason, now_s)
         if pool.review is not None:
             self._alarms.cancel(pool.review)
             pool.review = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
@@ -12,26 +10,11 @@ from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.pod_use import PodUse
 from deepserve_controller.core.scaling_history import ScalingHistory
 from deepserve_controller.core.scaling_views import NO_PANIC, Autoscaler, FunctionLoad, Panic, PodsWanted, TokenLoad
+from deepserve_controller.core.start_failures import StartFailures
 from deepserve_controller.core.status_views import FunctionView
 
-REVIEW_S = 1.0
-"""Between two looks at pods that are too many and yet kept."""
-
-MAX_START_FAILURES = 3
 STALE_S = 30.0
 """Measurements of engines count for so long."""
-START_BACKOFF_S = 0.1
-"""Before the second try; doubled for the third."""
-
-
-FailureKind = Literal["ended", "starts slowly", "loads slowly"]
-
-
-class Failure(NamedTuple):
-    """Of a pod that did not get ready. `loads slowly`: the code's own doing, which is not tried again."""
-
-    kind: FailureKind
-    text: str
 
 
 class FunctionPool(msgspec.Struct, eq=False):
@@ -76,10 +59,7 @@ class FunctionPool(msgspec.Struct, eq=False):
     """Its executor failed to bind in a way that repeats: nothing is started before new demand."""
     broken_because: str = ""
     """How that last was; empty since one was ready."""
-    num_failures: int = 0
-    failed_s: float = -1.0
-    retry_s: float = 0.0
-    """No start before, after one that failed."""
+    failures: StartFailures = msgspec.field(default_factory=StartFailures)
 
     @property
     def target(self) -> int:
@@ -164,76 +144,19 @@ class FunctionPool(msgspec.Struct, eq=False):
     def note_ready(self, pod: PodRecord, slots: int, now_s: float) -> None:
         pod.move("bound", now_s)
         pod.slots = self.slots = slots
-        self.num_failures, self.retry_s, self.broken_because = 0, 0.0, ""
-
-    def note_failure(self, now_s: float, failure: Failure) -> bool:
-        """Whether to try again, at `retry_s`; else it is given up."""
-        self.failed_s = now_s
-        self.num_failures += 1
-        if failure.kind == "loads slowly" or self.num_failures >= MAX_START_FAILURES:
-            return False
-        self.retry_s = now_s + START_BACKOFF_S * 2 ** (self.num_failures - 1)
-        return True
-
-    def epitaph(self, failure: Failure) -> str:
-        """What to tell who waits, once it is given up; the count begins anew."""
-        text = failure.text
-        if failure.kind != "ended":
-            text = f"not ready within its startup_timeout of {self.spec.startup_timeout_s:g} s: {text}"
-        if self.num_failures > 1:
-            text = f"{text} ({self.num_failures} tries)"
-        self.num_failures, self.retry_s = 0, 0.0
-        return text
+        self.failures.clear()
+        self.broken_because = ""
 
     def _recent_pods(self, now_s: float) -> int:
         """Pods that work or did within the scale-down window; a fresh one has its window, too."""
-        recent = self.num_busy + sum(1 for pod in self.pods.values() if self._is_within_window(pod, now_s))
+        recent = self.num_busy + sum(1 for pod in self.pods.values() if self.is_within_window(pod, now_s))
         if self.slots > 1 and recent > 1:
             recent = min(recent, max(1, self.use.most(self.window_s, now_s)))
         return recent
 
-    def _is_within_window(self, pod: PodRecord, now_s: float) -> bool:
+    def is_within_window(self, pod: PodRecord, now_s: float) -> bool:
+        """It is idle, and not for long."""
         return pod.state == "bound" and not pod.is_busy and now_s < pod.idle_since_s + self.window_s
-
-    # --- too many pods ----------------------------------------------------------------------------------
-
-    def review_at_s(self, now_s: float, is_again: bool = False) -> float | None:
-        """When a pod may be one too many; None where only an event can change that.
-
-        `is_again`: a look was taken just now. While calls come, what keeps pods fades with time, so look again soon;
-        when nobody calls, nothing happens before the last pod's window ends.
-        """
-        if len(self.pods) <= self.min_pods:
-            return None
-        idle_s = [pod.idle_since_s for pod in self.pods.values() if pod.state == "bound" and not pod.is_busy]
-        if not self.num_busy and not self.queued:
-            return max(now_s, max(idle_s) + self.window_s) if idle_s else None
-        at_s = min(idle_s) + self.window_s if idle_s else None
-        if self.slots > 1 and len(self.pods) > 1:
-            at_s = now_s if at_s is None else min(at_s, now_s)
-        if at_s is None:
-            return None
-        return max(at_s, now_s + (REVIEW_S if is_again or self.slots > 1 else 0.0))
-
-    def superfluous_pods(self, now_s: float) -> list[PodRecord]:
-        """Pods to give up, the longest idle first. Of pods with several slots also busy ones, the newest first."""
-        num_excess = self.num_pods - self.wanted.pods
-        if num_excess <= 0:
-            return []
-        bound = [pod for pod in self.pods.values() if pod.state == "bound" and pod.pod_id not in self.leaving]
-        found = [pod for pod in bound if not pod.is_busy and not self._is_within_window(pod, now_s)]
-        found.sort(key=lambda pod: pod.idle_since_s)
-        if self.slots > 1 and len(found) < num_excess:
-            others = [pod for pod in reversed(bound) if pod not in found]
-            found += sorted(others, key=lambda pod: pod.is_busy)
-        return found[:num_excess]
-
-    def excess_pods(self) -> list[PodRecord]:
-        """Pods over `max_pods`: those not bound yet first, then idle, then busy ones; newest first."""
-        num_excess = max(0, self.num_pods - self.max_pods)
-        newest_first = list(reversed(self.pods.values()))
-        by_value = sorted(newest_first, key=lambda pod: 0 if pod.state != "bound" else 2 if pod.is_busy else 1)
-        return by_value[:num_excess]
 
     # --- for people and tests ---------------------------------------------------------------------------
 

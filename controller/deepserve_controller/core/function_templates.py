@@ -11,11 +11,12 @@ from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, StartTemplate, StopTemplate
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.events import Event, Payload
-from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_template import FunctionTemplate
 from deepserve_controller.core.host_devices import NOTHING
 from deepserve_controller.core.memory_views import KeepWorth
 from deepserve_controller.core.pod_record import PodRecord
+from deepserve_controller.core.start_failures import Failure
 from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.startup_views import TemplateUse
 from deepserve_controller.core.template_book import TemplateBook

@@ -6,10 +6,11 @@ from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.endings import exit_text
-from deepserve_controller.core.function_pool import Failure, FunctionPool
+from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.pod_record import PodRecord, PodState
 from deepserve_controller.core.scaler import Scaler
+from deepserve_controller.core.start_failures import Failure
 
 
 class PodFailures:
@@ -58,12 +59,12 @@ class PodFailures:
 
     def note(self, pool: FunctionPool, pod_id: str, began_s: float, now_s: float, failure: Failure) -> None:
         """Try again a bounded number of times. Pods started together that fail together count once."""
-        if began_s <= pool.failed_s or pool.is_removed:
+        if began_s <= pool.failures.last_s or pool.is_removed:
             return
-        if pool.note_failure(now_s, failure):
-            self._alarms.set(pool.retry_s, "retry", pool)
+        if pool.failures.note(now_s, failure):
+            self._alarms.set(pool.failures.retry_s, "retry", pool)
         else:
-            text = pool.epitaph(failure)
+            text = pool.failures.epitaph(failure, pool.spec.startup_timeout_s)
             self.mark_broken(pool, now_s, text)
             is_slow = failure.kind != "ended"
             self._out.append(Notify(events.ExecutorFailed(pod_id, pool.function_id, text, is_slow=is_slow)))

@@ -12,6 +12,7 @@ from deepserve_controller.core.actions import Action, Notify
 from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.device import Device
 from deepserve_controller.core.device_moves import DeviceMoves
+from deepserve_controller.core.excess_pods import review_at_s, superfluous_pods
 from deepserve_controller.core.fleet import Fleet
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
@@ -76,7 +77,7 @@ class Scaler:
         self.decide(pool, now_s)
         before = len(pool.pods)
         missing = pool.wanted.pods - pool.num_pods
-        if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.retry_s):
+        if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.failures.retry_s):
             if not (why_never := self.why_never(pool.spec)):
                 source = self._templates.source(pool, missing, now_s)
                 missing = source.pods  # the others wait for the function's template
@@ -111,7 +112,7 @@ class Scaler:
     def plan_review(self, pool: FunctionPool, now_s: float, is_again: bool = False) -> None:
         """One alarm serves all idle times of a function's pods: a warm call must not set one each time."""
         if pool.review is None and not pool.is_removed:
-            at_s = pool.review_at_s(now_s, is_again)
+            at_s = review_at_s(pool, now_s, is_again)
             if at_s is not None:
                 pool.review = self._alarms.set(at_s, "review", pool)
 
@@ -121,7 +122,7 @@ class Scaler:
         if pool.is_removed:
             return
         self.decide(pool, now_s)
-        self.fleet.give_up(pool, pool.superfluous_pods(now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
+        self.fleet.give_up(pool, superfluous_pods(pool, now_s), f"idle for {pool.window_s:g} s; {{}}", now_s)
         self.plan_review(pool, now_s, is_again=True)
 
     def _add_pod(self, pool: FunctionPool, now_s: float, template_id: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import Any
 
 from deepserve_controller.policies.autoscaler import Reactive
 from deepserve_controller.simulator.comparison import POLICIES, compare, table
@@ -19,9 +20,14 @@ from deepserve_controller.simulator.placement import compare_placement, placemen
 from deepserve_controller.simulator.report import report
 from deepserve_controller.simulator.scenarios import SCENARIOS, run_by_name
 from deepserve_controller.simulator.tenants import compare_tenants, tenants_table
+from flowserve.cost_model import CostModel
 from flowserve.errors import StepLogError
 
 PLACEMENT, TENANTS, MOVES = "models-placement", "models-tenants", "models-moves"
+
+
+Told = tuple[dict[str, Any], str]
+"""What a run is told as: JSON, or a table."""
 
 
 def main() -> None:
@@ -39,43 +45,48 @@ def main() -> None:
         cost = read_cost(arguments.cost)
     except StepLogError as error:
         parser.error(str(error))
-    if arguments.list:
-        others = {PLACEMENT: compare_placement, TENANTS: compare_tenants, MOVES: compare_moves}
-        builders = sorted({**SCENARIOS, **MODEL_SCENARIOS, **others}.items())
-        about = {name: " ".join((build.__doc__ or "").split()) for name, build in builders}
-        print(json.dumps(about) if arguments.json else "\n".join(f"{name:20} {text}" for name, text in about.items()))
-    elif arguments.scenario == PLACEMENT:
-        placed = compare_placement(arguments.seed)
-        document = {"scenario": PLACEMENT, "seed": arguments.seed, "rules": [asdict(row) for row in placed]}
-        print(json.dumps(document) if arguments.json else placement_table(placed))
-    elif arguments.scenario == TENANTS:
-        shared = compare_tenants(arguments.seed)
-        document = {"scenario": TENANTS, "seed": arguments.seed, "rules": [asdict(row) for row in shared]}
-        print(json.dumps(document) if arguments.json else tenants_table(shared))
-    elif arguments.scenario == MOVES:
-        moved = compare_moves(arguments.seed, cost)
-        document = {"scenario": MOVES, "seed": arguments.seed, "rules": [asdict(row) for row in moved]}
-        print(json.dumps(document) if arguments.json else moves_table(moved))
-    elif arguments.scenario in MODEL_SCENARIOS:
-        rows = compare_models(arguments.scenario, arguments.seed, cost=cost)
-        document = {
-            "scenario": arguments.scenario, "seed": arguments.seed, "cost": arguments.cost,
-            "hardware": cost.hardware, "policies": [asdict(row) for row in rows],
-        }  # fmt: skip
-        print(json.dumps(document) if arguments.json else model_table(rows))
-    elif arguments.report:
-        scenario, run = run_by_name(arguments.scenario, arguments.seed)
-        title = f"{scenario.title} (seed {arguments.seed})"
-        simulation = run.simulation
-        print(report(title, run.record, simulation.now_s, simulation.num_events, simulation.digest))
-    else:
-        windows_s = arguments.stable_window or []
-        windows = {f"stable window {window_s:g} s": Reactive(stable_window_s=window_s) for window_s in windows_s}
-        compared = compare(arguments.scenario, arguments.seed, {**POLICIES, **windows})
-        document = {
-            "scenario": arguments.scenario, "seed": arguments.seed, "policies": [asdict(row) for row in compared]
-        }  # fmt: skip
-        print(json.dumps(document) if arguments.json else table(compared))
+    if arguments.report and arguments.scenario in SCENARIOS and not arguments.list:
+        return print(_report(arguments.scenario, arguments.seed))
+    document, text = _scenarios() if arguments.list else _compared(arguments, cost)
+    print(json.dumps(document) if arguments.json else text)
+
+
+def _scenarios() -> Told:
+    others = {PLACEMENT: compare_placement, TENANTS: compare_tenants, MOVES: compare_moves}
+    builders = sorted({**SCENARIOS, **MODEL_SCENARIOS, **others}.items())
+    about = {name: " ".join((build.__doc__ or "").split()) for name, build in builders}
+    return about, "\n".join(f"{name:20} {text}" for name, text in about.items())
+
+
+def _report(scenario_name: str, seed: int) -> str:
+    """Of one run, with DeepServe's own policy."""
+    scenario, run = run_by_name(scenario_name, seed)
+    simulation = run.simulation
+    title = f"{scenario.title} (seed {seed})"
+    return report(title, run.record, simulation.now_s, simulation.num_events, simulation.digest)
+
+
+def _compared(arguments: argparse.Namespace, cost: CostModel) -> Told:
+    """The scenario under all policies that there are for it."""
+    scenario, seed = arguments.scenario, arguments.seed
+    document: dict[str, Any] = {"scenario": scenario, "seed": seed}
+    if scenario == PLACEMENT:
+        placed = compare_placement(seed)
+        return {**document, "rules": [asdict(row) for row in placed]}, placement_table(placed)
+    if scenario == TENANTS:
+        shared = compare_tenants(seed)
+        return {**document, "rules": [asdict(row) for row in shared]}, tenants_table(shared)
+    if scenario == MOVES:
+        moved = compare_moves(seed, cost)
+        return {**document, "rules": [asdict(row) for row in moved]}, moves_table(moved)
+    if scenario in MODEL_SCENARIOS:
+        rows = compare_models(scenario, seed, cost=cost)
+        document |= {"cost": arguments.cost, "hardware": cost.hardware}
+        return {**document, "policies": [asdict(row) for row in rows]}, model_table(rows)
+    windows_s = arguments.stable_window or []
+    windows = {f"stable window {window_s:g} s": Reactive(stable_window_s=window_s) for window_s in windows_s}
+    compared = compare(scenario, seed, {**POLICIES, **windows})
+    return {**document, "policies": [asdict(row) for row in compared]}, table(compared)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, T
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
+from deepserve_runtime.error_outcome import describe
 from deepserve_runtime.executors import openai_prompts
 from deepserve_runtime.executors.embedder import Embedder
 from deepserve_runtime.executors.engine_news import EngineNews
@@ -36,7 +37,7 @@ from deepserve_runtime.executors.started_engine import StartedEngine
 from deepserve_runtime.executors.task_reader import AnyGeneration, TaskReader
 from deepserve_runtime.link import LinkClosed
 from deepserve_runtime.step_clock import StepClock
-from deepserve_runtime.task import Task, describe
+from deepserve_runtime.task import Task
 from deepserve_runtime.task_threads import TaskThreads
 
 

@@ -7,6 +7,7 @@ import traceback
 from deepserve.protocol.model_io import ContextInput, PromptContext
 from deepserve.protocol.openai_io import EncodedPrompt, OpenAIError, OpenAIPrompts, OpenAIRequest, OpenAIUsage
 from deepserve_runtime import sdk
+from deepserve_runtime.error_outcome import describe
 from deepserve_runtime.executors.flowserve_parts import (
     Answer,
     ApiError,
@@ -31,7 +32,7 @@ from deepserve_runtime.executors.flowserve_parts import (
 from deepserve_runtime.executors.openai_contexts import continued
 from deepserve_runtime.executors.prompt_names import prompt_blocks
 from deepserve_runtime.executors.values import convert, encode
-from deepserve_runtime.task import Task, describe
+from deepserve_runtime.task import Task
 
 MAX_COMPLETIONS = 1024
 """Of one request: its prompts times `n`. All of them are in the engine at a time, before whoever comes after it."""

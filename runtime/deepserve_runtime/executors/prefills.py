@@ -13,9 +13,9 @@ import msgspec
 from deepserve.protocol.messages import PrepareTask, TaskPrepared
 from deepserve.protocol.model_io import TokenizedPrompt
 from deepserve.protocol.openai_io import GENERATION_METHODS, OpenAIPrompts
+from deepserve_runtime.error_outcome import describe
 from deepserve_runtime.executors.flowserve_parts import SamplingParams, SequenceOutput, UnknownSequenceError
 from deepserve_runtime.executors.journal import Journal
-from deepserve_runtime.task import describe
 
 Reply = Callable[[TaskPrepared], object]
 ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, ignore_eos=True)
