@@ -6,8 +6,17 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..messages import problem_of_message
 from .api_error import ApiError, invalid
-from .requests import ChatRequest, NamedFunction, NamedTool, ResponseFormat, StreamOptions
+from .requests import (
+    AllowedFunctions,
+    AllowedTools,
+    ChatRequest,
+    NamedFunction,
+    NamedTool,
+    ResponseFormat,
+    StreamOptions,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` names to get them; other names are of things that are not here."""
@@ -31,6 +40,15 @@ class Reasoning(msgspec.Struct):
 class NamedChoice(msgspec.Struct, tag_field="type", tag="function"):
     name: str
 
+    def tool(self) -> NamedTool:
+        """As a chat spells it."""
+        return NamedTool(NamedFunction(self.name))
+
+
+class AllowedChoice(msgspec.Struct, tag_field="type", tag="allowed_tools"):
+    mode: Literal["auto", "required"]
+    tools: list[NamedChoice]
+
 
 class ResponseRequest(msgspec.Struct, kw_only=True):
     """Fields that are not listed are ignored, as by OpenAI's clients' other servers."""
@@ -42,7 +60,7 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: str | NamedChoice | None = None
+    tool_choice: str | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
@@ -101,10 +119,11 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
             _add(messages, item, f"input[{index}]")
         return messages
 
-    def _choice(self) -> str | NamedTool | None:
-        if isinstance(self.tool_choice, NamedChoice):
-            return NamedTool(NamedFunction(self.tool_choice.name))
-        return self.tool_choice
+    def _choice(self) -> str | NamedTool | AllowedTools | None:
+        choice = self.tool_choice
+        if isinstance(choice, AllowedChoice):
+            return AllowedTools(AllowedFunctions(choice.mode, [named.tool() for named in choice.tools]))
+        return choice.tool() if isinstance(choice, NamedChoice) else choice
 
     def _format(self) -> ResponseFormat | None:
         given = self.text.format if self.text is not None else None
@@ -119,26 +138,39 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
 
 
 def _add(messages: list[dict[str, Any]], item: dict[str, Any], place: str) -> None:
-    """One item of the input, as a message; calls join those of the answer that they belong to."""
-    match item.get("type", "message"):
+    """One item of the input, as a message; calls join those of the answer that they belong to. Raises ApiError."""
+    match item.get("type") or "message":
         case "message":
-            messages.append({"role": item.get("role"), "content": _content(item.get("content"), place)})
+            messages.append(_checked({"role": item.get("role"), "content": _content(item.get("content"))}, place))
         case "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            name, arguments = item.get("name"), item.get("arguments")
+            if not isinstance(name, str):
+                raise invalid(f"{place}.name must be a string", f"{place}.name")
+            if not isinstance(arguments, str | dict | None):
+                raise invalid(f"{place}.arguments must be an object as JSON", f"{place}.arguments")
+            function = {"name": name, "arguments": arguments}
             call = {"id": item.get("call_id"), "type": "function", "function": function}
             if not messages or messages[-1].get("role") != "assistant":
                 messages.append({"role": "assistant", "content": None})
             messages[-1].setdefault("tool_calls", []).append(call)
         case "function_call_output":
-            output = _content(item.get("output"), place)
-            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+            message = {"role": "tool", "tool_call_id": item.get("call_id"), "content": _content(item.get("output"))}
+            messages.append(_checked(message, place, "output"))
         case "reasoning":  # of an earlier answer: templates leave it out
             pass
         case kind:
             raise invalid(f"{place}: a model for text takes no item of type {kind!r}", place)
 
 
-def _content(content: Any, place: str) -> Any:
+def _checked(message: dict[str, Any], place: str, content: str = "content") -> dict[str, Any]:
+    """content: what its item calls it. Raises ApiError that names the item, whose number is not the message's."""
+    if (problem := problem_of_message(message)) is not None:
+        where = f"{place}.{problem.field.replace('content', content, 1)}" if problem.field else place
+        raise invalid(f"{where} {problem.words}", where)
+    return message
+
+
+def _content(content: Any) -> Any:
     """Parts as a chat spells them."""
     if not isinstance(content, list):
         return content
@@ -164,4 +196,6 @@ def renamed(error: ApiError) -> ApiError:
     for chats, own in (("messages", "input"), ("response_format", "text.format")):
         if param.startswith(chats):
             param, message = param.replace(chats, own, 1), message.replace(chats, own, 1)
+    if param.startswith("tools["):  # functions stand flat here
+        param, message = (text.replace(".function.", ".", 1) for text in (param, message))
     return ApiError(error.status, message, param=param or None, code=error.code, headers=error.headers)

@@ -19,6 +19,10 @@ from flowserve.tool_calls.events import ArgumentsDelta, CallEnd, CallStart, Reas
 ADD = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name} for name in names]}
+
+
 def events_of(written: str) -> list[dict[str, Any]]:
     found = []
     for block in written.removesuffix("\n\n").split("\n\n"):
@@ -131,6 +135,13 @@ def test_errors_name_the_fields_of_this_api(client: Callable[..., TestClient]) -
     running = client()
     for asked, param in (
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": 3}], "instructions": "x"}, "input[0].content"),
+        ({"input": [{"type": "function_call", "name": "add"}, {"type": "function_call"}]}, "input[1].name"),
+        ({"input": [{"type": "function_call", "name": "add", "arguments": 3}]}, "input[0].arguments"),
+        ({"input": [{"type": "function_call_output", "output": [3]}]}, "input[0].output[0]"),
+        ({"input": "x", "tools": [{"type": "function", "name": ""}]}, "tools[0].name"),
+        ({"input": "x", "tools": [{**ADD, "parameters": 3}]}, "tools[0].parameters"),
+        ({"input": "x", "tools": [ADD], "tool_choice": allowed("auto", "other")}, "tool_choice"),
         ({"input": "x", "max_output_tokens": -1}, "max_output_tokens"),
         ({"input": "x", "tool_choice": "required"}, "tool_choice"),
         ({"input": "x", "text": {"format": {"type": "yaml"}}}, "text.format.type"),
@@ -138,6 +149,15 @@ def test_errors_name_the_fields_of_this_api(client: Callable[..., TestClient]) -
     ):
         answer = running.post("/v1/responses", json=asked)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_only_allowed_tools_are_called(client: Callable[..., TestClient]) -> None:
+    running = client()
+    asked = {"input": [{"type": None, "role": "user", "content": "Hello"}], "tools": [ADD, {**ADD, "name": "other"}]}
+    for name in ("add", "other"):
+        choice = allowed("required", name)
+        said = running.post("/v1/responses", json={**asked, "tool_choice": choice, "parallel_tool_calls": False}).json()
+        assert [item["name"] for item in said["output"]] == [name] and said["tool_choice"] == choice
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_turns_where_that_is_asked_for(
