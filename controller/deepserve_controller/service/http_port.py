@@ -24,14 +24,14 @@ from deepserve.protocol.framing import MAX_NESTING, Buffer, nesting
 from deepserve.protocol.messages import Message, OpenRequest, RequestFinished, Value
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.bearer import HOW_TO_BRING_THE_KEY, Bearer
+from deepserve_controller.service.connection import BODY_PATIENCE_S, PortConnection, error_of
 from deepserve_controller.service.deployments import Deployments
-from deepserve_controller.service.http_body import BodyRefused, read_body
-from deepserve_controller.service.impatience import ImpatientProtocol
 from deepserve_controller.service.queries import Queries
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.web_link import MAX_MESSAGE_BYTES, LinkEndpoint
+from slow_clients.body import BodyRefused, read_body
 
 MAX_BODY_BYTES = 1 << 20
 PING_INTERVAL_S = 20.0
@@ -131,7 +131,7 @@ class HttpApp:
 
     async def _call(self, request: HttpRequest) -> Response:
         function_id, _ = self._deployments.lookup(request.path_params["app"], request.path_params["function"])
-        arguments = parse_arguments(await read_body(request, MAX_BODY_BYTES))
+        arguments = parse_arguments(await read_body(request, MAX_BODY_BYTES, BODY_PATIENCE_S))
         finished, data = await self._call_while_connected(request, function_id, arguments)
         if finished.outcome.is_ok:
             result = decode_result(finished.value, data or self._segments.take(finished.value))
@@ -218,7 +218,7 @@ def decode_result(value: Value, data: bytes) -> Any:
 
 def error_response(status: int, code: str, text: str, **more: Any) -> Response:
     headers = HEADERS_OF_STATUS.get(status)
-    return JSONResponse({"error": {"code": code, "text": text}, **more}, status_code=status, headers=headers)
+    return JSONResponse(error_of(code, text) | more, status_code=status, headers=headers)
 
 
 class HttpServer(uvicorn.Server):
@@ -247,7 +247,7 @@ def listen_http(host: str, port: int) -> socket.socket:
 def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> HttpServer:
     config = uvicorn.Config(
         app,
-        http=ImpatientProtocol,
+        http=PortConnection,
         log_level="warning",
         access_log=False,
         lifespan="off",

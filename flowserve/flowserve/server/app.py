@@ -18,11 +18,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slow_clients.connected import CLOSED
+
 from ..answer import AnswerFormat
 from ..errors import FlowServeError, InvalidConfigError
 from ..version import __version__
 from .api_error import JSON_TYPE, ApiError, as_api_error
-from .connected import CLOSED
 from .metrics import Metrics
 
 REQUEST_ID = b"x-request-id"

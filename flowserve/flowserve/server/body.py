@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+
+from slow_clients import body as slow_body
 
 from .api_error import ApiError, invalid
 
@@ -22,35 +22,18 @@ CHUNK_TIMEOUT_S = 20.0
 _CLOSING = {"connection": "close"}
 """The rest of the body is not read, so the connection cannot serve another request."""
 
+_CODES = {"too_large": "request_too_large", "too_slow": "request_timeout"}
+
 _PLACE = re.compile(r" - at `(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"required field `(?P<name>[^`]*)`")
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """Raises ApiError: 413 as soon as more than the limit is announced or has come, 408 when nothing comes any more;
-    starlette's ClientDisconnect.
-    """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
-        raise _too_large(limit_bytes)
-    chunks, size = [], 0
-    stream = request.stream()
-    while (chunk := await _next(stream)) is not None:
-        size += len(chunk)
-        if size > limit_bytes:
-            raise _too_large(limit_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
-    """None at the end."""
+    """Raises ApiError 413 or 408; starlette's ClientDisconnect."""
     try:
-        async with asyncio.timeout(CHUNK_TIMEOUT_S):
-            return await anext(stream, None)
-    except TimeoutError:
-        text = f"no more of the body came within {CHUNK_TIMEOUT_S:g} seconds"
-        raise ApiError(408, text, code="request_timeout", headers=_CLOSING) from None
+        return await slow_body.read_body(request, limit_bytes, CHUNK_TIMEOUT_S)
+    except slow_body.BodyRefused as refused:
+        raise ApiError(refused.status, refused.text, code=_CODES[refused.code], headers=_CLOSING) from None
 
 
 def decode_body(body: bytes, kind: type[T]) -> T:
@@ -74,7 +57,3 @@ def _param(text: str) -> str | None:
     if missing:
         path = f"{path}.{missing['name']}" if path else missing["name"]
     return path or None
-
-
-def _too_large(limit_bytes: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {limit_bytes} bytes", code="request_too_large", headers=_CLOSING)

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from slow_clients.connected import CLOSED, while_connected
+
 from .api_error import JSON_TYPE, RequestFields, as_api_error
 from .body import decode_body, read_body
-from .connected import CLOSED, while_connected
 from .embedding_answer import EmbeddingAnswer
 from .requests import EmbeddingRequest
 

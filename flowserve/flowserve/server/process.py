@@ -30,7 +30,7 @@ from ..models.config import read_model_config
 from ..models.encoder_config import is_embedding_model
 from ..version import __version__
 from .app import Api, ServerConfig
-from .connection import Connection
+from .connection import ServerConnection
 from .embedding_api import EmbeddingApi
 from .generation_api import GenerationApi
 from .startup_log import age_s, say, timed
@@ -76,7 +76,7 @@ def serve(model: str, engine_config: EngineConfig, server_config: ServerConfig, 
         gc.freeze()
         config = uvicorn.Config(
             api.asgi,
-            http=Connection,
+            http=ServerConnection,
             lifespan="on",
             log_config=_LOG_CONFIG,
             log_level="info" if listening.access_log else "warning",
@@ -159,7 +159,7 @@ class _Server(uvicorn.Server):
     def _end_answers(self) -> None:
         self._api.end_all("the server is shutting down")
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Connection):
+            if isinstance(connection, ServerConnection):
                 connection.end_receiving()
 
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from slow_clients.connected import CLOSED, EventStream, while_connected
+
 from ..errors import InvalidRequestError
 from .answering import Answer
 from .api_error import JSON_TYPE, ApiError, as_api_error
 from .beside_loop import beside_loop
 from .chunks import DONE, error_event
-from .connected import CLOSED, EventStream, while_connected
 from .engine_loop import EngineLoop
 from .generation import Generation
 from .prompts import Prompt

@@ -19,6 +19,7 @@ from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.store import NO_RECORDS
+from slow_clients.connection import ABORT
 
 NONE: Mapping[str, str] = {}
 
@@ -126,7 +127,7 @@ class Asked:
                 *([(b"authorization", f"Bearer {secret}".encode())] if secret else []),
                 *((name.encode(), value.encode()) for name, value in headers.items()),
             ],
-            "extensions": {"deepserve.abort": self._reset},
+            "extensions": {ABORT: self._reset},
         }
         self.done = asyncio.ensure_future(app(scope, self._receive, self._send))
 

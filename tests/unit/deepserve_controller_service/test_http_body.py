@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from deepserve_controller.service import http_body, http_port
+from deepserve_controller.service import http_port
 from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.http_port import HttpApp
 from deepserve_controller.service.recipients import Recipients
@@ -35,7 +35,7 @@ def ask(body: bytes) -> tuple[Asked, Calls]:
 
 
 def test_a_body_that_stops_coming_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_body, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(http_port, "BODY_PATIENCE_S", 0.01)
 
     async def test() -> None:
         asked, calls = ask(b"")

@@ -17,7 +17,7 @@ from deepserve.protocol.openai_io import OpenAIUsage
 from deepserve_controller.core.actions import SendTask
 from deepserve_controller.core.events import Payload
 from deepserve_controller.errors import QueryError
-from deepserve_controller.service.openai import admission, body, connected
+from deepserve_controller.service.openai import admission, body, gateway
 from deepserve_controller.service.openai.api_keys import ApiKeys
 from deepserve_controller.service.openai.fault import Fault
 from deepserve_controller.service.openai.openapi import openapi_document
@@ -389,7 +389,7 @@ def test_a_client_that_leaves_cancels_its_request_alone() -> None:
 
 
 def test_a_client_that_reads_nothing_holds_back_its_pod_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connected, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(gateway, "PATIENCE_S", 0.2)
 
     async def test(setup: Setup) -> None:
         asked = ask(setup, stream=True)

@@ -12,7 +12,7 @@ import pytest
 
 from deepserve.protocol.messages import Outcome, RequestFinished, StreamItems, Timings, Value
 from deepserve.protocol.specs import FunctionSpec
-from deepserve_controller.service import http_body
+from deepserve_controller.service.openai import body
 from tests.unit.deepserve_controller_service.openai_peers import Asked, Setup
 
 ASKED = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -59,7 +59,7 @@ def test_an_answer_whose_segment_is_gone_ends_with_an_error(lost: Callable[[str]
 
 
 def test_a_body_that_stops_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_body, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(body, "BODY_PATIENCE_S", 0.01)
 
     async def test(setup: Setup) -> None:
         asked = ask(setup)

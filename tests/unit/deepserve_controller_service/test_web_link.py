@@ -1,25 +1,20 @@
-"""One WebSocket's link without a network: hellos that do not come, readers that do not read, heads that do not end."""
+"""One WebSocket's link without a network: hellos that do not come, readers that do not read."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from typing import Any, cast
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
 from deepserve.protocol.framing import FrameReader, encode_frame
 from deepserve.protocol.messages import Hello, LogOutput, MapEnd, Message, Refused, Welcome
-from deepserve_controller.service import http_port, impatience, web_link
+from deepserve_controller.service import http_port, web_link
 from deepserve_controller.service.bearer import Bearer
+from deepserve_controller.service.connection import PortConnection
 from deepserve_controller.service.handshake import Doorkeeper
-from deepserve_controller.service.impatience import ImpatientProtocol
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.web_link import WebLink
-from flowserve.server.connection import Connection
 
 
 class Recorder:
@@ -145,206 +140,8 @@ def test_a_reader_that_does_not_read_is_slow_and_then_cut_off(monkeypatch: pytes
     asyncio.run(main())
 
 
-def test_a_head_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(1.0)  # a slow answer is no slow head
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
-
-    async def say(port: int, text: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(text)
-        try:
-            return await asyncio.wait_for(reader.read(), 30)
-        except ConnectionResetError:
-            return b""
-        finally:
-            writer.close()
-
-    async def main() -> None:
-        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: ImpatientProtocol(config, ServerState(), {}), "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        monkeypatch.setattr(impatience, "HEAD_TIMEOUT_S", 0.05)
-        assert await say(port, b"") == b""
-        assert await say(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ") == b""
-        monkeypatch.setattr(impatience, "HEAD_TIMEOUT_S", 0.5)  # enough for a head on a busy machine
-        whole = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        assert (await say(port, whole)).endswith(b"ok")
-        server.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
-def test_a_body_that_nobody_reads_does_not_hold_a_connection(
-    monkeypatch: pytest.MonkeyPatch, protocol: type[asyncio.Protocol]
-) -> None:
-    """Of one without a key, which is answered at once: its first byte ends uvicorn's own wait for another request."""
-    monkeypatch.setattr(f"{protocol.__module__}.BODY_TIMEOUT_S", 0.1)
-
-    async def refuse(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def main() -> None:
-        config = uvicorn.Config(refuse, log_level="critical", lifespan="off")
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-        assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
-        writer.write(b"x")
-        with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 30) == b""
-        writer.close()
-        server.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
-def test_a_stream_to_a_client_of_http_1_0_has_no_lengths_in_it(protocol: type[asyncio.Protocol]) -> None:
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"content-length", b"6")] if scope["path"] == "/whole" else []
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for piece in (b"one", b"two"):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body"})
-
-    async def main() -> None:
-        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
-        for path, is_chunked in ((b"/stream", False), (b"/whole", False), (b"/stream", True)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
-            head = b" HTTP/1.1\r\nHost: x\r\nConnection: close" if is_chunked else b" HTTP/1.0"
-            writer.write(b"GET " + path + head + b"\r\n\r\n")
-            head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
-            assert (b"transfer-encoding" in head) == is_chunked
-            assert body == (b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n" if is_chunked else b"onetwo")
-            writer.close()
-        server.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
-def test_a_head_without_end_is_not_kept(protocol: type[asyncio.Protocol]) -> None:
-    """One long header, many short ones, a long address, and those that follow a body in chunks."""
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def say(port: int, head: bytes, more: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        said = b""
-        try:
-            writer.write(head)
-            for _ in range(64):
-                writer.write(more * (8192 // len(more)))
-                await writer.drain()
-            said = await reader.read()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-        return said
-
-    async def main() -> None:
-        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
-        loop = asyncio.get_running_loop()
-        made: list[Any] = []
-
-        def make() -> Any:
-            made.append(cast(Any, protocol)(config, ServerState(), {}))
-            return made[-1]
-
-        server = await loop.create_server(make, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        head, chunked = b"GET / HTTP/1.1\r\nHost: x\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
-        for begun, more in (
-            (head, b"X-One: two\r\n"),
-            (head + b"X-One: ", b"y"),
-            (b"GET /", b"z"),
-            (head + chunked, b"a: b\r\n"),
-        ):
-            said = await asyncio.wait_for(say(port, begun, more), 30)
-            assert b" 431 " in said or not said, said
-        for each in made:
-            kept = sum(len(name) + len(value) for name, value in each.headers or ()) + len(each.url or b"")
-            assert kept < 512 << 10 and each.transport.is_closing()
-        server.close()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("protocol", [ImpatientProtocol, Connection])
-def test_what_no_route_can_answer_is_an_error_of_openais_shape(protocol: type[asyncio.Protocol]) -> None:
-    """Heads that come at once are measured too, and no such answer is taken for that of an earlier request."""
-    began, ends = asyncio.Event(), asyncio.Event()
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] == "/slow":
-            began.set()
-            await ends.wait()
-        if scope["path"] == "/body":
-            while (await receive()).get("more_body"):
-                pass
-        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def say(port: int, *pieces: bytes) -> tuple[int, Any]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(pieces[0])
-        for piece in pieces[1:]:
-            await began.wait()
-            writer.write(piece)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            body = b"" if b" 401 " in head else await reader.read()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return 0, None
-        finally:
-            writer.close()
-        return int(head.split()[1]), json.loads(body)["error"] if body else None
-
-    def request(size: int, path: bytes = b"/") -> bytes:
-        return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nX-One: " + b"y" * (size - 40) + b"\r\n\r\n"
-
-    async def main() -> None:
-        config = uvicorn.Config(answer, log_level="critical", lifespan="off")
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: cast(Any, protocol)(config, ServerState(), {}), "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        limit = impatience.MAX_HEAD_BYTES
-        assert await say(port, request(limit)) == (401, None)
-        for size in (limit + 100, 120_000):
-            status, error = await say(port, request(size))
-            assert (status, error["type"], error["code"]) == (431, "invalid_request_error", None)
-            assert str(limit) in error["message"]
-        chunked = b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nmany\r\n"
-        for nonsense in (b"HELLO\r\n\r\n", chunked):
-            status, error = await say(port, nonsense)
-            assert (status, error["type"], error["message"]) == (
-                400,
-                "invalid_request_error",
-                "what came is no valid HTTP request",
-            )
-        for second in (request(limit + 100), b"HELLO\r\n\r\n"):
-            began.clear()
-            assert await say(port, request(100, b"/slow"), second) == (0, None)
-        ends.set()
-        server.close()
-
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
 def test_a_peer_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(impatience, "BODY_TIMEOUT_S", 0.01)  # a WebSocket is no body that does not come
+    monkeypatch.setattr(PortConnection, "body_timeout_s", 0.01)  # a WebSocket is no body that does not come
     monkeypatch.setattr(http_port, "PING_INTERVAL_S", 0.05)
     monkeypatch.setattr(http_port, "PING_TIMEOUT_S", 0.1)
     ended = []

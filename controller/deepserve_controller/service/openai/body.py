@@ -8,8 +8,9 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
-from deepserve_controller.service import http_body
+from deepserve_controller.service.connection import BODY_PATIENCE_S
 from deepserve_controller.service.openai.fault import Fault, invalid
+from slow_clients import body as slow_body
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20
@@ -46,8 +47,8 @@ class Head(msgspec.Struct):
 async def read_body(request: Request) -> bytes:
     """Raises Fault 413 or 408."""
     try:
-        return await http_body.read_body(request, MAX_BODY_BYTES)
-    except http_body.BodyRefused as refused:
+        return await slow_body.read_body(request, MAX_BODY_BYTES, BODY_PATIENCE_S)
+    except slow_body.BodyRefused as refused:
         # The rest of the body is not read, so the connection cannot serve another request.
         headers = {"connection": "close"}
         raise Fault(refused.status, refused.text, code=CODES[refused.code], headers=headers) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +23,6 @@ from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
 from deepserve_controller.service.openai.body import Head, read_body, read_head
-from deepserve_controller.service.openai.connected import CLOSED, EventStream, while_connected
 from deepserve_controller.service.openai.contexts import card_of, check_owner, is_own, read_context, read_extension
 from deepserve_controller.service.openai.exchange import REQUEST_ID, ROUTE, Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
@@ -31,11 +30,14 @@ from deepserve_controller.service.openai.key_limits import RATE_HEADERS, KeyLimi
 from deepserve_controller.service.openai.models import Hosted, HostedModels
 from deepserve_controller.service.openai.openapi import openapi_document
 from deepserve_controller.service.store import ApiKey
+from slow_clients.connected import CLOSED, EventStream, while_connected
 
 JSON_TYPE = "application/json"
 METHODS = ("GET", "POST", "DELETE")
 EXPOSED = (REQUEST_ID, ROUTE, "retry-after", *RATE_HEADERS)
 """Headers that a page is shown."""
+PATIENCE_S = 60.0
+"""How long the reader of a stream may take nothing at all."""
 HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
 UNKNOWN_KEY = "the key is not known here: it never was, or was revoked (deepserve token list shows those there are)"
 Handler = Callable[[Request], Awaitable[Response]]
@@ -209,7 +211,7 @@ class Gateway:
             close()
             return Response(status_code=CLOSED)
         if head.stream:
-            return EventStream(first, exchange, left, close)
+            return EventStream(_events(first, exchange), close, PATIENCE_S, {**exchange.headers, **left})
         close()
         headers = {**exchange.headers, **left}
         if context is not None:
@@ -276,6 +278,19 @@ def _context_id(request: Request, key: ApiKey) -> str:
     context_id: str = request.path_params["context_id"]
     check_owner(context_id, key)
     return context_id
+
+
+async def _events(first: bytes, exchange: Exchange) -> AsyncIterator[bytes]:
+    """`first`, and what comes after it."""
+    piece: bytes | None = first
+    while piece is not None:
+        yield piece
+        exchange.written()
+        try:
+            piece = await exchange.next()
+        except Fault as fault:
+            yield fault.event()
+            return
 
 
 async def _whole(exchange: Exchange) -> bytes:

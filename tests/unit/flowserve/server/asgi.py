@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+from slow_clients.connection import ABORT
+
 
 class AsgiClient:
     """One request. `leave` disconnects it; `take` lets that many more messages of the answer through."""
@@ -29,7 +31,7 @@ class AsgiClient:
             "raw_path": path.encode(),
             "query_string": b"",
             "headers": [],
-            "extensions": {"flowserve.abort": self._reset},
+            "extensions": {ABORT: self._reset},
         }
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 

@@ -1,18 +1,17 @@
-"""Answers that end when their client leaves."""
+"""Answers that end when their client leaves, or stops reading."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-T = TypeVar("T")
+from slow_clients.connection import abort
 
-ABORT = "flowserve.abort"
-"""Key of the scope's extensions: a function that resets the connection."""
+T = TypeVar("T")
 
 CLOSED = 499
 """As nginx counts a client that left; nobody sees the response."""
@@ -33,13 +32,20 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 
 
 class EventStream(Response):
-    """Server-sent events, each item of `events` one write.
+    """Server-sent events, each item of `events` one write; the next is asked for when the client has taken it.
 
-    `close` is called however it ends. A client that takes nothing for `patience_s` is cut off.
+    `close` is called however it ends, once. A client that takes nothing for `patience_s` is cut off.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], patience_s: float) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        close: Callable[[], None],
+        patience_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        all_headers = {"cache-control": "no-cache", **(headers or {})}
+        super().__init__(media_type="text/event-stream", headers=all_headers)
         del self.headers["content-length"]
         self._events = events
         self._close = close
@@ -60,10 +66,7 @@ class EventStream(Response):
                 async with asyncio.timeout(self._patience_s):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except TimeoutError:
-                self._close()
-                if abort := scope.get("extensions", {}).get(ABORT):
-                    abort()
-                return
+                return abort(scope)
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,0 +1,4 @@
+"""HTTP for clients that are slow, greedy or gone: what the controller's port and `flowserve serve` have in common.
+
+Knows neither of them, and nothing of what is served.
+"""
