@@ -13,6 +13,7 @@ from .config import EngineConfig
 from .device.select import select_device
 from .embedding_texts import EmbeddingTexts
 from .embedding_turns import BATCH_TOKENS, batches_by_length
+from .errors import FlowServeError
 from .hub import resolve_model
 from .models.bert import EncoderPlan
 from .models.decoder_states import DecoderStates
@@ -29,6 +30,9 @@ _CPU_TURN_TOKENS = 512
 _CPU_PIECE_MULTIPLICATIONS = 1 << 30
 """Of one piece: some twenty milliseconds on two cores. Half of it makes the whole a sixth slower, twice as much hardly
 faster."""
+
+
+NO_NUMBERS = "the model's vectors are no numbers (NaN or infinity): its weights are too large for the dtype"
 
 
 class EmbeddingModel:
@@ -144,7 +148,10 @@ class EmbeddingBatch:
         """Of each text, once all is computed."""
 
     def advance(self, for_s: float) -> bool:
-        """Compute pieces until so many seconds have passed, one at least; whether that was the last."""
+        """Compute pieces until so many seconds have passed, one at least; whether that was the last.
+
+        Raises FlowServeError for vectors that are none.
+        """
         until_s = time.perf_counter() + for_s
         with torch.inference_mode():
             try:
@@ -153,5 +160,8 @@ class EmbeddingBatch:
                     if time.perf_counter() >= until_s:
                         return False
             except StopIteration as end:
-                self.vectors = pool(end.value, self._lengths, self._pooling).tolist()
+                vectors = pool(end.value, self._lengths, self._pooling)
+                if not bool(vectors.isfinite().all()):
+                    raise FlowServeError(NO_NUMBERS) from None
+                self.vectors = vectors.tolist()
                 return True

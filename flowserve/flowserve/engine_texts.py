@@ -93,7 +93,11 @@ class EngineTexts(Generic[Key]):
         if output.error is not None or output.hidden is None:
             self._fail(key, FlowServeError(output.error or f"the engine ended a text: {output.finish_reason}"))
             return True
-        asked.vectors[place] = unit_vector(output.hidden)
+        try:
+            asked.vectors[place] = unit_vector(output.hidden)
+        except FlowServeError as error:
+            self._fail(key, error)
+            return True
         asked.num_left -= 1
         if not asked.num_left:
             del self._asked[key]
@@ -125,6 +129,13 @@ def text_reader(engine: Engine) -> EmbeddingTexts:
 
 
 def unit_vector(hidden: Sequence[float]) -> list[float]:
-    """Of length 1, as vectors of decoders are that say nothing of pooling: see EmbeddingModel."""
-    length = max(math.sqrt(math.fsum(value * value for value in hidden)), 1e-12)
+    """Of length 1, as vectors of decoders are that say nothing of pooling: see EmbeddingModel.
+
+    Raises FlowServeError for what is no vector.
+    """
+    length = max(math.sqrt(sum(value * value for value in hidden)), 1e-12)
+    if not math.isfinite(length):
+        raise FlowServeError(
+            "the model's state is no numbers (NaN or infinity): its weights are too large for the dtype"
+        )
     return [value / length for value in hidden]

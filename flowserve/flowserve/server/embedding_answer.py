@@ -47,6 +47,9 @@ class EmbeddingAnswer:
         self.inputs = listed_prompts(asked.input, "input")
         if len(self.inputs) > MAX_INPUTS:
             raise invalid(f"{len(self.inputs)} inputs are more than {MAX_INPUTS}", "input")
+        for index, text in enumerate(self.inputs):
+            if not text:  # as OpenAI has it, whatever special tokens the model would put around nothing
+                raise invalid(f"input {index} is empty", "input")
         if asked.truncate_prompt_tokens not in (None, -1):
             raise invalid(
                 "truncate_prompt_tokens must be -1, the length that the model takes", "truncate_prompt_tokens"
@@ -64,20 +67,18 @@ class EmbeddingAnswer:
 
 
 def _dimensions(asked: int | None, own: int, folder: Path) -> int:
-    """Raises ApiError where a shorter vector would mean nothing."""
+    """Raises ApiError where the start of a vector means nothing, as config.json says."""
     if asked is None or asked == own:
         return own
-    if not _is_matryoshka(folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    listed = config.get("matryoshka_dimensions")
+    if not listed and not config.get("is_matryoshka"):
         raise invalid(f"the model gives {own} dimensions and was not trained to give fewer", "dimensions")
+    if isinstance(listed, list) and listed and asked not in listed:
+        raise invalid(f"dimensions must be one of {', '.join(map(str, listed))}, got {asked}", "dimensions")
     if not 1 <= asked <= own:
         raise invalid(f"dimensions must be 1 to {own}, got {asked}", "dimensions")
     return asked
-
-
-def _is_matryoshka(folder: Path) -> bool:
-    """Whether the start of a vector is a vector too, as config.json says."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("is_matryoshka") or config.get("matryoshka_dimensions"))
 
 
 def _cut(vector: list[float], dimensions: int) -> list[float]:

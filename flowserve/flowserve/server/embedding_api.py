@@ -43,6 +43,7 @@ class EmbeddingApi:
             embedding_route(self.encoder, self._names, folder, model.dimension, self.config.max_body_bytes),
             Route("/v1/completions", no_such_task("completions"), methods=["POST"]),
             Route("/v1/chat/completions", no_such_task("chats"), methods=["POST"]),
+            Route("/v1/responses", no_such_task("responses"), methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
         ]

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from slow_clients.connected import CLOSED, while_connected
 
 from .api_error import JSON_TYPE, RequestFields, as_api_error
+from .beside_loop import beside_loop
 from .body import decode_body, read_body
 from .embedding_answer import EmbeddingAnswer
 from .requests import EmbeddingRequest
@@ -30,8 +31,10 @@ def embedding_route(
     """dimension: of the vectors."""
 
     async def embeddings(request: Request) -> Response:
-        asked = decode_body(await read_body(request, max_body_bytes), EmbeddingRequest)
-        answer = EmbeddingAnswer(asked, names, folder, dimension)
+        body = await read_body(request, max_body_bytes)
+        answer = await beside_loop(
+            len(body), lambda: EmbeddingAnswer(decode_body(body, EmbeddingRequest), names, folder, dimension)
+        )
         try:
             found = await while_connected(request.receive, embedder.embed(answer.inputs, answer.truncate))
         except Exception as error:
@@ -39,6 +42,7 @@ def embedding_route(
         if found is None:
             return Response(status_code=CLOSED)
         vectors, num_tokens = found
-        return Response(answer.body(vectors, num_tokens), media_type=JSON_TYPE)
+        content = await beside_loop(len(vectors) * dimension, answer.body, vectors, num_tokens)
+        return Response(content, media_type=JSON_TYPE)
 
     return Route("/v1/embeddings", embeddings, methods=["POST"])

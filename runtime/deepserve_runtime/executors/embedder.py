@@ -6,8 +6,9 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepserve.protocol.model_io import Embedded, EmbedInput
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, METHODS, OpenAIRequest, OpenAIUsage
@@ -35,8 +36,13 @@ if TYPE_CHECKING:
 
     TextQueue = EmbeddingQueue[TaskKey] | EngineTexts[TaskKey]
 
+T = TypeVar("T")
+
 MUCH_BYTES = 1 << 15
 """Of a task's texts; more takes tens of milliseconds to tokenize, and megabytes take seconds."""
+
+MANY_NUMBERS = 1 << 16
+"""Of a task's vectors; more take tens of milliseconds to spell."""
 
 
 @dataclass(slots=True)
@@ -70,9 +76,9 @@ class Embedder:
         self._wake = wake
         self._queue: TextQueue | None = None
         self._asked: dict[TaskKey, _Asked] = {}
-        self._reading: dict[TaskKey, Task] = {}
-        """Those with much text, which is tokenized on a thread of its own."""
-        self._was_read: queue.SimpleQueue[tuple[Task, _Asked | Exception]] = queue.SimpleQueue()
+        self._away: dict[TaskKey, Task] = {}
+        """Those with much text or many numbers, which are read or spelled on a thread of its own."""
+        self._back: queue.SimpleQueue[tuple[TaskKey, Callable[[], None]]] = queue.SimpleQueue()
         self._beside: TaskThread | None = None
 
     # --- on the main thread ----------------------------------------------------------------------------
@@ -83,15 +89,14 @@ class Embedder:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._asked or self._reading)
+        return bool(self._asked or self._away)
 
     def add(self, task: Task) -> None:
         try:
             task.open_to_interrupts(self._wake)
             texts = self.load()
             if task.assignment.value.size_bytes > MUCH_BYTES:
-                self._reading[task.key] = task
-                self._thread_beside().inbox.put(lambda: self._read_beside(task, texts))
+                self._do_beside(task, partial(self._read, task, texts), self._begin)
             else:
                 self._begin(self._read(task, texts))
         except sdk.errors.InputCancelled:
@@ -101,8 +106,11 @@ class Embedder:
 
     def turn(self) -> None:
         """One piece at most; and what was cancelled ends."""
-        self._begin_read()
-        for task in [*self._reading.values(), *(asked.task for asked in self._asked.values())]:
+        while not self._back.empty():
+            key, go_on = self._back.get()
+            if self._away.pop(key, None) is not None:  # it was not cancelled meanwhile
+                go_on()
+        for task in [*self._away.values(), *(asked.task for asked in self._asked.values())]:
             if task.cancel_reason:
                 self._forget(task.key)
                 task.finish_cancelled()
@@ -120,16 +128,6 @@ class Embedder:
             self._queue = self._make()
         return self._queue
 
-    def _begin_read(self) -> None:
-        while not self._was_read.empty():
-            task, outcome = self._was_read.get()
-            if self._reading.pop(task.key, None) is None:  # it was cancelled meanwhile
-                continue
-            if isinstance(outcome, Exception):
-                self._fail(task, outcome)
-            else:
-                self._begin(outcome)
-
     def _begin(self, asked: _Asked) -> None:
         if not asked.prompts:
             return self._finish(asked, [])
@@ -144,22 +142,45 @@ class Embedder:
             self._finish(asked, outcome.vectors)
 
     def _finish(self, asked: _Asked, vectors: list[list[float]]) -> None:
-        num_tokens = sum(map(len, asked.prompts))
+        task, num_tokens = asked.task, sum(map(len, asked.prompts))
+        spell: Callable[[], Any]
+        tell: Callable[[Any], None]
         if asked.answer is None:
-            asked.task.finish(*encode(Embedded(vectors, num_tokens)))
-            return
+            spell, tell = partial(encode, Embedded(vectors, num_tokens)), lambda spelled: task.finish(*spelled)
+        else:
+            spell, tell = partial(asked.answer.body, vectors, num_tokens), partial(self._tell_body, task, num_tokens)
+        if sum(map(len, vectors)) > MANY_NUMBERS:
+            self._do_beside(task, spell, tell)
+        else:
+            tell(spell())
+
+    def _tell_body(self, task: Task, num_tokens: int, body: bytes) -> None:
         try:
-            openai_prompts.finish_whole(asked.task, asked.answer.body(vectors, num_tokens), OpenAIUsage(num_tokens))
+            openai_prompts.finish_whole(task, body, OpenAIUsage(num_tokens))
         except sdk.errors.ValueTooLarge as error:
-            self._fail(asked.task, error)
+            self._fail(task, error)
 
     def _forget(self, key: TaskKey) -> None:
         self._asked.pop(key, None)
-        self._reading.pop(key, None)
+        self._away.pop(key, None)
         if self._queue is not None:
             self._queue.drop(key)
 
-    # --- on the thread beside, or the main thread ------------------------------------------------------
+    def _do_beside(self, task: Task, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Work that takes long, while others go on; `then` is called on this thread."""
+
+        def do() -> None:
+            if task.cancel_reason:
+                return
+            try:
+                go_on = partial(then, work())
+            except Exception as error:
+                go_on = partial(self._fail, task, error)
+            self._back.put((task.key, go_on))
+            self._wake()
+
+        self._away[task.key] = task
+        self._thread_beside().inbox.put(do)
 
     def _thread_beside(self) -> TaskThread:
         if self._beside is None:
@@ -167,15 +188,7 @@ class Embedder:
             threading.Thread(target=self._beside.work, name="deepserve-long-texts", daemon=True).start()
         return self._beside
 
-    def _read_beside(self, task: Task, texts: TextQueue) -> None:
-        if task.cancel_reason:
-            return
-        try:
-            outcome: _Asked | Exception = self._read(task, texts)
-        except Exception as error:
-            outcome = error
-        self._was_read.put((task, outcome))
-        self._wake()
+    # --- on the thread beside, or the main thread ------------------------------------------------------
 
     def _read(self, task: Task, texts: TextQueue) -> _Asked:
         """Raises ApiError and FlowServe's errors."""

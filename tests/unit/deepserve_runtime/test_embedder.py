@@ -71,7 +71,7 @@ class Running:
 
     def run(self) -> None:
         """What the pod's main thread would do; it waits for what is read beside it."""
-        while not self.inbox.empty() or self.embedder._reading:
+        while not self.inbox.empty() or self.embedder._away:
             self.inbox.get(timeout=60)()
         assert not self.embedder.is_busy and not self.embedder.has_piece
 
@@ -175,6 +175,23 @@ def test_much_text_is_tokenized_beside_the_others(engine: Running) -> None:
     [(finished, payload)] = refused.link.of(TaskFinished)
     error = decode_exception(finished.value, payload)
     assert isinstance(error, PromptTooLongError) and "tiny: text 1: prompt of 163840 characters" in str(error)
+
+
+@pytest.mark.parametrize("kind", [EngineExecutor, EmbeddingExecutor])
+def test_many_numbers_are_spelled_beside_the_others(kind: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deepserve_runtime.executors.embedder.MANY_NUMBERS", 64 * 5)
+    running = Running(kind, folder)
+    may_go_on = threading.Event()
+    many, (left, task) = running.embed(LONG, "e-1")[0], running.embed(LONG, "e-2")
+    running.embedder._thread_beside().inbox.put(lambda: may_go_on.wait(60) and None)
+    few = running.embed(LONG[:2], "e-3")[0]
+    while len(running.embedder._away) < 2 or not few.link.of(TaskFinished):
+        running.inbox.get(timeout=60)()
+    task.cancel("cancelled")
+    may_go_on.set()
+    running.run()
+    assert left.finished.outcome.kind == "cancelled"
+    assert vectors_of(many)[:2] == [pytest.approx(vector, abs=1e-5) for vector in vectors_of(few)]
 
 
 def test_a_batch_that_raises_fails_the_tasks_in_it(encoder: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from flowserve import LLM, EmbeddingModel, Engine, EngineConfig
 from flowserve.embedding_model import EmbeddingBatch
 from flowserve.errors import (
     CheckpointError,
+    FlowServeError,
     InvalidConfigError,
     InvalidPromptError,
     ModelNotFoundError,
@@ -288,6 +289,16 @@ def test_folders_that_cannot_run(damaged: Path, file: str, fields: Any, error: A
     change(damaged / file, **fields)
     with pytest.raises(error, match=words):
         EmbeddingModel(damaged, num_threads=1)
+
+
+def test_vectors_that_are_no_numbers_are_told(damaged: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["embeddings.LayerNorm.weight"] *= 1e38
+    save_file(tensors, damaged / "model.safetensors")
+    with pytest.raises(FlowServeError, match="no numbers"):
+        EmbeddingModel(damaged, num_threads=1).embed("a")
 
 
 def test_modules_that_are_not_known(damaged: Path) -> None:

@@ -80,6 +80,8 @@ def test_base64_is_float32(client: TestClient, model: EmbeddingModel) -> None:
         ({"input": []}, "input"),
         ({"input": [3, "a"]}, "input"),
         ({"input": [[]]}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": ["a", ""]}, "input"),
         ({"input": [[10**9]]}, "input"),
         ({"input": [[-1]]}, "input"),
         ({"input": ["a"] * 2049}, "input"),
@@ -115,10 +117,14 @@ def test_only_models_trained_for_it_give_fewer_dimensions(folder: Path, tmp_path
         assert cut["embedding"] == pytest.approx(start / np.linalg.norm(start), abs=1e-6)
         assert running.post(PATH, json={"input": "a", "dimensions": 49}).status_code == 400
         assert running.post(PATH, json={"input": "a", "dimensions": 0}).status_code == 400
+        (nested / "config.json").write_text(json.dumps({**config, "matryoshka_dimensions": [12, 24]}))
+        assert running.post(PATH, json={"input": "a", "dimensions": 24}).status_code == 200
+        refused = running.post(PATH, json={"input": "a", "dimensions": 13}).json()["error"]
+        assert refused["param"] == "dimensions" and refused["message"] == "dimensions must be one of 12, 24, got 13"
 
 
 def test_what_is_for_other_models_is_not_found(client: TestClient) -> None:
-    for path in ("/v1/completions", "/v1/chat/completions"):
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses"):
         response = client.post(path, json={"prompt": "a"})
         assert response.status_code == 404 and response.json()["error"]["code"] == "model_has_no_such_task"
     assert client.post(PATH, json={"model": "other", "input": "a"}).json()["error"]["code"] == "model_not_found"
