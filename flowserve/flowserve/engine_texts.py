@@ -22,8 +22,8 @@ Key = TypeVar("Key", bound=Hashable)
 ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, ignore_eos=True)
 """What is computed for a text's state; the token itself means nothing."""
 
-_PRIORITY = 1
-"""Behind answers: their prompts come first, but not for ever (see BoundedPriority)."""
+BEHIND_ANSWERS = 1 << 30
+"""The priority of texts. The prompts of all answers come first, but not for ever (see BoundedPriority)."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class EngineTexts(Generic[Key]):
     def _start(self, key: Key, place: int, asked: _Asked) -> None:
         sequence_id = f"text {next(self._ids)}"
         try:
-            self._engine.add(sequence_id, asked.prompts[place], ONE_TOKEN, priority=_PRIORITY, wants_hidden=True)
+            self._engine.add(sequence_id, asked.prompts[place], ONE_TOKEN, priority=BEHIND_ANSWERS, wants_hidden=True)
         except FlowServeError as error:  # it sleeps, or is closed
             return self._fail(key, error)
         asked.sequence_ids.add(sequence_id)

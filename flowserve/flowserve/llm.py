@@ -13,7 +13,7 @@ from typing import Any, Self
 from .chat_template import ChatTemplate
 from .config import EngineConfig
 from .engine import Engine
-from .engine_texts import ONE_TOKEN, text_reader, unit_vector
+from .engine_texts import BEHIND_ANSWERS, ONE_TOKEN, text_reader, unit_vector
 from .errors import FlowServeError, InvalidConfigError, InvalidRequestError, UnknownSequenceError
 from .hub import resolve_model
 from .llm_input import (
@@ -137,7 +137,7 @@ class LLM:
         try:
             for prompt_ids in prompts:
                 request_ids.append(str(next(self._ids)))
-                self._add(request_ids[-1], prompt_ids, ONE_TOKEN, wants_hidden=True)
+                self._add(request_ids[-1], prompt_ids, ONE_TOKEN, priority=BEHIND_ANSWERS, wants_hidden=True)
             return [self._state(request_id) for request_id in request_ids]
         finally:
             for request_id in request_ids:

@@ -16,12 +16,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from flowserve import EmbeddingModel
+from flowserve import EmbeddingModel, SamplingParams
 from flowserve.errors import InvalidPromptError
-from flowserve.server.api_error import ApiError
+from flowserve.server.api_error import ApiError, RequestFields
 from flowserve.server.app import ServerConfig
 from flowserve.server.embedding_api import EmbeddingApi
+from flowserve.server.engine_embedder import EngineEmbedder
 from flowserve.server.generation_api import GenerationApi
+from flowserve.server.metrics import Metrics
+from flowserve.server.prompts import SequenceRequest
 from tests.unit.flowserve.test_embedding_model import write_encoder
 
 PATH = "/v1/embeddings"
@@ -283,3 +286,30 @@ def test_a_model_that_generates_embeds_too(api: Callable[..., GenerationApi], mo
         client.post("/wake_up")
         again = client.post(PATH, json={"input": texts[0]}).json()["data"][0]["embedding"]
         assert again == pytest.approx(body["data"][0]["embedding"], abs=1e-6)
+
+
+def test_an_engine_shares_its_steps_among_texts_and_answers(
+    api: Callable[..., GenerationApi], models: Callable[..., Path]
+) -> None:
+    """A short list and a chat do not wait for a long list, which ends where its client leaves."""
+    running = api(engine={"max_num_batched_tokens": 32})
+    embedder = EngineEmbedder(running.engine, running.engine._engine, Metrics("tiny", 512), 3000)
+
+    async def run() -> None:
+        running.engine.start()
+        long = asyncio.ensure_future(embedder.embed([[5, 6, 7] * 10] * 2000, False))
+        while not running.engine._engine.has_work:
+            await asyncio.sleep(0.001)
+        params = SamplingParams(max_tokens=3, ignore_eos=True)
+        answer = running.engine.submit("answer", [SequenceRequest([7, 8, 9], params)], RequestFields())
+        pieces = [piece async for some in answer.pieces() for _, piece in some]
+        (vector,), num_tokens = await embedder.embed([[5, 6, 7]], False)
+        assert pieces[-1].num_output_tokens == 3 and num_tokens == 3 and not long.done()
+        assert vector == pytest.approx(EmbeddingModel(models("qwen3"), num_threads=1).embed([[5, 6, 7]])[0], abs=1e-4)
+        long.cancel()
+        await asyncio.wait([long])
+        while running.engine._engine.has_work:
+            await asyncio.sleep(0.001)
+        await running.engine.close()
+
+    asyncio.run(run())
