@@ -106,14 +106,14 @@ class Embedder:
 
     def turn(self) -> None:
         """One piece at most; and what was cancelled ends."""
-        while not self._back.empty():
-            key, go_on = self._back.get()
-            if self._away.pop(key, None) is not None:  # it was not cancelled meanwhile
-                go_on()
         for task in [*self._away.values(), *(asked.task for asked in self._asked.values())]:
             if task.cancel_reason:
                 self._forget(task.key)
                 task.finish_cancelled()
+        while not self._back.empty():
+            key, go_on = self._back.get()
+            if self._away.pop(key, None) is not None:  # it was not cancelled meanwhile
+                go_on()
         if self._queue is not None:
             for outcome in self._queue.advance():
                 self._end(outcome)
