@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from deepserve_runtime import sdk
-from deepserve_runtime.omitted_modules import omitting
 
 ONE_THREAD_VARIABLES = {
     "OMP_NUM_THREADS": "1",
@@ -30,10 +29,6 @@ FLOWSERVE_MODULES = (
     "flowserve.models.names",
 )
 """With what nearly every model needs: flowserve itself imports it when it loads one."""
-
-OMITTED_MODULES = ("torch._meta_registrations", "torch.distributed._meta_registrations")
-"""A quarter of torch's import: what its operators make of tensors without data (device "meta"), which no engine has."""
-WHO_NEEDS_THEM = ("torch._decomp", "torch._dynamo", "torch._inductor", "torch._prims", "torch._refs")
 
 ENVIRONMENTS = {
     "python": PYTHON_MODULES,
@@ -73,9 +68,8 @@ def use_given_threads() -> None:
 
 def load_environment(name: str) -> None:
     """What every pod of it needs. Raises KeyError for an unknown name, ImportError for a missing package."""
-    with omitting(OMITTED_MODULES, needed_by=WHO_NEEDS_THEM):
-        for module in ENVIRONMENTS[name]:
-            importlib.import_module(module)
+    for module in ENVIRONMENTS[name]:
+        importlib.import_module(module)
     sdk.load_decorators()
 
 
