@@ -1,4 +1,4 @@
-"""KvProfile: what an engine takes beside its KV cache, found by one run of its largest step and kept for later starts.
+"""What an engine takes beside its KV cache, found by one run of its largest step and kept for later starts.
 
 DeepServe 2.12: the memory for KV is profiled offline and kept in the configuration, so no start needs a run for it.
 """

@@ -11,7 +11,6 @@ below the device they move there when others need the room, and come back instea
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Mapping
 
 from ..errors import PromptTooLongError, SequenceExistsError, UnknownSequenceError
@@ -21,8 +20,9 @@ from ..sequence import Sequence, SequenceStatus
 from .batch import Batch, ScheduledSequence, TokenResult
 from .config import SchedulerConfig
 from .deadlines import Deadlines
-from .order import BY_RANK, TurnOrder
+from .order import TurnOrder
 from .policy import BoundedPriority, OrderPolicy
+from .seats import Seats
 from .step_pace import StepPace
 from .step_plan import StepPlan
 
@@ -46,9 +46,8 @@ class Scheduler:
         self.num_accepted_tokens = 0
         self._sequences: dict[str, Sequence] = {}
         self._order = TurnOrder[Sequence](policy or BoundedPriority())
-        self._waiting: list[Sequence] = []  # both sorted by rank
-        self._running: list[Sequence] = []
-        self._populating: list[Sequence] = []  # they have seats and blocks, and wait for what fills these
+        self._seats = Seats()
+        self._waiting, self._running = self._seats.waiting, self._seats.running  # looked at here, changed there
         self._deadlines = Deadlines(self._sequences)
         self._num_arrivals = 0
         self._pace = StepPace(config.target_step_s)
@@ -63,7 +62,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._populating)
+        return self._seats.num_waiting
 
     def add(
         self,
@@ -107,7 +106,7 @@ class Scheduler:
         self._num_arrivals += 1
         self._sequences[sequence_id] = sequence
         self._order.insert(sequence)
-        insort(self._waiting, sequence, key=BY_RANK)
+        self._seats.wait(sequence)
         if deadline_s is not None:
             self._deadlines.note(deadline_s, sequence)
         if fork_of is not None:
@@ -190,14 +189,11 @@ class Scheduler:
         """Raise AssertionError where the state contradicts itself. For tests and the simulator."""
         self.cache.check_invariants()
         self._order.check_invariants()
-        listed = sorted(self._waiting + self._populating + self._running, key=BY_RANK)
+        self._seats.check_invariants()
+        listed = self._seats.sequences
         assert len(listed) == len(self._sequences) and all(self._sequences[s.sequence_id] is s for s in listed)
         assert listed == list(self._order)
-        assert self._num_seated <= self.config.num_seats
-        for group, status in ((self._waiting, SequenceStatus.WAITING), (self._running, SequenceStatus.RUNNING)):
-            assert all(sequence.status is status for sequence in group)
-            assert group == sorted(group, key=BY_RANK)
-        assert all(sequence.status is SequenceStatus.POPULATING for sequence in self._populating)
+        assert self._seats.num_seated <= self.config.num_seats
         for sequence in self._sequences.values():
             table = self.cache.tables.of(sequence.sequence_id)
             assert 0 <= sequence.num_scheduled <= sequence.num_tokens + sequence.num_drafts
@@ -207,7 +203,7 @@ class Scheduler:
             assert sequence.status is SequenceStatus.RUNNING or sequence.num_scheduled == 0
             assert sequence.status is not SequenceStatus.WAITING or not table
         tables = set(self.cache.tables.sequence_ids)
-        assert tables <= {sequence.sequence_id for sequence in self._running + self._populating}
+        assert tables <= {sequence.sequence_id for sequence in self._seats.seated}
 
     def _fork(self, done: ScheduledSequence, child: Sequence) -> None:
         """Share what is computed for certain: a step in flight leaves out a parent that ends before it begins."""
@@ -215,23 +211,19 @@ class Scheduler:
         if parent is None or done.num_preemptions != parent.num_preemptions:
             return
         num_shared = min(done.end - done.num_drafts, child.num_prompt_tokens - 1)  # its last is computed, to sample
-        has_room = self._num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
+        has_room = self._seats.num_seated < min(self.config.num_seats, self.cache.num_free_blocks)
         if not (parent.status is SequenceStatus.RUNNING and num_shared and self._waiting == [child] and has_room):
             return
         if self.cache.tables.fork(parent.sequence_id, child.sequence_id, num_shared):
-            self._waiting.pop()
+            self._seats.leave(child)
             self._run(child, num_shared)
-
-    @property
-    def _num_seated(self) -> int:
-        return len(self._running) + len(self._populating)
 
     def _welcome_populated(self) -> None:
         """Let those run whose blocks have arrived, or are known not to come."""
-        for sequence in list(self._populating):
+        for sequence in list(self._seats.populating):
             status = self.cache.query_populate(sequence.sequence_id)
             if status.state is not PopulateState.PENDING:
-                self._populating.remove(sequence)
+                self._seats.leave(sequence)
                 self._run(sequence, status.num_tokens)
 
     def _run(self, sequence: Sequence, num_computed: int) -> None:
@@ -241,8 +233,7 @@ class Scheduler:
             self.prefix_query_tokens += sequence.num_prompt_tokens
             self.prefix_hit_tokens += sequence.num_cached_tokens
         sequence.num_scheduled = num_computed
-        sequence.status = SequenceStatus.RUNNING
-        insort(self._running, sequence, key=BY_RANK)
+        self._seats.run(sequence)
 
     def _take_tokens(self, sequence: Sequence, entry: ScheduledSequence, result: TokenResult) -> int:
         """Add the sampled tokens; returns how many drafts were wrong, whose KV that of the right tokens overwrites."""
@@ -313,13 +304,12 @@ class Scheduler:
         """Back to waiting without blocks; what was generated stays and is computed again as part of the prompt."""
         if sequence.num_unscheduled == 1:
             step.forget_decode(sequence)  # that token of the step was kept for it
-        self._running.remove(sequence)
+        self._seats.leave(sequence)
         self.cache.free(sequence.sequence_id)
         sequence.num_scheduled = 0
         sequence.num_preemptions += 1
-        sequence.status = SequenceStatus.WAITING
         self.num_preemptions += 1
-        insort(self._waiting, sequence, key=BY_RANK)
+        self._seats.wait(sequence)
         step.preempted.append(sequence.sequence_id)
 
     def _admit(self, step: StepPlan) -> None:
@@ -329,7 +319,7 @@ class Scheduler:
 
     def _take_seat(self, sequence: Sequence, step: StepPlan) -> bool:
         """Whether there is a seat, if need be that of the last in order."""
-        return self._num_seated < self.config.num_seats or self._displace(sequence, step)
+        return self._seats.num_seated < self.config.num_seats or self._displace(sequence, step)
 
     def _displace(self, sequence: Sequence, step: StepPlan) -> bool:
         """Preempt the last running sequence if it comes after a waiting one."""
@@ -348,10 +338,10 @@ class Scheduler:
         num_found = match.num_tokens + len(match.below) * self.cache.block_size
         num_tokens = step.chunk(sequence, sequence.num_tokens - num_found)
         # One block per running sequence stays free, or the newcomer would be preempted a few steps later.
-        while not self.cache.fits(match, num_found + num_tokens, num_reserved=self._num_seated):
-            if not self._displace(sequence, step) and not (self._num_seated == 0 and self.cache.contexts.unpin()):
+        while not self.cache.fits(match, num_found + num_tokens, num_reserved=self._seats.num_seated):
+            if not self._displace(sequence, step) and not (self._seats.num_seated == 0 and self.cache.contexts.unpin()):
                 return False
-        self._waiting.pop(0)
+        self._seats.leave(sequence)
         if match.must_wait:
             self._populate(sequence, match)
             return True
@@ -367,8 +357,7 @@ class Scheduler:
         """Have the sequence's blocks fetched from below; the steps go on without it meanwhile."""
         populates = self.cache.populate(sequence.sequence_id, match, salt=sequence.cache_salt)
         assert populates
-        sequence.status = SequenceStatus.POPULATING
-        self._populating.append(sequence)
+        self._seats.populate(sequence)
 
     def _advance(self, sequence: Sequence, num_tokens: int, num_drafts: int = 0) -> ScheduledSequence:
         """Count the tokens as scheduled and, where they reach the end, the next one as pending."""
@@ -387,14 +376,9 @@ class Scheduler:
         )
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
-        if sequence.status is SequenceStatus.RUNNING:
-            self._running.remove(sequence)
+        if sequence.status is not SequenceStatus.WAITING:
             self.cache.free(sequence.sequence_id)
-        elif sequence.status is SequenceStatus.POPULATING:
-            self._populating.remove(sequence)
-            self.cache.free(sequence.sequence_id)
-        else:
-            self._waiting.remove(sequence)
+        self._seats.leave(sequence)
         self._order.remove(sequence)
         del self._sequences[sequence.sequence_id]
         sequence.status = SequenceStatus.FINISHED
