@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -99,15 +98,17 @@ def test_a_prompt_that_kills_each_pod_ends(llm: deepserve.Model) -> None:
 
 
 def test_killed_while_it_loads_or_is_forked(llm: deepserve.Model) -> None:
-    """The pod, or the template that it is forked from, a little later each time. With the pod before it, which may not
-    be known to be dead when the request comes, these are as many losses as a request survives."""
+    """The pod, or the template that it is forked from: at once, when the first new process is there, or when the second
+    is. With the pod before it, which may not be known to be dead when the request comes, these are as many losses as a
+    request survives."""
     expected = llm.generate("hi", max_tokens=5, temperature=0)
-    for number in range(4):
+    for victims, num_new in ((pods, 0), (templates, 1), (pods, 1), (templates, 2), (pods, 2)):
         kill_pods()
+        _, old = processes("flowserve")
         with ThreadPoolExecutor(1) as threads:
             call = threads.submit(llm.generate, "hi", max_tokens=5, temperature=0)
-            time.sleep(0.04 * number)
-            for pid in templates("flowserve") if number % 2 else pods("flowserve"):
+            wait_for(lambda call=call, old=old, num=num_new: call.done() or len(processes("flowserve")[1] - old) >= num)
+            for pid in victims("flowserve"):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             assert call.result(120) == expected

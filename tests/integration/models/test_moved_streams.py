@@ -46,7 +46,7 @@ def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) 
     scale(wide, min_pods=2, max_pods=2)
     wait_for(lambda: ready(wide) == 2)
     got: dict[int, str] = {}
-    begun = threading.Barrier(3)
+    begun, is_ordered = threading.Barrier(3), threading.Event()
 
     def read(number: int) -> None:
         text = ""
@@ -54,6 +54,7 @@ def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) 
             text += piece
             if at == 0:
                 begun.wait(60)
+                is_ordered.wait(60)  # a stream that nobody reads on in is not over by then
         got[number] = text
 
     threads = [threading.Thread(target=lambda n=n: got.update({n: wide.generate(prompts[n], **LONG)})) for n in (0, 1)]
@@ -62,6 +63,7 @@ def test_streams_and_calls_go_on_when_their_pod_is_to_go(wide: deepserve.Model) 
         thread.start()
     begun.wait(60)
     scale(wide, min_pods=1, max_pods=1)
+    is_ordered.set()
     for thread in threads:
         thread.join(120)
     assert [got[number] for number in range(4)] == expected
@@ -99,8 +101,8 @@ def test_a_pod_dies_in_the_middle_of_a_move(wide: deepserve.Model, when: str, lo
     fault_id = client.query("order_fault", {"step": 1, "when": when})["fault_id"]
     stream = wide.stream("hey", **LONG)
     text = next(stream)
-    [running] = client.query("requests", {"label": wide.spec.label, "limit": 0})["requests"]
-    client.query("move", {"request_id": running["request_id"]})
+    [request_id] = running(wide)
+    client.query("move", {"request_id": request_id})
     wait_for(lambda: not before <= pids(wide))
     assert text + "".join(stream) == expected
     [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
@@ -121,16 +123,23 @@ def test_a_stream_is_moved_again_and_again(wide: deepserve.Model) -> None:
     expected = "".join(wide.stream("hey", **LONG))
     scale(wide, min_pods=2, max_pods=2)
     wait_for(lambda: ready(wide) == 2)
-    client, moves, text = current_client(), 0, ""
+    client, text = current_client(), ""
     for number, piece in enumerate(wide.stream("hey", **LONG)):
         text += piece
         if number in (2, 60, 200):
-            for request in client.query("requests", {"label": wide.spec.label, "limit": 0})["requests"]:
-                if request["state"] == "running":
-                    client.query("move", {"request_id": request["request_id"]})
-                    moves += 1
-    assert text == expected and moves
+            places = running(wide)
+            for request_id in places:
+                client.query("move", {"request_id": request_id})
+            if number == 2:  # nobody reads on in it until it has moved, so that it is not over before
+                wait_for(lambda places=places: places and running(wide) != places)
+    assert text == expected
     [latest] = client.query("requests", {"limit": 1, "label": wide.spec.label})["requests"]
     assert latest["attempts"] > 1 and latest["pod_losses"] == 0
     with pytest.raises(deepserve.errors.NotFound, match="no request"):
         client.query("move", {"request_id": "rq-9"})
+
+
+def running(llm: deepserve.Model) -> dict[str, str]:
+    """By request, the pod where it is."""
+    found = current_client().query("requests", {"label": llm.spec.label, "limit": 0})["requests"]
+    return {request["request_id"]: request["pod_id"] for request in found if request["state"] == "running"}
