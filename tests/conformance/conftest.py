@@ -17,8 +17,7 @@ import deepserve
 from deepserve import _current_client, settings
 from deepserve._current_client import current_client
 from tests.conformance.engines import ENGINES, Engine, chosen_engines
-
-TIMEOUT_S = 30.0
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,11 +62,8 @@ def running_requests() -> list[str]:
     return [record["request_id"] for record in found if record["state"] in ("queued", "running")]
 
 
-def wait_until(is_so: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
-    ends_at_s = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < ends_at_s, "it never came true"
-        time.sleep(0.01)
+def wait_until(is_so: Callable[[], Any]) -> None:
+    wait_for(is_so)
 
 
 def wait_until_empty(look: Callable[[], list[str]]) -> None:

@@ -35,7 +35,7 @@ def test_wrong_use_is_refused_here(what: str, tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError)):
         WRONG[what]()
     (tmp_path / "go").touch()
-    assert running.get(timeout=20) == "unharmed"
+    assert running.get(timeout=60) == "unharmed"
 
 
 @pytest.mark.parametrize("offset", [-1, "2", 1.5])

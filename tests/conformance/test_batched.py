@@ -14,7 +14,7 @@ items: Any = together
 
 def outcome(call: deepserve.Call[Any]) -> Any:
     try:
-        return call.get(timeout=30)
+        return call.get(timeout=60)
     except Exception as error:
         return error
 

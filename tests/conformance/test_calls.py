@@ -42,7 +42,7 @@ def test_spawn_and_its_call(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match="it goes on"):
         call.get(timeout=0.05)
     (tmp_path / "go").touch()
-    assert call.get(timeout=20) == call.get() == 16
+    assert call.get(timeout=60) == call.get() == 16
     assert (call.done(), call.status()) == (True, "ok")
     assert call.timings is not None and call.timings.pod_id and call.timings.attempts == 1
     assert deepserve.Call.from_id(call.id).get() == 16
@@ -52,14 +52,14 @@ def test_spawn_and_its_call(tmp_path: Path) -> None:
 
 def test_a_call_that_nobody_asked_is_found_by_its_id() -> None:
     call_id = square.spawn(5).id
-    assert deepserve.Call.from_id(call_id).get(timeout=20) == 25
+    assert deepserve.Call.from_id(call_id).get(timeout=60) == 25
 
 
 def test_aio_twins() -> None:
     async def main() -> None:
         assert await square.remote.aio(3) == 9
         assert await asyncio.gather(*(square.remote.aio(n) for n in range(30))) == [n * n for n in range(30)]
-        assert await (await user_code.later.spawn.aio(3)).get.aio(timeout=20) == 4
+        assert await (await user_code.later.spawn.aio(3)).get.aio(timeout=60) == 4
 
     asyncio.run(main())
     assert user_code.later.remote(1) == 2
@@ -118,7 +118,7 @@ def test_what_it_prints_is_printed_here(capsys: pytest.CaptureFixture[str]) -> N
 def test_one_pod_runs_several_inputs_where_it_is_allowed(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     calls = [user_code.meets.with_options(max_pods=1).spawn(str(tmp_path), name, names) for name in names]
-    assert len({call.get(timeout=20) for call in calls}) == 1
+    assert len({call.get(timeout=60) for call in calls}) == 1
 
 
 def test_options_make_other_pods() -> None:
@@ -129,11 +129,11 @@ def test_options_make_other_pods() -> None:
 
 def test_batches_in_which_one_bad_item_fails_alone() -> None:
     calls = [user_code.shout.spawn(text) for text in ("a", "bad", "worse", "d")]
-    assert (calls[0].get(timeout=20), calls[3].get(timeout=20)) == ("A", "D")
+    assert (calls[0].get(timeout=60), calls[3].get(timeout=60)) == ("A", "D")
     with pytest.raises(user_code.Boom, match="bad in the batch"):
-        calls[1].get(timeout=20)
+        calls[1].get(timeout=60)
     with pytest.raises(KeyError, match="worse"):
-        calls[2].get(timeout=20)
+        calls[2].get(timeout=60)
 
 
 def test_calls_as_arguments_are_waited_for_by_the_engine(tmp_path: Path) -> None:
@@ -142,6 +142,6 @@ def test_calls_as_arguments_are_waited_for_by_the_engine(tmp_path: Path) -> None
     third = square.spawn(second.arg)
     assert third.status() == "pending"
     (tmp_path / "go").touch()
-    assert third.get(timeout=20) == 81
+    assert third.get(timeout=60) == 81
     with pytest.raises(user_code.Boom, match="so it is"):
         square.remote(user_code.raises.spawn("so it is"))  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ from tests.conformance import user_code
 from tests.conformance.conftest import wait_for_file, wait_until
 
 
-def cancelled(call: deepserve.Call[object], timeout_s: float = 30.0) -> str:
+def cancelled(call: deepserve.Call[object]) -> str:
     """How it was stopped."""
     with pytest.raises(deepserve.CallCancelled) as caught:
-        call.get(timeout=timeout_s)
+        call.get(timeout=60)
     assert call.status() == "cancelled"
     return caught.value.stopped
 
@@ -87,7 +87,7 @@ def test_one_of_several_in_a_pod_leaves_the_others_alone(tmp_path: Path) -> None
     bad.cancel()
     assert cancelled(bad) == "cooperatively"
     (tmp_path / "go").touch()
-    assert good.get(timeout=20)
+    assert good.get(timeout=60)
     assert good.timings is not None and good.timings.attempts == 1
 
 

@@ -37,7 +37,7 @@ def test_a_snapshot_is_loaded_once_for_all_pods(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     snapshot = user_code.Snapshot(folder=str(tmp_path))
     calls = [snapshot.meet.spawn(name, names) for name in names]
-    found = [call.get(timeout=30) for call in calls]
+    found = [call.get(timeout=60) for call in calls]
     pids = {pid for pid, _, _ in found}
     assert len(pids) == 3 and {begun_by for _, _, begun_by in found} == pids
     assert {loaded_by for _, loaded_by, _ in found} == {int(path.read_text()) for path in tmp_path.glob("loaded-*")}

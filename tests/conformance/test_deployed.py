@@ -28,7 +28,7 @@ def test_functions_by_name(deployed: None) -> None:
     square = deepserve.Function.from_name("shop", "square")
     assert square.remote(3) == 9
     assert list(square.map(range(20))) == [n * n for n in range(20)]
-    assert square.spawn(4).get(timeout=20) == 16
+    assert square.spawn(4).get(timeout=60) == 16
     assert asyncio.run(square.remote.aio(5)) == 25
     assert list(deepserve.Function.from_name("shop", "tokens").remote(3)) == ["t0", "t1", "t2"]
     with pytest.raises(Boom):
@@ -69,7 +69,7 @@ def test_another_process_finds_functions_and_calls(deployed: None, scripts: Scri
     call_id = scripts.run(
         "import deepserve\nprint(deepserve.Function.from_name('shop', 'square').spawn(12).id)\n"
     ).strip()
-    assert deepserve.Call.from_id(call_id).get(timeout=20) == 144
+    assert deepserve.Call.from_id(call_id).get(timeout=60) == 144
 
 
 def test_a_spawned_stream_is_read_on_by_another_process(deployed: None, scripts: Scripts) -> None:

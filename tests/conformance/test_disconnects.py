@@ -11,6 +11,7 @@ import pytest
 import deepserve
 from tests.conformance.conftest import Scripts, wait_for_file, wait_until
 from tests.conformance.engines import Engine
+from tests.waiting import TIMEOUT_S
 
 APP = """
 import os, sys, time, signal
@@ -69,7 +70,7 @@ def test_what_a_script_waited_for_ends_with_it(what: str, how: int, scripts: Scr
     script = scripts.start(APP + "    " + WAYS[what])
     wait_for_file(tmp_path / "began")
     os.kill(script.pid, how)
-    script.wait(20)
+    script.wait(TIMEOUT_S)
     wait_for_file(tmp_path / "stopped")
 
 
@@ -82,7 +83,7 @@ def test_a_script_that_is_killed_while_others_wait_behind_it(scripts: Scripts, t
     )
     wait_for_file(tmp_path / "began")
     script.kill()
-    script.wait(20)
+    script.wait(TIMEOUT_S)
 
 
 def test_values_of_a_script_that_is_killed_go(engine: Engine, scripts: Scripts, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_values_of_a_script_that_is_killed_go(engine: Engine, scripts: Scripts, 
     )
     wait_for_file(tmp_path / "began")
     script.kill()
-    script.wait(20)
+    script.wait(TIMEOUT_S)
     if not engine.is_private:
         wait_until(lambda: engine.leftovers() == [])
 
@@ -112,7 +113,7 @@ def test_a_script_killed_in_the_middle_of_a_large_argument(engine: Engine, scrip
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     wait_for_file(tmp_path / "began")
-    script.wait(20)
+    script.wait(TIMEOUT_S)
     if not engine.is_private:
         wait_until(lambda: engine.leftovers() == [])
 
@@ -128,8 +129,8 @@ def test_a_script_that_ends_well_says_goodbye(scripts: Scripts) -> None:
 def test_spawned_calls_outlive_their_script(scripts: Scripts, tmp_path: Path) -> None:
     text = APP + "    print(length.spawn(bytes(300)).id, gives.spawn(10).id)"
     first, second = scripts.run(text).split()
-    assert deepserve.Call.from_id(first).get(timeout=20) == 300
-    assert deepserve.Call.from_id(second).get(timeout=20) == bytes(10)
+    assert deepserve.Call.from_id(first).get(timeout=60) == 300
+    assert deepserve.Call.from_id(second).get(timeout=60) == bytes(10)
 
 
 def test_a_forked_child_of_a_script_is_no_client_of_it(scripts: Scripts) -> None:

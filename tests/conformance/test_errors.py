@@ -147,7 +147,7 @@ def test_not_found() -> None:
 
 def test_refused_for_a_call_that_is_unknown() -> None:
     with pytest.raises(deepserve.Refused, match="unknown"):
-        deepserve.Call.from_id("rq-nobody-1").get(timeout=20)
+        deepserve.Call.from_id("rq-nobody-1").get(timeout=60)
 
 
 def test_arguments_that_do_not_fit() -> None:

@@ -78,7 +78,7 @@ def test_inputs_that_wait_for_outputs() -> None:
 
     def inputs() -> Iterator[int]:
         while True:
-            more.wait(20)
+            more.wait(60)
             more.clear()
             if not found:
                 return

@@ -34,4 +34,4 @@ def test_many_callers_at_once() -> None:
 
 def test_what_is_left_below_ends_with_its_caller(tmp_path: Path) -> None:
     call = user_code.leaves_a_child.spawn(str(tmp_path))
-    assert call.get(timeout=20) == "left"
+    assert call.get(timeout=60) == "left"

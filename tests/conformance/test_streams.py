@@ -82,7 +82,7 @@ def test_a_stream_is_no_call_with_one_result() -> None:
             call.get()
         wait_until(call.done)
     with pytest.raises(deepserve.DeepServeError, match="is a stream"):
-        deepserve.Call.from_id(call.id).get(timeout=20)
+        deepserve.Call.from_id(call.id).get(timeout=60)
     assert list(call.stream()) == ["t0", "t1"]
     assert call.get() is None  # it was read to its end
     failed = user_code.breaks_off.spawn(0)
@@ -117,18 +117,18 @@ def test_what_is_found_by_its_id_and_is_no_stream() -> None:
     call = deepserve.Call.from_id(call_id)
     with pytest.raises(deepserve.DeepServeError, match="is no stream"):
         list(call.stream())
-    assert call.get(timeout=20) == 9
+    assert call.get(timeout=60) == 9
     group = user_code.square.spawn_map([1, 2])
     with pytest.raises(deepserve.DeepServeError, match=r"is a group: .*CallGroup\.from_id"):
         list(deepserve.Call.from_id(group.id).stream())
-    assert group.get(timeout=20) == [1, 4]
+    assert group.get(timeout=60) == [1, 4]
     group_id = (unread := user_code.square.spawn_map([1, 2])).id
     del unread
     found = deepserve.Call.from_id(group_id)  # nothing here knows of it any more
     with pytest.raises(deepserve.DeepServeError, match="is a group"):
         list(found.stream())
     with pytest.raises(deepserve.DeepServeError, match="is a group"):
-        found.get(timeout=20)
+        found.get(timeout=60)
 
 
 @pytest.mark.parametrize("size_bytes", [300_000, 2_000_000])

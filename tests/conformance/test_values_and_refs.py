@@ -122,7 +122,7 @@ def test_a_large_result_that_nobody_takes() -> None:
 
 def test_a_large_result_that_several_take() -> None:
     call = user_code.gives.spawn(5_000_000)
-    assert call.get(timeout=20) == deepserve.Call.from_id(call.id).get(timeout=20) == bytes(5_000_000)
+    assert call.get(timeout=60) == deepserve.Call.from_id(call.id).get(timeout=60) == bytes(5_000_000)
     forget(call)
 
 
@@ -143,7 +143,7 @@ def test_a_call_that_carries_a_ref_keeps_it(tmp_path: Path) -> None:
     call = user_code.waits_and_counts.spawn(str(tmp_path), [deepserve.put(bytes(300_000))])
     gc.collect()
     (tmp_path / "go").touch()
-    assert call.get(timeout=20) == [300_000]
+    assert call.get(timeout=60) == [300_000]
 
 
 def test_refs_go_through_pods_and_back(engine: Engine) -> None:

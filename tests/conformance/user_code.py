@@ -215,7 +215,7 @@ def fails_inside(text: str) -> None:
 @app.function
 def spawns_inside(x: int) -> tuple[int, str]:
     call = square.spawn(x)
-    return call.get(timeout=20), call.status()
+    return call.get(timeout=60), call.status()
 
 
 @app.function(max_pods=1)

@@ -209,7 +209,7 @@ def deployed() -> Iterator[Shell]:
 
 def test_async_call_prints_an_id_that_another_process_can_ask_for(deployed: Shell) -> None:
     call_id = deployed.out("call", "shop/wait", '{"seconds": 0.2}', "--async").strip()
-    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=20))"
+    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=60))"
     output = subprocess.run(
         [sys.executable, "-c", script], env=deployed.environment, capture_output=True, text=True, timeout=60
     )
@@ -242,7 +242,7 @@ def test_what_a_script_stored_goes_with_its_last_call(deployed: Shell) -> None:
     size, call_id = deployed.out("run", "refs.py", str(gate)).split()
     assert size == "1000000" and len(refs()) == 1, "the spawned call still reads it"
     gate.touch()
-    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=20))"
+    script = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=60))"
     output = subprocess.run(
         [sys.executable, "-c", script], env=deployed.environment, capture_output=True, text=True, timeout=60
     )
@@ -303,16 +303,16 @@ def test_http_needs_the_key(shell: Shell) -> None:
     assert url.startswith("http://127.0.0.1:")
     [key_file] = shell.state.rglob("key")
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
-    with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
         assert answer.status == 200
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{url}/api/status", timeout=10)
+        urllib.request.urlopen(f"{url}/api/status", timeout=60)
     request = urllib.request.Request(
         f"{url}/api/call/shop/price",
         data=json.dumps({"item": "fig", "count": 5}).encode(),
         headers={"Authorization": f"Bearer {key_file.read_text().strip()}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert json.load(answer)["result"] == {"item": "fig", "total": 15}
 
 

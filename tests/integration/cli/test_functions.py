@@ -95,7 +95,7 @@ def test_what_runs_ends_with_its_result_when_its_app_is_gone(shell: Shell, how: 
         shell.out("deploy", "app.py")
     assert shell.run("function", "info", "shop/wait").returncode == 3
     gate.touch()
-    program = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=30))"
+    program = f"import deepserve; print(deepserve.Call.from_id({call_id!r}).get(timeout=60))"
     done = subprocess.run(
         [sys.executable, "-c", program], env=shell.environment, capture_output=True, text=True, timeout=60
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from deepserve import _current_client, settings
 from deepserve._current_client import current_client
+from tests.waiting import wait_for
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,11 +37,8 @@ def nothing_left() -> Iterator[None]:
     wait_until(lambda: [name for name in os.listdir(client.welcome.segments) if not name.startswith(".")] == [])
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    ends_at_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends_at_s, "it never came true"
-        time.sleep(0.02)
+def wait_until(condition: Callable[[], bool]) -> None:
+    wait_for(condition)
 
 
 def processes_with(mark: str) -> list[str]:
@@ -87,7 +84,7 @@ class ScriptRunner:
 
     def run(self, text: str, name: str = "app.py") -> subprocess.CompletedProcess[str]:
         script = self.start(text, name)
-        out, err = script.communicate(timeout=60)
+        out, err = script.communicate(timeout=120)
         return subprocess.CompletedProcess(script.args, script.returncode, out, err)
 
     def check_nothing_left(self) -> None:

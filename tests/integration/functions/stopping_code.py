@@ -109,7 +109,7 @@ def cancels(call_id: str) -> str:
     call = deepserve.Call.from_id(call_id)
     call.cancel()
     try:
-        call.get(timeout=30)
+        call.get(timeout=60)
     except deepserve.CallCancelled as error:
         return error.stopped
     return "it ended"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ import pytest
 import deepserve
 from tests.integration.functions import user_code
 from tests.integration.functions.user_code import Boom, square
+from tests.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +51,8 @@ def test_sys_exit_arrives_wrapped() -> None:
 
 
 def test_a_function_over_its_timeout() -> None:
-    started_s = time.monotonic()
     with pytest.raises(deepserve.FunctionTimeout, match="0.5 s") as caught:
-        user_code.sleeps.remote(30)
-    assert time.monotonic() - started_s < 10
+        user_code.sleeps.remote(600)
     assert not isinstance(caught.value, TimeoutError)
 
 
@@ -65,11 +63,14 @@ def test_a_result_that_cannot_be_pickled() -> None:
 
 def test_megabytes_of_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert user_code.prints.remote(30_000) == 30_000
-    deadline_s = time.monotonic() + 30
     text = ""
-    while "line 29999" not in text and time.monotonic() < deadline_s:
-        time.sleep(0.05)
+
+    def has_come() -> bool:
+        nonlocal text
         text += capsys.readouterr().out
+        return "line 29999" in text
+
+    wait_for(has_come)
     assert "line 0 x" in text
 
 
@@ -127,4 +128,4 @@ def test_what_is_no_id_offset_or_time_is_refused_here_and_harms_no_other_call() 
     assert running.status() == "pending"
     running.cancel()
     with pytest.raises(deepserve.CallCancelled):
-        running.get(timeout=20)
+        running.get(timeout=60)

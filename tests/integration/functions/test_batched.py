@@ -20,9 +20,14 @@ from tests.integration.functions.conftest import ScriptRunner, wait_until
 
 def outcome(call: deepserve.Call[Any]) -> Any:
     try:
-        return call.get(timeout=30)
+        return call.get(timeout=60)
     except Exception as error:
         return error
+
+
+def state_of(call: deepserve.Call[Any]) -> str:
+    [record] = [record for record in deepserve.recent_requests() if record["request_id"] == call.id]
+    return str(record["state"])
 
 
 def timings(call: deepserve.Call[Any]) -> Timings:
@@ -91,7 +96,7 @@ def test_a_cancelled_item_leaves_the_batch_before_it_runs() -> None:
 @pytest.mark.parametrize("function", [code.until, code.until_async])
 def test_a_cancelled_item_does_not_disturb_its_batch(function: Any, tmp_path: Path) -> None:
     a, b, c = (function.spawn(str(tmp_path), name) for name in "abc")
-    wait_until(tmp_path.joinpath("started").exists, 20)
+    wait_until(tmp_path.joinpath("started").exists)
     b.cancel()
     assert isinstance(outcome(b), deepserve.CallCancelled)
     tmp_path.joinpath("go").touch()
@@ -102,7 +107,7 @@ def test_a_cancelled_item_does_not_disturb_its_batch(function: Any, tmp_path: Pa
 @pytest.mark.parametrize("function", [code.until, code.until_async])
 def test_the_last_cancelled_item_stops_the_code(function: Any, tmp_path: Path) -> None:
     calls = [function.spawn(str(tmp_path), name) for name in "abc"]
-    wait_until(tmp_path.joinpath("started").exists, 20)
+    wait_until(tmp_path.joinpath("started").exists)
     for call in calls:
         call.cancel()
     assert all(isinstance(outcome(call), deepserve.CallCancelled) for call in calls)
@@ -115,7 +120,8 @@ def test_the_last_cancelled_item_stops_the_code(function: Any, tmp_path: Path) -
 
 def test_an_item_out_of_time_stops_the_batch_and_the_others_run_again(tmp_path: Path) -> None:
     late = code.stuck_once.spawn(str(tmp_path), "late")
-    time.sleep(2)  # half its time: what is to be seen is that the second item outlives the first
+    wait_until(lambda: state_of(late) == "running")  # its time has begun
+    time.sleep(2)  # half of it: what is to be seen is that the second item outlives the first
     other = code.stuck_once.spawn(str(tmp_path), "other")
     assert isinstance(outcome(late), deepserve.FunctionTimeout)
     assert outcome(other) == ("other", 1, False)
@@ -179,11 +185,11 @@ def test_callers_without_python_give_one_item(script: ScriptRunner) -> None:
 def test_the_code_of_a_batch_is_cancelled_with_its_last_item(tmp_path: Path) -> None:
     """`deepserve.cancelled()` is the batch's, though it has the context of its first item."""
     calls = [code.asks.spawn(str(tmp_path), name) for name in "ab"]
-    wait_until(tmp_path.joinpath("started").exists, 20)
+    wait_until(tmp_path.joinpath("started").exists)
     calls[0].cancel()
     assert isinstance(outcome(calls[0]), deepserve.CallCancelled)
     tmp_path.joinpath("look").touch()
-    wait_until(tmp_path.joinpath("looked").exists, 20)
+    wait_until(tmp_path.joinpath("looked").exists)
     assert tmp_path.joinpath("looked").read_text() == "False"
     tmp_path.joinpath("go").touch()
     assert outcome(calls[1]) == "b"

@@ -53,7 +53,7 @@ def test_a_failed_dependency_ends_what_waits_for_it(tmp_path: Path) -> None:
     behind = code.runs.spawn(str(tmp_path / "ran"), waiting.arg)
     for call, dependency in ((waiting, failed), (behind, waiting)):
         with pytest.raises(code.Boom, match="no luck") as caught:
-            call.get(timeout=20)
+            call.get(timeout=60)
         [note] = [note for note in caught.value.__notes__ if dependency.id in note]
         assert call.id in note
     with pytest.raises(code.Boom, match="no luck"):  # it had failed before
@@ -70,13 +70,13 @@ def test_cancelling_either_end(tmp_path: Path) -> None:
     other = code.runs.spawn(str(ran), held.arg)
     dropped.cancel()
     with pytest.raises(CallCancelled):
-        dropped.get(timeout=20)
+        dropped.get(timeout=60)
     assert not held.done() and not other.done()
     held.cancel()
     with pytest.raises(CallCancelled, match=held.id):
-        other.get(timeout=20)
+        other.get(timeout=60)
     with pytest.raises(CallCancelled):
-        held.get(timeout=20)
+        held.get(timeout=60)
     assert not ran.exists()
 
 

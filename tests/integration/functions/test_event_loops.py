@@ -25,7 +25,7 @@ def test_every_twin(backend: str) -> None:
         assert [n async for n in square.map.aio(range(100))] == [n * n for n in range(100)]
         assert [n async for n in square.starmap.aio([(1,), (2,)])] == [1, 4]
         await square.for_each.aio(range(10))
-        assert await (await square.spawn.aio(4)).get.aio(timeout=20) == 16
+        assert await (await square.spawn.aio(4)).get.aio(timeout=60) == 16
         stream = (await tokens.spawn.aio(2)).stream
         assert [pair async for pair in stream.aio(with_offset=True)] == [(0, "t0"), (1, "t1")]
         assert await Ranker(model="large").score.remote.aio("q") == ("large", 5, 1, "q")
@@ -61,7 +61,7 @@ def test_waits_end_by_timeout_and_cancellation(backend: str) -> None:
             await call.get.aio(timeout=0.1)
         call.cancel()
         with pytest.raises(deepserve.CallCancelled):
-            await call.get.aio(timeout=20)
+            await call.get.aio(timeout=60)
         with anyio.move_on_after(0.2) as scope:
             await sleeps_long.remote.aio(60)
         assert scope.cancelled_caught

@@ -30,7 +30,7 @@ def pods(label):
 
 def wait_for(condition):
     import time
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)

@@ -82,7 +82,7 @@ def test_a_call_that_carries_a_ref_keeps_it(tmp_path: Path) -> None:
         gc.collect()
         assert len(stored()) == 1
         go.touch()
-        assert call.get(timeout=20) == 3
+        assert call.get(timeout=60) == 3
         wait_until(lambda: stored() == [])
 
 
@@ -105,7 +105,7 @@ def test_a_result_that_nobody_takes_lets_its_refs_go() -> None:
     call_id = call.id
     del call
     assert len(stored()) == 1, "the kept result can still be asked for"
-    assert deepserve.Call.from_id(call_id).get(timeout=20).get().mean() == 5
+    assert deepserve.Call.from_id(call_id).get(timeout=60).get().mean() == 5
     wait_until(lambda: stored() == [])
     for ref in stream_refs.remote(100):
         assert ref.get().mean() == 0
@@ -216,7 +216,7 @@ def test_memory_comes_back_without_another_message() -> None:
 
 def test_refs_as_results_of_calls_that_are_arguments() -> None:
     call = make_ref.spawn(2)
-    nested = read_refs.remote([pass_on.spawn(call.arg).get(timeout=20)])
+    nested = read_refs.remote([pass_on.spawn(call.arg).get(timeout=60)])
     assert nested == [2]
     assert call.get().get().mean() == 2
     del call

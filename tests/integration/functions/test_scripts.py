@@ -151,7 +151,7 @@ if __name__ == "__main__":
     seen = []
     def handle(number, frame):
         seen.append(echo.remote(len(seen)))
-        seen.append(echo.spawn(len(seen)).get(timeout=30))
+        seen.append(echo.spawn(len(seen)).get(timeout=60))
         open(name, "w").close()
     signal.signal(signal.SIGALRM, handle)
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_ctrl_c_in_a_script(script: ScriptRunner) -> None:
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == -signal.SIGINT or running.returncode == 130
     assert err.rstrip().splitlines()[-1].startswith(("KeyboardInterrupt", "deepserve:"))
     assert "KeyboardInterrupt" in err
@@ -184,8 +184,8 @@ def test_a_killed_script_leaves_nothing(script: ScriptRunner) -> None:
     assert running.stdout is not None and running.stdout.readline() == "ready\n"
     assert len(processes_with(script.mark)) > 2
     running.kill()
-    running.communicate(timeout=20)
-    wait_until(lambda: processes_with(script.mark) == [], timeout_s=15)
+    running.communicate(timeout=60)
+    wait_until(lambda: processes_with(script.mark) == [])
 
 
 FORKING = """
@@ -222,7 +222,7 @@ def lose():
     client = _current_client.current_client()
     [reader] = [thread for thread in threading.enumerate() if thread.name == "deepserve-link"]
     os.kill(int(os.path.basename(client.welcome.segments).split("-")[2]), signal.SIGKILL)
-    reader.join(20)
+    reader.join(60)
     return weakref.ref(client)
 
 if __name__ == "__main__":

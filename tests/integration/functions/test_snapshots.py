@@ -141,7 +141,7 @@ def test_a_generator_that_nobody_asked_to_share_is_not_shared(tmp_path: Path) ->
 
 def test_exit_hooks_run_in_each_forked_pod_and_the_template_ends(script: ScriptRunner) -> None:
     text = """
-import deepserve, os, pathlib, sys
+import deepserve, os, pathlib, sys, time
 
 @deepserve.cls(max_pods=3)
 class Service:
@@ -153,7 +153,7 @@ class Service:
     def work(self, num_calls):
         pathlib.Path(f"here-{os.getpid()}").touch()
         while len(list(pathlib.Path().glob("here-*"))) < num_calls:
-            pass
+            time.sleep(0.01)
         return os.getpid()
 
     @deepserve.exit()
