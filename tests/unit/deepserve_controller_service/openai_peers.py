@@ -95,13 +95,21 @@ class Setup:
         self.gateway = Gateway(None, self.keys, HostedModels(functions), self.exchanges, cast(Any, cores))
         self.secret = self.keys.new("all")[1]
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not gone to the pods yet."""
+        return sum(len(each._queue) for each in self.gateway._admissions.values())
+
     def check_nothing_left(self) -> None:
         assert not self.exchanges._open and not self.gateway._running
         assert not any(len(each._queue) or each._queue.num_admitted for each in self.gateway._admissions.values())
 
 
 class Asked:
-    """One HTTP request to an ASGI application, in this event loop; `reads` is cleared to stop reading."""
+    """One HTTP request to an ASGI application, in this event loop; `reads` is cleared to stop reading.
+
+    num_offered: pieces that were written or wait for that.
+    """
 
     def __init__(
         self, app: Any, path: str, body: bytes | None, secret: str, method: str = "", headers: Mapping[str, str] = NONE
@@ -110,6 +118,7 @@ class Asked:
         self.headers: dict[str, str] = {}
         self.body = b""
         self.writes: list[bytes] = []
+        self.num_offered = 0
         self.reads = asyncio.Event()
         self.reads.set()
         self.leaves = asyncio.Event()
@@ -143,6 +152,7 @@ class Asked:
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             return
+        self.num_offered += 1
         await self.reads.wait()
         self.writes.append(message["body"])
         self.body += message["body"]

@@ -47,9 +47,13 @@ def answer_at_once(setup: Setup) -> None:
 
 
 async def opened(setup: Setup, number: int) -> list[str]:
-    while len(setup.pods.opened) < number:
-        await asyncio.sleep(0)
+    await until(lambda: len(setup.pods.opened) >= number)
     return list(setup.pods.opened)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.001)  # the client's own threads come to their turn
 
 
 def test_limits_of_a_key_say_when_to_come_again() -> None:
@@ -92,8 +96,7 @@ def test_queues_that_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(setup: Setup, client: Callable[[str], Any]) -> None:
         one, other = client(setup.secret), client(setup.keys.new("other")[1])
         asked = [asyncio.ensure_future(one.chat.completions.create(**ASKED)) for _ in range(3)]
-        await opened(setup, 1)
-        await asyncio.sleep(0.01)
+        await until(lambda: setup.num_waiting == 2)
         with pytest.raises(openai.RateLimitError, match="of this key wait"):
             await one.chat.completions.create(**ASKED)
         asked.append(asyncio.ensure_future(other.chat.completions.create(**ASKED)))
@@ -160,7 +163,7 @@ def test_urgent_requests_of_a_key_come_first() -> None:
         for number, priority in enumerate((0, 5, 0, -3)):
             body = {"messages": [{"role": "user", "content": f"number {number}"}], "extra_body": {"priority": priority}}
             asked.append(asyncio.ensure_future(mine.chat.completions.create(**{**ASKED, **body})))
-            await asyncio.sleep(0.01)
+            await until(lambda number=number: len(setup.pods.opened) == 1 and setup.num_waiting == number)
         answer_at_once(setup)
         setup.pods.on_open(next(iter(setup.pods.opened)))
         for each in asked:

@@ -404,7 +404,8 @@ def test_a_client_that_reads_nothing_holds_back_its_pod_and_is_cut_off(monkeypat
         asked.reads.clear()
         setup.pods.items(request_id, *[b"3"] * half)
         setup.pods.items(request_id, b"4")
-        await asyncio.sleep(0.05)
+        for _ in range(50):
+            await asyncio.sleep(0)
         assert setup.pods.granted == [half]  # no room for more
         await asked.done
         assert asked.was_reset and setup.pods.cancelled == [request_id]
@@ -418,7 +419,7 @@ def test_a_slow_reader_gets_what_came_meanwhile_in_one_piece() -> None:
         [request_id] = await opened(setup)
         asked.reads.clear()
         setup.pods.items(request_id, b"1")
-        await asyncio.sleep(0.02)
+        await until(lambda: asked.num_offered == 1)
         for piece in (b"2", b"3", b"4"):
             setup.pods.items(request_id, piece)
         asked.reads.set()
@@ -435,9 +436,10 @@ def test_keys_take_turns_when_the_pods_are_full() -> None:
         running = ask(setup)
         await opened(setup)
         flood = [ask(setup, max_tokens=200) for _ in range(30)]
-        await asyncio.sleep(0.01)
+        await until(lambda: setup.num_waiting == 30)
         at_once, modest = (ask(setup, modest_key, max_tokens=limit) for limit in (202, 201))
-        await asyncio.sleep(0.01)
+        await opened(setup, 2)
+        await until(lambda: setup.num_waiting == 31)
         assert len(setup.pods.opened) == 2, "more than the modest one's share"
         answer_at_once(setup, OpenAIUsage(25, 200))
         for each in list(setup.pods.opened):
@@ -482,13 +484,13 @@ def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         running = [ask(setup) for _ in range(1)]
         await opened(setup, 1)
         waiting = [ask(setup) for _ in range(2)]
-        await asyncio.sleep(0.01)
+        await until(lambda: setup.num_waiting == 2)
         too_many = ask(setup)
         at_once = ask(setup, other)
         await opened(setup, 2)
         more = ask(setup, other)
         await too_many.done
-        await asyncio.sleep(0.01)
+        await until(lambda: setup.num_waiting == 3)
         full = ask(setup, third)
         await full.done
         assert (too_many.status, full.status, full.error["code"]) == (429, 503, "queue_full")

@@ -28,8 +28,19 @@ def greedy(**params: Any) -> SamplingParams:
     return SamplingParams(temperature=0.0, **{"ignore_eos": True, **params})
 
 
+_others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Threads of engines that earlier tests dropped: they end when these are collected."""
+    _others.clear()
+    _others.update(worker_threads())
+
+
 def worker_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "flowserve-worker"]
+    """Of this test's engines."""
+    return [each for each in threading.enumerate() if each.name == "flowserve-worker" and each not in _others]
 
 
 @pytest.fixture

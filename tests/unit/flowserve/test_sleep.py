@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import shutil
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from flowserve.errors import (
     InvalidRequestError,
 )
 from tests.unit.flowserve.running import run_to_end
+from tests.waiting import wait_for
 
 PROMPT = [301, 48, 182, 7] * 6
 Build = Callable[..., Any]
@@ -40,8 +40,9 @@ def tokens_of(engine: Any, prompt: list[int] | None = None, **turn: Any) -> list
     return tokens
 
 
-def num_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+def threads() -> set[str]:
+    """A thread that was joined is still among them for a moment."""
+    return set(os.listdir("/proc/self/task"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,15 +81,12 @@ def test_what_it_held_is_gone(models: Build, backend: str, level: int) -> None:
     storage = weakref.ref(each._hold.runner.storage)
     weights = weakref.ref(each._hold._loaded.weights)  # type: ignore[union-attr]
     gc.collect()  # engines of other tests
-    awake = num_threads()
+    awake = threads()
     each.sleep(level)  # a collection of cycles would take a tenth of a second: there must be none
     assert runner() is None and storage() is None
     assert (weights() is not None) == (backend == "extension" and level == 1)
     num_own = 3 if backend == "extension" else 1  # the worker's and two of the kernels; torch keeps some of its own
-    end_s = time.monotonic() + 10.0
-    while awake - num_threads() < num_own:  # a thread that was joined is still listed for a moment
-        assert time.monotonic() < end_s, f"{awake} threads awake, {num_threads()} asleep"
-        time.sleep(0.01)
+    wait_for(lambda: len(awake - threads()) >= num_own)
     each.wake()
     tokens_of(each)
     each.close()
@@ -269,17 +267,14 @@ def test_a_closed_engine_holds_nothing_of_the_device(models: Build, backend: str
 
     used().close()  # torch keeps the threads that it once had
     gc.collect()
-    before = num_threads()
+    before = threads()
     each = used()
     runner, storage = weakref.ref(each._hold.runner), weakref.ref(each._hold.runner.storage)
-    assert num_threads() > before
+    assert threads() - before
     if asleep:
         each.sleep()
     each.close()
     assert runner() is None and storage() is None
-    end_s = time.monotonic() + 10.0
-    while num_threads() > before:  # a thread that was joined is still listed for a moment
-        assert time.monotonic() < end_s, f"{before} threads before, {num_threads()} after"
-        time.sleep(0.01)
+    wait_for(lambda: not threads() - before)
     each.close()
     assert each.stats().free_blocks == each.stats().total_blocks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from flowserve.loading.mapped_file import MappedFile
 from flowserve.loading.pipeline import ChunkedLoad, Destination, LoadReport
 from flowserve.loading.residency import resident_share
 from flowserve.loading.throwaway import run_apart
+from tests.waiting import TIMEOUT_S, wait_for
 
 PAGE = 4096
 SIZE = 100 * PAGE + 77
@@ -45,7 +45,7 @@ class Device:
         return None
 
     def put(self, offset: int, data: memoryview) -> None:
-        self.gate.wait(10)
+        self.gate.wait(TIMEOUT_S)
         if self.breaks:
             raise OSError("the device is gone")
         self.bytes[offset : offset + len(data)] = data
@@ -126,14 +126,14 @@ def test_who_waits_for_the_beginning_goes_on_before_the_end_is_there(path: Path)
     file = DirectFile(path)
     device.gate.clear()
     load = ChunkedLoad(file, device, chunk_bytes=PAGE)
-    waited: list[float] = []
-    thread = threading.Thread(target=lambda: (load.ready_through(2 * PAGE), waited.append(time.monotonic())))
+    has_come = threading.Event()
+    thread = threading.Thread(target=lambda: (load.ready_through(2 * PAGE), has_come.set()))
     thread.start()
-    assert not waited
+    assert not has_come.is_set()
     device.gate.set()
-    thread.join(10)
+    thread.join(TIMEOUT_S)
     load.wait()
-    assert waited and bytes(device.bytes) == path.read_bytes()
+    assert has_come.is_set() and bytes(device.bytes) == path.read_bytes()
     file.close()
 
 
@@ -161,8 +161,10 @@ def test_an_abandoned_load_leaves_no_thread(path: Path) -> None:
     device.gate.clear()
     file = DirectFile(path)
     load = ChunkedLoad(file, device, chunk_bytes=PAGE)
-    threading.Timer(0.05, device.gate.set).start()
+    opens = threading.Thread(target=lambda: (wait_for(lambda: load._is_closed), device.gate.set()))
+    opens.start()
     load.close()
+    opens.join()
     with pytest.raises(LoadingError, match="given up"):
         load.ready_through(SIZE)
     file.close()
