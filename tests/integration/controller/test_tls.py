@@ -152,13 +152,13 @@ def test_those_who_wait_hear_of_the_controllers_end(authority: trustme.CA) -> No
 
 def test_a_controller_that_answers_no_ping_is_lost(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_distant_controller, "PING_INTERVAL_S", 0.05)
-    monkeypatch.setattr(_distant_controller, "PING_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(_distant_controller, "PING_TIMEOUT_S", 2.0)  # enough for a controller on a busy machine
     with tempfile.TemporaryDirectory(prefix="ds-") as name:
         controller = start(Path(name), authority)
         try:
             client = connected(controller)
             controller.process.send_signal(signal.SIGSTOP)
-            wait_for(lambda: client.closed is not None, 30)
+            wait_for(lambda: client.closed is not None)
             assert isinstance(client.closed, ControllerLost)
         finally:
             controller.process.send_signal(signal.SIGCONT)

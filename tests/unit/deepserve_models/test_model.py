@@ -264,7 +264,8 @@ def test_async_twins(controller: Controller, llm: Model) -> None:
         assert (await llm.chat.aio("p", output_type=int)).output == 7
         assert [piece async for piece in llm.stream.aio("p")] == ["a", "b"]
         waiting = asyncio.ensure_future(llm.chat.aio("never answered"))
-        await asyncio.sleep(0.01)
+        while len(controller.inputs) < 4:
+            await asyncio.sleep(0.001)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

@@ -44,7 +44,8 @@ async def idle(api: GenerationApi) -> None:
 def test_a_client_that_leaves_ends_its_sequences(api: Callable[..., GenerationApi], stream: bool) -> None:
     async def run() -> None:
         async with started(api()) as running:
-            client = AsgiClient(running.asgi, PATH, {**LONG, "n": 3, "temperature": 1, "stream": stream})
+            # Several, so that they are not over before a busy machine has looked.
+            client = AsgiClient(running.asgi, PATH, {**LONG, "n": 8, "temperature": 1, "stream": stream})
             if stream:
                 await client.until_sent(2)
             else:
