@@ -297,8 +297,11 @@ def test_a_warm_call_touches_no_file_and_an_idle_controller_sleeps(shared: Contr
         time.sleep(seconds)
         return counters(pid, "status")["voluntary_ctxt_switches"] - before
 
+    def pods_are_up() -> bool:
+        return {pod["state"] for pod in owner.query("status").body["pods"]} <= {"warm", "bound"}
+
     call(-1)
-    wait_for(lambda: wakes_in(0.3) <= 2)  # another warm pod starts for the one that was taken
+    wait_for(lambda: pods_are_up() and wakes_in(0.3) <= 2)  # another warm pod starts for the one that was taken
     before, waits = counters(pid, "io"), counters(pid, "status")
     for number in range(100):
         call(number)
