@@ -7,7 +7,7 @@ from typing import Any
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 PARAMETERS = {
     "type": "object",
-    "properties": {"a": {"type": "integer", "maximum": 99}},
+    "properties": {"a": {"type": "integer", "minimum": -99, "maximum": 99}},
     "required": ["a"],
     "additionalProperties": False,
 }
