@@ -237,7 +237,8 @@ def templates(environment: str) -> list[int]:
 
 
 def processes(environment: str) -> tuple[dict[int, int], set[int]]:
-    """The parent of each process, and those below this one that have the environment's command line."""
+    """The parent of each process, and those below the controller that have the environment's command line, which the
+    controller has as well where this environment is its first."""
     parents, found = {}, set()
     for entry in Path("/proc").iterdir():
         try:
@@ -247,10 +248,11 @@ def processes(environment: str) -> tuple[dict[int, int], set[int]]:
                     found.add(int(entry.name))
         except OSError:
             continue
+    controller = current_client().query("status")["pid"]
 
-    def is_below_this_process(pid: int) -> bool:
-        while pid and pid != os.getpid():
+    def is_below_the_controller(pid: int) -> bool:
+        while pid and parents.get(pid) != controller:
             pid = parents.get(pid, 0)
         return pid != 0
 
-    return parents, {pid for pid in found if is_below_this_process(pid)}
+    return parents, {pid for pid in found if is_below_the_controller(pid)}
