@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .api_error import RequestFields
+from .api_error import ApiError, RequestFields
 from .outbox import Piece
 from .prompts import Prompt, SequenceRequest
 
@@ -65,4 +65,8 @@ class Answer(Protocol):
 
     def last_events(self) -> bytes:
         """After all completions have ended, with the last word where its API has one."""
+        ...
+
+    def error_events(self, error: ApiError) -> bytes:
+        """For a stream that has begun: the status is out, the error comes as its last word."""
         ...

@@ -59,7 +59,11 @@ class ApiError(Exception):
     def body(self) -> bytes:
         # Texts may quote what a client sent; halves of characters cannot be written as UTF-8.
         message = self.message.encode("utf-8", "replace").decode()
-        return msgspec.json.encode(ErrorBody(ErrorDetails(message, _type(self.status), self.param, self.code)))
+        return msgspec.json.encode(ErrorBody(ErrorDetails(message, self.kind, self.param, self.code)))
+
+    @property
+    def kind(self) -> str:
+        return _type(self.status)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -17,10 +17,10 @@ from ..tool_calls.events import AnswerEvent, ArgumentsDelta, CallEnd, CallStart,
 from .answer_ids import AnswerIds
 from .answer_readers import AnswerReader
 from .answering import Pieces
-from .api_error import RequestFields, as_api_error, invalid
+from .api_error import ApiError, RequestFields, as_api_error, invalid
 from .chat_choice import ChatChoice, utf8
 from .chat_messages import template_messages
-from .chunks import DONE, ChunkWriter, Usage, encode
+from .chunks import DONE, ChunkWriter, Usage, encode, error_events
 from .logprobs import ChatLogprobs, chat_logprobs
 from .outbox import Piece
 from .prompts import Prompt, SequenceRequest
@@ -155,6 +155,9 @@ class Chat:
 
     def last_events(self) -> bytes:
         return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE
+
+    def error_events(self, error: ApiError) -> bytes:
+        return error_events(error)
 
     @cached_property
     def _writer(self) -> ChunkWriter:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from .api_error import ApiError
+
 encode = msgspec.json.encode
 
 DONE = b"data: [DONE]\n\n"
@@ -48,6 +50,5 @@ class ChunkWriter:
         return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
 
 
-def error_event(body: bytes) -> bytes:
-    """For a stream that has begun: the status is out, the error comes as its last event."""
-    return b"data: " + body + b"\n\n"
+def error_events(error: ApiError) -> bytes:
+    return b"data: " + error.body() + b"\n\n" + DONE

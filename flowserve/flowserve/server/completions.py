@@ -12,8 +12,8 @@ import msgspec
 from ..outputs import TokenLogprobs
 from .answer_ids import AnswerIds
 from .answering import Pieces
-from .api_error import RequestFields, invalid
-from .chunks import DONE, ChunkWriter, Usage, encode
+from .api_error import ApiError, RequestFields, invalid
+from .chunks import DONE, ChunkWriter, Usage, encode, error_events
 from .logprobs import CompletionLogprobs, TextPlace, completion_logprobs, prompt_logprobs
 from .outbox import Piece
 from .prompts import Prompt, SequenceRequest
@@ -127,6 +127,9 @@ class Completion:
 
     def last_events(self) -> bytes:
         return (self._writer.usage(self._usage()) if self._writer.with_usage else b"") + DONE
+
+    def error_events(self, error: ApiError) -> bytes:
+        return error_events(error)
 
     @cached_property
     def _writer(self) -> ChunkWriter:

@@ -14,7 +14,6 @@ from ..errors import InvalidRequestError
 from .answering import Answer
 from .api_error import JSON_TYPE, ApiError, as_api_error
 from .beside_loop import beside_loop
-from .chunks import DONE, error_event
 from .engine_loop import EngineLoop
 from .generation import Generation
 from .prompts import Prompt
@@ -48,7 +47,7 @@ async def respond(
     if not stays:
         generation.close()
         return Response(status_code=CLOSED)
-    return EventStream(_to_the_end(_events(answer, generation)), generation.close, patience_s)
+    return EventStream(_to_the_end(answer, _events(answer, generation)), generation.close, patience_s)
 
 
 async def encoded(model: ServedModel, prompt: Prompt, is_bounded: bool = True) -> Prompt:
@@ -74,7 +73,7 @@ async def _events(answer: Answer, generation: Generation) -> AsyncIterator[bytes
     yield answer.last_events()
 
 
-async def _to_the_end(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _to_the_end(answer: Answer, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The status is out: an error comes as an event."""
     try:
         async for event in events:
@@ -82,5 +81,4 @@ async def _to_the_end(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     except Exception as error:
         if not isinstance(error, ApiError):
             traceback.print_exc()
-        yield error_event(as_api_error(error).body())
-        yield DONE
+        yield answer.error_events(as_api_error(error))

@@ -86,6 +86,12 @@ class ModelResponse:
         self._items.tell(f"response.{self._status}", response=self._described(self._status))
         return self._items.take()
 
+    def error_events(self, error: ApiError) -> bytes:
+        """`error` beside OpenAI's fields: what its clients look for to raise."""
+        details = {"message": error.message, "code": error.code, "param": error.param}
+        self._items.tell("error", **details, error={**details, "type": error.kind})
+        return self._items.take()
+
     def _read(self, pieces: Pieces) -> None:
         for _, piece in pieces:
             if piece.logprobs:

@@ -269,6 +269,23 @@ def test_a_pod_that_dies_is_a_status_before_the_first_byte_and_an_event_after_it
     run(test)
 
 
+def test_a_fault_in_a_stream_of_responses_is_an_event_with_a_type_and_a_number() -> None:
+    async def test(setup: Setup) -> None:
+        stream = ask(setup, path="/responses", stream=True)
+        [request] = await opened(setup)
+        setup.pods.items(request, b"event: a\ndata: {}\n\nevent: b\ndata: {}\n\n", b"event: c\ndata: {}\n\n")
+        await until(lambda: bool(stream.writes))
+        setup.pods.lose(request)
+        await stream.done
+        *_, last, end = stream.body.split(b"\n\n")
+        kind, data = last.split(b"\n")
+        told = json.loads(data.removeprefix(b"data: "))
+        assert (kind, end, told["type"], told["sequence_number"]) == (b"event: error", b"", "error", 3)
+        assert told["code"] == told["error"]["code"] == "pod_lost" and told["message"] and told["param"] is None
+
+    run(test)
+
+
 def test_requests_per_minute() -> None:
     async def test(setup: Setup) -> None:
         answer_at_once(setup)

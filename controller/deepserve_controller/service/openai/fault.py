@@ -41,6 +41,14 @@ class Fault(Exception):
         """For a stream that has begun: the status is out, the fault comes as its last event but one."""
         return b"data: " + self.body() + b"\n\ndata: [DONE]\n\n"
 
+    def typed_event(self, number: int) -> bytes:
+        """The same for a stream of /v1/responses, whose events have types and numbers. `error` beside OpenAI's fields:
+        what its clients look for to raise."""
+        error = msgspec.json.decode(self.body())["error"]
+        shown = {name: error.get(name) for name in ("message", "code", "param")}
+        written = msgspec.json.encode({"type": "error", "sequence_number": number, **shown, "error": error})
+        return b"event: error\ndata: " + written + b"\n\n"
+
 
 def invalid(message: str, param: str | None = None) -> Fault:
     """The request is at fault."""

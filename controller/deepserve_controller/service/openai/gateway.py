@@ -211,7 +211,8 @@ class Gateway:
             close()
             return Response(status_code=CLOSED)
         if head.stream:
-            return EventStream(_events(first, exchange), close, PATIENCE_S, {**exchange.headers, **left})
+            events = _events(first, exchange, is_typed=method == "openai.responses")
+            return EventStream(events, close, PATIENCE_S, {**exchange.headers, **left})
         close()
         headers = {**exchange.headers, **left}
         if context is not None:
@@ -280,16 +281,18 @@ def _context_id(request: Request, key: ApiKey) -> str:
     return context_id
 
 
-async def _events(first: bytes, exchange: Exchange) -> AsyncIterator[bytes]:
-    """`first`, and what comes after it."""
+async def _events(first: bytes, exchange: Exchange, is_typed: bool) -> AsyncIterator[bytes]:
+    """`first`, and what comes after it. is_typed: they have types and numbers."""
     piece: bytes | None = first
+    num_events = 0
     while piece is not None:
         yield piece
+        num_events += piece.count(b"\n\n")
         exchange.written()
         try:
             piece = await exchange.next()
         except Fault as fault:
-            yield fault.event()
+            yield fault.typed_event(num_events) if is_typed else fault.event()
             return
 
 

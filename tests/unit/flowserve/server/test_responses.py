@@ -11,8 +11,12 @@ from starlette.testclient import TestClient
 
 from flowserve.server.answer_ids import AnswerIds
 from flowserve.server.api_error import ApiError
+from flowserve.server.chat import Chat
+from flowserve.server.generation_api import GenerationApi
+from flowserve.server.requests import ChatRequest
 from flowserve.server.response_items import ResponseItems
 from flowserve.server.response_request import ResponseRequest
+from flowserve.server.responses import ModelResponse
 from flowserve.server.truncation import shortened
 from flowserve.tool_calls.events import ArgumentsDelta, CallEnd, CallStart, ReasoningDelta, TextDelta
 
@@ -149,6 +153,27 @@ def test_errors_name_the_fields_of_this_api(client: Callable[..., TestClient]) -
     ):
         answer = running.post("/v1/responses", json=asked)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+@pytest.mark.parametrize("kind", [ResponseRequest, ChatRequest])
+def test_an_error_in_a_stream_is_an_event_as_the_others(api: Callable[..., GenerationApi], kind: type) -> None:
+    model = api().model
+    error = ApiError(503, "the server stops", code="stopped")
+    if kind is ChatRequest:
+        chat = Chat(ChatRequest(messages=[{"role": "user", "content": "Hello"}], stream=True), model)
+        data, done = chat.error_events(error).removesuffix(b"\n\n").split(b"\n\n")
+        assert json.loads(data.removeprefix(b"data: "))["error"]["code"] == "stopped" and done == b"data: [DONE]"
+        return
+    answer = ModelResponse(ResponseRequest(input="Hello", stream=True), model)
+    [*begun, last] = events_of((answer.first_events() + answer.error_events(error)).decode())
+    assert (last["type"], last["sequence_number"]) == ("error", len(begun))
+    assert (last["message"], last["code"], last["param"]) == ("the server stops", "stopped", None)
+    assert last["error"] == {
+        "message": "the server stops",
+        "type": "overloaded_error",
+        "code": "stopped",
+        "param": None,
+    }
 
 
 def test_only_allowed_tools_are_called(client: Callable[..., TestClient]) -> None:
