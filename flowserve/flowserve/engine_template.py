@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from .device.base import WeightsSource
 from .engine import Engine
 from .errors import LoadingError
 from .hub import resolve_apart
-from .kv_memory import plan_kv_memory
-from .kv_profile import with_kv_budget
+from .kv_memory import EngineMemory, memory_of, plan_kv_memory
+from .kv_profile import private_bytes, with_kv_budget
 from .layers.rotary import rotary_table
 from .model_parts import load_with_tokenizer
 from .models.loader import one_thread
@@ -29,8 +30,10 @@ class EngineTemplate:
     def __init__(self, model: str | Path, config: EngineConfig) -> None:
         self.folder = folder = resolve_apart(model)
         self._loaded, self._tokenizer = load_with_tokenizer(folder, config, apart=True)
-        self._config = config = with_kv_budget(self._loaded, self._tokenizer, config)
-        _, max_model_len = plan_kv_memory(self._loaded, config)
+        self._config = with_kv_budget(self._loaded, self._tokenizer, config)
+        self.memory: EngineMemory = memory_of(self._loaded, self._config, private_bytes(self._loaded, config))
+        """Of each engine that is told of no other `kv_bytes`."""
+        _, max_model_len = plan_kv_memory(self._loaded, self._config)
         with one_thread():
             rotary_table(self._loaded.config.rope, max_model_len)
 
@@ -65,9 +68,20 @@ class EngineTemplate:
         with one_thread(), torch.inference_mode():
             self._loaded.device.settle(self._loaded.weights)
 
-    def engine(self) -> Engine:
-        """An engine of this process: KV storage, threads, scheduler. Its first step is the caller's to make."""
-        return Engine(self._loaded, self._tokenizer, self._config)
+    def engine(self, kv_bytes: int = 0) -> Engine:
+        """An engine of this process: KV storage, threads, scheduler. Its first step is the caller's to make.
+
+        kv_bytes: what its KV cache may take, where that is less than what it would; the context stays as it is. 0 = no
+        other bound. Raises LoadingError where it does not hold one sequence.
+        """
+        if not 0 < kv_bytes < self.memory.kv_bytes:
+            return Engine(self._loaded, self._tokenizer, self._config)
+        if kv_bytes < self.memory.least_kv_bytes:
+            needed_mib = -(-self.memory.least_kv_bytes // 2**20)
+            text = f"{needed_mib} MiB are needed for the KV of one sequence, there are {kv_bytes // 2**20} MiB for it"
+            raise LoadingError(text)
+        config = replace(self._config, kv_cache_bytes=kv_bytes, num_kv_blocks=None)
+        return Engine(self._loaded, self._tokenizer, config)
 
 
 def take_first_step(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from .config import EngineConfig
 from .device.base import StorageLayout
@@ -12,6 +13,16 @@ from .models.loader import LoadedModel
 
 DEFAULT_KV_BYTES = 512 * 2**20
 """Where nothing says more."""
+
+
+class EngineMemory(NamedTuple):
+    """What an engine takes beside its weights, in bytes. kv_bytes: its KV cache, as its options say or by itself.
+    least_kv_bytes: what a sequence of its whole context needs. private_bytes: process and working memory, at most; 0
+    where that was not measured."""
+
+    kv_bytes: int
+    least_kv_bytes: int
+    private_bytes: int = 0
 
 
 def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLayout, int]:
@@ -40,6 +51,13 @@ def plan_kv_memory(loaded: LoadedModel, config: EngineConfig) -> tuple[StorageLa
     if max_model_len < 2:
         raise InvalidConfigError(f"{num_blocks} KV blocks of {block_size} tokens hold no sequence of two tokens")
     return loaded.device.kv_layout(loaded, num_blocks, block_size, config), max_model_len
+
+
+def memory_of(loaded: LoadedModel, config: EngineConfig, private_bytes: int = 0) -> EngineMemory:
+    """Of an engine of these options. Raises InvalidConfigError, as `plan_kv_memory`."""
+    layout, max_model_len = plan_kv_memory(loaded, config)
+    num_blocks = -(-max_model_len // layout.block_size)
+    return EngineMemory(layout.size_bytes, num_blocks * layout.block_bytes, private_bytes)
 
 
 def least_kv_bytes(loaded: LoadedModel, config: EngineConfig) -> int:

@@ -17,7 +17,7 @@ from .config import EngineConfig
 from .kv_memory import DEFAULT_KV_BYTES, least_kv_bytes, most_kv_bytes
 from .largest_step import run_largest_step
 from .loading.throwaway import has_one_thread, run_apart
-from .memory import host_bytes
+from .memory import anonymous_bytes, host_bytes
 from .model_check import too_little_memory
 from .models.loader import LoadedModel
 from .tokenizer import Tokenizer
@@ -75,6 +75,16 @@ def with_kv_budget(loaded: LoadedModel, tokenizer: Tokenizer, config: EngineConf
     left_bytes = memory_bytes - used_bytes
     spare_bytes = min(int(memory_bytes * _SPARE_SHARE), left_bytes // 2)
     return replace(config, memory_bytes=None, kv_cache_bytes=left_bytes - spare_bytes)
+
+
+def private_bytes(loaded: LoadedModel, config: EngineConfig) -> int:
+    """What an engine of a process that is forked from this one takes of its own beside KV, at most: of the measurement
+    that `with_kv_budget` keeps for these options all but weights and what this process has now. 0 where none is kept.
+    """
+    used_bytes = _kept(_path_of(loaded, config))
+    if used_bytes is None:
+        return 0
+    return max(0, used_bytes - loaded.device.weights_bytes(loaded.weights) - anonymous_bytes())
 
 
 def _share_of_host(used_bytes: int, least_bytes: int) -> int:

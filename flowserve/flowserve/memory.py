@@ -15,6 +15,12 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
+def anonymous_bytes() -> int:
+    """Of `resident_bytes` what is in no file, and so stays where it is."""
+    resident, in_files = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(in_files)) * _PAGE_BYTES
+
+
 def host_bytes(limit_files: Iterable[str] = CGROUP_LIMITS) -> int:
     """Of the machine, or of the container that this process runs in."""
     has = _PAGE_BYTES * os.sysconf("SC_PHYS_PAGES")

@@ -72,6 +72,7 @@ class PodAgent:
         self._loading: life.LoadExecutor | None = None
         self._snapshot = snapshot
         self._memory: MemoryLimit | None = None
+        self._kv_bytes = 0
         self._receivers: dict[type[Message], Callable[[Any, bytes], None]] = {
             AssignTask: self._on_assign,
             AssignChunk: self._on_chunk,
@@ -99,9 +100,9 @@ class PodAgent:
             life.ExitPod: self._exit,
         }
 
-    def run(self, pod_id: str, dial: Dial, memory_mib: int = 0) -> None:
-        """On the main thread, until the pod is stopped."""
-        self._pod_id, self._dial = pod_id, dial
+    def run(self, pod_id: str, dial: Dial, memory_mib: int = 0, kv_bytes: int = 0) -> None:
+        """On the main thread, until the pod is stopped. kv_bytes: see BindExecutor, of one that is bound already."""
+        self._pod_id, self._dial, self._kv_bytes = pod_id, dial, kv_bytes
         self._memory = MemoryLimit(memory_mib) if memory_mib > 0 else None
         self._handle(life.PodStarted())
         if self._snapshot is not None:
@@ -169,6 +170,7 @@ class PodAgent:
 
     def _on_bind(self, message: BindExecutor, payload: bytes) -> None:
         show_devices(message.device_kind, message.device_ids)
+        self._kv_bytes = message.kv_bytes
         self._handle(life.BindArrived(message.function_id, message.spec))
 
     def _on_bundle(self, message: BundleContent, payload: bytes) -> None:
@@ -236,7 +238,7 @@ class PodAgent:
 
     def _make(self, spec: FunctionSpec) -> TaskExecutor:
         code = self._snapshot.code if self._snapshot is not None else None
-        return make_executor(self._pod, spec, self._fetch_bundle, self._threads, code)
+        return make_executor(self._pod, spec, self._fetch_bundle, self._threads, code, self._kv_bytes)
 
     def _fetch_bundle(self, digest: str) -> bytes:
         waiting = self._contents.setdefault(digest, queue.SimpleQueue())
@@ -259,6 +261,7 @@ class PodAgent:
                 executor.source_reason,
                 executor.is_template_stale,
                 executor.weights,
+                executor.memory,
             )
         )
 

@@ -20,6 +20,7 @@ from deepserve.protocol.messages import (
     ForkTemplate,
     Hello,
     Message,
+    PodMemory,
     TemplateFailed,
     TemplateReady,
     TemplateRefused,
@@ -71,6 +72,7 @@ class FunctionTemplate:
         self._made_calls = False
         self._refusal = ""
         self._source, self._source_reason, self._weights = "file", "", Weights()
+        self._memory = PodMemory()
         self._steps = StepClock()
 
     def run(self) -> None:
@@ -91,6 +93,7 @@ class FunctionTemplate:
                 self._source,
                 self._weights,
                 self._source_reason,
+                self._memory,
             )
         )
         Template(binding.function_id, self._connection.fileno(), ready).run()
@@ -113,7 +116,7 @@ class FunctionTemplate:
             return None
         if text := text or obstacle([self._connection.fileno()], spec.is_shared):
             print(f"{spec.name}: not snapshotted: {text}", file=sys.stderr, flush=True)
-            self._link.send(TemplateRefused(binding.function_id, text))
+            self._link.send(TemplateRefused(binding.function_id, text, self._memory))
             return None
         return Snapshot(binding.function_id, spec, code, self._welcome)
 
@@ -126,10 +129,10 @@ class FunctionTemplate:
         try:
             engine = load_to_fork(spec, self._steps, binding.is_ahead, binding.is_awaited)
         except NotForkedError as error:
-            self._refusal = str(error)
+            self._refusal, self._memory = str(error), error.memory
             raise
         self._source, self._source_reason = engine.source, engine.source_reason
-        self._weights = engine.weights
+        self._weights, self._memory = engine.weights, engine.memory
         return engine
 
     def _settle(self) -> None:

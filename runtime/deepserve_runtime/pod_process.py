@@ -52,7 +52,7 @@ def become_bound_pod(order: ForkPod, template_pid: int, fds: Iterable[int], read
         gc.enable()
         _reseed()
         _sign(order.pod_id)
-        ready.agent.run(order.pod_id, lambda: _dial_bound(order, ready.snapshot), order.memory_mib)
+        ready.agent.run(order.pod_id, lambda: _dial_bound(order, ready.snapshot), order.memory_mib, order.kv_bytes)
 
     run_to_the_end(f"pod {order.pod_id}", run)
 

@@ -171,6 +171,8 @@ class StartPod(Action, frozen=True):
     memory_mib: int
     reason: str
     template_id: str = ""
+    kv_bytes: int = 0
+    """As in BindPod, with a `template_id`."""
 
 
 class StartTemplate(Action, frozen=True):
@@ -208,6 +210,8 @@ class BindPod(Action, frozen=True):
     spec: FunctionSpec
     reason: str
     devices: Allotment = Allotment()
+    kv_bytes: int = 0
+    """What a model's KV cache may take; 0 without a bound."""
 
 
 class StopPod(Action, frozen=True):

@@ -69,6 +69,7 @@ class ClusterManager:
             usable_mib, self.templates, prewarmed, park, devices, place,
         )  # fmt: skip
         self._fleet = self._scaler.fleet
+        self.memory_need = self._scaler.memory_need
         self.startups = self._scaler.startups
         self.failures = PodFailures(self._scaler, self.templates, self._alarms, self._out)
         self._pods = self._scaler.pods
@@ -125,6 +126,10 @@ class ClusterManager:
     def known_models(self, now_s: float) -> list[KnownModel]:
         """For `DemandRemembered` of a later controller."""
         return self._preloads.known(now_s)
+
+    def memory_view(self) -> tuple[int, int]:
+        """MiB that pods and templates have claimed of this host's memory, and what there is for them; 0: no bound."""
+        return self._scaler.memory.used_mib(), self._scaler.memory.usable_mib
 
     def devices_view(self) -> list[tuple[Device, str]]:
         """Each NPU and GPU of the host, and the pod that holds it or nobody."""
@@ -191,6 +196,7 @@ class ClusterManager:
             self.templates.forget(pool)
             self._preloads.forget(pool)
             self.startups.forget(pool.spec)
+            self._scaler.memory.forget(pool.function_id)
             self._scaler.use_room(now_s)
 
     def _on_scaling_changed(self, event: events.ScalingChanged, now_s: float) -> None:
@@ -256,9 +262,9 @@ class ClusterManager:
         """The first pod to connect goes to who waits; the one started for that takes its place in the pool."""
         other = self._scaler.warm.find_claimed_like(pod)
         if other is not None and not self._scaler.moves.is_target(other.pod_id):
-            pool = self._pools[other.function_id]
+            pool, memory = self._pools[other.function_id], other.claim
             self._fleet.unclaim(other, pod.reason, now_s)
-            self._fleet.claim(pod, pool, now_s)
+            self._fleet.claim(pod, pool, now_s, memory)
 
     def _on_executor_ready(self, event: events.ExecutorReady, now_s: float) -> None:
         pod = self._pods.get(event.pod_id)
@@ -266,6 +272,7 @@ class ClusterManager:
             return
         pool = self._pools[pod.function_id]
         self.startups.pod_ready(pod, pool.spec, event.weights, now_s)
+        self._scaler.pod_told(pod, pool, event)
         pool.note_ready(pod, max(1, event.slots), now_s)
         pod.idle_since_s = now_s
         self.templates.note_ready(pool, pod, event, now_s)

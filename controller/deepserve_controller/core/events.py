@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Weights
+from deepserve.protocol.messages import EngineReport, Outcome, PodMemory, RequestKind, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.event_parts import NO_PAYLOAD as NO_PAYLOAD
@@ -179,6 +179,8 @@ class TemplateReady(Event, frozen=True):
     load_ms: float = 0.0
     source: str = ""
     weights: Weights = Weights()
+    memory: PodMemory = PodMemory()
+    """Of each pod that is forked from it."""
 
 
 class WeightsRead(Event, frozen=True):
@@ -193,6 +195,8 @@ class TemplateRefused(Event, frozen=True):
 
     template_id: str
     text: str
+    memory: PodMemory = PodMemory()
+    """Of each of them, of a model."""
 
 
 class TemplateFailed(Event, frozen=True):
@@ -301,6 +305,7 @@ class ExecutorReady(Event, frozen=True):
     is_template_stale: bool = False
     """The template that it was forked from holds what is no more: it has loaded for itself."""
     weights: Weights = Weights()
+    memory: PodMemory = PodMemory()
 
 
 class ExecutorFailed(Event, frozen=True):

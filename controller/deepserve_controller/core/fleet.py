@@ -15,6 +15,7 @@ from deepserve_controller.core.alarms import Alarms
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import NOTHING, HostDevices
+from deepserve_controller.core.memory_claims import MemoryClaim
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.scaling_views import ScalingDecision
 from deepserve_controller.core.startup_book import StartupBook
@@ -67,21 +68,35 @@ class Fleet:
             1 for pod in self._pods.values() if pod.state == "draining" and pod.function_id == pool.function_id
         )  # fmt: skip
 
-    def start(self, environment: str, memory_mib: int, reason: str, now_s: float, template_id: str = "") -> PodRecord:
+    def start(
+        self,
+        environment: str,
+        memory_mib: int,
+        reason: str,
+        now_s: float,
+        template_id: str = "",
+        claim: MemoryClaim | None = None,
+    ) -> PodRecord:
+        """claim: of one from a function's template, which is told so at once."""
         pod_id = self._ids.new("pod")
         pod = PodRecord(pod_id, environment, memory_mib, "", "", reason, now_s, now_s, template_id=template_id)
         self._pods[pod_id] = pod
         if template_id:
             self._templates.note_pod(pod)
-        self._out.append(StartPod(pod_id, environment, memory_mib, reason, template_id))
+        kv_bytes = claim.kv_bytes if template_id and claim is not None else 0
+        self._out.append(StartPod(pod_id, environment, memory_mib, reason, template_id, kv_bytes))
         return pod
 
     def start_warm(self, environment: str, reason: str, now_s: float) -> None:
         """For the warm pool."""
         self.must_be_ready(self.start(environment, 0, reason, now_s), now_s + WARM_START_TIMEOUT_S)
 
-    def claim(self, pod: PodRecord, pool: FunctionPool, now_s: float, place: str = "") -> None:
-        """`pod` is meant for `pool` from now on and has that function's `startup_timeout_s` to get ready."""
+    def claim(
+        self, pod: PodRecord, pool: FunctionPool, now_s: float, memory: MemoryClaim | None, place: str = ""
+    ) -> None:
+        """`pod` is meant for `pool` from now on, may take so much memory, and has that function's `startup_timeout_s`
+        to get ready."""
+        pod.claim = memory
         pod.function_id, pod.label, pod.reason = pool.function_id, pool.spec.label, pool.wanted.reason
         pod.devices = self._devices.choose(pool.spec, place, self._startups.starts_s(pool.spec, now_s)) or NOTHING
         self._startups.ordered(pod.pod_id, pool.spec, pod.devices, now_s)
@@ -94,10 +109,11 @@ class Fleet:
         self._alarms.set(by_s, "start", pod)
 
     def bind(self, pod: PodRecord, pool: FunctionPool, now_s: float) -> None:
-        if pod.pod_id not in pool.pods:  # else its clock runs since it was started for this function
-            self.claim(pod, pool, now_s)
+        """One that is meant for `pool`: its clock runs since then."""
         pod.move("binding", now_s)
-        self._out.append(BindPod(pod.pod_id, pool.function_id, self._spec_for(pod, pool), pod.reason, pod.devices))
+        kv_bytes = pod.claim.kv_bytes if pod.claim is not None else 0
+        spec = self._spec_for(pod, pool)
+        self._out.append(BindPod(pod.pod_id, pool.function_id, spec, pod.reason, pod.devices, kv_bytes))
 
     def _spec_for(self, pod: PodRecord, pool: FunctionPool) -> FunctionSpec:
         """With the accelerator that it has got as the only one, or with what a model computes on in its stead."""
@@ -114,7 +130,7 @@ class Fleet:
         pool.take_out(pod, now_s)
         pool.note_gone(pod, now_s)
         pod.function_id, pod.label, pod.reason = "", "", reason
-        pod.devices = NOTHING
+        pod.devices, pod.claim = NOTHING, None
         self.must_be_ready(pod, pod.started_s + WARM_START_TIMEOUT_S)
 
     def sleep(self, pod: PodRecord, level: int, reason: str, now_s: float) -> None:

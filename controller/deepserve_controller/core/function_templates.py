@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import PodMemory
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, StartTemplate, StopTemplate
@@ -59,8 +61,12 @@ class FunctionTemplates:
         self._owner = owner
         self._templates: dict[str, FunctionTemplate] = {}
         self._by_function: dict[str, FunctionTemplate] = {}
-        self.has_room: Callable[[FunctionSpec], bool] = lambda spec: True
+        self.has_room: Callable[[FunctionPool], bool] = lambda pool: True
         """Whether the host's memory holds a template and a pod of it."""
+        self.most_weights_mib: Callable[[FunctionPool], float] = lambda pool: math.inf
+        """That the empty host could hold for it: none are refused that nobody has seen."""
+        self.told: Callable[[FunctionPool, PodMemory], None] = lambda pool, memory: None
+        """Hears what a pod of it takes, before pods are ordered by that."""
         self.may_hold_devices: Callable[[FunctionSpec], bool] = lambda spec: False
         self.without_devices: Callable[[FunctionSpec], FunctionSpec] = lambda spec: spec
         """Of a model that may hold some: what a process loads in the host's memory alone."""
@@ -93,9 +99,10 @@ class FunctionTemplates:
             return PodSource(missing, False, False, pool.pod_source)
         source = self._choose(self._view(pool, missing))
         if source.is_template_wanted:
-            if not self.has_room(pool.spec):
+            if not self.has_room(pool):
                 text = "no memory for a template beside a pod"
-                source = PodSource(missing, False, False, text)
+                waits = self.is_bound_to_one(pool)
+                source = PodSource(0 if waits else missing, False, waits, text)
             else:
                 self._start(pool, source.reason, now_s)
         pool.pod_source = source.reason
@@ -130,11 +137,10 @@ class FunctionTemplates:
     def give_up_unused(self, asking: FunctionPool, missing_mib: Callable[[], int], now_s: float) -> None:
         """Memory is short: templates that no pod needs give theirs, the least worth first and then what only saves
         `asking` time, while some is missing."""
-        items = [item for item in self._by_function.values() if item.is_host_copy or item.pool is not asking]
         unused = [
             (item.pool is asking, self.keep_worth(self.book.held(item.pool.function_id, now_s)), item)
-            for item in items
-            if self.is_unused(item.pool)
+            for item in self._by_function.values()
+            if self._gives_to(item, asking)
         ]
         for _, _, template in sorted(unused, key=lambda each: each[:2]):
             if missing_mib() <= 0:
@@ -155,6 +161,24 @@ class FunctionTemplates:
         """One of each template that is there."""
         return [template.spec for template in self._templates.values()]
 
+    def has(self, function_id: str) -> bool:
+        return function_id in self._by_function
+
+    def unused_mib(self, asking: FunctionPool, need_mib: Callable[[FunctionSpec], int]) -> int:
+        """What `give_up_unused` may give it. need_mib: of a template's process."""
+        found = [item for item in self._by_function.values() if self._gives_to(item, asking)]
+        return sum(item.held_mib + need_mib(item.spec) for item in found)
+
+    def _gives_to(self, template: FunctionTemplate, asking: FunctionPool) -> bool:
+        return (template.is_host_copy or template.pool is not asking) and self.is_unused(template.pool)
+
+    def weights_mib(self, pool: FunctionPool) -> int:
+        """What its template holds or would: as was last seen, else as the checkpoint, which may differ."""
+        if (template := self._by_function.get(pool.function_id)) is not None:
+            return template.held_mib
+        seen_mib = self.book.held(pool.function_id, 0.0).held_mib
+        return seen_mib or int(min(self.startups.size_bytes(pool.spec) >> 20, self.most_weights_mib(pool)))
+
     def held_mib(self) -> int:
         """Memory of what they have loaded, which they and their pods share."""
         return sum(template.held_mib for template in self._templates.values())
@@ -162,6 +186,13 @@ class FunctionTemplates:
     def is_loading(self, pool: FunctionPool) -> bool:
         template = self._by_function.get(pool.function_id)
         return template is not None and template.state == "loading"
+
+    def is_bound_to_one(self, pool: FunctionPool) -> bool:
+        """A model that has no pod without its template, which brings its weights for all of them. (With a `memory=` of
+        their own they can do without.)"""
+        spec = pool.spec
+        is_model = spec.kind == "model" and not spec.resources.memory_mib and not self.may_hold_devices(spec)
+        return is_model and not self.book.refusal(pool.function_id)
 
     def use_of(self, pool: FunctionPool) -> TemplateUse:
         template = self._by_function.get(pool.function_id)
@@ -233,6 +264,7 @@ class FunctionTemplates:
         ready_by_s = now_s + pool.spec.startup_timeout_s
         spec, is_host_copy = self.spec_of(pool), self.may_hold_devices(pool.spec)
         template = FunctionTemplate(template_id, pool, spec, is_host_copy, now_s, ready_by_s)
+        template.held_mib = self.weights_mib(pool)  # until it tells
         self._templates[template_id] = self._by_function[pool.function_id] = template
         self._out.append(StartTemplate(template_id, pool.function_id, spec, reason, is_ahead, pool.queued > 0))
         self.startups.ordered(template_id, spec, NOTHING, now_s)
@@ -277,12 +309,14 @@ class FunctionTemplates:
         template.held_mib = event.weights.size_bytes >> 20
         self.startups.template_ready(event, template.pool.spec, now_s)
         self.book.loaded(template.pool.function_id, template.held_mib, event.load_ms)
+        self.told(template.pool, event.memory)
         template.used_s = now_s
         self._watch_idleness(template, now_s + self._window_s(template))
         self._owner.template_changed(template.pool, now_s)
 
     def _on_refused(self, event: events.TemplateRefused, now_s: float) -> None:
         if (template := self._end(event.template_id)) is not None:
+            self.told(template.pool, event.memory)
             self._refuse(template, event.text)
             self._owner.template_changed(template.pool, now_s)
 

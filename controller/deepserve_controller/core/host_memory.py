@@ -2,71 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core.function_pool import FunctionPool
+from deepserve_controller.core.memory_claims import (
+    SHARES,
+    MemoryClaim,
+    MemoryClaims,
+    MemoryNeed,
+    assumed_mib,
+    divide,
+)
 from deepserve_controller.core.memory_views import ChooseParking, IdlePod, Parking
 from deepserve_controller.core.pod_record import PodRecord
 
-ASSUMED_MIB: Mapping[str, int] = {"python": 16, "tokenizer": 64, "flowserve": 256}
-"""What a pod without a limit of its own is taken to use beyond what it shares with its template, by environment."""
+if TYPE_CHECKING:
+    from deepserve_controller.core.function_templates import FunctionTemplates
 
 ASLEEP_SHARE = 0.4
-"""Of what a pod takes awake: of a 0.6B model at 8 bits 235 of 620 MB, most of it weights in the page cache."""
+"""Of what a pod takes awake beside its KV, which it gives back: of a 0.6B model at 8 bits 235 of 620 MB, most of it
+weights in the page cache."""
 END = Parking(0, "")
 
 
 class HostMemory:
-    """Adds up the limits of all pods that are not gone. `usable_mib` 0: there is no bound.
+    """Adds up the claims of all pods that are not gone. `usable_mib` 0: there is no bound.
 
-    `templates`: of which functions there is one; it takes what one of its pods takes, though they share most of it.
-    `held_mib`: what all of them have loaded besides (weights).
+    Weights that pods share count once for each model: in its template, or, where each pod loads for itself, by
+    `note_weights`.
     """
 
     def __init__(
-        self,
-        pods: Mapping[str, PodRecord],
-        usable_mib: int,
-        templates: Callable[[], Iterable[FunctionSpec]],
-        park: ChooseParking,
-        held_mib: Callable[[], int],
+        self, pods: Mapping[str, PodRecord], usable_mib: int, templates: FunctionTemplates, park: ChooseParking
     ) -> None:
-        self._held_mib = held_mib
+        """`templates`: each takes what a pod without KV takes, though they share most of it, and what it has loaded."""
         self._pods = pods
         self._templates = templates
         self._park = park
+        self.claims = MemoryClaims()
         self.usable_mib = usable_mib
+        self._weights_mib: dict[str, int] = {}
+        """By function, of models whose pods load them for themselves."""
         self._overdrawn_mib = 0
-        """What pods that were woken took beyond that, when the last one was."""
+        """What pods that were woken took beyond that, when the last one was; or what came out larger than assumed."""
+
+    # --- what one pod takes ---------------------------------------------------------------------------
 
     def need_mib(self, environment: str, memory_mib: int) -> int:
-        return memory_mib or ASSUMED_MIB.get(environment, ASSUMED_MIB["python"])
+        return memory_mib or assumed_mib(environment)
 
-    def missing_mib(self, environment: str, memory_mib: int, num_pods: int = 1) -> int:
-        """What must become free before so many such pods may start; not positive where they fit now."""
+    def need(self, pool: FunctionPool, is_own_load: bool = False) -> MemoryNeed:
+        """Of its next pod. is_own_load: of one that loads a model for itself. Where nothing is known of that, it gets
+        what is there up to an eighth of all, and says what it took of it."""
+        need = self.claims.need(pool.function_id, pool.spec)
+        if is_own_load and pool.spec.kind == "model" and not self._is_told(pool):
+            return MemoryNeed(need.base_mib, 1, max(1, self.usable_mib // SHARES - need.base_mib))
+        return need
+
+    def claim(self, pool: FunctionPool, is_own_load: bool, freed_mib: int = 0) -> MemoryClaim | None:
+        """Of its next pod, where that is ordered now; None where there is too little left for it. freed_mib: what such
+        a pod has already, of none yet."""
+        need = self.need(pool, is_own_load)
         if not self.usable_mib:
-            return 0
-        return self.used_mib() + num_pods * self.need_mib(environment, memory_mib) - self.usable_mib
+            return MemoryClaim(need.base_mib, need.kv_mib if self._is_told(pool) else 0)
+        if not need.kv_mib and need.base_mib <= freed_mib:
+            return MemoryClaim(need.base_mib)
+        left_mib = self.usable_mib - self.used_mib() + freed_mib
+        return divide(need, left_mib, pool.max_pods - len(pool.pods), self.usable_mib)
 
-    def has_room(self, spec: FunctionSpec, num_pods: int) -> bool:
-        """For that many pods of it."""
-        need_mib = self.need_mib(spec.environment, spec.resources.memory_mib)
-        return not self.usable_mib or self.used_mib() + num_pods * need_mib <= self.usable_mib
+    def wanted_mib(self, pool: FunctionPool, is_own_load: bool, spare_mib: int) -> int:
+        """What its next pod would claim if `spare_mib` were free besides; what it needs at least, where that is too
+        little."""
+        need = self.need(pool, is_own_load)
+        left_mib = self.usable_mib - self.used_mib() + spare_mib
+        claim = divide(need, left_mib, pool.max_pods - len(pool.pods), self.usable_mib)
+        return claim.total_mib if claim is not None else need.least_mib
+
+    def _is_told(self, pool: FunctionPool) -> bool:
+        return bool(pool.spec.resources.memory_mib) or self.claims.knows(pool.function_id)
+
+    # --- what all take --------------------------------------------------------------------------------
+
+    def missing_mib(self, need_mib: int) -> int:
+        """What must become free before so much may be taken; not positive where it is free now."""
+        return self.used_mib() + need_mib - self.usable_mib if self.usable_mib else 0
 
     def used_mib(self) -> int:
-        specs = self._templates()
+        specs = self._templates.specs()
         in_templates = sum(self.need_mib(spec.environment, spec.resources.memory_mib) for spec in specs)
-        return self.total_mib(self._pods.values()) + in_templates + self._held_mib()
+        taken_mib = self.total_mib(self._pods.values()) + in_templates + self._templates.held_mib()
+        return taken_mib + (self._own_weights_mib() if self._weights_mib else 0)
+
+    def _own_weights_mib(self) -> int:
+        held = {pod.function_id for pod in self._pods.values()} & self._weights_mib.keys()
+        return sum(self._weights_mib[function_id] for function_id in held if not self._templates.has(function_id))
+
+    def own_weights_mib(self, function_id: str) -> int:
+        """Of a model whose pods load for themselves; 0 while it has none."""
+        is_there = any(pod.function_id == function_id for pod in self._pods.values())
+        return self._weights_mib.get(function_id, 0) if is_there else 0
+
+    def note_weights(self, function_id: str, size_mib: int) -> None:
+        """Of a model whose pods load them into the host's memory for themselves, and share them there."""
+        self._weights_mib[function_id] = size_mib
+
+    def forget(self, function_id: str) -> None:
+        self.claims.forget(function_id)
+        self._weights_mib.pop(function_id, None)
 
     def leaving_mib(self) -> int:
         """What pods hold that were told to end."""
         return self.total_mib(pod for pod in self._pods.values() if pod.state in ("draining", "stopped"))
 
     def total_mib(self, pods: Iterable[PodRecord]) -> int:
-        return sum(
-            self._asleep_mib(pod) if pod.is_asleep else self.need_mib(pod.environment, pod.memory_mib) for pod in pods
-        )
+        return sum(self._asleep_mib(pod) if pod.is_asleep else self.claimed_mib(pod) for pod in pods)
+
+    def claimed_mib(self, pod: PodRecord) -> int:
+        """Awake."""
+        return pod.claim.total_mib if pod.claim is not None else self.need_mib(pod.environment, pod.memory_mib)
+
+    # --- who gives some -------------------------------------------------------------------------------
 
     def givers(
         self,
@@ -106,27 +163,35 @@ class HostMemory:
         return has_mib - self._asleep_mib(pod) if parking.level else has_mib
 
     def _asleep_mib(self, pod: PodRecord) -> int:
-        return int(self.need_mib(pod.environment, pod.memory_mib) * ASLEEP_SHARE)
+        kv_mib = pod.claim.kv_mib if pod.claim is not None else 0
+        return int((self.claimed_mib(pod) - kv_mib) * ASLEEP_SHARE)
 
-    def note_woken(self) -> None:
-        """A pod was given a task in its sleep: it takes its memory back, whether there is some or not."""
+    def note_overdrawn(self) -> None:
+        """A pod was given a task in its sleep: it takes its memory back, whether there is some or not. Or what was
+        loaded has come out larger than was assumed."""
         self._overdrawn_mib = max(0, self.used_mib() - self.usable_mib) if self.usable_mib else 0
 
     @property
     def overdrawn_mib(self) -> int:
         return max(0, self.used_mib() - self.usable_mib) if self._overdrawn_mib else 0
 
-    def never_fits(self, spec: FunctionSpec) -> str:
-        """Why not even one pod of `spec` can start here; empty where one can."""
-        need_mib = self.need_mib(spec.environment, spec.resources.memory_mib)
-        if not self.usable_mib or need_mib <= self.usable_mib:
-            return ""
-        return f"a pod of {spec.label} needs {need_mib} MiB of memory; this host has {self.usable_mib} MiB for pods"
+    # --- in words -------------------------------------------------------------------------------------
 
-    def short_reason(self, spec: FunctionSpec) -> str:
-        need_mib = self.need_mib(spec.environment, spec.resources.memory_mib)
-        used_mib = self.used_mib()
-        return f"waits for memory: a pod needs {need_mib} MiB, {used_mib} of {self.usable_mib} MiB are taken"
+    def never_fits(self, spec: FunctionSpec, need: MemoryNeed | None = None, shared_mib: int = 0) -> str:
+        """Why not even one pod of `spec` can start here; empty where one can. shared_mib: what it cannot start without
+        and does not have for itself."""
+        need = need or MemoryNeed(self.need_mib(spec.environment, spec.resources.memory_mib))
+        needed_mib = need.least_mib + shared_mib
+        if not self.usable_mib or needed_mib <= self.usable_mib:
+            return ""
+        parts = [f"{need.least_kv_mib} MiB for the KV of one sequence"] if need.least_kv_mib else []
+        parts += [f"{shared_mib} MiB for the weights and who loads them"] if shared_mib else []
+        of_it = f" ({', '.join(parts)})" if parts else ""
+        needs = f"a pod of {spec.label} needs {needed_mib} MiB of memory{of_it}"
+        return f"{needs}; this host has {self.usable_mib} MiB for pods"
+
+    def short_reason(self, what: str, need_mib: int) -> str:
+        return f"waits for memory: {what} needs {need_mib} MiB, {self.used_mib()} of {self.usable_mib} MiB are taken"
 
     def check_invariants(self) -> None:
         used_mib = self.used_mib()

@@ -8,6 +8,7 @@ import msgspec
 
 from deepserve_controller.core.alarms import Alarm
 from deepserve_controller.core.device import Allotment
+from deepserve_controller.core.memory_claims import MemoryClaim
 from deepserve_controller.core.status_views import PodView
 
 PodState = Literal["starting", "warm", "binding", "bound", "draining", "stopped"]
@@ -51,6 +52,8 @@ class PodRecord(msgspec.Struct, eq=False):
     """The function's template that it is forked from; empty for pods of an environment's."""
     devices: Allotment = Allotment()
     """Its own from when it is meant for a function until it is gone."""
+    claim: MemoryClaim | None = None
+    """The same, of memory; while it is nobody's its environment's is assumed."""
 
     def move(self, state: PodState, now_s: float, reason: str = "") -> None:
         assert state in TRANSITIONS[self.state], f"{self.pod_id}: {self.state} -> {state} is no transition"
@@ -77,6 +80,8 @@ class PodRecord(msgspec.Struct, eq=False):
             reason=self.reason,
             is_asleep=self.is_asleep,
             devices=self.devices,
+            memory_mib=self.claim.total_mib if self.claim is not None else 0,
+            kv_mib=self.claim.kv_mib if self.claim is not None else 0,
         )
 
     def check_invariants(self) -> None:

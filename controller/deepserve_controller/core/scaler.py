@@ -5,7 +5,10 @@ It hears of no event: the cluster manager, the other half, says when to look. Wh
 
 from __future__ import annotations
 
+import math
+
 from deepserve.protocol.ids import IdAllocator
+from deepserve.protocol.messages import PodMemory
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.core import events
 from deepserve_controller.core.actions import Action, Notify
@@ -18,10 +21,12 @@ from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import HostDevices
 from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.memory_claims import MemoryClaim, NeedView, mebibytes
 from deepserve_controller.core.memory_views import ChooseParking
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
 from deepserve_controller.core.pod_record import PodRecord
 from deepserve_controller.core.scaling_views import Autoscaler, Prewarm
+from deepserve_controller.core.start_failures import START_BACKOFF_S
 from deepserve_controller.core.startup_book import StartupBook
 from deepserve_controller.core.warm_pool import WarmPool
 
@@ -53,7 +58,7 @@ class Scaler:
         self.pods: dict[str, PodRecord] = {}
         self.pools: dict[str, FunctionPool] = {}
         self.warm = WarmPool(self.pods, prewarm)
-        self.memory = HostMemory(self.pods, usable_mib, templates.specs, park, templates.held_mib)
+        self.memory = HostMemory(self.pods, usable_mib, templates, park)
         self.devices = HostDevices(self.pods, devices)
         self.startups = templates.startups = StartupBook(self.devices, usable_mib)
         self.fleet = Fleet(
@@ -63,6 +68,8 @@ class Scaler:
         templates.may_hold_devices = self.devices.may_hold
         templates.without_devices = self.devices.without_devices
         templates.has_room = self._has_template_room
+        templates.told = self._template_told
+        templates.most_weights_mib = self._most_weights_mib
         self.moves = DeviceMoves(self, self.devices, self.startups, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory or devices, the longest waiting first."""
@@ -78,27 +85,52 @@ class Scaler:
         before = len(pool.pods)
         missing = pool.wanted.pods - pool.num_pods
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.failures.retry_s):
-            if not (why_never := self.why_never(pool.spec)):
-                source = self._templates.source(pool, missing, now_s)
-                missing = source.pods  # the others wait for the function's template
-                while missing > 0 and self._add_pod(pool, now_s, source.template_id):
-                    missing -= 1
-                if missing > 0 and self._ask_for_room(pool, missing, now_s):
-                    while missing > 0 and self._add_pod(pool, now_s, source.template_id):
-                        missing -= 1
-                self._note_short(pool, missing > 0, now_s)
+            if not (why_never := self._why_never(pool)):
+                self._start_missing(pool, missing, now_s)
             elif pool.queued:
-                pool.is_broken, pool.queued = True, 0
-                self._out.append(Notify(events.ExecutorFailed("", pool.function_id, why_never, is_refused=True)))
+                self._refuse(pool, why_never, now_s)
         elif pool.short_reason:
             self._note_short(pool, False, now_s)
         if len(pool.pods) != before:
             self.fleet.record(pool, before, pool.wanted.reason, now_s)
         self.plan_review(pool, now_s)
 
+    def _refuse(self, pool: FunctionPool, why_never: str, now_s: float) -> None:
+        """Who waits is told. Some leave only when what runs for them has stopped: they are told again, not at once."""
+        pool.is_broken, pool.queued = True, 0
+        pool.failures.retry_s = now_s + START_BACKOFF_S
+        self._alarms.set(pool.failures.retry_s, "retry", pool)
+        if self._templates.is_unused(pool):
+            self._templates.give_up(pool, why_never)
+        self._out.append(Notify(events.ExecutorFailed("", pool.function_id, why_never, is_refused=True)))
+
+    def _start_missing(self, pool: FunctionPool, missing: int, now_s: float) -> None:
+        """As many as there is room for; others are asked for what the rest needs."""
+        source = self._templates.source(pool, missing, now_s)
+        if source.is_template_wanted and not source.pods and not self._templates.is_loading(pool):
+            if self._ask_for_template_room(pool, now_s):
+                source = self._templates.source(pool, missing, now_s)
+            if not self._templates.is_loading(pool):
+                return self._note_short(pool, True, now_s)
+        missing = source.pods  # the others wait for the function's template
+        while missing > 0 and self._add_pod(pool, now_s, source.template_id):
+            missing -= 1
+        if missing > 0 and self._ask_for_room(pool, missing, now_s):
+            while missing > 0 and self._add_pod(pool, now_s, source.template_id):
+                missing -= 1
+        self._note_short(pool, missing > 0, now_s)
+
     def why_never(self, spec: FunctionSpec) -> str:
-        """Why not even one pod of `spec` can start here; empty where one can."""
+        """Why not even one pod of `spec` can start here, as far as its options say; empty where one can."""
         return self.memory.never_fits(spec) or self.devices.never_fits(spec)
+
+    def _why_never(self, pool: FunctionPool) -> str:
+        """The same, with what is known of its pods; of those that are there it is known that they fit."""
+        if pool.pods or not self.memory.usable_mib:
+            return self.why_never(pool.spec)
+        shared_mib = self._template_mib(pool) if self._templates.is_bound_to_one(pool) else 0
+        need = self.memory.need(pool)
+        return self.memory.never_fits(pool.spec, need, shared_mib) or self.devices.never_fits(pool.spec)
 
     def decide(self, pool: FunctionPool, now_s: float) -> None:
         autoscaler = self.autoscaler_of(pool.spec)
@@ -133,12 +165,15 @@ class Scaler:
             return False
         pod = self.warm.find(spec) if not template_id else None
         if pod is not None:
+            if (claim := self.memory.claim(pool, True, self.memory.claimed_mib(pod))) is None:
+                return False
+            self.fleet.claim(pod, pool, now_s, claim)
             self.fleet.bind(pod, pool, now_s)
             self.warm.note_taken(environment, now_s)
             self.refill(environment, now_s)
-        elif self._has_room(pool, now_s):
-            pod = self.fleet.start(environment, memory_mib, pool.wanted.reason, now_s, template_id)
-            self.fleet.claim(pod, pool, now_s)
+        elif (claim := self._claim(pool, now_s, template_id)) is not None:
+            pod = self.fleet.start(environment, memory_mib, pool.wanted.reason, now_s, template_id, claim)
+            self.fleet.claim(pod, pool, now_s, claim)
             if template_id:
                 return True
             self.warm.note_cold_start(environment, memory_mib, now_s)
@@ -151,7 +186,7 @@ class Scaler:
         """Bring the warm pool of `environment` to what the prewarm policy wants, where memory allows."""
         missing = self.warm.missing(environment, now_s)
         for _ in range(missing.pods):
-            if self.short or self.memory.missing_mib(environment, 0) > 0:
+            if self.short or self.memory.missing_mib(self.memory.need_mib(environment, 0)) > 0:
                 break
             self.fleet.start_warm(environment, missing.reason, now_s)
         for pod in self.warm.superfluous_pods(environment, -missing.pods):
@@ -167,13 +202,53 @@ class Scaler:
 
     # --- memory ---------------------------------------------------------------------------------------
 
-    def _has_room(self, pool: FunctionPool, now_s: float) -> bool:
-        """For one more pod of it, after those who have no pod at all; templates that nobody uses make some at once."""
-        environment, memory_mib = pool.spec.environment, pool.spec.resources.memory_mib
+    def _claim(self, pool: FunctionPool, now_s: float, template_id: str) -> MemoryClaim | None:
+        """Of one more pod of it, after those who have no pod at all; templates that nobody uses make room at once.
+        None where there is too little."""
         if self._yields(pool):
-            return False
-        self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(environment, memory_mib), now_s)
-        return self.memory.missing_mib(environment, memory_mib) <= 0
+            return None
+        is_own_load = not template_id
+        if self.memory.usable_mib and (unused_mib := self._templates.unused_mib(pool, self._process_mib)):
+            wanted_mib = self.memory.wanted_mib(pool, is_own_load, unused_mib)
+            self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(wanted_mib), now_s)
+        return self.memory.claim(pool, is_own_load)
+
+    def _most_weights_mib(self, pool: FunctionPool) -> float:
+        usable_mib, process_mib = self.memory.usable_mib, self._process_mib(pool.spec)
+        return max(0, usable_mib - process_mib - self.memory.need(pool).least_mib) if usable_mib else math.inf
+
+    def memory_need(self, function_id: str) -> NeedView:
+        """Of its pods, and of what they share."""
+        pool = self.pools[function_id]
+        is_held = self._templates.has(pool.function_id)
+        weights_mib = self._templates.weights_mib(pool) if is_held else self.memory.own_weights_mib(pool.function_id)
+        need = self.memory.need(pool)
+        return NeedView(need.base_mib, need.least_kv_mib, need.kv_mib, weights_mib)
+
+    def _process_mib(self, spec: FunctionSpec) -> int:
+        return self.memory.need_mib(spec.environment, spec.resources.memory_mib)
+
+    def _template_mib(self, pool: FunctionPool) -> int:
+        """Of its template's process, and of what that holds."""
+        return self._process_mib(self._templates.spec_of(pool)) + self._templates.weights_mib(pool)
+
+    def _template_told(self, pool: FunctionPool, memory: PodMemory) -> None:
+        self.memory.claims.learn(pool.function_id, pool.spec.environment, memory)
+        self.memory.note_overdrawn()
+
+    def pod_told(self, pod: PodRecord, pool: FunctionPool, event: events.ExecutorReady) -> None:
+        """It is loaded: what it claims is what it has taken, where it was the first to know."""
+        memory, claims = event.memory, self.memory.claims
+        if pool.spec.kind != "model" or pool.spec.resources.memory_mib or not memory.kv_bytes:
+            return
+        if not claims.knows(pool.function_id):
+            claims.learn(pool.function_id, pool.spec.environment, memory)
+        told_mib, given_mib = mebibytes(memory.kv_bytes), pod.claim.kv_mib if pod.claim is not None else 0
+        base_mib = claims.need(pool.function_id, pool.spec).base_mib
+        pod.claim = MemoryClaim(base_mib, min(told_mib, given_mib or told_mib))
+        if not pod.template_id:
+            self.memory.note_weights(pool.function_id, event.weights.size_bytes >> 20)
+        self.memory.note_overdrawn()
 
     def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> bool:
         """Let others give up what so many more pods of `pool` need: they start when it is free. True where some sleep,
@@ -183,10 +258,20 @@ class Scaler:
             if not self.give_devices(pool, is_busy_too=False, now_s=now_s):
                 self.moves.want(pool, now_s)
             return False
-        missing_mib = self.memory.missing_mib(spec.environment, spec.resources.memory_mib, num_pods)
+        missing_mib = self.memory.missing_mib(num_pods * self.memory.need(pool).least_mib)
         return self._make_room(
             pool, missing_mib - self.memory.leaving_mib(), f"gives its memory to {spec.label}", now_s
         )
+
+    def _ask_for_template_room(self, pool: FunctionPool, now_s: float) -> bool:
+        """The same for its template and a pod of it."""
+        needed_mib = self._template_mib(pool) + self.memory.need(pool).least_mib
+        self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(needed_mib), now_s)
+        missing_mib = self.memory.missing_mib(needed_mib)
+        if missing_mib <= 0:
+            return True
+        reason = f"gives its memory to {pool.spec.label}"
+        return self._make_room(pool, missing_mib - self.memory.leaving_mib(), reason, now_s)
 
     def give_devices(self, pool: FunctionPool, is_busy_too: bool, now_s: float) -> bool:
         """Let others end that have what a pod of `pool` needs; False where there are none."""
@@ -211,7 +296,7 @@ class Scaler:
     def wake(self, pod: PodRecord, now_s: float) -> None:
         """A task was sent to it: it takes its memory, and idle pods of others make up for that."""
         pod.is_asleep, pod.reason = False, "woken by a task"
-        self.memory.note_woken()
+        self.memory.note_overdrawn()
         self.repay(now_s)
 
     def repay(self, now_s: float) -> None:
@@ -223,9 +308,12 @@ class Scaler:
         """Room goes first to who waits for it and has no pod at all."""
         return bool(pool.pods) and any(not other.pods for other in self.short.values())
 
-    def _has_template_room(self, spec: FunctionSpec) -> bool:
+    def _has_template_room(self, pool: FunctionPool) -> bool:
         """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
-        return self.memory.has_room(spec, 2) and (spec.is_shared or not self.short)
+        needed_mib = self._template_mib(pool) + self.memory.need(pool).least_mib
+        if self.memory.missing_mib(needed_mib) > 0:
+            return False
+        return pool.spec.is_shared or not self.short
 
     def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
         if not is_short:
@@ -234,11 +322,17 @@ class Scaler:
             return
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
-        pool.short_reason = self.devices.short_reason(pool.spec) or self.memory.short_reason(pool.spec)
+        pool.short_reason = self.devices.short_reason(pool.spec) or self._short_of_memory(pool)
         if plan := self.moves.reason(pool):
             pool.short_reason = f"{pool.short_reason}; {plan}"
         if not was_short:
             self.fleet.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
+
+    def _short_of_memory(self, pool: FunctionPool) -> str:
+        least_mib = self.memory.need(pool).least_mib
+        if self._templates.is_bound_to_one(pool) and not self._templates.has(pool.function_id):
+            return self.memory.short_reason("a template and a pod", self._template_mib(pool) + least_mib)
+        return self.memory.short_reason("a pod", least_mib)
 
     def forget(self, pool: FunctionPool) -> None:
         """The function was removed and its pods were given up."""
@@ -262,13 +356,14 @@ class Scaler:
         if self.devices.choose(spec, place) is None:
             return None
         pod = self.warm.find(spec)
+        freed_mib = self.memory.claimed_mib(pod) if pod is not None else 0
+        if (claim := self.memory.claim(pool, True, freed_mib)) is None:
+            return None
         if pod is None:
-            if self.memory.missing_mib(spec.environment, spec.resources.memory_mib) > 0:
-                return None
             pod = self.fleet.start(spec.environment, spec.resources.memory_mib, reason, now_s)
-            self.fleet.claim(pod, pool, now_s, place)
+            self.fleet.claim(pod, pool, now_s, claim, place)
         else:
-            self.fleet.claim(pod, pool, now_s, place)
+            self.fleet.claim(pod, pool, now_s, claim, place)
             self.fleet.bind(pod, pool, now_s)
         pod.reason = reason
         return pod

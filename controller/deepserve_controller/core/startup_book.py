@@ -63,6 +63,10 @@ class StartupBook:
         if size_bytes > 0:
             _put_last(self._folder_sizes, _key(spec), size_bytes)
 
+    def size_bytes(self, spec: FunctionSpec) -> int:
+        """Of a model's weights; of others, and unknown, 0."""
+        return self._size_of(_key(spec)) if spec.kind == "model" else 0
+
     def forget(self, spec: FunctionSpec) -> None:
         for place in ("", "cpu", TEMPLATE, *{device.place for device in self._devices.devices}):
             self.times.forget(_engine(spec, place))
@@ -223,8 +227,7 @@ class StartupBook:
 
     def _path(self, spec: FunctionSpec, buses: list[str]) -> Mapping[str, int]:
         """From where the weights are: on the disk, in the host's memory, or on their way there."""
-        key = _key(spec)
-        size_bytes = self._size_of(key) if spec.kind == "model" else 0
+        key, size_bytes = _key(spec), self.size_bytes(spec)
         if not size_bytes:
             return {}
         is_there = key in self._in_memory or key in self._on_the_way

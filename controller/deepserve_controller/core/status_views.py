@@ -24,6 +24,9 @@ class PodView(msgspec.Struct, frozen=True):
     is_asleep: bool = False
     """It has given back memory until its next task."""
     devices: Allotment = Allotment()
+    memory_mib: int = 0
+    """Its claim on the host's memory, and what of that is for a model's KV; 0 while it is nobody's."""
+    kv_mib: int = 0
 
 
 class FunctionView(msgspec.Struct, frozen=True):

@@ -152,14 +152,16 @@ class LocalPodProvider:
     def warm_up(self, environment: str) -> None:
         self._template(environment)
 
-    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "") -> None:
+    def start_pod(
+        self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "", kv_bytes: int = 0
+    ) -> None:
         template = self._templates.get(template_id) if template_id else self._template(environment)
         if template is None:
             name = template_id or repr(environment)
             text = f"the template {name} is gone" if template_id else f"the template {name} could not be started"
             return self._later(self._on_start_failed, pod_id, text)
         self._asked[pod_id] = template
-        template.fork(ForkPod(pod_id=pod_id, token=token, socket=self._socket_path, memory_mib=memory_mib))
+        template.fork(ForkPod(pod_id, token, self._socket_path, memory_mib, kv_bytes))
 
     def start_template(self, template_id: str, environment: str, token: str, memory_mib: int) -> None:
         template = self._template(environment)

@@ -45,6 +45,7 @@ class FunctionQueries:
             "reason": view.reason,
             "pod_source": view.pod_source,
             "broken_because": view.broken_because,
+            "memory": manager.memory_need(function_id)._asdict(),
             "startup": startup._asdict() if startup is not None else None,
             "pod_s": manager.pod_s(function_id, time.monotonic()),
             "pods": [msgspec.to_builtins(pod) for pod in pods],

@@ -1,16 +1,29 @@
-"""How much memory of this host pods may have: the machine's, or what a control group leaves of it."""
+"""How much memory of this host pods may have: the machine's, or what a control group leaves of it.
+
+`DEEPSERVE_HOST_MEMORY` says it instead, in MiB, where pods are to have less (or a small host is to be tried).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from deepserve_controller.errors import ControllerError
+
+DECLARATION = "DEEPSERVE_HOST_MEMORY"
 USABLE_PERCENT = 90
 """The rest is for the controller, the templates, the user's script and the system."""
 
 
-def usable_memory_mib(root: str = "/") -> int:
-    """0 where it cannot be found out, which means no bound. `root`: where /proc and /sys are, for tests."""
+def usable_memory_mib(root: str = "/", environ: Mapping[str, str] = os.environ) -> int:
+    """0 where it cannot be found out, which means no bound. `root`: where /proc and /sys are, for tests.
+
+    Raises ControllerError for a malformed declaration.
+    """
+    if declared := environ.get(DECLARATION, ""):
+        if not declared.isdecimal() or int(declared) < 1:
+            raise ControllerError(f"{DECLARATION}={declared!r} is no number of MiB from 1 on")
+        return int(declared)
     limits = [limit for limit in (_machine_bytes(root), *_group_limits_bytes(root)) if limit > 0]
     return min(limits) * USABLE_PERCENT // 100 >> 20 if limits else 0
 

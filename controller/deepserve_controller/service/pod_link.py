@@ -153,6 +153,7 @@ class PodLink:
                 load_ms,
                 message.is_template_stale,
                 message.weights,
+                message.memory,
             )  # fmt: skip
         )
         self._pod.scaling.note_routable(time.monotonic())

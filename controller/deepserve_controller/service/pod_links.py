@@ -80,7 +80,9 @@ class PodLinks:
             self.pods[action.pod_id].function_id = template.function_id
             self.pods[action.pod_id].label = template.label
         assert self.provider is not None
-        self.provider.start_pod(action.pod_id, action.environment, token, action.memory_mib, action.template_id)
+        self.provider.start_pod(
+            action.pod_id, action.environment, token, action.memory_mib, action.template_id, action.kv_bytes
+        )
 
     def stop(self, action: actions.StopPod) -> None:
         pod = self.pods.get(action.pod_id)

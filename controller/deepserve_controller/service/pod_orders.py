@@ -64,7 +64,7 @@ class PodOrders:
             pod.state, pod.function_id, pod.label = "binding", action.function_id, action.spec.label
             pod.scaling.note_taken(time.monotonic())
             kind, ids = action.devices.kind, action.devices.ids
-            pod.send(BindExecutor(action.function_id, action.spec, kind, ids))
+            pod.send(BindExecutor(action.function_id, action.spec, kind, ids, kv_bytes=action.kv_bytes))
 
     def _sleep(self, action: actions.SleepPod) -> None:
         self.send_to(action.pod_id, SleepExecutor(action.level, action.reason))

@@ -22,8 +22,11 @@ class PodProvider(Protocol):
     def warm_up(self, environment: str) -> None:
         """Prepare `environment` (start its template) before the first pod is asked for."""
 
-    def start_pod(self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "") -> None:
-        """`template_id`: a function's template that it is to be forked from, in place of the environment's."""
+    def start_pod(
+        self, pod_id: str, environment: str, token: str, memory_mib: int, template_id: str = "", kv_bytes: int = 0
+    ) -> None:
+        """`template_id`: a function's template that it is to be forked from, in place of the environment's. kv_bytes:
+        what a model's KV cache may take then; 0 without a bound."""
 
     def start_template(self, template_id: str, environment: str, token: str, memory_mib: int) -> None:
         """A process that will load a function and be forked; for the rest of its life it is a pod to the provider."""

@@ -41,7 +41,8 @@ class StatusQueries:
     def status(self, link_id: str, body: Body) -> Body:
         """With the cluster manager's reasons: why each pod is what it is, and each function has so many."""
         manager = self._cores.cores.cluster_manager
-        reasons = {view.pod_id: view.reason for view in manager.pods_view()}
+        views = {view.pod_id: view for view in manager.pods_view()}
+        claimed_mib, usable_mib = manager.memory_view()
         num_cores = len(os.sched_getaffinity(0))
         shares = manager.cpu_shares(num_cores)
         return {
@@ -52,7 +53,9 @@ class StatusQueries:
             "pods": [
                 {
                     **self._describe_pod(pod),
-                    "reason": reasons.get(pod.pod_id, ""),
+                    "reason": view.reason if (view := views.get(pod.pod_id)) is not None else "",
+                    "memory_mib": view.memory_mib if view is not None else 0,
+                    "kv_mib": view.kv_mib if view is not None else 0,
                     "cpu_share": shares.get(pod.pod_id, 0.0),
                 }
                 for pod in self._pods.pods.values()
@@ -62,6 +65,7 @@ class StatusQueries:
                 for template in self._pods.templates.values()
             ],
             "cpus": num_cores,
+            "memory": {"claimed_mib": claimed_mib, "usable_mib": usable_mib},
             "devices": [
                 {"kind": device.kind, "id": device.id, "model": device.model, "pod_id": pod_id}
                 for device, pod_id in manager.devices_view()

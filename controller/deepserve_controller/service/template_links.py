@@ -140,13 +140,13 @@ class TemplateLink:
                 now_s = time.monotonic()
                 self._entry.scaling.note_ready(now_s, message.steps_ms, message.source, message.source_reason)
                 self._pods.frame_received(message, payload)
-                load_ms = sum(message.steps_ms.values())
-                self._templates.give(
-                    events.TemplateReady(template_id, message.pid, load_ms, message.source, message.weights)
-                )
+                load_ms, told = sum(message.steps_ms.values()), (message.source, message.weights, message.memory)
+                self._templates.give(events.TemplateReady(template_id, message.pid, load_ms, *told))
             case TemplateRefused():
                 self._entry.state = "ending"
-                self._templates.give(events.TemplateRefused(template_id, message.text[:MAX_DETAIL_CHARS]))
+                self._templates.give(
+                    events.TemplateRefused(template_id, message.text[:MAX_DETAIL_CHARS], message.memory)
+                )
             case TemplateFailed():
                 self._entry.state = "ending"
                 text = message.text[:MAX_DETAIL_CHARS]

@@ -48,6 +48,7 @@ def show_model(name: str, *, as_json: bool) -> int:
     print(f"  engine    {engine_in_words(engine)}, on {' or '.join(found['accelerators'])}")
     memory = f", {found['memory_mib']} MiB of memory each" if found["memory_mib"] else ""
     print(f"  bounds    {bounds(found['settings'])}{memory}")
+    print(f"  memory    {memory_in_words(found['memory'])}")
     print(f"  demand    {found['queued']} requests wait, {found['running']} run")
     print(f"  because   {found['reason']}")
     if found["broken_because"]:
@@ -57,18 +58,29 @@ def show_model(name: str, *, as_json: bool) -> int:
         print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
     rows = [
         (
-            *(pod["pod_id"], pod["pid"] or "", state_of(pod), pod["pinned_blocks"]),
+            *(pod["pod_id"], pod["pid"] or "", state_of(pod), pod["memory_mib"], pod["kv_mib"], pod["pinned_blocks"]),
             *(weights_in_words(pod), steps_in_words(pod["steps_ms"])),
         )
         for pod in found["pods"]
     ]
-    columns = ("pod", "pid", "state", "pinned blocks", "weights from", "how it became ready, in ms")
-    print_table(columns, rows, empty="no pods")
+    claim = ("MiB claimed", "of it KV", "pinned blocks")
+    titles = ("pod", "pid", "state", *claim, "weights from", "how it became ready, in ms")
+    print_table(titles, rows, empty="no pods")
     routes = [(time_of(each["at"]), each["request_id"], each["pod_id"], each["reason"]) for each in found["routes"]]
     print_table(("time", "request", "pod", "because"), routes, empty="no requests yet")
     columns = ("time", "pods", "reason", "ready/starting/draining", "queued", "running")
     print_table(columns, [decision_row(each) for each in found["decisions"]], empty="no decisions yet")
     return OK
+
+
+def memory_in_words(memory: dict[str, int]) -> str:
+    """What a pod takes, and what all of them share."""
+    pod = f"{memory['pod_mib']:,} MiB"
+    if memory["kv_mib"]:
+        kv = {f"{memory['least_kv_mib']:,}": 0, f"{memory['kv_mib']:,}": 0}
+        pod += f" and {' to '.join(kv)} MiB of KV"
+    shared = f", {memory['weights_mib']:,} MiB of weights that they share" if memory["weights_mib"] else ""
+    return f"a pod takes {pod}{shared}"
 
 
 def weights_in_words(executor: dict[str, Any]) -> str:

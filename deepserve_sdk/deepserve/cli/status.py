@@ -26,6 +26,8 @@ def show_status(*, as_json: bool) -> int:
     print_table(("pod", "pid", "state", "function"), [pod_row(pod) for pod in status["pods"]], empty="no pods")
     if shares := cpu_line(status):
         print(shares)
+    if claims := memory_line(status):
+        print(claims)
     if status["devices"]:
         print_table(("device", "model", "pod"), [device_row(device) for device in status["devices"]], empty="")
     if status["templates"]:
@@ -52,6 +54,20 @@ def cpu_line(status: dict[str, Any]) -> str:
     """Empty where no pod serves a function."""
     shares = [f"{pod['pod_id']} {pod['cpu_share']:.3g}" for pod in status["pods"] if pod["cpu_share"]]
     return f"{status['cpus']} CPUs; when all pods are busy: {', '.join(shares)}" if shares else ""
+
+
+def memory_line(status: dict[str, Any]) -> str:
+    """Empty where there is no bound."""
+    memory = status["memory"]
+    if not memory["usable_mib"]:
+        return ""
+    claims = [
+        f"{pod['pod_id']} {pod['memory_mib']:,}" + (f" ({pod['kv_mib']:,} of it KV)" if pod["kv_mib"] else "")
+        for pod in status["pods"]
+        if pod["memory_mib"]
+    ]
+    total = f"{memory['claimed_mib']:,} of {memory['usable_mib']:,} MiB of memory are claimed"
+    return f"{total}: {', '.join(claims)}" if claims else total
 
 
 def device_row(device: dict[str, Any]) -> tuple[object, ...]:

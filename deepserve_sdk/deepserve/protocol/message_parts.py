@@ -46,6 +46,19 @@ class Weights(msgspec.Struct, frozen=True, omit_defaults=True):
     is_arriving: bool = False
 
 
+class PodMemory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a pod of a model takes of its host's memory beside weights that it shares, in bytes; all 0: unknown.
+
+    kv_bytes: its KV cache; told by a template, what a pod would take that is told of no bound. least_kv_bytes: what a
+    sequence of the model's whole context needs. private_bytes: process and working memory, and weights that are its
+    own, at most; 0 unknown.
+    """
+
+    kv_bytes: int = 0
+    least_kv_bytes: int = 0
+    private_bytes: int = 0
+
+
 Stopped = Literal[
     "",
     "before it began",

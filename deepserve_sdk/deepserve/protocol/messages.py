@@ -34,6 +34,7 @@ from deepserve.protocol.message_parts import Clock as Clock
 from deepserve.protocol.message_parts import Message as Message
 from deepserve.protocol.message_parts import Outcome as Outcome
 from deepserve.protocol.message_parts import OutcomeKind as OutcomeKind
+from deepserve.protocol.message_parts import PodMemory as PodMemory
 from deepserve.protocol.message_parts import RequestKind as RequestKind
 from deepserve.protocol.message_parts import Stopped as Stopped
 from deepserve.protocol.message_parts import Timings as Timings

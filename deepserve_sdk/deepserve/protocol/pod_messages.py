@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from deepserve.protocol.credit import STREAM_BYTES
-from deepserve.protocol.message_parts import Message, Outcome, RequestKind, Value, Weights
+from deepserve.protocol.message_parts import Message, Outcome, PodMemory, RequestKind, Value, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, Replay
 
@@ -24,6 +24,8 @@ class BindExecutor(Message, frozen=True):
     """To a template: nobody waits for the model, so all of its weights are brought into memory first."""
     is_awaited: bool = False
     """To a template: tasks wait for its first pods. An engine's make no step before theirs."""
+    kv_bytes: int = 0
+    """What a model's KV cache may take; 0 without a bound."""
 
 
 class BundleContent(Message, frozen=True):
@@ -137,6 +139,7 @@ class ExecutorReady(Message, frozen=True):
     """It was forked from a template of what is no more, and has loaded for itself."""
     weights: Weights = Weights()
     """Of a model; those of a fork were read by its template."""
+    memory: PodMemory = PodMemory()
 
 
 class ExecutorFailed(Message, frozen=True):

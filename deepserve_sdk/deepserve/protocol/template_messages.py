@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepserve.protocol.message_parts import Message, Value, Weights
+from deepserve.protocol.message_parts import Message, PodMemory, Value, Weights
 
 
 class ForkPod(Message, frozen=True):
@@ -12,6 +12,8 @@ class ForkPod(Message, frozen=True):
     token: str
     socket: str
     memory_mib: int = 0
+    kv_bytes: int = 0
+    """As in BindExecutor, from a function's template."""
 
 
 class ForkPods(Message, frozen=True):
@@ -41,6 +43,8 @@ class TemplateReady(Message, frozen=True):
     weights: Weights = Weights()
     """Of a model; it shares them with its pods."""
     source_reason: str = ""
+    memory: PodMemory = PodMemory()
+    """Of each pod that is forked from it."""
 
 
 class TemplateFailed(Message, frozen=True):
@@ -56,6 +60,8 @@ class TemplateRefused(Message, frozen=True):
 
     environment: str
     text: str
+    memory: PodMemory = PodMemory()
+    """Of each pod of a model, which has to load it for itself."""
 
 
 class PodForked(Message, frozen=True):

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 
 def make_executor(
-    pod: Pod, spec: FunctionSpec, fetch: Fetch, threads: TaskThreads, code: LoadedCode | LoadedEngine | None = None
+    pod: Pod,
+    spec: FunctionSpec,
+    fetch: Fetch,
+    threads: TaskThreads,
+    code: LoadedCode | LoadedEngine | None = None,
+    kv_bytes: int = 0,
 ) -> TaskExecutor:
     """The executor for `spec`; what it needs is imported here, as not every environment has it.
 
-    `code`: what the pod was forked with, where it was.
+    `code`: what the pod was forked with, where it was. kv_bytes: see BindExecutor.
     """
     if spec.kind == "tokenizer":
         from deepserve_runtime.executors.tokenizer import TokenizerExecutor
@@ -29,7 +34,7 @@ def make_executor(
     if spec.kind == "model":
         from deepserve_runtime.executors.model import make_model_executor
 
-        return make_model_executor(spec, threads, cast("LoadedEngine | None", code))
+        return make_model_executor(spec, threads, cast("LoadedEngine | None", code), kv_bytes)
     from deepserve_runtime.executors.function import FunctionExecutor
 
     return FunctionExecutor(pod, spec, fetch, threads, cast("LoadedCode | None", code))

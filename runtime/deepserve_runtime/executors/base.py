@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from deepserve.protocol.messages import PrepareTask, TaskPrepared, Weights
+from deepserve.protocol.messages import PodMemory, PrepareTask, TaskPrepared, Weights
 from deepserve_runtime.task import Task
 
 
@@ -20,6 +20,8 @@ class TaskExecutor(Protocol):
     """The template that the pod was forked from holds what is no more, and must fork no other."""
     weights: Weights
     """Of a model, known once it is loaded."""
+    memory: PodMemory
+    """The same."""
 
     def load(self) -> dict[str, float]:
         """Warm -> bound, on the pod's main thread: milliseconds by step. Raises what kept it from loading."""

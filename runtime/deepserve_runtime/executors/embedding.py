@@ -6,7 +6,7 @@ import queue
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepserve.protocol.messages import Weights
+from deepserve.protocol.messages import PodMemory, Weights
 from deepserve.protocol.scaling_steps import LOAD
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.accelerators import device_of
@@ -28,6 +28,7 @@ class EmbeddingExecutor:
     source_reason = ""
     is_template_stale = False
     weights = Weights()
+    memory = PodMemory()
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from deepserve.protocol.messages import PodEnding, PrepareTask, SetContextTtl, TaskPrepared, Weights
+from deepserve.protocol.messages import PodEnding, PodMemory, PrepareTask, SetContextTtl, TaskPrepared, Weights
 from deepserve.protocol.openai_io import EMBEDDING_METHOD, GENERATION_METHODS
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -57,15 +57,17 @@ class _Compiling:
 class EngineExecutor:
     """The engine belongs to the pod's main thread, which steps it while there is work and sleeps otherwise."""
 
-    def __init__(self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None) -> None:
-        """`loaded`: in the template that the pod was forked from."""
+    def __init__(
+        self, spec: FunctionSpec, threads: TaskThreads, loaded: LoadedEngine | None = None, kv_bytes: int = 0
+    ) -> None:
+        """`loaded`: in the template that the pod was forked from. kv_bytes: see BindExecutor."""
         assert spec.model is not None
         self.slots = spec.scaling.max_inputs
         self._spec = spec
         self._model = spec.model
-        self._loaded = loaded
+        self._loaded, self._kv_bytes = loaded, kv_bytes
         self.source, self.source_reason, self.is_template_stale = "", "", False
-        self.weights = Weights()
+        self.weights, self.memory = Weights(), PodMemory()
         self._threads = threads
         self._main = threads.main
         self._arrived: queue.SimpleQueue[Task] = queue.SimpleQueue()
@@ -82,11 +84,12 @@ class EngineExecutor:
 
     def load(self) -> dict[str, float]:
         steps = StepClock()
-        started = StartedEngine(self._spec, self._loaded, steps)
+        started = StartedEngine(self._spec, self._loaded, steps, self._kv_bytes)
         self._engine, self._folder = started.engine, started.folder
         self._reader = TaskReader(self._model, started)
         self.source, self.source_reason = started.source, started.source_reason
-        self.is_template_stale, self.weights = started.is_template_stale, started.weights
+        self.is_template_stale = started.is_template_stale
+        self.weights, self.memory = started.weights, started.memory
         self._news = EngineNews(self._engine)
         self._texts = engine_texts(self._engine)
         self._embedder = Embedder(self._model, self._folder, lambda: self._texts, self._threads, self._wake)

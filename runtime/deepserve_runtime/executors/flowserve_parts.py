@@ -19,7 +19,7 @@ from flowserve.errors import (
 from flowserve.generation_config import params_over, read_sampling_defaults
 from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
 from flowserve.memory import host_bytes, resident_bytes
-from flowserve.model_check import check_model
+from flowserve.model_check import LeastMemory, check_model
 from flowserve.models.checkpoint import has_all_weights
 from flowserve.models.encoder_config import is_embedding_model
 from flowserve.outputs import SequenceOutput, TokenLogprobs
@@ -93,6 +93,7 @@ __all__ = [
     "FlowServeError",
     "InvalidConfigError",
     "InvalidGrammarError",
+    "LeastMemory",
     "MalformedCall",
     "ModelResponse",
     "Outbox",

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from deepserve.protocol.framing import Buffer
-from deepserve.protocol.messages import Value, Weights
+from deepserve.protocol.messages import PodMemory, Value, Weights
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import plain_values, sdk
 from deepserve_runtime.bundle_store import BundleStore, Fetch
@@ -37,7 +37,8 @@ class FunctionExecutor:
         """`code`: already loaded, in the template that the pod was forked from."""
         self.slots = max(1, spec.scaling.max_inputs)
         self.source = "file" if code is None else "fork"
-        self.source_reason, self.is_template_stale, self.weights = "", False, Weights()
+        self.source_reason, self.is_template_stale = "", False
+        self.weights, self.memory = Weights(), PodMemory()
         self._pod = pod
         self._spec = spec
         self._fetch = fetch

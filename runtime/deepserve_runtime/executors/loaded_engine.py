@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from deepserve.protocol.messages import Weights
+from deepserve.protocol.messages import PodMemory, Weights
 from deepserve.protocol.model_io import ENGINE_SEATS
 from deepserve.protocol.prompt_blocks import BLOCK_TOKENS
 from deepserve.protocol.scaling_steps import LOAD
@@ -56,6 +56,7 @@ class LoadedEngine:
         self.is_awaited, self._is_first_awaited = False, is_awaited
         self.source, self.source_reason = self.template.source
         self.weights = Weights(self.template.weights_bytes, self.template.read_s * 1e3)
+        self.memory = PodMemory(*self.template.memory)
         steps.mark(LOAD)
         if self.source != "host memory":  # what takes long is for the log
             text = f"model {spec.model.name!r}: weights from {_WORDS[self.source]}: {self.source_reason}"

@@ -9,6 +9,7 @@ import msgspec
 from deepserve.protocol.specs import FunctionSpec, Resources
 from deepserve_runtime import sdk
 from deepserve_runtime.executors.flowserve_parts import (
+    LeastMemory,
     check_model,
     has_all_weights,
     host_bytes,
@@ -40,9 +41,14 @@ def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> b
     assert spec.model is not None
     with loading(spec.model):
         is_whole = local_folder(spec.model.source) is not None or has_all_weights(folder)
-        least = check_model(folder, engine_config(spec), process_bytes=process_bytes, has_weights=is_whole)
+        least = least_memory(folder, spec, process_bytes, is_whole)
     needed_bytes, has_bytes = process_bytes + least.weights_bytes, host_bytes()
     if needed_bytes > has_bytes:
         text = f"it takes {needed_bytes / 2**30:.1f} GiB at least, this host has {has_bytes / 2**30:.1f} GiB of memory"
         raise sdk.errors.ModelLoadError(f"model {spec.model.name!r} does not fit: {text}")
     return is_whole
+
+
+def least_memory(folder: Path, spec: FunctionSpec, process_bytes: int = 0, has_weights: bool = True) -> LeastMemory:
+    """See flowserve's check_model."""
+    return check_model(folder, engine_config(spec), process_bytes=process_bytes, has_weights=has_weights)

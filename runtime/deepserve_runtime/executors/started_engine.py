@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from deepserve.protocol.messages import Weights
 from deepserve.protocol.scaling_steps import POST_LOAD
 from deepserve.protocol.specs import FunctionSpec
@@ -30,9 +32,10 @@ class StartedEngine:
     folder: Path
     defaults: dict[str, Any]
 
-    def __init__(self, spec: FunctionSpec, loaded: LoadedEngine | None, steps: StepClock) -> None:
-        """`loaded`: in the template that the pod was forked from. Raises ModelLoadError."""
+    def __init__(self, spec: FunctionSpec, loaded: LoadedEngine | None, steps: StepClock, kv_bytes: int = 0) -> None:
+        """`loaded`: in the template that the pod was forked from. kv_bytes: see BindExecutor. Raises ModelLoadError."""
         assert spec.model is not None
+        self._kv_bytes = kv_bytes
         changed = "" if loaded is None else loaded.template.changed()
         self.is_template_stale = bool(changed)
         if loaded is None or changed:
@@ -53,6 +56,7 @@ class StartedEngine:
             if gone := loaded.template.gone():
                 self._note(gone, spec)
         self.weights = Weights(loaded.weights.size_bytes, loaded_ms, self.engine.is_arriving)
+        self.memory = msgspec.structs.replace(loaded.memory, kv_bytes=self.engine.setup.kv_bytes)
         steps.mark(POST_LOAD)
 
     def _start(self, spec: FunctionSpec, loaded: LoadedEngine) -> None:
@@ -61,7 +65,7 @@ class StartedEngine:
         assert spec.model is not None
         self.folder, self.defaults = loaded.folder, loaded.defaults
         with loading(spec.model):
-            self.engine = loaded.template.engine()
+            self.engine = loaded.template.engine(self._kv_bytes)
             if not self.engine.is_arriving and not loaded.is_awaited:
                 take_first_step(self.engine)
 

@@ -6,7 +6,7 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from deepserve.protocol.messages import Weights
+from deepserve.protocol.messages import PodMemory, Weights
 from deepserve.protocol.model_io import (
     ChatInput,
     CompletionInput,
@@ -57,6 +57,7 @@ class TokenizerExecutor:
     source_reason = ""
     is_template_stale = False
     weights = Weights()
+    memory = PodMemory()
 
     def __init__(self, spec: FunctionSpec, threads: TaskThreads) -> None:
         assert spec.model is not None

@@ -154,22 +154,26 @@ class StandInPod:
                 self._output_came.notify_all()
         self.output_ended[stream].set()
 
-    def bind(self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, **spec: Any) -> None:
+    def bind(
+        self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, **spec: Any
+    ) -> ExecutorReady:
         """Binds the pod to `qualname` of app.py in a bundle of `files`; answers the fetch of the bundle."""
         self.ask_bind(qualname, kind=kind, files=files, **spec)
         answer, payload = self.link.receive(ExecutorReady, ExecutorFailed)
         if isinstance(answer, ExecutorFailed):
             raise decode_exception(answer.value, payload)
+        return answer
 
     def ask_bind(
         self, qualname: str, *, kind: str = "function", files: dict[str, str] | None = None, max_inputs: int = 1,
-        code: CodeRef | None = None, content: bytes | None = None, **spec: Any,
+        code: CodeRef | None = None, content: bytes | None = None, kv_bytes: int = 0, **spec: Any,
     ) -> None:  # fmt: skip
         if content is None and files is not None:
             content = bundle_of(files)
         code = code or CodeRef("bundle", "app", qualname, digest_of(files or {}), "app", PYTHON)
         scaling = Scaling(max_inputs=max_inputs)
-        self.link.send(BindExecutor("fn-1", FunctionSpec("app", qualname, kind, code, scaling=scaling, **spec)))  # type: ignore[arg-type]
+        function = FunctionSpec("app", qualname, kind, code, scaling=scaling, **spec)  # type: ignore[arg-type]
+        self.link.send(BindExecutor("fn-1", function, kv_bytes=kv_bytes))
         if content is not None and not (self.controller.folder / "bundles" / code.digest).exists():
             fetch, _ = self.link.receive(FetchBundle)
             self.link.send(BundleContent(fetch.digest, "files"), content)

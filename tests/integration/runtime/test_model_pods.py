@@ -70,6 +70,23 @@ def engine(controller: StandIn, templates: dict[str, Peer], model_folder: Path) 
     pod.exited()
 
 
+def test_a_pod_takes_no_more_kv_than_it_is_told(
+    controller: StandIn, templates: dict[str, Peer], model_folder: Path
+) -> None:
+    """One that loads for itself; and where that is too little for a sequence, it says what is needed."""
+    pod = controller.fork_pod(templates["flowserve"])
+    model = ModelSpec("tiny", str(model_folder))
+    ready = pod.bind("", kind="model", code=BUILTIN, model=model, kv_bytes=1 << 20)
+    assert ready.memory.least_kv_bytes <= ready.memory.kv_bytes <= 1 << 20
+    pod.link.connection.close()
+    pod.exited()
+    pod = controller.fork_pod(templates["flowserve"])
+    with pytest.raises(ModelLoadError, match="1 MiB are needed for the KV of one sequence, there are 0 MiB for it"):
+        pod.bind("", kind="model", code=BUILTIN, model=model, kv_bytes=1)
+    pod.link.connection.close()
+    pod.exited()
+
+
 def give(pod: StandInPod, message: msgspec.Struct, **fields: Any) -> str:
     data = msgspec.msgpack.encode(message)
     return pod.assign_value(Value("msgpack", len(data)), data, **fields)

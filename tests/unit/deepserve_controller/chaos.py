@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from deepserve.protocol.ids import IdAllocator
-from deepserve.protocol.messages import EngineReport, Outcome, RequestKind, Weights
+from deepserve.protocol.messages import EngineReport, Outcome, PodMemory, RequestKind, Weights
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve.protocol.specs import FunctionSpec, RetrySpec
 from deepserve_controller.build import build_cluster_manager, build_job_executor
@@ -52,6 +52,9 @@ FUNCTIONS: dict[str, FunctionSpec] = {
 
 CALLED = list(FUNCTIONS)
 WEIGHTS_BYTES = 10**9
+WEIGHTS_MIB = -(-WEIGHTS_BYTES >> 20)
+MEMORY = PodMemory(kv_bytes=300 << 20, least_kv_bytes=40 << 20)
+"""Of a pod of the model."""
 
 
 class JobsFirst(Cores):
@@ -100,8 +103,11 @@ class Chaos:
         self.random = Random(seed)
         ids = IdAllocator()
         kind = JobsFirst if are_jobs_first else Cores
-        # Every third world is a small host: room for one pod of the model, one of its tokenizer and four others.
-        usable_mib = 512 + 64 + 4 * 16 if seed % 3 == 0 else 0
+        # Every third world is a small host: room for the model's template and one or two of its pods, one of its
+        # tokenizer and four others; in some of them there is too little even for one pod.
+        usable_mib = (
+            2 * 256 + WEIGHTS_MIB + self.random.choice([-200, 0, 100, 400]) + 64 + 4 * 16 if seed % 3 == 0 else 0
+        )
         cluster_manager = build_cluster_manager(ids, 3, {"python": 1}, usable_mib=usable_mib)
         self.cores = kind(build_job_executor(ids, Random(seed)), cluster_manager)
         self.driven = Driven(self.cores)
@@ -310,7 +316,9 @@ class Chaos:
         else:
             pod.state, pod.slots = "bound", max(1, FUNCTIONS[pod.function_id].scaling.max_inputs)
             weights = Weights(WEIGHTS_BYTES, is_arriving=len(self.pods) % 2 == 0)
-            self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots, weights=weights))
+            is_model = FUNCTIONS[pod.function_id].kind == "model"
+            memory = MEMORY if is_model else PodMemory()
+            self.give(events.ExecutorReady(pod_id, pod.function_id, pod.slots, weights=weights, memory=memory))
             if len(self.pods) % 4 == 0:
                 self.give(events.WeightsRead(pod_id, 500.0))
 
@@ -322,7 +330,9 @@ class Chaos:
         luck = 1.0 if only_well else self.random.random()
         if luck >= 0.3:
             self.templates[template_id].state = "ready"
-            self.give(events.TemplateReady(template_id, 1))
+            is_model = FUNCTIONS[self.templates[template_id].function_id].kind == "model"
+            told = {"weights": Weights(WEIGHTS_BYTES), "memory": MEMORY} if is_model else {}
+            self.give(events.TemplateReady(template_id, 1, **told))
             return
         del self.templates[template_id]
         if luck < 0.1:

@@ -65,14 +65,16 @@ class Host(Driven):
         )  # fmt: skip
         super().__init__(Cores(build_job_executor(ids, Random(1)), manager))
 
-    def model(self, name: str, accelerators: tuple[str, ...], weights_bytes: int = 0, **options: Any) -> None:
+    def model(
+        self, name: str, accelerators: tuple[str, ...], weights_bytes: int = 0, memory_mib: int = 0, **options: Any
+    ) -> None:
         options = {"max_pods": 1, "max_inputs": 4, "timeout_s": LONG_S} | options
         self(
             FunctionDefined(
                 name,
                 spec(
                     name, kind="model", replay="resume", model=ModelSpec(name, f"/{name}"),
-                    resources=Resources(accelerators=accelerators), **options,
+                    resources=Resources(accelerators=accelerators, memory_mib=memory_mib), **options,
                 ),
                 weights_bytes,
             )
@@ -173,7 +175,7 @@ def test_who_would_have_to_be_read_from_a_busy_disk_does_not_move(is_disk_busy: 
     host.model("c", ("cpu",), 3 * GB)
     host.up(only(host.ask("rq-c", "c"), StartPod).pod_id)  # what `a` was read from is not in memory any more
     if is_disk_busy:
-        host.model("d", ("cpu",), 300 * GB)
+        host.model("d", ("cpu",), 300 * GB, memory_mib=64)
         only(host.ask("rq-d", "d"), StartPod)
     starts = of_type(host.ask("rq-b", "b"), StartPod)
     assert len(starts) == (not is_disk_busy)

@@ -259,7 +259,10 @@ def test_a_pod_that_can_never_fit_is_refused_with_its_numbers() -> None:
     assert refused.is_refused and refused.function_id == "a"
     assert refused.text == "a pod of app/a needs 1001 MiB of memory; this host has 1000 MiB for pods"
     assert cluster(demand(0, 0, "a")) == []
+    cluster.advance(1.0)
     assert news(cluster(demand(1, 0, "a")), ExecutorFailed)
+    assert not news(cluster(demand(2, 0, "a")), ExecutorFailed), "who was told a moment ago may not have left yet"
+    assert news(cluster.advance(1.0), ExecutorFailed)
 
 
 def test_a_removed_function_waits_for_nothing() -> None:

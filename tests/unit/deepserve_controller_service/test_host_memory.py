@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepserve_controller.errors import ControllerError
 from deepserve_controller.service.host_memory import usable_memory_mib
 
 GIB = 1 << 30
@@ -40,7 +41,15 @@ V1 = {**MACHINE, "proc/self/cgroup": "5:cpu,cpuacct:/job\n4:memory:/job\n"}
     ],
 )
 def test_nine_tenths_of_the_least_limit(tmp_path: Path, files: dict[str, str], limit_bytes: int) -> None:
-    assert usable_memory_mib(host(tmp_path, files)) == limit_bytes * 90 // 100 >> 20
+    assert usable_memory_mib(host(tmp_path, files), {}) == limit_bytes * 90 // 100 >> 20
+
+
+def test_it_can_be_declared(tmp_path: Path) -> None:
+    root = host(tmp_path, MACHINE)
+    assert usable_memory_mib(root, {"DEEPSERVE_HOST_MEMORY": "700"}) == 700
+    for text in ("much", "0", "-1", "1.5"):
+        with pytest.raises(ControllerError, match=f"DEEPSERVE_HOST_MEMORY='{text}' is no number of MiB"):
+            usable_memory_mib(root, {"DEEPSERVE_HOST_MEMORY": text})
 
 
 def test_this_host_has_some() -> None:

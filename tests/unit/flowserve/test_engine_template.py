@@ -77,3 +77,35 @@ def test_a_folder_that_cannot_be_loaded_keeps_its_error(tmp_path: Path, models: 
     (broken / "model.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="model.safetensors"):
         EngineTemplate(broken, EngineConfig())
+
+
+def test_an_engine_takes_no_more_kv_than_it_is_told_and_has_the_same_context(models: Callable[..., Path]) -> None:
+    template = EngineTemplate(models("qwen3"), EngineConfig(num_threads=1))
+    kv_bytes, least_bytes, _ = template.memory
+    assert 0 < least_bytes < kv_bytes
+    for told, expected in ((0, kv_bytes), (kv_bytes + 1, kv_bytes), (least_bytes, least_bytes)):
+        engine = template.engine(told)
+        assert (engine.setup.kv_bytes, engine.setup.max_model_len) == (expected, template.engine().setup.max_model_len)
+        take_first_step(engine)
+    between = template.engine((kv_bytes + least_bytes) // 2)
+    assert least_bytes < between.setup.kv_bytes <= (kv_bytes + least_bytes) // 2
+    with pytest.raises(LoadingError, match="MiB are needed for the KV of one sequence, there are"):
+        template.engine(least_bytes - 1)
+
+
+def test_what_was_measured_bounds_what_an_engine_takes_of_its_own(
+    models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flowserve import kv_profile
+    from flowserve.memory import anonymous_bytes
+    from flowserve.model_parts import load_with_tokenizer
+
+    monkeypatch.setenv("FLOWSERVE_CACHE", str(tmp_path))
+    config = EngineConfig(num_threads=1, cpu_backend="extension", memory_bytes=64 << 30)
+    loaded, tokenizer = load_with_tokenizer(models("qwen3"), config)
+    assert kv_profile.private_bytes(loaded, config) == 0, "nothing was measured yet"
+    monkeypatch.setattr(kv_profile, "has_one_thread", lambda: False)
+    monkeypatch.setattr(kv_profile, "run_largest_step", lambda *of: 32 << 30)
+    kv_profile.with_kv_budget(loaded, tokenizer, config)
+    taken_bytes = (32 << 30) - kv_profile.private_bytes(loaded, config)
+    assert abs(taken_bytes - anonymous_bytes() - loaded.device.weights_bytes(loaded.weights)) < 64 << 20
