@@ -8,6 +8,7 @@ import msgspec
 
 from deepserve.errors import InvalidOption
 from deepserve.protocol.model_io import GenerationParams
+from deepserve.protocol.sampling_bounds import BOUNDED, LARGEST, out_of_bounds
 
 
 class Sampling(TypedDict, total=False):
@@ -51,27 +52,10 @@ class Answers(Sampling, total=False):
     logprobs: int | None
 
 
-_LEAST = {
-    "n": 1, "logprobs": 0,
-    "max_tokens": 1, "temperature": 0, "top_p": 0, "top_k": -1, "min_p": 0, "seed": 0, "min_tokens": 0,
-    "presence_penalty": -2, "frequency_penalty": -2, "repetition_penalty": 0.01,
-}  # fmt: skip
-_MOST = {
-    "n": 128,
-    "logprobs": 100,
-    "temperature": 1_000_000,
-    "top_p": 1,
-    "min_p": 1,
-    "presence_penalty": 2,
-    "frequency_penalty": 2,
-    "repetition_penalty": 100,
-}
 _MAX_BIAS = 100
 _NO_WORD = {"stop": "", "bad_words": " "}
 """What alone is no stop text, and no word. All these rules are FlowServe's, which is not at hand here; a test compares
 them."""
-_LARGEST = 2**64 - 1
-"""That a message carries."""
 
 
 def params_of(
@@ -95,14 +79,10 @@ def params_of(
 
 
 def _check_values(verb: str, params: GenerationParams) -> None:
-    for name, least in _LEAST.items():
+    for name in BOUNDED:
         value = getattr(params, name)
-        most = _MOST.get(name, _LARGEST)
-        if value is not None and not least <= value <= most:
-            at_most = f" and at most {most}" if name in _MOST or value > most else ""
-            raise InvalidOption(f"{verb}: {name}={value!r} must be at least {least}{at_most}")
-    if params.top_p == 0:
-        raise InvalidOption(f"{verb}: top_p={params.top_p!r} must be above 0: no token would be left")
+        if value is not None and (rule := out_of_bounds(name, value)):
+            raise InvalidOption(f"{verb}: {name}={value!r} {rule}")
     for name, no_word in _NO_WORD.items():
         texts = getattr(params, name) or ()
         if not all(text.strip(no_word) if no_word else text for text in texts):
@@ -114,7 +94,7 @@ def _check_ids(verb: str, params: GenerationParams) -> None:
     bias = params.logit_bias or {}
     for name, ids in (("logit_bias", bias), ("stop_token_ids", params.stop_token_ids or ())):
         for token_id in ids:
-            if not 0 <= token_id <= _LARGEST:
+            if not 0 <= token_id <= LARGEST:
                 raise InvalidOption(f"{verb}: {name}: {token_id} is no token id")
     for token_id, value in bias.items():
         if not -_MAX_BIAS <= value <= _MAX_BIAS:

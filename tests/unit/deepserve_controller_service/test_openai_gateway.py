@@ -405,6 +405,32 @@ def test_a_client_that_leaves_cancels_its_request_alone() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "allowed"),
+    [
+        ("temperature", -0.1, 0), ("temperature", "hot", 2.0), ("top_p", 0.0, 0.1), ("top_p", 1.1, 1),
+        ("top_k", -2, -1), ("min_p", 1.1, 0.0), ("n", 0, 1), ("n", 129, 128), ("min_tokens", -1, 0),
+        ("presence_penalty", 2.1, -2.0),
+        ("frequency_penalty", -2.1, 2.0), ("repetition_penalty", 0, 0.01), ("repetition_penalty", 101, None),
+    ],
+)  # fmt: skip
+def test_options_that_no_model_takes_are_refused_before_a_pod_is_asked(name: str, wrong: Any, allowed: Any) -> None:
+    async def test(setup: Setup) -> None:
+        for path in (CHAT, "/completions"):
+            asked = ask(setup, path=path, **{name: wrong})
+            await asked.done
+            assert (asked.status, asked.error["type"], asked.error["param"]) == (400, "invalid_request_error", name)
+        assert not setup.pods.opened
+        setup.pods.on_open = setup.pods.end
+        for path, value in ((CHAT, allowed), ("/embeddings", wrong)):  # to which it means nothing
+            asked = ask(setup, path=path, **{name: value})
+            await asked.done
+            assert asked.status == 200
+        assert len(setup.pods.opened) == 2
+
+    run(test)
+
+
 def test_a_client_that_reads_nothing_holds_back_its_pod_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "PATIENCE_S", 0.2)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from deepserve.protocol.sampling_bounds import out_of_bounds
 from deepserve_controller.service.connection import BODY_PATIENCE_S
 from deepserve_controller.service.openai.fault import Fault, invalid
 from slow_clients import body as slow_body
@@ -44,6 +45,20 @@ class Head(msgspec.Struct):
         return min(MAX_COST, body_bytes // BYTES_PER_TOKEN + max(1, most) * max(1, self.n or 1))
 
 
+class Sampling(msgspec.Struct):
+    """Options of completions and chats whose bounds are the same for all models."""
+
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    min_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+
 async def read_body(request: Request) -> bytes:
     """Raises Fault 413 or 408."""
     try:
@@ -57,6 +72,16 @@ async def read_body(request: Request) -> bytes:
 def read_head(body: bytes) -> Head:
     """Raises Fault 400 that names the field."""
     return decode(body, Head)
+
+
+def check_sampling(body: bytes) -> None:
+    """What can be told without the model is refused before any pod is started for it; its pods check all options.
+    Raises Fault 400 that names the field."""
+    given = decode(body, Sampling)
+    for name in Sampling.__struct_fields__:
+        value = getattr(given, name)
+        if value is not None and (rule := out_of_bounds(name, value)):
+            raise invalid(f"{name} {rule}, got {value!r}", name)
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -22,7 +22,7 @@ from deepserve_controller.policies.admission_window import admission_window
 from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.openai.admission import Admission
 from deepserve_controller.service.openai.api_keys import ROOT, ApiKeys
-from deepserve_controller.service.openai.body import Head, read_body, read_head
+from deepserve_controller.service.openai.body import Head, check_sampling, read_body, read_head
 from deepserve_controller.service.openai.contexts import card_of, check_owner, is_own, read_context, read_extension
 from deepserve_controller.service.openai.exchange import REQUEST_ID, ROUTE, Exchange, Exchanges
 from deepserve_controller.service.openai.fault import Fault, invalid
@@ -38,6 +38,7 @@ EXPOSED = (REQUEST_ID, ROUTE, "retry-after", *RATE_HEADERS)
 """Headers that a page is shown."""
 PATIENCE_S = 60.0
 """How long the reader of a stream may take nothing at all."""
+SAMPLED_METHODS = ("openai.chat", "openai.completions")
 HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
 UNKNOWN_KEY = "the key is not known here: it never was, or was revoked (deepserve token list shows those there are)"
 Handler = Callable[[Request], Awaitable[Response]]
@@ -136,6 +137,8 @@ class Gateway:
                 raise invalid("only chats continue a context", "context_id")
             if head.context_id:
                 check_owner(head.context_id, key)
+            if method in SAMPLED_METHODS:
+                check_sampling(body)
             return await self._answer(request, key, hosted, method, head, body)
 
         return self._guarded(scope, answer)
