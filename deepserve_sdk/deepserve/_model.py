@@ -230,9 +230,9 @@ class Model:
     def embed(self) -> EmbedVerb:
         """`llm.embed(["a", "b"]) -> list of vectors`, in the order of the texts; one text gives a list of one.
 
-        Of embedding models (BERT and its kin, folders of sentence-transformers) as their folder says, of others from
-        their hidden states. truncate=True cuts texts that are too long. Raises PromptTooLongError and ModelError,
-        which say which text is at fault. `await llm.embed.aio(...)` on an event loop.
+        Of embedding models (BERT and its kin, folders of sentence-transformers) as their folder says, of others the
+        state behind the last token, of length 1. truncate=True cuts texts that are too long. Raises PromptTooLongError
+        and ModelError, which say which text is at fault. `await llm.embed.aio(...)` on an event loop.
         """
         return EmbedVerb(self)
 

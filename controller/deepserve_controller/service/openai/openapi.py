@@ -138,14 +138,23 @@ def _response() -> Schema:
 
 
 def _embedding_request() -> Schema:
-    own = {"encoding_format": _one_of("float", "base64"), "dimensions": _count()}
-    return _object({"model": _text(), "input": _prompts(), **own}, "model", "input")
+    text: Schema = {"type": "string", "minLength": 1}
+    ids: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    several = [{"type": "array", "items": each, "minItems": 1, "maxItems": 2048} for each in (text, ids)]
+    own = {
+        "encoding_format": _one_of("float", "base64"),
+        "dimensions": _count(),
+        "truncate_prompt_tokens": {"const": -1},
+    }
+    return _object({"model": _text(), "input": {"anyOf": [text, ids, *several]}, **own}, "model", "input")
 
 
 def _embeddings() -> Schema:
     vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, _text()]}
     data = {"type": "array", "items": _object({"index": _count(0), "embedding": vector}, "index", "embedding")}
-    return _object({"object": {"const": "list"}, "data": data, "model": _text()}, "object", "data", "model")
+    usage = _object({"prompt_tokens": _count(0), "total_tokens": _count(0)}, "prompt_tokens", "total_tokens")
+    fields = {"object": {"const": "list"}, "data": data, "model": _text(), "usage": usage}
+    return _object(fields, "object", "data", "model", "usage")
 
 
 def _prompts() -> Schema:
