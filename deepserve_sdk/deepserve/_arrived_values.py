@@ -27,7 +27,7 @@ class ArrivedValues:
     def result(self, inbox: Inbox, label: str) -> Any:
         """The finished request's value. Raises its error."""
         if inbox.finished is None:
-            raise inbox.error or ControllerLost("the link to the controller ended")
+            raise inbox.own_error() or ControllerLost("the link to the controller ended")
         inbox.is_read = True
         return self.outcome(inbox.finished, inbox.payload, label)
 

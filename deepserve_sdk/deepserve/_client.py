@@ -6,6 +6,7 @@ code runs. A script's client is made by `_controller_choice` at the first remote
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from itertools import count
@@ -66,8 +67,11 @@ class Client:
         self.values = ArrivedValues(self.refs, self._functions, self.controller)
         self.inboxes = Inboxes(self.values)
         self.readers = StreamReaders(self.outgoing, self.inboxes, self._numbers)
-        self.leave: Callable[[], None] = lambda: None
-        """Ends the link, and an embedded controller with it."""
+        self.leave: Callable[[bool], None] = lambda is_exiting: None
+        """Ends the link, and an embedded controller with it. is_exiting: so does the interpreter."""
+        self.is_exiting = False
+        """The interpreter ends. Daemon threads that wait end with it: told of it, they would print tracebacks."""
+        self._pid = os.getpid()
 
     @property
     def welcome(self) -> Welcome:
@@ -183,13 +187,19 @@ class Client:
         """The link ended: whoever waits gets `error`."""
         closed = error if isinstance(error, DeepServeError) else ControllerLost(str(error or "the controller ended"))
         self.outgoing.close(closed)
+        if self.is_exiting:
+            return
         self.controller.give_up(closed)
         self.inboxes.close(closed)
         self._questions.give_up()
 
     def end_in_fork(self) -> None:
-        """In a child that user code forked: the link is its parent's. Takes no lock, which another thread may hold."""
-        self.outgoing.closed = ControllerLost("a process forked by user code in a pod cannot make remote calls")
+        """In a child forked by user code: link and calls are its parent's. Takes no lock: a thread may have held it."""
+        text = f"the call belongs to process {self._pid}, of which this one is a fork: its result comes there"
+        if self.is_pod:
+            text = "a process forked by user code in a pod cannot make remote calls"
+        self.outgoing.closed = ControllerLost(text)
+        self.inboxes.end_in_fork(self.outgoing.closed)
 
 
 def _print_output(message: LogOutput, payload: bytes) -> None:

@@ -40,10 +40,11 @@ def client_on(
     owner_pid = os.getpid()
     is_leaving = False
 
-    def leave() -> None:
+    def leave(is_exiting: bool) -> None:
         nonlocal is_leaving
         is_leaving = True
         if os.getpid() == owner_pid:
+            client.is_exiting = is_exiting
             _leave(client, link, child)
 
     def end(error: DeepServeError) -> None:
@@ -54,7 +55,7 @@ def client_on(
                 child.clean_up_later()
 
     client.leave = leave
-    atexit.register(leave)
+    atexit.register(leave, True)
     _links.add(link)
     link.start_reader(on_frame, end)
     return client
@@ -79,7 +80,7 @@ def disconnect() -> None:
     if client is not None and not client.is_pod:
         install(None)
         atexit.unregister(client.leave)
-        client.leave()
+        client.leave(False)
 
 
 def say(text: str) -> None:

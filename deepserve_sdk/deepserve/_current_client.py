@@ -39,7 +39,7 @@ def current_client(environment: str = "") -> Client:
             f"a remote call stands at the top level of {_context.importing}, which a pod is importing now: "
             "guard it with `if __name__ == '__main__':`"
         )
-    if client is not None and client.is_pod:
+    if client is not None and (client.is_pod or client.is_exiting):
         raise client.closed or ControllerLost("this pod's link ended")
     with _client_lock:
         if _client is None or _client.closed is not None:
@@ -55,9 +55,9 @@ def _after_fork_in_child() -> None:
     global _client, _client_lock
     _client_lock = threading.Lock()
     inherited, _client = _client, None
-    if inherited is not None and inherited.is_pod:
+    if inherited is not None:
         inherited.end_in_fork()
-        _client = inherited
+        _client = inherited if inherited.is_pod else None
 
 
 if hasattr(os, "register_at_fork"):

@@ -44,7 +44,7 @@ class GroupResults:
             if finished is not None:
                 self._total = max(finished.count, max(self._order, default=-1) + 1)
             elif self.inbox.error is not None:
-                raise self.inbox.error
+                raise self.inbox.own_error() or self.inbox.error
             else:
                 self.wait(None)
         return self._total

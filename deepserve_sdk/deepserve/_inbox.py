@@ -187,6 +187,12 @@ class Inbox:
 
     # --- those who wait ---
 
+    def own_error(self) -> Exception | None:
+        """A copy of `error` to raise: all who wait share the original, whose traceback would grow with each."""
+        from copy import copy  # few need it
+
+        return copy(self.error)
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until there is news. Returns False after the timeout."""
         gate = allocate_lock()

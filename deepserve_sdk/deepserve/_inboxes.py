@@ -108,6 +108,12 @@ class Inboxes:
         for inbox in [*self._inboxes.values(), *self._readers.values()]:
             inbox.close(error)
 
+    def end_in_fork(self, error: Exception) -> None:
+        """As `close`, where this thread is the only one, and another one may have held a lock when it was forked."""
+        for inbox in [*self._inboxes.values(), *self._readers.values()]:
+            if inbox.finished is None:
+                inbox.error = error
+
     def _finish(self, message: RequestFinished, payload: bytes) -> None:
         self._open.discard(message.request_id)
         inbox = self._inboxes.get(message.request_id)

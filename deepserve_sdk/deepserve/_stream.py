@@ -95,7 +95,7 @@ class StreamReader:
             self._inbox.taken = (None,)
             return _END
         if error is not None:
-            raise error
+            raise source.own_error() or error
         return _WAIT
 
     def _gone(self, first: int, end: int) -> ItemsGone:

@@ -210,6 +210,68 @@ def test_a_forked_child_starts_its_own_controller(script: ScriptRunner) -> None:
     assert done.stderr.count("using an embedded controller") == 2
 
 
+INHERITING = """
+import deepserve, os
+
+@deepserve.function
+def count(n):
+    yield from range(n)
+
+if __name__ == "__main__":
+    items, call = count.remote(1000), count.spawn(1000)
+    print(next(items), flush=True)
+    if (child := os.fork()) == 0:
+        for read in (items, call.stream()):
+            try:
+                print(len(list(read)))
+            except deepserve.ControllerLost as error:
+                print(error, flush=True)
+        items.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(len(list(items)), len(list(call.stream())))
+"""
+
+
+def test_a_forked_child_has_no_part_in_its_parents_calls(script: ScriptRunner) -> None:
+    """It neither waits for what comes there nor ends it."""
+    done = script.run(INHERITING)
+    first, *told, last = done.stdout.splitlines()
+    assert (first, last) == ("0", "999 1000"), done.stderr
+    assert len(told) == 2 and all("of which this one is a fork" in line for line in told)
+
+
+LEAVING_THREADS = """
+import deepserve, threading
+
+@deepserve.function
+def wait():
+    threading.Event().wait()
+
+@deepserve.function
+def items():
+    yield 1
+    threading.Event().wait()
+
+def read():
+    for item in items.remote():
+        has_come.release()
+
+if __name__ == "__main__":
+    has_come = threading.Semaphore(0)
+    for work in (wait.remote, read, read):
+        threading.Thread(target=work, daemon=True).start()
+    for _ in range(2):
+        has_come.acquire()
+"""
+
+
+def test_daemon_threads_that_wait_end_with_the_script_in_silence(script: ScriptRunner) -> None:
+    done = script.run(LEAVING_THREADS)
+    assert done.returncode == 0
+    assert "calls were still pending" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 LOSING = """
 import deepserve, gc, os, signal, threading, weakref
 from deepserve import _current_client
