@@ -188,7 +188,7 @@ class AgentLoop:
 
     def _give_up(self) -> list[Action]:
         self.state = "done"
-        text = f"no answer after {self.turns} turns and {len(self.tool_calls)} tool calls"
+        text = f"no answer within max_turns={self.turns}, after {len(self.tool_calls)} tool calls"
         return [FailRun(MaxTurnsExceeded(text, messages=self.messages, tool_calls=self.tool_calls))]
 
 

@@ -27,6 +27,8 @@ class ModelSource(NamedTuple):
         Raises ModelLoadError for a folder that holds no model, for a file, and for none at all where the source cannot
         be a hub id.
         """
+        if "://" in self.given:
+            raise ModelLoadError(f"model source {self.given!r} is an address: give a hub id (owner/name) or a folder")
         given = os.path.expanduser(self.given)
         bases = [self.folder, *([os.path.dirname(self.file)] if self.file else ())]
         tried = [os.path.normpath(os.path.join(base, given)) for base in bases]

@@ -65,6 +65,10 @@ class Functions:
         elif was_released and spec.scaling.min_pods:
             self._cores.give(events.ScalingChanged(function_id, spec.scaling.min_pods, spec.scaling.max_pods))
 
+    def is_held(self, function_id: str) -> bool:
+        """A link that defined it is open, or an app names it."""
+        return bool(self._holders.get(function_id))
+
     def release(self, holder: str, function_id: str) -> None:
         holders = self._holders.get(function_id, set())
         if holder not in holders:

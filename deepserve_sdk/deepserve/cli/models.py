@@ -55,7 +55,8 @@ def show_model(name: str, *, as_json: bool) -> int:
         print(f"  failed    {found['broken_because']}")
     print(f"  starts    {startup_in_words(found['startup'])}")
     for each in found["templates"]:
-        print(f"  template  {each['template_id']} (pid {each['pid']}), {each['state']}: {weights_in_words(each)}")
+        process = f"pid {each['pid']}" if each["pid"] else "no process yet"
+        print(f"  template  {each['template_id']} ({process}), {each['state']}: {weights_in_words(each)}")
     rows = [
         (
             *(pod["pod_id"], pod["pid"] or "", state_of(pod), pod["memory_mib"], pod["kv_mib"], pod["pinned_blocks"]),

@@ -101,7 +101,13 @@ class Scripts:
 def _generated(answer: Any) -> Generated:
     if isinstance(answer, Generated):
         return answer
-    text = answer if isinstance(answer, str) else json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
+    if isinstance(answer, str):
+        return Generated(answer, "stop", 0, 0)
+    try:
+        text = json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
+    except TypeError:
+        what = "a text, plain data, or tool_call(...) of deepserve.testing"
+        raise TypeError(f"scripted_model: {answer!r} is nothing that a model says: an answer is {what}") from None
     return Generated(text, "stop", 0, 0)
 
 

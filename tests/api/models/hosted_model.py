@@ -66,4 +66,8 @@ if __name__ == "__main__":
     context = llm.cache([{"role": "system", "content": "You are brief."}], ttl=60)
     answer = llm.chat("hi", context=context, max_tokens=4)
     print("context", answer.usage.prompt_tokens > context.num_tokens > 0)
+    client = llm.openai()  # an openai.OpenAI client bound to this model
+    hello = [{"role": "user", "content": "hi"}]
+    said = client.chat.completions.create(model=llm.name, messages=hello, max_tokens=4)  # type: ignore[arg-type]
+    print("openai", said.usage.completion_tokens <= 4)
     asyncio.run(main())

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 
 def test_hosted_model(tmp_path: Path) -> None:
     pytest.importorskip("torch")
+    pytest.importorskip("openai")
     folder = make_model(tmp_path / "tiny", "llama", max_position_embeddings=128)
     done = subprocess.run(
         [sys.executable, str(HERE / "hosted_model.py")],
@@ -39,6 +40,7 @@ def test_hosted_model(tmp_path: Path) -> None:
         "truncated",
         "embed",
         "context",
+        "openai",
         "aio",
         "aio stream",
         "aio embed",

@@ -87,7 +87,7 @@ class Setup:
         self.slots = ready_slots
         self.exchanges = Exchanges(cast(Any, self.pods), cast(Any, None))
         self.pods.link = self.exchanges
-        functions = cast(Any, SimpleNamespace(specs={"fn-tiny": tiny}))
+        functions = cast(Any, SimpleNamespace(specs={"fn-tiny": tiny}, is_held=lambda function_id: True))
         cores = SimpleNamespace(
             cluster_manager=SimpleNamespace(function_view=lambda id: SimpleNamespace(starting=0, max_pods=1)),
             job_executor=SimpleNamespace(room_of=lambda id: (self.slots, 1)),

@@ -9,12 +9,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from deepserve.protocol.specs import CodeRef, FunctionSpec, Scaling
+from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling
 from deepserve_controller.core import events
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.model_ticks import ModelTicks
+from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.reactor import Reactor, running_reactor, use_reactor
+from deepserve_controller.service.store import ApiKey
 
 SPEC = FunctionSpec("app", "f", "function", CodeRef("builtin", "m", "f"), scaling=Scaling(1, 4))
 
@@ -117,3 +119,22 @@ def test_ticks_look_at_models_as_long_as_they_are_there(reactor: Reactor) -> Non
     reactor.run_until(lambda: len(told.events) == 2, 5.0)
     assert told.events == [events.ScalingChanged("m", 1, 3)] * 2
     ModelTicks(cast(CoreLoop, told), cast(Functions, None), 0.0).start()
+
+
+def test_clients_see_no_model_whose_deployment_was_refused() -> None:
+    """It was defined for that by a link that has ended; the one that is deployed under its name is asked again."""
+    functions, _ = make_functions(60)
+    models = HostedModels(functions)
+    key = ApiKey("id", "ada", "")
+    code = CodeRef("builtin", "", "")
+
+    def define(holder: str, function_id: str, name: str) -> None:
+        spec = FunctionSpec("models", name, "model", code, model=ModelSpec(name, "folder"), tokenizer="fn-tokenizer")
+        functions.define(holder, function_id, spec)
+
+    define("app:shop", "fn-1", "bot")
+    define("link-1", "fn-2", "bot")
+    define("link-1", "fn-3", "other")
+    assert {name: found.function_id for name, found in models.of(key).items()} == {"bot": "fn-2", "other": "fn-3"}
+    functions.release_all("link-1")
+    assert {name: found.function_id for name, found in models.of(key).items()} == {"bot": "fn-1"}

@@ -219,7 +219,7 @@ def test_a_dialogue_whose_calls_have_no_ids(run: Run) -> None:
 @both
 def test_too_many_turns(run: Run) -> None:
     model = ScriptedModel(*[calls(("add", {"a": 1, "b": 1}))] * 3)
-    with pytest.raises(MaxTurnsExceeded, match="after 2 turns and 1 tool calls") as caught:
+    with pytest.raises(MaxTurnsExceeded, match="no answer within max_turns=2, after 1 tool calls") as caught:
         run(agent_of(model, add, max_turns=2), "?")
     assert [message["role"] for message in vars(caught.value)["messages"]] == "user assistant tool assistant".split()
 

@@ -51,6 +51,7 @@ from deepserve.protocol.model_io import (
     ToolCall,
 )
 from deepserve.protocol.specs import CodeRef, function_id
+from deepserve.testing.script import Scripts
 
 
 class Controller:
@@ -155,6 +156,10 @@ def test_a_file_is_no_model_even_where_its_name_could_be_one_of_the_hub(
             model.definitions()
     made: dict[str, Any] = {"Model": Model}
     exec("llm = Model('tiny', './none')", made)  # no file says so
+    with pytest.raises(
+        ModelLoadError, match=r"'https://hub/a/b' is an address: give a hub id \(owner/name\) or a folder"
+    ):
+        _ = Model("x", "https://hub/a/b").source
     with pytest.raises(ModelLoadError, match=rf"^model source './none': {tmp_path}/none is no folder$"):
         made["llm"].definitions()
 
@@ -419,3 +424,14 @@ def test_answers_that_cannot_be_asked_for(llm: Model, options: Any) -> None:
             verb("hi", **options)
     with pytest.raises(InvalidOption, match="llm.stream: there is no option"):
         llm.stream("hi", **options)
+
+
+def test_an_answer_that_no_model_says_is_named_where_it_is_scripted() -> None:
+    scripts = Scripts()
+    try:
+        with pytest.raises(
+            TypeError, match=r"RuntimeError\('busy'\) is nothing that a model says: an answer is a text"
+        ):
+            scripts.add(Model("x", "folder"), [RuntimeError("busy")])
+    finally:
+        scripts.close()

@@ -27,12 +27,12 @@ class HostedModels:
         """Unix time at which a function was first listed or asked for."""
 
     def of(self, key: ApiKey) -> dict[str, Hosted]:
-        """Those that a key may use, by name; the latest definition of a name counts."""
+        """Those that a key may use, by name; the latest definition of a name counts that a link or an app holds."""
         found = {}
         for function_id, spec in self._functions.specs.items():
             if spec.kind == "model" and spec.model is not None and spec.tokenizer:
                 name = spec.model.name
-                if not key.models or name in key.models:
+                if self._functions.is_held(function_id) and (not key.models or name in key.models):
                     found[name] = Hosted(name, function_id, spec)
         return found
 
