@@ -296,6 +296,7 @@ class ClusterManager:
     # --- templates of functions -----------------------------------------------------------------------
 
     def template_changed(self, pool: FunctionPool, now_s: float) -> None:
+        self._scaler.repay(now_s)  # where it holds more than was assumed
         if self._pools.get(pool.function_id) is pool:
             self._scaler.scale(pool, now_s)
         self._scaler.use_room(now_s)

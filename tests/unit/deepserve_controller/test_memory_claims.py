@@ -214,6 +214,19 @@ def test_what_can_never_fit_is_refused_and_says_what_it_would_need() -> None:
     assert len(host.loaded(order, weights=300)) == 1
 
 
+def test_weights_that_come_out_larger_than_their_checkpoint_are_made_up_for_by_who_is_idle() -> None:
+    host = Models(2000)
+    host.model("a", max_pods=1)
+    host.model("b", checkpoint=100, max_pods=1)
+    first = host.serve("a", weights=500)
+    order = only(host.ask("b"), StartTemplate)
+    told = PodMemory(100 * MIB, 40 * MIB)
+    actions = host(TemplateReady(order.template_id, 1, weights=Weights(800 * MIB), memory=told))
+    assert drained(actions) == [first.pod_id]
+    host(PodDrained(first.pod_id))
+    assert len(of_type(host(PodLost(first.pod_id, "", 0)), StartPod)) == 1 and host.used_mib <= 2000
+
+
 def test_pods_that_load_for_themselves_share_the_weights_that_they_map() -> None:
     """The first is told of an eighth of the host, and says what it needs; then its claim is what it took."""
     host = Models(8000, devices=tuple(Device("npu", str(number), "910c", "cpu") for number in range(4)))
