@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import InvalidConfigError, ModelNotFoundError
@@ -10,6 +12,9 @@ from .loading.throwaway import has_one_thread, run_apart
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TEXT_FILES = ["*.json", "*.jinja"]
+_WEIGHTS_FILES = "*.safetensors"
+HUB_ANSWER_S = 2.0
+"""For the hub to say how large a model is: it is only an estimate that waits for that."""
 
 
 def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
@@ -24,7 +29,7 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
-    patterns = [*_TEXT_FILES, "*.safetensors"] if with_weights else _TEXT_FILES
+    patterns = [*_TEXT_FILES, _WEIGHTS_FILES] if with_weights else _TEXT_FILES
     try:
         return Path(snapshot_download(str(model), allow_patterns=patterns))
     except Exception as error:  # offline, unknown id, gated, disk full: each its own class, some of other packages
@@ -55,6 +60,33 @@ def known_folder(model: str | Path) -> Path | None:
         return Path(snapshot_download(str(model), allow_patterns=_TEXT_FILES, local_files_only=True))
     except Exception:  # each of huggingface_hub's own classes: it was never fetched
         return None
+
+
+def hub_bytes(model: str) -> int:
+    """Of the weights files of a model of the hub, as that says where it does so soon; 0 where it does not."""
+    try:
+        from huggingface_hub import HfApi
+
+        files = HfApi().model_info(model, files_metadata=True, timeout=HUB_ANSWER_S).siblings or []
+    except Exception:  # offline, unknown, gated: whoever fetches it says so
+        return 0
+    return sum(file.size or 0 for file in files if fnmatchcase(file.rfilename, _WEIGHTS_FILES))
+
+
+def bytes_to_fetch(model: str) -> int:
+    """The same in a child, as `resolve_apart`, of a model that has to be fetched; 0 where weights of it are here, and
+    where this process has other threads."""
+    is_here = Path(model).expanduser().is_dir() or any(_cache_folder(model).glob(f"snapshots/*/{_WEIGHTS_FILES}"))
+    if is_here or not has_one_thread():
+        return 0
+    return int(run_apart(f"asking how large {model} is", lambda: str(hub_bytes(model))) or 0)
+
+
+def _cache_folder(model: str) -> Path:
+    """Where huggingface_hub keeps what it has fetched of a model; known without its import, which takes long."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(cache).expanduser() / f"models--{model.replace('/', '--')}"
 
 
 def resolve_apart(model: str | Path) -> Path:

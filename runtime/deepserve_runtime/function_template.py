@@ -25,6 +25,7 @@ from deepserve.protocol.messages import (
     TemplateReady,
     TemplateRefused,
     Weights,
+    WeightsFound,
 )
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime import sdk
@@ -124,8 +125,15 @@ class FunctionTemplate:
         spec = binding.spec
         if spec.kind != "model":
             return LoadedCode(spec, self._store, _run_coroutine, self._steps)
-        from deepserve_runtime.executors.model import NotForkedError, load_to_fork  # its environment has it
+        from deepserve_runtime.executors.model import (  # its environment has it
+            NotForkedError,
+            load_to_fork,
+            size_to_fetch,
+        )
 
+        assert spec.model is not None
+        if not os.path.isabs(spec.model.source) and (size_bytes := size_to_fetch(spec)):
+            self._link.send(WeightsFound(size_bytes))
         try:
             engine = load_to_fork(spec, self._steps, binding.is_ahead, binding.is_awaited)
         except NotForkedError as error:

@@ -171,6 +171,13 @@ class PodConnected(Event, frozen=True):
     pid: int
 
 
+class WeightsFound(Event, frozen=True):
+    """A model's template says how large the files of its weights are, which it has yet to load."""
+
+    template_id: str
+    size_bytes: int
+
+
 class TemplateReady(Event, frozen=True):
     """The function is loaded and can be forked. source, weights: of a model, as its message has them."""
 

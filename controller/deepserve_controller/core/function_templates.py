@@ -166,8 +166,8 @@ class FunctionTemplates:
 
     def unused_mib(self, asking: FunctionPool, need_mib: Callable[[FunctionSpec], int]) -> int:
         """What `give_up_unused` may give it. need_mib: of a template's process."""
-        found = [item for item in self._by_function.values() if self._gives_to(item, asking)]
-        return sum(item.held_mib + need_mib(item.spec) for item in found)
+        items = self._by_function.values()
+        return sum(item.held_mib + need_mib(item.spec) for item in items if self._gives_to(item, asking))
 
     def _gives_to(self, template: FunctionTemplate, asking: FunctionPool) -> bool:
         return (template.is_host_copy or template.pool is not asking) and self.is_unused(template.pool)
@@ -179,6 +179,12 @@ class FunctionTemplates:
         seen_mib = self.book.held(pool.function_id, 0.0).held_mib
         return seen_mib or int(min(self.startups.size_bytes(pool.spec) >> 20, self.most_weights_mib(pool)))
 
+    def note_size(self, event: events.WeightsFound) -> None:
+        """Of what is to be fetched for a template."""
+        if (item := self._templates.get(event.template_id)) is not None and item.state == "loading":
+            self.startups.define(item.pool.spec, event.size_bytes)
+            item.held_mib = item.held_mib or int(min(event.size_bytes >> 20, self.most_weights_mib(item.pool)))
+
     def held_mib(self) -> int:
         """Memory of what they have loaded, which they and their pods share."""
         return sum(template.held_mib for template in self._templates.values())
@@ -188,11 +194,9 @@ class FunctionTemplates:
         return template is not None and template.state == "loading"
 
     def is_bound_to_one(self, pool: FunctionPool) -> bool:
-        """A model that has no pod without its template, which brings its weights for all of them. (With a `memory=` of
-        their own they can do without.)"""
-        spec = pool.spec
-        is_model = spec.kind == "model" and not spec.resources.memory_mib and not self.may_hold_devices(spec)
-        return is_model and not self.book.refusal(pool.function_id)
+        """A model that has no pod without its template. (With a `memory=` of their own they can do without.)"""
+        is_free = pool.spec.kind == "model" and not pool.spec.resources.memory_mib
+        return is_free and not self.may_hold_devices(pool.spec) and not self.book.refusal(pool.function_id)
 
     def use_of(self, pool: FunctionPool) -> TemplateUse:
         template = self._by_function.get(pool.function_id)

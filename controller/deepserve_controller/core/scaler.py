@@ -69,6 +69,7 @@ class Scaler:
         templates.without_devices = self.devices.without_devices
         templates.has_room = self._has_template_room
         templates.told = self._template_told
+        templates.handlers[events.WeightsFound] = self._on_weights_found
         templates.most_weights_mib = self._most_weights_mib
         self.moves = DeviceMoves(self, self.devices, self.startups, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}
@@ -235,6 +236,12 @@ class Scaler:
     def _template_told(self, pool: FunctionPool, memory: PodMemory) -> None:
         self.memory.claims.learn(pool.function_id, pool.spec.environment, memory)
         self.memory.note_overdrawn()
+
+    def _on_weights_found(self, event: events.WeightsFound, now_s: float) -> None:
+        """Who is idle gives its memory while they are fetched."""
+        self._templates.note_size(event)
+        self.memory.note_overdrawn()
+        self.repay(now_s)
 
     def pod_told(self, pod: PodRecord, pool: FunctionPool, event: events.ExecutorReady) -> None:
         """It is loaded: what it claims is what it has taken, where it was the first to know."""

@@ -13,6 +13,7 @@ from deepserve.protocol.messages import (
     TemplateFailed,
     TemplateReady,
     TemplateRefused,
+    WeightsFound,
     Welcome,
 )
 from deepserve_controller.core import actions, events
@@ -135,6 +136,8 @@ class TemplateLink:
         match message:
             case FetchBundle():
                 self._templates.fetch(self._entry, message)
+            case WeightsFound():
+                self._templates.give(events.WeightsFound(template_id, message.size_bytes))
             case TemplateReady():
                 self._entry.state = "ready"
                 now_s = time.monotonic()

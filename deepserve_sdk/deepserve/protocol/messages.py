@@ -72,6 +72,7 @@ from deepserve.protocol.template_messages import TemplateFailed as TemplateFaile
 from deepserve.protocol.template_messages import TemplateMessage
 from deepserve.protocol.template_messages import TemplateReady as TemplateReady
 from deepserve.protocol.template_messages import TemplateRefused as TemplateRefused
+from deepserve.protocol.template_messages import WeightsFound as WeightsFound
 from deepserve.protocol.value_messages import DeleteRef as DeleteRef
 from deepserve.protocol.value_messages import DropValue as DropValue
 from deepserve.protocol.value_messages import FetchValue as FetchValue

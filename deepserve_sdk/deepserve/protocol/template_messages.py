@@ -32,6 +32,12 @@ class ForkTemplate(Message, frozen=True):
     memory_mib: int = 0
 
 
+class WeightsFound(Message, frozen=True):
+    """Of a model of a hub that a function's template is about to fetch: the bytes of its weights' files."""
+
+    size_bytes: int
+
+
 class TemplateReady(Message, frozen=True):
     """`environment` is a function's id where the template is one's."""
 
@@ -79,5 +85,6 @@ class PodExited(Message, frozen=True):
 
 
 TemplateMessage = (
-    ForkPod | ForkPods | ForkTemplate | TemplateReady | TemplateFailed | TemplateRefused | PodForked | PodExited
+    ForkPod | ForkPods | ForkTemplate | WeightsFound | TemplateReady | TemplateFailed | TemplateRefused | PodForked
+    | PodExited
 )  # fmt: skip

@@ -17,7 +17,7 @@ from flowserve.errors import (
     UnknownSequenceError,
 )
 from flowserve.generation_config import params_over, read_sampling_defaults
-from flowserve.hub import known_folder, local_folder, resolve_apart, resolve_model
+from flowserve.hub import bytes_to_fetch, known_folder, local_folder, resolve_apart, resolve_model
 from flowserve.memory import host_bytes, resident_bytes
 from flowserve.model_check import LeastMemory, check_model
 from flowserve.models.checkpoint import has_all_weights
@@ -116,6 +116,7 @@ __all__ = [
     "as_api_error",
     "block_hashes",
     "check_fits_context",
+    "bytes_to_fetch",
     "chat_template",
     "check_model",
     "decode_body",

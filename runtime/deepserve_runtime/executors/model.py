@@ -9,7 +9,12 @@ from deepserve.protocol.specs import FunctionSpec
 from deepserve_runtime.executors.base import TaskExecutor
 from deepserve_runtime.executors.embedding import EmbeddingExecutor
 from deepserve_runtime.executors.engine import EngineExecutor
-from deepserve_runtime.executors.flowserve_parts import is_embedding_model, resident_bytes, resolve_apart
+from deepserve_runtime.executors.flowserve_parts import (
+    bytes_to_fetch,
+    is_embedding_model,
+    resident_bytes,
+    resolve_apart,
+)
 from deepserve_runtime.executors.loaded_engine import LoadedEngine, loading
 from deepserve_runtime.executors.model_options import check_options, least_memory
 from deepserve_runtime.step_clock import StepClock
@@ -34,6 +39,13 @@ def load_to_fork(
         memory = PodMemory(private_bytes=resident_bytes() + least_memory(folder, spec).weights_bytes)
         raise NotForkedError("a model that embeds computes in torch's threads", memory)
     return LoadedEngine(spec, steps, is_ahead, is_awaited)
+
+
+def size_to_fetch(spec: FunctionSpec) -> int:
+    """Bytes of its weights' files, where they have to be fetched; 0 unknown."""
+    assert spec.model is not None
+    with loading(spec.model):
+        return bytes_to_fetch(spec.model.source)
 
 
 def make_model_executor(

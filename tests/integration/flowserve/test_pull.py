@@ -32,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.num_breaks = num_breaks
+        self.num_sizes_asked = 0
         self.asked: list[tuple[str, str]] = []
         """File and Range of each GET."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -51,7 +52,9 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path.startswith(f"/api/models/{REPO}"):
             files = sorted(self.server.folder.iterdir())
-            siblings = [{"rfilename": file.name} for file in files]
+            has_sizes = "blobs=" in self.path
+            self.server.num_sizes_asked += has_sizes
+            siblings = [{"rfilename": f.name, **({"size": f.stat().st_size} if has_sizes else {})} for f in files]
             about: Any = {
                 "id": REPO,
                 "modelId": REPO,
@@ -134,3 +137,25 @@ def test_a_broken_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> Non
 def test_a_model_that_is_not_there(hub: Hub, tmp_path: Path) -> None:
     done = pull(hub, tmp_path / "home", "tiny/other")
     assert (done.returncode, "could not be fetched from the hub" in done.stderr) == (1, True), done.stderr
+
+
+def size_of(hub: Hub, home: Path, model: str = REPO) -> int:
+    own = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    code = f"from flowserve.hub import bytes_to_fetch as size; print(size({model!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **own}, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_a_size_is_known_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    assert size_of(hub, tmp_path / "home") == SIZE_BYTES
+    assert hub.asked == [], "the hub only says it"
+    assert size_of(hub, tmp_path / "home", "tiny/other") == 0
+    assert pull(hub, tmp_path / "home").returncode == 0
+    asked = len(hub.asked)
+    assert size_of(hub, tmp_path / "home") == 0 and len(hub.asked) == asked, "there is nothing left to fetch"
+    hub.shutdown()
+    hub.server_close()
+    assert size_of(hub, tmp_path / "other") == 0, "nobody answers"

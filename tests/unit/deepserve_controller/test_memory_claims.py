@@ -24,6 +24,7 @@ from deepserve_controller.core.events import (
     TemplateLost,
     TemplateReady,
     TemplateRefused,
+    WeightsFound,
 )
 from deepserve_controller.core.memory_claims import SHARES, MemoryClaims, MemoryNeed, divide
 from deepserve_controller.policies.pod_source import fork_bursts
@@ -225,6 +226,16 @@ def test_weights_that_come_out_larger_than_their_checkpoint_are_made_up_for_by_w
     assert drained(actions) == [first.pod_id]
     host(PodDrained(first.pod_id))
     assert len(of_type(host(PodLost(first.pod_id, "", 0)), StartPod)) == 1 and host.used_mib <= 2000
+
+
+def test_who_is_idle_gives_its_memory_while_weights_are_fetched() -> None:
+    host = Models(2000)
+    host.model("a", max_pods=1)
+    host.model("b", max_pods=1)
+    first = host.serve("a", weights=500)
+    order = only(host.ask("b"), StartTemplate)
+    assert only(host(WeightsFound(order.template_id, 800 * MIB)), SleepPod).pod_id == first.pod_id
+    assert host.core.memory_need("b").weights_mib == 800 and host.used_mib <= 2000
 
 
 def test_pods_that_load_for_themselves_share_the_weights_that_they_map() -> None:
