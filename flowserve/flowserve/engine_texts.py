@@ -64,7 +64,8 @@ class EngineTexts(Generic[Key]):
         self._turns.add(key, [len(prompt) for prompt in prompts])
 
     def drop(self, key: Key) -> None:
-        """Nobody wants it any more; nothing happens where it is not here."""
+        """Nobody wants it any more, nor to be told how it ended; nothing happens where it is not here."""
+        self._ended = [each for each in self._ended if each.key != key]
         if (asked := self._asked.pop(key, None)) is not None:
             self._turns.drop(key)
             for sequence_id in asked.sequence_ids:

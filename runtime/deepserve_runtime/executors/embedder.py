@@ -102,7 +102,14 @@ class Embedder:
         except sdk.errors.InputCancelled:
             task.finish_cancelled()
         except Exception as error:
-            self._fail(task, error)
+            self.fail(task, error)
+
+    def fail(self, task: Task, error: Exception) -> None:
+        """What its caller gets instead of vectors."""
+        if task.assignment.method in METHODS:
+            openai_prompts.fail(task, error, RequestFields("input"))
+        else:
+            task.fail(self._as_model_error(error))
 
     def turn(self) -> None:
         """One piece at most; and what was cancelled ends."""
@@ -137,7 +144,7 @@ class Embedder:
     def _end(self, outcome: EmbeddingOutcome[TaskKey]) -> None:
         asked = self._asked.pop(outcome.key)
         if outcome.error is not None:
-            self._fail(asked.task, outcome.error)
+            self.fail(asked.task, outcome.error)
         else:
             self._finish(asked, outcome.vectors)
 
@@ -158,7 +165,7 @@ class Embedder:
         try:
             openai_prompts.finish_whole(task, body, OpenAIUsage(num_tokens))
         except sdk.errors.ValueTooLarge as error:
-            self._fail(task, error)
+            self.fail(task, error)
 
     def _forget(self, key: TaskKey) -> None:
         self._asked.pop(key, None)
@@ -175,7 +182,7 @@ class Embedder:
             try:
                 go_on = partial(then, work())
             except Exception as error:
-                go_on = partial(self._fail, task, error)
+                go_on = partial(self.fail, task, error)
             self._back.put((task.key, go_on))
             self._wake()
 
@@ -204,12 +211,6 @@ class Embedder:
         asked = decode_body(convert(task.start(), OpenAIRequest).body, EmbeddingRequest)
         answer = EmbeddingAnswer(asked, (self._name,), self._folder, texts.dimension)
         return _Asked(task, texts.tokenize(answer.inputs, truncate=answer.truncate), answer)
-
-    def _fail(self, task: Task, error: Exception) -> None:
-        if task.assignment.method in METHODS:
-            openai_prompts.fail(task, error, RequestFields("input"))
-        else:
-            task.fail(self._as_model_error(error))
 
     def _as_model_error(self, error: Exception) -> Exception:
         if isinstance(error, PromptTooLongError):

@@ -188,9 +188,7 @@ class EngineExecutor:
 
     def _add(self, task: Task) -> None:
         if task.assignment.method in ("embed", EMBEDDING_METHOD):
-            if self._wake_engine():
-                self._embedder.add(task)
-            return
+            return self._add_texts(task)
         first_id = f"{task.key[0]}/{task.key[1]}"
         with self._answering(task):
             generation, requests = self._reader.read(task)
@@ -204,6 +202,15 @@ class EngineExecutor:
             for each in compiling:
                 if each is not None:
                     each.add_done_callback(lambda _: self._wake())
+
+    def _add_texts(self, task: Task) -> None:
+        try:
+            is_awake = self._wake_engine()
+        except Exception as error:
+            self._embedder.fail(task, error)
+        else:
+            if is_awake:
+                self._embedder.add(task)
 
     def _start_compiled(self) -> None:
         for first_id, each in list(self._compiling.items()):

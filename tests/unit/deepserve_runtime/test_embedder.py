@@ -25,6 +25,7 @@ from deepserve_runtime.task import Task  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from flowserve import EmbeddingModel  # noqa: E402
 from flowserve.embedding_queue import EmbeddingQueue  # noqa: E402
+from flowserve.errors import LoadingError  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
 from tests.unit.deepserve_runtime.fake_pod import FakeLink, FakePod  # noqa: E402
 
@@ -131,6 +132,16 @@ def test_a_cancel_ends_a_long_list(kind: Any, folder: Path, monkeypatch: pytest.
     assert len(vectors_of(after)) == 1
 
 
+def test_a_cancel_beside_the_last_step_does_not_end_the_pod(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vectors are there, and nobody has been told yet."""
+    embedded, task = engine.embed(LONG[:1])
+    owner = engine.executor._engine  # type: ignore[union-attr]
+    step = owner.step
+    monkeypatch.setattr(owner, "step", lambda: (step(), task.cancel("cancelled"))[0])
+    engine.run()
+    assert embedded.finished.outcome.kind == "cancelled"
+
+
 def test_an_engine_that_sleeps_is_woken(engine: Running) -> None:
     before, _ = engine.embed(LONG[:2], "e-1")
     engine.run()
@@ -139,6 +150,20 @@ def test_an_engine_that_sleeps_is_woken(engine: Running) -> None:
     engine.run()
     for vector, want in zip(vectors_of(after), vectors_of(before), strict=True):
         assert vector == pytest.approx(want, abs=1e-5)
+
+
+def test_an_engine_that_does_not_wake_is_the_answer(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one tries again."""
+    engine.executor.sleep(1)
+    with monkeypatch.context() as patched:
+        hold = engine.executor._engine._hold  # type: ignore[union-attr]
+        patched.setattr(hold, "restore", lambda: (_ for _ in ()).throw(LoadingError("no memory")))
+        failed, _ = engine.embed(LONG[:1], "e-1")
+        engine.run()
+    assert "no memory" in failed.finished.outcome.detail
+    after, _ = engine.embed(LONG[:1], "e-2")
+    engine.run()
+    assert len(vectors_of(after)) == 1
 
 
 def test_a_broken_step_is_the_answer(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
