@@ -43,7 +43,7 @@ class Engine(NamedTuple):
 @contextlib.contextmanager
 def embedded() -> Iterator[Engine]:
     """It starts with the first call and ends with this process."""
-    leftovers = lambda: segments_in(current_client().segments())  # noqa: E731
+    leftovers = lambda: segments_in(current_client().controller.segments())  # noqa: E731
     yield Engine("embedded", "embedded", leftovers, can_deploy=False, is_private=True)
 
 

@@ -120,9 +120,9 @@ def test_python_version_mismatch_before_a_byte_is_unpickled() -> None:
     client, definition = current_client(), square.definition
     inbox = client.open_request(definition, "call", Value("pickle", len(payload), python="3.8"), payload)
     while not inbox.is_over:
-        client.waiting.for_news(inbox, 20)
+        client.waiting.for_news(inbox, 60)
     with pytest.raises(deepserve.PythonVersionMismatch, match=r"3\.8"):
-        client.result(inbox, "square")
+        client.values.result(inbox, "square")
 
 
 def test_batch_mismatch() -> None:
