@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from functools import lru_cache
 
-OWN_PACKAGES = ("deepserve", "deepserve_controller", "deepserve_runtime", "flowserve", "slow_clients")
+OWN_PACKAGES = ("deepserve", "deepserve_controller", "deepserve_runtime", "flowserve", "deepserve_http")
 
 
 def is_installed(module_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""MemoryClaims: what each pod may take of the host's memory, decided before it starts (docs/decisions/0019)."""
+"""MemoryClaims: what each pod may take of the host's memory, decided before it starts (docs/decisions/0020)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from deepserve_controller.service.openai.fault import Fault
-from slow_clients.connection import Connection
+from deepserve_http.connection import Connection
 
 BODY_PATIENCE_S = 30.0
 """For the next bytes of a body, of whoever reads it."""

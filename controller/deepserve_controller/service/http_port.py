@@ -31,7 +31,7 @@ from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.segments import Segments
 from deepserve_controller.service.web_link import MAX_MESSAGE_BYTES, LinkEndpoint
-from slow_clients.body import BodyRefused, read_body
+from deepserve_http.body import BodyRefused, read_body
 
 MAX_BODY_BYTES = 1 << 20
 PING_INTERVAL_S = 20.0

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slow_clients.connected import CLOSED
+from deepserve_http.connected import CLOSED
 
 from ..answer import AnswerFormat
 from ..errors import FlowServeError, InvalidConfigError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from slow_clients import body as slow_body
+from deepserve_http import body as slow_body
 
 from .api_error import ApiError, invalid
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slow_clients.connection import Connection
+from deepserve_http.connection import Connection
 
 from .api_error import ApiError
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from slow_clients.connected import CLOSED, while_connected
+from deepserve_http.connected import CLOSED, while_connected
 
 from .api_error import JSON_TYPE, RequestFields, as_api_error
 from .beside_loop import beside_loop

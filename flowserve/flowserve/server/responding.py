@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from slow_clients.connected import CLOSED, EventStream, while_connected
+from deepserve_http.connected import CLOSED, EventStream, while_connected
 
 from ..errors import InvalidRequestError
 from .answering import Answer

@@ -19,7 +19,7 @@ from deepserve_controller.service.openai.models import HostedModels
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.route_log import RouteLog
 from deepserve_controller.service.store import NO_RECORDS
-from slow_clients.connection import ABORT
+from deepserve_http.connection import ABORT
 
 NONE: Mapping[str, str] = {}
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from deepserve.protocol.sampling_bounds import out_of_bounds
 from deepserve_controller.service.connection import BODY_PATIENCE_S
 from deepserve_controller.service.openai.fault import Fault, invalid
-from slow_clients import body as slow_body
+from deepserve_http import body as slow_body
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20

@@ -30,7 +30,7 @@ from deepserve_controller.service.openai.key_limits import RATE_HEADERS, KeyLimi
 from deepserve_controller.service.openai.models import Hosted, HostedModels
 from deepserve_controller.service.openai.openapi import openapi_document
 from deepserve_controller.service.store import ApiKey
-from slow_clients.connected import CLOSED, EventStream, while_connected
+from deepserve_http.connected import CLOSED, EventStream, while_connected
 
 JSON_TYPE = "application/json"
 METHODS = ("GET", "POST", "DELETE")

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from slow_clients.connection import ABORT
+from deepserve_http.connection import ABORT
 
 
 class AsgiClient:

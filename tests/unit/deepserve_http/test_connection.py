@@ -13,8 +13,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from deepserve_controller.service.connection import PortConnection
+from deepserve_http.connection import Connection
 from flowserve.server.connection import ServerConnection
-from slow_clients.connection import Connection
 
 both = pytest.mark.parametrize("protocol", [PortConnection, ServerConnection])
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from slow_clients.connection import abort
+from deepserve_http.connection import abort
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SEPARATORS = len(b": \r\n")
-ABORT = "slow_clients.abort"
+ABORT = "deepserve_http.abort"
 """Key of the scope's extensions: a function that resets the connection."""
 
 
