@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 
 from .choice import Choice, Shape
@@ -34,7 +33,7 @@ class RandomWeight:
     """A `Weight` of random numbers, with rows that are the worst for 16-bit sums: all at the same end of the range."""
 
     def __init__(self, num_rows: int, num_columns: int) -> None:
-        self.values = _random(1, num_rows, num_columns)
+        self.values = torch.empty(num_rows, num_columns).normal_(generator=torch.Generator().manual_seed(1))
         self.values[::7] = self.values[::7].sign()
 
     @property
@@ -93,12 +92,6 @@ def measure(kind: str, shape: Shape, seconds: float) -> Choice:
             return best(times)
 
 
-def _random(seed: int, num_rows: int, num_columns: int) -> torch.Tensor:
-    """Normal numbers, of numpy: torch's generators need modules that a pod's torch was imported without."""
-    values = np.random.default_rng(seed).standard_normal((num_rows, num_columns), dtype=np.float32)
-    return torch.from_numpy(values)
-
-
 def _seconds(matrix: Matrix, x: torch.Tensor) -> float:
     start = time.perf_counter()
     matrix(x)
@@ -107,7 +100,7 @@ def _seconds(matrix: Matrix, x: torch.Tensor) -> float:
 
 def _error(matrix: Matrix, weight: RandomWeight, num_rows: int) -> float:
     """Of the worst row of some, relative to its norm: random rows, and one at the upper end of the range."""
-    x = _random(num_rows, num_rows, weight.shape[1])
+    x = torch.empty(num_rows, weight.shape[1]).normal_(generator=torch.Generator().manual_seed(num_rows))
     x[-1] = 1.0
     expected = x @ weight.values.t()
     return float(((matrix(x) - expected).norm(dim=1) / expected.norm(dim=1)).max())
@@ -115,7 +108,7 @@ def _error(matrix: Matrix, weight: RandomWeight, num_rows: int) -> float:
 
 def _keeps_rows_apart(matrix: Matrix, weight: RandomWeight) -> bool:
     """Whether a row's product is the same alone and among others: oneDNN's is not where it takes AMX for many rows."""
-    x = _random(2, 32, weight.shape[1])
+    x = torch.empty(32, weight.shape[1]).normal_(generator=torch.Generator().manual_seed(2))
     together = matrix(x)
     return all(torch.equal(matrix(x[row : row + 1])[0], together[row]) for row in (0, 1, 15, 31))
 
