@@ -67,9 +67,9 @@ class Controller:
         self._make_provider = make_provider
         self.is_ended = False
         self.on_end: Callable[[], None] | None = None
+        """Called at the end as well; for whoever hosts the reactor."""
         self.on_ports_close: list[Callable[[], None]] = []
         """Called at the end, while who waits at an HTTP port can still be told."""
-        """Called at the end as well; for whoever hosts the reactor."""
         self._reactor = running_reactor()
         self._listeners: list[Listener] = []
         num_cores = len(os.sched_getaffinity(0))

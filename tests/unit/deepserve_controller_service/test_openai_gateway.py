@@ -369,6 +369,19 @@ def test_a_controller_that_ends_tells_who_runs_who_waits_and_who_comes() -> None
     run(test, ready_slots=1)
 
 
+def test_an_answer_that_is_whole_when_the_controller_ends_is_given() -> None:
+    async def test(setup: Setup) -> None:
+        asked = ask(setup)
+        [request_id] = await opened(setup)
+        setup.pods.items(request_id, b"{}")
+        setup.pods.end(request_id)
+        setup.exchanges.end_all()
+        await asked.done
+        assert (asked.status, asked.body) == (200, b"{}")
+
+    run(test)
+
+
 def test_a_key_of_a_process_ends_with_its_link() -> None:
     async def test(setup: Setup) -> None:
         answer_at_once(setup)

@@ -124,10 +124,12 @@ class Exchanges:
         self._is_ending = False
 
     def end_all(self) -> None:
-        """The controller ends: whoever waits for an answer is told so, and so is whoever still comes."""
+        """The controller ends: whoever waits for an answer is told so, and so is whoever still comes. What has come to
+        its end is given to who has not read all of it yet."""
         self._is_ending = True
         for exchange in self._open.values():
-            exchange.fail(_ending())
+            if not exchange.is_over:
+                exchange.fail(_ending())
 
     def open(
         self, function_id: str, method: str, asked: OpenAIRequest | ContextInput, context_id: str = ""
