@@ -18,10 +18,12 @@ class Bundle(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """A function as the controller knows it. bundle: None where the controller has the code already."""
+    """A function as the controller knows it. bundle: None where the controller has the code already. is_found: it was
+    looked up by its name where it is deployed."""
 
     function_id: str
     spec: FunctionSpec | None
     bundle: Bundle | None
     label: str
     reach: Reach = EVERYTHING
+    is_found: bool = False

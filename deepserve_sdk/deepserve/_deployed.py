@@ -139,7 +139,7 @@ def look_up_deployed(app: str, name: str) -> Definition:
     """Raises NotFound."""
     answer = current_client().query("lookup", {"app": app, "name": name})
     spec = msgspec.convert(answer["spec"], FunctionSpec)
-    return Definition(answer["function_id"], spec, None, f"{app}/{name}", NOTHING)
+    return Definition(answer["function_id"], spec, None, f"{app}/{name}", NOTHING, is_found=True)
 
 
 def find_function(app: str, name: str) -> DeployedFunction:

@@ -20,6 +20,8 @@ class KnownFunctions:
         self._send = send
         self._lock = threading.Lock()
         self._functions: set[str] = set()
+        self._found: set[str] = set()
+        """Told as found by their names only."""
         self._bundles: set[str] = set()
         self._roots: dict[str, str] = {}
 
@@ -28,7 +30,10 @@ class KnownFunctions:
 
     def define(self, definition: Definition) -> None:
         with self._lock:
-            if definition.function_id in self._functions or definition.spec is None:
+            function_id = definition.function_id
+            if function_id in self._functions or definition.spec is None:
+                return
+            if definition.is_found and function_id in self._found:
                 return
             bundle = definition.bundle
             if bundle is not None and bundle.digest not in self._bundles:
@@ -36,8 +41,8 @@ class KnownFunctions:
                 self._bundles.add(bundle.digest)
                 if bundle.root:
                     self._roots[bundle.digest] = bundle.root
-            self._send(DefineFunction(definition.function_id, definition.spec), b"")
-            self._functions.add(definition.function_id)
+            self._send(DefineFunction(definition.function_id, definition.spec, definition.is_found), b"")
+            (self._found if definition.is_found else self._functions).add(definition.function_id)
 
     def retire(self, definition: Definition) -> None:
         with self._lock:

@@ -89,6 +89,7 @@ class Model:
             "memory": UNSET if memory is None else memory,
         }
         self.name = name
+        self._is_found = False
         self._options = merge_options(Options(), f"Model {name!r}", given)
         self._check("tensor_parallel", tensor_parallel, isinstance(tensor_parallel, int) and tensor_parallel >= 1)
         is_length = max_model_len is None or (isinstance(max_model_len, int) and max_model_len >= 1)
@@ -114,6 +115,7 @@ class Model:
         assert found.model is not None
         model = Model.__new__(Model)
         model.name = name
+        model._is_found = True
         model._options = Options(name=name, resources=found.resources, scaling=found.scaling)
         model._engine = found.model
         model._source = ModelSource(found.model.source, "", "")
@@ -124,7 +126,8 @@ class Model:
         return f"<deepserve.Model {self.name}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {"name": self.name, "_options": self._options, "_engine": self._engine, "_source": self._source}
+        state: dict[str, Any] = {"name": self.name, "_is_found": self._is_found, "_options": self._options}
+        state |= {"_engine": self._engine, "_source": self._source}
         try:
             state["source"] = self.source  # elsewhere the current folder is another one
         except ModelLoadError:  # said where the model is used
@@ -178,7 +181,7 @@ class Model:
 
     def definitions(self) -> tuple[Definition, Definition]:
         """Of the model and of its tokenizer, as a controller gets them. Raises ModelLoadError."""
-        return _definition(self.spec), _definition(self.tokenizer_spec)
+        return _definition(self.spec, self._is_found), _definition(self.tokenizer_spec, self._is_found)
 
     @property
     def requests(self) -> ModelRequests:
@@ -282,5 +285,5 @@ def _no_option(name: str, unknown: str) -> InvalidOption:
     return InvalidOption(f"Model {name!r}: there is no option {unknown!r}{meant}; there are {', '.join(options)}")
 
 
-def _definition(spec: FunctionSpec) -> Definition:
-    return Definition(function_id(spec), spec, None, spec.label)
+def _definition(spec: FunctionSpec, is_found: bool) -> Definition:
+    return Definition(function_id(spec), spec, None, spec.label, is_found=is_found)

@@ -66,7 +66,7 @@ def unknown_outcome(function_id: str) -> Outcome:
 
 
 def removed_outcome(label: str) -> Outcome:
-    return Outcome("refused", f"{label} was removed")
+    return Outcome("refused", f"{label} was removed: its app was stopped, or deployed again without it")
 
 
 def missing_tokenizer_outcome(label: str, tokenizer_id: str) -> Outcome:

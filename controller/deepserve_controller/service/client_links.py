@@ -65,7 +65,7 @@ class ClientMessages:
             ForgetRequest: lambda link_id, link, message, data: requests.forget(message.request_id),
             PutBundle: lambda link_id, link, message, data: bundles.put(message.digest, Bundle(message.kind, data)),
             DefineFunction: lambda link_id, link, message, data: functions.define(
-                link_id, message.function_id, message.spec
+                link_id, message.function_id, message.spec, is_found=message.is_found
             ),
             RetireFunction: lambda link_id, link, message, data: functions.retire(link_id, message.function_id),
             StoreRef: lambda link_id, link, message, data: requests.store_ref(link_id, message),

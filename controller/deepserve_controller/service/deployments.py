@@ -64,7 +64,8 @@ class Deployments:
             raise QueryError("not_found", f"no app {name!r} is deployed")
         self._store.remove_app(name)
         del self.apps[name]
-        self._release(name, set(app.specs))
+        for function_id in sorted(app.specs):
+            self._functions.stop(f"app:{name}", function_id)
         return app
 
     def lookup(self, app_name: str, name: str) -> tuple[str, FunctionSpec]:

@@ -17,6 +17,8 @@ RETIRED_LOOK_S = 0.25
 """How often it is looked whether a function that was replaced by a newer version is still running."""
 FORGET_AFTER_S = 600.0
 """A script that is run again and again finds its functions where it left them."""
+NUM_STOPPED = 1000
+"""So many are remembered as stopped."""
 
 
 class Functions:
@@ -24,6 +26,9 @@ class Functions:
 
     A function that nobody holds any more (every link that defined it is closed, and no app names it) keeps its
     warm pods for their idle time, but no pod is held up for it; after a while it is forgotten.
+
+    One that was stopped is removed at once, unless somebody brought it himself: who found it by its name, where it was
+    deployed, has no say in it then.
     """
 
     def __init__(
@@ -41,7 +46,10 @@ class Functions:
         self.on_new: Callable[[FunctionSpec], None] = lambda spec: None
         """Called with what was not defined before."""
         self.specs: dict[str, FunctionSpec] = {}
-        self._holders: dict[str, set[str]] = {}
+        self._holders: dict[str, dict[str, bool]] = {}
+        """By function id, those who defined it, and whether they had found it by its name."""
+        self._stopped: dict[str, None] = {}
+        """Ids of what was stopped and not brought again since, the latest last."""
         self._timers: dict[str, Timer] = {}
         """Of functions that nobody holds: when they are forgotten."""
 
@@ -49,11 +57,17 @@ class Functions:
         spec = self.specs.get(function_id)
         return spec.label if spec else function_id
 
-    def define(self, holder: str, function_id: str, spec: FunctionSpec) -> None:
-        """`holder`: a link id, or `app:<name>`."""
-        holders = self._holders.setdefault(function_id, set())
-        was_released = not holders
-        holders.add(holder)
+    def define(self, holder: str, function_id: str, spec: FunctionSpec, *, is_found: bool = False) -> None:
+        """`holder`: a link id, or `app:<name>`. is_found: who says so knows it by its name only."""
+        if function_id in self._stopped and function_id not in self.specs:
+            if is_found:
+                return
+            del self._stopped[function_id]
+        if holder.startswith("app:"):
+            self._stopped.pop(function_id, None)
+        was_released = not self.is_held(function_id)
+        holders = self._holders.setdefault(function_id, {})
+        holders[holder] = is_found and holders.get(holder, True)
         if (timer := self._timers.pop(function_id, None)) is not None:
             timer.cancel()
         if function_id not in self.specs:
@@ -67,18 +81,31 @@ class Functions:
 
     def is_held(self, function_id: str) -> bool:
         """A link that defined it is open, or an app names it."""
-        return bool(self._holders.get(function_id))
+        holders = self._holders.get(function_id, {})
+        return not all(holders.values()) if function_id in self._stopped else bool(holders)
 
     def release(self, holder: str, function_id: str) -> None:
-        holders = self._holders.get(function_id, set())
+        holders = self._holders.get(function_id, {})
         if holder not in holders:
             return
-        holders.discard(holder)
+        del holders[holder]
+        if self.is_held(function_id):
+            return
+        if function_id in self._stopped:
+            return self.remove(function_id)
         spec = self.specs[function_id]
-        if not holders:
-            if spec.scaling.min_pods:
-                self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
-            self._forget_later(function_id)
+        if spec.scaling.min_pods:
+            self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
+        self._forget_later(function_id)
+
+    def stop(self, holder: str, function_id: str) -> None:
+        """It was deployed by `holder`, and is to end: no new requests, and its pods drain. While a link or an app holds
+        that brought it itself, that happens when the last of them has left."""
+        self._stopped.pop(function_id, None)
+        self._stopped[function_id] = None
+        for forgotten in list(self._stopped)[:-NUM_STOPPED]:
+            del self._stopped[forgotten]
+        self.release(holder, function_id)
 
     def retire(self, holder: str, function_id: str) -> None:
         """`holder` has a newer version: where nobody else holds this one, its pods go when nothing of it runs."""
@@ -100,7 +127,7 @@ class Functions:
 
     def remove(self, function_id: str) -> None:
         """No new requests; its pods drain. Nothing happens while a link or an app still holds it."""
-        if function_id in self.specs and not self._holders.get(function_id):
+        if function_id in self.specs and not self.is_held(function_id):
             del self.specs[function_id]
             self._holders.pop(function_id, None)
             if (timer := self._timers.pop(function_id, None)) is not None:

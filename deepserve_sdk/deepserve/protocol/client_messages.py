@@ -18,10 +18,14 @@ class PutBundle(Message, frozen=True):
 
 
 class DefineFunction(Message, frozen=True):
-    """Idempotent; sent once a connection before the first request of the function."""
+    """Idempotent; sent once a connection before the first request of the function.
+
+    is_found: the sender found it deployed, by its name: it has no part in it once its app was stopped.
+    """
 
     function_id: str
     spec: FunctionSpec
+    is_found: bool = False
 
 
 class RetireFunction(Message, frozen=True):

@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 from deepserve.protocol.scaling_steps import SCALING_STEPS  # noqa: E402
 from tests.integration.cli.conftest import Shell  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
+from tests.waiting import wait_for  # noqa: E402
 
 APP = """
 import deepserve
@@ -33,6 +34,18 @@ import deepserve
 
 llm = deepserve.Model.from_name("small")
 print(len(llm.embed(["a", "b"])), llm.chat("hi", max_tokens=4, temperature=0).text)
+"""
+
+HOLDS_IT = """
+import deepserve
+
+llm = deepserve.Model.from_name("small")
+print(bool(llm.generate("hi", max_tokens=4)), flush=True)
+input()
+try:
+    llm.generate("hi", max_tokens=4)
+except deepserve.Refused as error:
+    print(error)
 """
 
 WITH_CONTEXT = """
@@ -116,6 +129,24 @@ def test_models_of_a_file_are_deployed_with_it(shell: Shell, folder: Path) -> No
     assert (done.returncode, "deepserve model chat small" in done.stderr) == (2, True), done
     shell.out("app", "stop", "app")
     assert json.loads(shell.out("model", "list", "--json")) == []
+
+
+def test_a_stopped_model_gives_its_memory_back_though_a_client_has_found_it(shell: Shell, folder: Path) -> None:
+    shell.out("model", "deploy", "small", "weights/tiny")
+    words = [sys.executable, "-c", HOLDS_IT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=shell.environment, stdin=pipe, stdout=pipe, text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "True\n"
+        shell.out("model", "stop", "small")
+
+        def has_gone() -> bool:
+            status = json.loads(shell.out("status", "--json"))
+            return not any(each["function_id"] for each in [*status["pods"], *status["templates"]])
+
+        wait_for(has_gone)
+        said, _ = client.communicate("\n", timeout=120)
+    assert "models/small was removed: its app was stopped" in said, said
 
 
 def test_contexts_outlive_a_controller_that_is_killed(shell: Shell, folder: Path) -> None:

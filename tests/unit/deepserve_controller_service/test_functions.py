@@ -73,6 +73,37 @@ def test_a_function_that_nobody_holds_is_forgotten_once_its_requests_are_over() 
     assert "fn" not in functions.specs and told.events[-1] == events.FunctionRemoved("fn")
 
 
+def test_what_is_stopped_goes_at_once_though_others_found_it() -> None:
+    functions, told = make_functions(60)
+    functions.define("app:x", "fn", SPEC)
+    functions.define("link-1", "fn", SPEC, is_found=True)
+    functions.stop("app:x", "fn")
+    assert told.events[1:] == [events.FunctionRemoved("fn")] and not functions.specs
+    functions.define("link-2", "fn", SPEC, is_found=True)
+    functions.release_all("link-1")
+    assert len(told.events) == 2, "who found it before does not bring it back"
+    functions.define("app:x", "fn", SPEC)
+    functions.define("link-1", "fn", SPEC, is_found=True)
+    functions.release("app:x", "fn")
+    functions.remove("fn")
+    assert told.events[2:] == [events.FunctionDefined("fn", SPEC)], "deployed again, it is held as any other"
+
+
+def test_what_is_stopped_and_held_by_who_brought_it_goes_with_him() -> None:
+    functions, told = make_functions(60)
+    functions.define("link-1", "fn", SPEC, is_found=True)
+    functions.define("link-1", "fn", SPEC)
+    functions.define("link-2", "fn", SPEC, is_found=True)
+    functions.define("app:x", "fn", SPEC)
+    functions.stop("app:x", "fn")
+    assert len(told.events) == 1 and functions.is_held("fn")
+    functions.release_all("link-1")
+    assert told.events[1:] == [events.FunctionRemoved("fn")]
+    functions.define("link-3", "fn", SPEC)
+    functions.release_all("link-3")
+    assert "fn" in functions.specs, "a script that brings it again finds it a while later"
+
+
 def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
     functions, told = make_functions(1.0)
     functions.define("link-1", "fn", SPEC)
