@@ -103,7 +103,7 @@ class ClusterManager:
         if handler is None:
             return []
         handler(event, now_s)
-        self._scaler.moves.settle(now_s)
+        self._scaler.settle(now_s)
         self.startups.settle(self._is_loading, now_s)
         actions = self._out.copy()
         self._out.clear()

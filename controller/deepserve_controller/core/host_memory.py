@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,20 @@ class HostMemory:
         claim = divide(need, left_mib, pool.max_pods - len(pool.pods), self.usable_mib)
         return claim.total_mib if claim is not None else need.least_mib
 
+    def process_mib(self, spec: FunctionSpec) -> int:
+        """Of a template beside what it holds, or of a pod without KV of which nothing more is known."""
+        return self.need_mib(spec.environment, spec.resources.memory_mib)
+
+    def template_mib(self, pool: FunctionPool) -> int:
+        """Of its template's process, and of what that holds or would."""
+        return self.process_mib(self._templates.spec_of(pool)) + self._templates.weights_mib(pool)
+
+    def most_weights_mib(self, pool: FunctionPool) -> float:
+        """That the empty host could hold for it."""
+        if not self.usable_mib:
+            return math.inf
+        return max(0, self.usable_mib - self.process_mib(pool.spec) - self.need(pool).least_mib)
+
     def _is_told(self, pool: FunctionPool) -> bool:
         return bool(pool.spec.resources.memory_mib) or self.claims.knows(pool.function_id)
 
@@ -91,7 +106,7 @@ class HostMemory:
 
     def used_mib(self) -> int:
         specs = self._templates.specs()
-        in_templates = sum(self.need_mib(spec.environment, spec.resources.memory_mib) for spec in specs)
+        in_templates = sum(self.process_mib(spec) for spec in specs)
         taken_mib = self.total_mib(self._pods.values()) + in_templates + self._templates.held_mib()
         return taken_mib + (self._own_weights_mib() if self._weights_mib else 0)
 

@@ -5,8 +5,6 @@ It hears of no event: the cluster manager, the other half, says when to look. Wh
 
 from __future__ import annotations
 
-import math
-
 from deepserve.protocol.ids import IdAllocator
 from deepserve.protocol.messages import PodMemory
 from deepserve.protocol.specs import FunctionSpec
@@ -70,10 +68,12 @@ class Scaler:
         templates.has_room = self._has_template_room
         templates.told = self._template_told
         templates.handlers[events.WeightsFound] = self._on_weights_found
-        templates.most_weights_mib = self._most_weights_mib
+        templates.most_weights_mib = self.memory.most_weights_mib
         self.moves = DeviceMoves(self, self.devices, self.startups, alarms, out, place)
         self.short: dict[str, FunctionPool] = {}
         """Functions that wait for memory or devices, the longest waiting first."""
+        self._taken_mib: dict[str, int] = {}
+        """Of each of them: what was taken of the memory when it was last found to be too little."""
 
     def autoscaler_of(self, spec: FunctionSpec) -> Autoscaler:
         return self._model_autoscaler if spec.kind == "model" else self._autoscaler
@@ -88,7 +88,7 @@ class Scaler:
         if missing > 0 and not (pool.is_broken or pool.is_removed or now_s < pool.failures.retry_s):
             if not (why_never := self._why_never(pool)):
                 self._start_missing(pool, missing, now_s)
-            elif pool.queued:
+            else:
                 self._refuse(pool, why_never, now_s)
         elif pool.short_reason:
             self._note_short(pool, False, now_s)
@@ -98,12 +98,15 @@ class Scaler:
 
     def _refuse(self, pool: FunctionPool, why_never: str, now_s: float) -> None:
         """Who waits is told. Some leave only when what runs for them has stopped: they are told again, not at once."""
-        pool.is_broken, pool.queued = True, 0
-        pool.failures.retry_s = now_s + START_BACKOFF_S
-        self._alarms.set(pool.failures.retry_s, "retry", pool)
+        pool.broken_because = why_never
+        self._forget_short(pool)
         if self._templates.is_unused(pool):
             self._templates.give_up(pool, why_never)
-        self._out.append(Notify(events.ExecutorFailed("", pool.function_id, why_never, is_refused=True)))
+        if pool.queued:
+            pool.is_broken, pool.queued = True, 0
+            pool.failures.retry_s = now_s + START_BACKOFF_S
+            self._alarms.set(pool.failures.retry_s, "retry", pool)
+            self._out.append(Notify(events.ExecutorFailed("", pool.function_id, why_never, is_refused=True)))
 
     def _start_missing(self, pool: FunctionPool, missing: int, now_s: float) -> None:
         """As many as there is room for; others are asked for what the rest needs."""
@@ -129,7 +132,7 @@ class Scaler:
         """The same, with what is known of its pods; of those that are there it is known that they fit."""
         if pool.pods or not self.memory.usable_mib:
             return self.why_never(pool.spec)
-        shared_mib = self._template_mib(pool) if self._templates.is_bound_to_one(pool) else 0
+        shared_mib = self.memory.template_mib(pool) if self._templates.is_bound_to_one(pool) else 0
         need = self.memory.need(pool)
         return self.memory.never_fits(pool.spec, need, shared_mib) or self.devices.never_fits(pool.spec)
 
@@ -209,14 +212,10 @@ class Scaler:
         if self._yields(pool):
             return None
         is_own_load = not template_id
-        if self.memory.usable_mib and (unused_mib := self._templates.unused_mib(pool, self._process_mib)):
+        if self.memory.usable_mib and (unused_mib := self._templates.unused_mib(pool, self.memory.process_mib)):
             wanted_mib = self.memory.wanted_mib(pool, is_own_load, unused_mib)
             self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(wanted_mib), now_s)
         return self.memory.claim(pool, is_own_load)
-
-    def _most_weights_mib(self, pool: FunctionPool) -> float:
-        usable_mib, process_mib = self.memory.usable_mib, self._process_mib(pool.spec)
-        return max(0, usable_mib - process_mib - self.memory.need(pool).least_mib) if usable_mib else math.inf
 
     def memory_need(self, function_id: str) -> NeedView:
         """Of its pods, and of what they share."""
@@ -225,13 +224,6 @@ class Scaler:
         weights_mib = self._templates.weights_mib(pool) if is_held else self.memory.own_weights_mib(pool.function_id)
         need = self.memory.need(pool)
         return NeedView(need.base_mib, need.least_kv_mib, need.kv_mib, weights_mib)
-
-    def _process_mib(self, spec: FunctionSpec) -> int:
-        return self.memory.need_mib(spec.environment, spec.resources.memory_mib)
-
-    def _template_mib(self, pool: FunctionPool) -> int:
-        """Of its template's process, and of what that holds."""
-        return self._process_mib(self._templates.spec_of(pool)) + self._templates.weights_mib(pool)
 
     def _template_told(self, pool: FunctionPool, memory: PodMemory) -> None:
         self.memory.claims.learn(pool.function_id, pool.spec.environment, memory)
@@ -272,7 +264,7 @@ class Scaler:
 
     def _ask_for_template_room(self, pool: FunctionPool, now_s: float) -> bool:
         """The same for its template and a pod of it."""
-        needed_mib = self._template_mib(pool) + self.memory.need(pool).least_mib
+        needed_mib = self.memory.template_mib(pool) + self.memory.need(pool).least_mib
         self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(needed_mib), now_s)
         missing_mib = self.memory.missing_mib(needed_mib)
         if missing_mib <= 0:
@@ -317,18 +309,18 @@ class Scaler:
 
     def _has_template_room(self, pool: FunctionPool) -> bool:
         """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
-        needed_mib = self._template_mib(pool) + self.memory.need(pool).least_mib
+        needed_mib = self.memory.template_mib(pool) + self.memory.need(pool).least_mib
         if self.memory.missing_mib(needed_mib) > 0:
             return False
         return pool.spec.is_shared or not self.short
 
     def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
         if not is_short:
-            self.short.pop(pool.function_id, None)
-            pool.short_reason = ""
+            self._forget_short(pool)
             return
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
+        self._taken_mib[pool.function_id] = self.memory.used_mib()
         pool.short_reason = self.devices.short_reason(pool.spec) or self._short_of_memory(pool)
         if plan := self.moves.reason(pool):
             pool.short_reason = f"{pool.short_reason}; {plan}"
@@ -338,14 +330,26 @@ class Scaler:
     def _short_of_memory(self, pool: FunctionPool) -> str:
         least_mib = self.memory.need(pool).least_mib
         if self._templates.is_bound_to_one(pool) and not self._templates.has(pool.function_id):
-            return self.memory.short_reason("a template and a pod", self._template_mib(pool) + least_mib)
+            return self.memory.short_reason("a template and a pod", self.memory.template_mib(pool) + least_mib)
         return self.memory.short_reason("a pod", least_mib)
 
     def forget(self, pool: FunctionPool) -> None:
         """The function was removed and its pods were given up."""
         pool.is_removed = True
         del self.pools[pool.function_id]
+        self._forget_short(pool)
+
+    def _forget_short(self, pool: FunctionPool) -> None:
         self.short.pop(pool.function_id, None)
+        self._taken_mib.pop(pool.function_id, None)
+        pool.short_reason = ""
+
+    def settle(self, now_s: float) -> None:
+        """After each event: whatever made memory free (a template failed, or what was loaded took less than was
+        assumed), who waits for some hears of it. Often no later event would tell."""
+        while self.memory.usable_mib and self.short and self.memory.used_mib() < max(self._taken_mib.values()):
+            self.use_room(now_s)
+        self.moves.settle(now_s)
 
     def use_room(self, now_s: float) -> None:
         """Memory became free, or a pod fell idle that could give its own: to who has no pod, then first come first."""

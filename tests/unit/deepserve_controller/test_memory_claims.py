@@ -99,9 +99,10 @@ class Models(Cluster):
     def __init__(self, usable_mib: int, **options: Any) -> None:
         super().__init__(choose_source=fork_bursts, usable_mib=usable_mib, **options)
 
-    def model(self, name: str, weights: int = 100, checkpoint: int = 0, **options: Any) -> None:
-        self(FunctionDefined(name, spec(name, kind="model", environment="flowserve", **options), checkpoint * MIB))
-        self.weights = weights
+    def model(self, name: str, checkpoint: int = 0, **options: Any) -> list[Any]:
+        return self(
+            FunctionDefined(name, spec(name, kind="model", environment="flowserve", **options), checkpoint * MIB)
+        )
 
     def ask(self, name: str, num_pods: int = 1) -> list[Any]:
         """As many requests as take so many pods."""
