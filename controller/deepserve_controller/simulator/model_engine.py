@@ -171,7 +171,8 @@ class SimulatedEngine:
         end_s, self.stretch = stretch.end_s, None
         self._begin(end_s)
         ms = stretch.step_s * stretch.num_steps * 1e3
-        return Done(self._report(began, stretch.num_steps, ms, prompt_tokens), over, produced, released)
+        num_nexts = stretch.num_steps if stretch.decoding else 0
+        return Done(self._report(began, num_nexts, ms, prompt_tokens), over, produced, released)
 
     def _let_go(self) -> list[Sequence]:
         """What was asked for, unless it is over."""
@@ -273,13 +274,15 @@ class SimulatedEngine:
         self._cache.tables.computed(sequence.task_id, sequence.prompt.token_ids, num_computed)
         self._cache.free(sequence.task_id)
 
-    def _report(self, began: list[str], num_steps: int, ms: float, prompt_tokens: int) -> EngineReport:
+    def _report(self, began: list[str], num_nexts: int, ms: float, prompt_tokens: int) -> EngineReport:
+        """num_nexts: steps in which sequences got their next tokens, all of these or none."""
         latest = {each.prefix: each.tier for each in self._cache.take_relocations()}
         return EngineReport(
             on_device=pack(prefix for prefix, tier in latest.items() if tier is Tier.DEVICE),
             gone=pack(prefix for prefix, tier in latest.items() if tier is None),
             began=tuple(began),
-            steps=num_steps, step_ms=ms, prompt_tokens=prompt_tokens, prompt_ms=ms if prompt_tokens else 0.0,
+            steps=num_nexts, step_ms=ms if num_nexts else 0.0,
+            prompt_tokens=prompt_tokens, prompt_ms=ms if prompt_tokens else 0.0,
         )  # fmt: skip
 
     def check_invariants(self) -> None:

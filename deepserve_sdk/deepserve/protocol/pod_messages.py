@@ -183,13 +183,13 @@ class TaskFinished(Message, frozen=True):
 
 
 class EngineReport(Message, frozen=True):
-    """What an engine did since its last report: sent when a first token came, a task ended or a context's time to live
-    changed, and ten times a second.
+    """What an engine did since its last report: sent when a first token came, an answer ended or a context's time to
+    live changed, and ten times a second.
 
     on_device, on_host, in_file, gone: names of beginnings (see PromptBlocks) by where their KV is now. began: tasks
-    whose first token came. steps, step_ms: of all steps. prompt_tokens, prompt_ms: computed for prompts, and the time
-    of the steps that computed some. pinned_blocks: of KV, which contexts keep on the device. read_ms: once, of weights
-    that were arriving (see Weights), when all are there.
+    whose first token came. steps, step_ms: of those in which sequences got their next tokens. prompt_tokens, prompt_ms:
+    computed for prompts, and the time of the steps that computed some. pinned_blocks: of KV, which contexts keep on the
+    device. read_ms: once, of weights that were arriving (see Weights), when all are there.
     """
 
     on_device: bytes = b""

@@ -152,7 +152,8 @@ class EngineExecutor:
             self._set_context_ttls()
             self._embedder.turn()
             outputs = self._step()
-            self._news.tell(outputs, self._generations)  # before the ends of tasks, which settle what was expected
+            # Before the ends of tasks, which settle what was expected.
+            self._news.tell(outputs, self._generations, self._main.link)
             for output in outputs:
                 self._receive(output)
             for sequence_id in list(self._generations):

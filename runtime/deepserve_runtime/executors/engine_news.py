@@ -27,7 +27,8 @@ class OfTask(Protocol):
 
 
 class EngineNews:
-    """One EngineReport where a first token came or a task ended, and otherwise every PERIOD_S while there is work.
+    """One EngineReport where a first token came or an answer ended, and otherwise every PERIOD_S while there is work,
+    texts to be embedded among it: they take room from what was cached.
 
     And one whenever `send` is called.
     """
@@ -42,8 +43,8 @@ class EngineNews:
         self._begun: set[str] = set()
         """Sequences whose first token here has come; what goes on from another pod's tokens has one, too."""
 
-    def tell(self, outputs: Sequence[SequenceOutput], generations: Mapping[str, OfTask]) -> None:
-        """After a step. `generations`: by sequence id, those of `outputs` among them; one of their pods' links is used.
+    def tell(self, outputs: Sequence[SequenceOutput], generations: Mapping[str, OfTask], link: Link) -> None:
+        """After a step. `generations`: by sequence id, those of `outputs` among them that are answers.
 
         Raises LinkClosed.
         """
@@ -51,8 +52,8 @@ class EngineNews:
         began = [output for output in known if output.token_ids and output.sequence_id not in self._begun]
         self._begun = self._begun.intersection(generations).union(output.sequence_id for output in began)
         is_due = self._clock() - self._told_s >= PERIOD_S
-        if generations and (began or is_due or any(output.finished for output in known)):
-            link = next(iter(generations.values())).task.pod.link
+        has_work = bool(generations or outputs)
+        if has_work and (began or is_due or any(output.finished for output in known)):
             self.send(link, tuple(generations[output.sequence_id].task.key[0] for output in began))
 
     def send(self, link: Link, began: tuple[str, ...] = ()) -> None:
@@ -76,14 +77,15 @@ class EngineNews:
         if log is not None:
             log.clear()
         prompts = [record for record in records if record.prefill_tokens]
+        nexts = [record for record in records if record.decode_sequences]
         return EngineReport(
             on_device=on_device,
             on_host=on_host,
             in_file=in_file,
             gone=gone,
             began=began,
-            steps=len(records),
-            step_ms=sum(record.ms for record in records),
+            steps=len(nexts),
+            step_ms=sum(record.ms for record in nexts),
             prompt_tokens=sum(record.prefill_tokens for record in prompts),
             prompt_ms=sum(record.ms for record in prompts),
             pinned_blocks=self._engine.num_pinned_blocks,

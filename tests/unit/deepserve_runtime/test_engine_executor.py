@@ -274,7 +274,7 @@ def test_a_context_that_is_over_is_unpinned_behind_the_tasks_that_came_before(fo
     executor.set_context_ttl(SetContextTtl("ctx-1", 0.0))
     run_waiting(executor)
     assert executor._engine.num_pinned_blocks == 0
-    assert [report.pinned_blocks for report, _ in main_link(executor).of(EngineReport)] == [pinned, 0]
+    assert [report.pinned_blocks for report, _ in main_link(executor).of(EngineReport)] == [pinned, pinned, 0]
     chat = TokenizedPrompt([5] * 70, GenerationParams(max_tokens=2), context=PromptContext("ctx-1", 64, 600.0))
     executor.assign(FakePod().task(msgspec.to_builtins(chat), "t-2"))  # which was on its way at the deletion
     executor.set_context_ttl(SetContextTtl("ctx-1", 0.0))

@@ -39,14 +39,14 @@ class Told:
         self.engine = Engine(is_arriving)
         self.reports: list[EngineReport] = []
         self.news = EngineNews(self.engine, lambda: self.now_s)  # type: ignore[arg-type]
-        link = SimpleNamespace(send=self.reports.append)
-        task = SimpleNamespace(key=("task-1", 2), pod=SimpleNamespace(link=link))
+        self.link: Any = SimpleNamespace(send=self.reports.append)
+        task = SimpleNamespace(key=("task-1", 2))
         self.generations: Any = {"task-1/2": SimpleNamespace(task=task)}
 
     def __call__(self, num_output: int, finished: bool = False, sequence_id: str = "task-1/2") -> list[EngineReport]:
         output = SequenceOutput(sequence_id, (7,), "", finished, None, 40, num_output)
         self.reports.clear()
-        self.news.tell([output], self.generations)
+        self.news.tell([output], self.generations, self.link)
         return list(self.reports)
 
 
@@ -61,9 +61,22 @@ def test_first_tokens_and_ends_are_told_at_once_and_the_rest_now_and_then() -> N
     assert len(told(4, finished=True)) == 1
     assert told(1, sequence_id="dropped") == [], "nobody waits for it any more"
     assert {report.pinned_blocks for report in (first, periodic)} == {5}
+
+
+def test_texts_alone_are_told_now_and_then() -> None:
+    """They take room from what was cached, and their steps are none between two tokens of an answer."""
+    told = Told()
     told.generations = {}
-    told.now_s += 1.0
-    assert told(5) == []
+    told.engine.step_log.add(StepRecord(number=1, device_ms=500.0, prefill_tokens=400))
+    assert told(1, finished=True, sequence_id="text 0") == []
+    told.engine.relocations = [Relocation(A, None)]
+    told.now_s += 1.5 * PERIOD_S
+    [report] = told(1, finished=True, sequence_id="text 1")
+    assert (report.gone, report.began, report.steps, report.prompt_tokens) == (pack([A]), (), 0, 400)
+    told.now_s += 1.5 * PERIOD_S
+    told.reports.clear()
+    told.news.tell([], {}, told.link)
+    assert told.reports == [], "nothing is computed"
 
 
 def test_where_kv_is_now_by_its_latest_move() -> None:
@@ -83,7 +96,7 @@ def test_steps_since_the_last_report() -> None:
     told.engine.step_log.add(StepRecord(number=1, device_ms=50.0, prefill_tokens=40))
     told.engine.step_log.add(StepRecord(number=2, device_ms=5.0, decode_sequences=1))
     [report] = told(1)
-    assert (report.steps, report.step_ms, report.prompt_tokens, report.prompt_ms) == (2, 55.0, 40, 50.0)
+    assert (report.steps, report.step_ms, report.prompt_tokens, report.prompt_ms) == (1, 5.0, 40, 50.0)
     told.now_s += 1.0
     [report] = told(2)
     assert report.steps == 0

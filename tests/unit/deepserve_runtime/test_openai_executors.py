@@ -26,7 +26,7 @@ from deepserve_runtime.task import Task  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from flowserve.rtc.index import block_hashes  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
-from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
+from tests.unit.deepserve_runtime.fake_pod import FakeLink, FakePod  # noqa: E402
 
 T = TypeVar("T")
 CREDIT = {"credit": 64, "credit_bytes": 1 << 22}
@@ -42,7 +42,9 @@ class Executors:
 
     def __init__(self, folder: Path) -> None:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=self._inbox)))
+        self.link = FakeLink()
+        """The pods', beside those of their tasks."""
+        threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=self._inbox, link=self.link)))
         spec = FunctionSpec("models", "tiny", "model", CodeRef("builtin", "", ""), model=ModelSpec("tiny", str(folder)))
         self.tokenizer = TokenizerExecutor(spec, threads)
         self.engine = EngineExecutor(spec, threads)
@@ -175,11 +177,12 @@ def test_the_tokenizer_names_beginnings_as_the_engine_reports_them(executors: Ex
     assert about is not None and len(about.beginnings()) == about.num_tokens // 32 > 1
     [prompt] = result(prompts, OpenAIPrompts).prompts
     assert (about.beginnings() == unpack(pack(block_hashes(prompt.token_ids, 32)))) == (salt is None)
-    pod, task = executors.assign(
+    _, task = executors.assign(
         executors.engine, "openai.completions", result(prompts, OpenAIPrompts), kind="stream", **CREDIT
     )
+    executors.link.sent.clear()
     executors.run()
-    reports = [report for report, _ in pod.link.of(EngineReport)]
+    reports = [report for report, _ in executors.link.of(EngineReport)]
     assert set(about.beginnings()) <= {name for report in reports for name in unpack(report.on_device)}
     assert [report.began for report in reports if report.began] == [(task.key[0],)]
     assert sum(report.prompt_tokens for report in reports) == about.num_tokens

@@ -19,7 +19,7 @@ from deepserve_runtime.executors.engine import EngineExecutor  # noqa: E402
 from deepserve_runtime.executors.journal import Journal  # noqa: E402
 from deepserve_runtime.task_threads import TaskThreads  # noqa: E402
 from tests.tiny_models import make_model  # noqa: E402
-from tests.unit.deepserve_runtime.fake_pod import FakePod  # noqa: E402
+from tests.unit.deepserve_runtime.fake_pod import FakeLink, FakePod  # noqa: E402
 
 ARGUMENTS = {
     "type": "object",
@@ -39,7 +39,7 @@ CALL = {
 def executor(tmp_path_factory: pytest.TempPathFactory) -> EngineExecutor:
     folder: Path = make_model(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox)))
+    threads = cast(TaskThreads, SimpleNamespace(main=SimpleNamespace(inbox=inbox, link=FakeLink())))
     spec = FunctionSpec("models", "tiny", "model", CodeRef("builtin", "", ""), model=ModelSpec("tiny", str(folder)))
     made = EngineExecutor(spec, threads)
     made.load()
