@@ -107,8 +107,10 @@ class Client:
         depends_on: tuple[str, ...] = (),
         is_awaited: bool = False,
         context_id: str = "",
+        timeout_s: float = 0.0,
     ) -> Inbox:
-        """Start a request; returns without a round trip. `is_awaited`: `waiting.for_end` follows at once."""
+        """Start a request; returns without a round trip. `is_awaited`: `waiting.for_end` follows at once. timeout_s:
+        where positive, in place of the function's own."""
         self.define(definition)
         request_id = f"rq-{self.client_id}-{next(self._numbers)}"
         task = _context.current_task.get() if self.is_pod else None
@@ -124,7 +126,7 @@ class Client:
                     kind,
                     method,
                     task.task_id if task is not None else "",
-                    0.0,
+                    timeout_s,
                     keep,
                     value,
                     depends_on,

@@ -90,6 +90,7 @@ class Model:
         }
         self.name = name
         self._is_found = False
+        self._timeout_s = 0.0
         self._options = merge_options(Options(), f"Model {name!r}", given)
         self._check("tensor_parallel", tensor_parallel, isinstance(tensor_parallel, int) and tensor_parallel >= 1)
         is_length = max_model_len is None or (isinstance(max_model_len, int) and max_model_len >= 1)
@@ -116,10 +117,27 @@ class Model:
         model = Model.__new__(Model)
         model.name = name
         model._is_found = True
+        model._timeout_s = 0.0
         model._options = Options(name=name, resources=found.resources, scaling=found.scaling)
         model._engine = found.model
         model._source = ModelSource(found.model.source, "", "")
         model.source = found.model.source  # a folder of the machine that the pods run on
+        return model
+
+    def with_options(self, *, timeout: float | None, **unknown: Never) -> Model:
+        """This model, on the same pods, whose requests may each run for `timeout` seconds; None: for an hour, as ever.
+
+        One that runs longer raises FunctionTimeout, and the engine drops it. Waiting for a pod does not count, a
+        stream's reader that lets it wait does. Raises InvalidOption. (Functions: `with_options`.)
+        """
+        if unknown:
+            option = next(iter(unknown))
+            raise InvalidOption(f"Model {self.name!r}: with_options takes timeout=; {option}= makes another Model")
+        given = {} if timeout is None else {"timeout": timeout}
+        timeout_s = merge_options(Options(timeout_s=0.0), f"Model {self.name!r}", given).timeout_s
+        model = Model.__new__(Model)
+        model.__dict__.update({name: value for name, value in self.__dict__.items() if name != "to_pods"})
+        model._timeout_s = timeout_s
         return model
 
     def __repr__(self) -> str:
@@ -127,6 +145,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = {"name": self.name, "_is_found": self._is_found, "_options": self._options}
+        state["_timeout_s"] = self._timeout_s
         state |= {"_engine": self._engine, "_source": self._source}
         try:
             state["source"] = self.source  # elsewhere the current folder is another one
@@ -195,7 +214,7 @@ class Model:
     @cached_property
     def to_pods(self) -> ClientRequests:
         """Requests that no script of a test answers."""
-        return ClientRequests(*self.definitions())
+        return ClientRequests(*self.definitions(), self._timeout_s)
 
     @property
     def generate(self) -> GenerateVerb:
@@ -282,6 +301,8 @@ def _no_option(name: str, unknown: str) -> InvalidOption:
     options = [*(Model.__init__.__kwdefaults__ or {})]
     nearest = difflib.get_close_matches(unknown, options, n=1)
     meant = f" (perhaps {nearest[0]})" if nearest else ""
+    if unknown == "timeout":
+        meant = " (llm.with_options(timeout=...) limits its requests)"
     return InvalidOption(f"Model {name!r}: there is no option {unknown!r}{meant}; there are {', '.join(options)}")
 
 

@@ -37,11 +37,13 @@ METHODS: dict[type[Any], str] = {
 
 
 class ClientRequests:
-    """ModelRequests to one model: it and its tokenizer are made known to the controller before the first."""
+    """ModelRequests to one model: it and its tokenizer are made known to the controller before the first. timeout_s:
+    how long each may run, where positive."""
 
-    def __init__(self, model: Definition, tokenizer: Definition) -> None:
+    def __init__(self, model: Definition, tokenizer: Definition, timeout_s: float = 0.0) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._timeout_s = timeout_s
 
     def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
         return self._ask(value, verb, Generated, context_id)
@@ -96,7 +98,9 @@ class ClientRequests:
         client.define(self._tokenizer)
         described = Value("msgpack", len(payload))
         method = METHODS[type(value)]
-        inbox = client.open_request(self._model, kind, described, payload, method=method, context_id=context_id)
+        inbox = client.open_request(
+            self._model, kind, described, payload, method=method, context_id=context_id, timeout_s=self._timeout_s
+        )
         return _Request(client, inbox, self._model.label)
 
 

@@ -64,6 +64,10 @@ def params_of(
     """`given` (a `known`) as the engine takes it. Raises InvalidOption naming `verb` and the option."""
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
+        if name == "timeout":
+            owner, _, method = verb.rpartition(".")
+            text = f"{owner}.with_options(timeout=...).{method}(...) limits how long a request may run"
+            raise InvalidOption(f"{verb}: there is no option 'timeout': {text}")
         if name not in known.__annotations__:
             raise InvalidOption(f"{verb}: there is no option {name!r}; there are {', '.join(known.__annotations__)}")
     if isinstance(options.get("stop"), str):

@@ -75,6 +75,18 @@ def test_many_at_once(llm: deepserve.Model) -> None:
     assert asyncio.run(gathered()) == alone
 
 
+def test_a_request_over_its_time_ends_in_the_engine_too(llm: deepserve.Model) -> None:
+    hurried = llm.with_options(timeout=0.01)  # for 450 tokens
+    for _ in range(ENGINE_SEATS + 8):  # more than an engine has slots, were they not given back
+        with pytest.raises(deepserve.FunctionTimeout) as caught:
+            hurried.generate("hi", max_tokens=450, ignore_eos=True)
+        assert caught.value.clock == "run"
+    with pytest.raises(deepserve.FunctionTimeout):
+        for _piece in hurried.stream("hi", max_tokens=450, ignore_eos=True):
+            pass
+    assert llm.with_options(timeout=600).chat("hi", max_tokens=4, temperature=0).usage.completion_tokens == 4
+
+
 def test_leaving_a_stream_early_frees_the_model(llm: deepserve.Model) -> None:
     for _ in range(ENGINE_SEATS + 8):  # more than an engine has slots, were they not given back
         for _piece in llm.stream("hi", temperature=1.0, seed=1):

@@ -426,6 +426,28 @@ def test_answers_that_cannot_be_asked_for(llm: Model, options: Any) -> None:
         llm.stream("hi", **options)
 
 
+def test_a_request_runs_as_long_as_its_model_is_told(controller: Controller, llm: Model) -> None:
+    controller.answers = [Generated("yes", "stop", 3, 1)] * 4
+    hurried = pickle.loads(pickle.dumps(llm.with_options(timeout=2.5)))
+    for model in (llm, hurried, hurried.with_options(timeout=None)):
+        assert model.chat("hi").text == "yes"
+    assert "".join(hurried.stream("hi")) == ""
+    assert [opened.timeout_s for opened in controller.sent_of(OpenRequest)] == [0.0, 2.5, 0.0, 2.5]
+    assert hurried.definitions() == llm.definitions(), "its pods are the same ones"
+
+
+def test_a_time_that_is_none_and_where_one_is_given_is_said(llm: Model) -> None:
+    for timeout in (0, -1, "soon", True):
+        with pytest.raises(InvalidOption, match="Model 'tiny': timeout="):
+            llm.with_options(timeout=timeout)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=r"with_options takes timeout=; memory= makes another Model"):
+        llm.with_options(timeout=1, memory=512)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=r"llm.chat: .*: llm.with_options\(timeout=\.\.\.\).chat"):
+        llm.chat("hi", timeout=1)  # type: ignore[call-overload]
+    with pytest.raises(InvalidOption, match=r"'timeout' \(llm.with_options\(timeout="):
+        Model("tiny", source="x", timeout=1)  # type: ignore[arg-type]
+
+
 def test_an_answer_that_no_model_says_is_named_where_it_is_scripted() -> None:
     scripts = Scripts()
     try:
