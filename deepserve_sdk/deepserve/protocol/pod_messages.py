@@ -188,8 +188,9 @@ class EngineReport(Message, frozen=True):
 
     on_device, on_host, in_file, gone: names of beginnings (see PromptBlocks) by where their KV is now. began: tasks
     whose first token came. steps, step_ms: of those in which sequences got their next tokens. prompt_tokens, prompt_ms:
-    computed for prompts, and the time of the steps that computed some. pinned_blocks: of KV, which contexts keep on the
-    device. read_ms: once, of weights that were arriving (see Weights), when all are there.
+    computed for prompts, and the time of the steps that computed some. (Of an engine's first step none of these.)
+    pinned_blocks: of KV, which contexts keep on the device. read_ms: once, of weights that were arriving (see Weights),
+    when all are there.
     """
 
     on_device: bytes = b""

@@ -38,8 +38,6 @@ class EngineNews:
         self._clock = clock
         self._told_s = clock()
         self._is_arriving = engine.is_arriving
-        if engine.step_log is not None:
-            engine.step_log.clear()  # of a first step, which says nothing of the next ones
         self._begun: set[str] = set()
         """Sequences whose first token here has come; what goes on from another pod's tokens has one, too."""
 
@@ -73,7 +71,8 @@ class EngineNews:
             where.setdefault(tier, []).append(prefix)
         on_device, on_host, in_file, gone = (pack(where.get(tier, ())) for tier in (*Tier, None))
         log = self._engine.step_log
-        records = log.records() if log is not None else []
+        # The first step of all, an executor's own or a request's, says nothing of the next ones.
+        records = [record for record in log.records() if record.number > 1] if log is not None else []
         if log is not None:
             log.clear()
         prompts = [record for record in records if record.prefill_tokens]

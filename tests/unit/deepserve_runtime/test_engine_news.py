@@ -67,7 +67,7 @@ def test_texts_alone_are_told_now_and_then() -> None:
     """They take room from what was cached, and their steps are none between two tokens of an answer."""
     told = Told()
     told.generations = {}
-    told.engine.step_log.add(StepRecord(number=1, device_ms=500.0, prefill_tokens=400))
+    told.engine.step_log.add(StepRecord(number=2, device_ms=500.0, prefill_tokens=400))
     assert told(1, finished=True, sequence_id="text 0") == []
     told.engine.relocations = [Relocation(A, None)]
     told.now_s += 1.5 * PERIOD_S
@@ -93,13 +93,24 @@ def test_where_kv_is_now_by_its_latest_move() -> None:
 
 def test_steps_since_the_last_report() -> None:
     told = Told()
-    told.engine.step_log.add(StepRecord(number=1, device_ms=50.0, prefill_tokens=40))
-    told.engine.step_log.add(StepRecord(number=2, device_ms=5.0, decode_sequences=1))
+    told.engine.step_log.add(StepRecord(number=2, device_ms=50.0, prefill_tokens=40))
+    told.engine.step_log.add(StepRecord(number=3, device_ms=5.0, decode_sequences=1))
     [report] = told(1)
     assert (report.steps, report.step_ms, report.prompt_tokens, report.prompt_ms) == (1, 5.0, 40, 50.0)
     told.now_s += 1.0
     [report] = told(2)
     assert report.steps == 0
+
+
+def test_a_first_step_says_nothing_of_the_next_ones() -> None:
+    """It starts threads and touches all weights, for a request that did not wait for one of the executor's own."""
+    told = Told()
+    told.engine.step_log.add(StepRecord(number=1, device_ms=900.0, prefill_tokens=40))
+    [report] = told(1)
+    assert (report.steps, report.prompt_tokens, report.prompt_ms) == (0, 0, 0.0)
+    told.engine.step_log.add(StepRecord(number=2, device_ms=50.0, prefill_tokens=40))
+    [report] = told(1, finished=True)
+    assert (report.prompt_tokens, report.prompt_ms) == (40, 50.0)
 
 
 def test_a_sequence_that_goes_on_from_tokens_of_another_pod_begins_too() -> None:
