@@ -18,7 +18,7 @@ from deepserve._model_request import ModelRequests
 from deepserve._model_source import ModelSource
 from deepserve._model_verbs import CacheVerb, ChatVerb, EmbedVerb, GenerateVerb, StreamVerb
 from deepserve._options import UNSET, Options, merge_options
-from deepserve.errors import InvalidOption, ModelLoadError
+from deepserve.errors import InvalidOption, ModelError, ModelLoadError
 from deepserve.protocol.model_io import ENGINE_SEATS, TOKENIZER_SEATS
 from deepserve.protocol.specs import CodeRef, FunctionSpec, ModelSpec, Scaling, function_id
 from deepserve.settings import current_settings
@@ -210,6 +210,15 @@ class Model:
 
             return ScriptedRequests(scripts, self.name, lambda: self.to_pods)
         return self.to_pods
+
+    def refuse_script(self, verb: str) -> None:
+        """Raises ModelError where a test has scripted the model, for a verb that no script answers."""
+        if scripts := current_settings().scripted_models:
+            from deepserve._scripted_requests import ScriptedRequests
+
+            if ScriptedRequests(scripts, self.name, lambda: self.to_pods).is_scripted:
+                only = "a script answers generate, chat, stream and agents only"
+                raise ModelError(f"{verb}: the test has scripted model {self.name!r}, and {only}")
 
     @cached_property
     def to_pods(self) -> ClientRequests:

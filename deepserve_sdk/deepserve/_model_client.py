@@ -49,30 +49,30 @@ class ClientRequests:
         return self._ask(value, verb, Generated, context_id)
 
     async def ask_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
-        return await self._ask_aio(value, Generated, context_id)
+        return await self._ask_aio(value, verb, Generated, context_id)
 
     def cache(self, value: ContextInput, verb: str) -> Generated:
         return self._ask(value, verb, Generated, value.context_id)
 
     async def cache_aio(self, value: ContextInput, verb: str) -> Generated:
-        return await self._ask_aio(value, Generated, value.context_id)
+        return await self._ask_aio(value, verb, Generated, value.context_id)
 
     def embed(self, value: EmbedInput, verb: str) -> Embedded:
         return self._ask(value, verb, Embedded)
 
     async def embed_aio(self, value: EmbedInput, verb: str) -> Embedded:
-        return await self._ask_aio(value, Embedded)
+        return await self._ask_aio(value, verb, Embedded)
 
     def stream(self, value: ModelInput, verb: str, context_id: str = "") -> Deltas:
         refuse_on_loop(verb)
-        return Deltas(self._open(value, "stream", context_id))
+        return Deltas(self._open(value, verb, "stream", context_id))
 
     def stream_aio(self, value: ModelInput, verb: str, context_id: str = "") -> Deltas:
-        return Deltas(self._open(value, "stream", context_id))
+        return Deltas(self._open(value, verb, "stream", context_id))
 
     def _ask(self, value: AnyInput, verb: str, kind: type[T], context_id: str = "") -> T:
         refuse_on_loop(verb)
-        request = self._open(value, "call", context_id)
+        request = self._open(value, verb, "call", context_id)
         try:
             while not request.inbox.is_over:
                 request.client.waiting.for_news(request.inbox)
@@ -80,8 +80,8 @@ class ClientRequests:
         finally:
             request.end()
 
-    async def _ask_aio(self, value: AnyInput, kind: type[T], context_id: str = "") -> T:
-        request = self._open(value, "call", context_id)
+    async def _ask_aio(self, value: AnyInput, verb: str, kind: type[T], context_id: str = "") -> T:
+        request = self._open(value, verb, "call", context_id)
         try:
             while not request.inbox.is_over:
                 await request.client.waiting.for_news_async(request.inbox)
@@ -89,9 +89,13 @@ class ClientRequests:
         finally:
             request.end()
 
-    def _open(self, value: AnyInput, kind: RequestKind, context_id: str) -> _Request:
+    def _open(self, value: AnyInput, verb: str, kind: RequestKind, context_id: str) -> _Request:
         try:
             payload = msgspec.msgpack.encode(value)
+        except UnicodeEncodeError:
+            from deepserve_http.lone_surrogates import find_lone_surrogate  # few need it
+
+            raise SerializationError(f"{verb}: {find_lone_surrogate(msgspec.to_builtins(value))}") from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SerializationError(f"{self._model.label}: messages and tools must be plain data: {error}") from None
         client = current_client(self._model.spec.environment if self._model.spec is not None else "")

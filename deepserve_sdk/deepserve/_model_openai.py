@@ -43,6 +43,7 @@ class OpenAIVerb:
         return client
 
     def _address(self) -> dict[str, str]:
+        self._model.refuse_script("llm.openai")
         client = current_client(self._model.spec.environment)
         for definition in self._model.definitions():
             client.define(definition)

@@ -134,9 +134,11 @@ class EmbedVerb:
         self._model = model
 
     def __call__(self, texts: Texts, *, truncate: bool = False) -> list[list[float]]:
+        self._model.refuse_script(EMBED)
         return self._model.to_pods.embed(embed_input(texts, truncate), EMBED).vectors
 
     async def aio(self, texts: Texts, *, truncate: bool = False) -> list[list[float]]:
+        self._model.refuse_script(EMBED)
         return (await self._model.to_pods.embed_aio(embed_input(texts, truncate), EMBED)).vectors
 
 

@@ -45,6 +45,10 @@ class ScriptedRequests:
         self._model = model
         self._others = others
 
+    @property
+    def is_scripted(self) -> bool:
+        return self._send(Asked(self._model)) is not None
+
     def ask(self, value: ModelInput, verb: str, context_id: str = "") -> Generated:
         generated = self._ask_all(value)
         return self._others().ask(value, verb, context_id) if generated is None else generated
@@ -62,11 +66,10 @@ class ScriptedRequests:
         return self._others().stream_aio(value, verb, context_id) if generated is None else ScriptedDeltas(generated)
 
     def cache(self, value: ContextInput, verb: str) -> Generated:
-        return self._others().cache(value, verb) if self._send(Asked(self._model)) is None else NOTHING_SAID
+        return NOTHING_SAID if self.is_scripted else self._others().cache(value, verb)
 
     async def cache_aio(self, value: ContextInput, verb: str) -> Generated:
-        is_scripted = self._send(Asked(self._model)) is not None
-        return NOTHING_SAID if is_scripted else await self._others().cache_aio(value, verb)
+        return NOTHING_SAID if self.is_scripted else await self._others().cache_aio(value, verb)
 
     def _ask_all(self, value: ModelInput) -> Generated | None:
         """Each of the n answers is one of the script."""

@@ -115,7 +115,8 @@ def _look_up(module: types.ModuleType, qualname: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise AttributeError(f"{module.__name__} has no {qualname!r} when it is imported in a pod") from None
+            why = "what stands under `if __name__ == '__main__':` is not there: define it at the top level of the file"
+            raise AttributeError(f"{module.__name__} has no {qualname!r} when a pod imports it; {why}") from None
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from deepserve_http import body as slow_body
+from deepserve_http.lone_surrogates import lone_surrogate_in_json
 
 from .api_error import ApiError, invalid
 
@@ -44,6 +45,8 @@ def decode_body(body: bytes, kind: type[T]) -> T:
         text = str(error)
         raise invalid(text, _param(text)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if found := lone_surrogate_in_json(body):
+            raise invalid(str(found), found.place or None) from None
         raise invalid(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None

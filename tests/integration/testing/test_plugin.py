@@ -261,6 +261,14 @@ def test_a_context(scripted_model):
     assert asyncio.run(llm.chat.aio("last", context=asyncio.run(llm.cache.aio("rules")))).text == "two"
     assert len(said.asked) == 2
 
+def test_what_no_script_answers(scripted_model):
+    scripted_model(llm, [])
+    for verb, ask in (("embed", lambda: llm.embed("a")), ("openai", llm.openai)):
+        with pytest.raises(deepserve.ModelError, match=f"llm.{verb}: the test has scripted model 'tiny'"):
+            ask()
+    with pytest.raises(deepserve.ModelError, match="scripted"):
+        asyncio.run(llm.embed.aio("a"))
+
 def test_an_agent(scripted_model):
     scripted_model(llm, [tool_call("add", a=2, b=3), "it is 5"])
     assert deepserve.Agent("clerk", model=llm, tools=[add]).run("2 + 3?").output == "it is 5"
@@ -289,7 +297,7 @@ def test_wrong(scripted_model):
         scripted_model(llm, "one")
 """,
     )
-    done.assert_outcomes(passed=7, errors=1)
+    done.assert_outcomes(passed=8, errors=1)
     done.stdout.fnmatch_lines(["*1 of the 2 scripted answers of model 'tiny' were not asked for*"])
 
 

@@ -330,7 +330,11 @@ def test_wrong_use_is_said_before_anything_is_sent(controller: Controller, llm: 
             llm.chat(messages)  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         llm.generate([1])  # type: ignore[arg-type]
-    for content in (object(), "caf\udce9", 10**40):
+    with pytest.raises(SerializationError, match=r"llm.chat: messages\[1\].content holds the lone surrogate '.udce9'"):
+        llm.chat([{"role": "system", "content": "a"}, {"role": "user", "content": "caf\udce9"}])
+    with pytest.raises(SerializationError, match="llm.generate: prompt holds the lone surrogate"):
+        llm.generate("\ud83d")
+    for content in (object(), 10**40):
         with pytest.raises(SerializationError, match="plain data"):
             llm.chat([{"role": "user", "content": content}])
     for texts in (b"abc", [b"abc"], ["a", bytearray(b"abc")]):

@@ -83,6 +83,17 @@ def test_the_script_is_imported_under_its_files_name_and_is_main_too(bundle: Pat
     assert run(bundle, code) == ["app", False, True, True]
 
 
+def test_what_is_not_there_in_a_pod_is_said_with_the_reason(bundle: Path) -> None:
+    (bundle / "d" / "guarded.py").write_text("if __name__ == '__main__':\n    def f(): ...\n")
+    code = """
+        try:
+            load("guarded", "f", main="guarded")
+        except AttributeError as error:
+            show(str(error))
+    """
+    assert "what stands under `if __name__ == '__main__':` is not there" in run(bundle, code)
+
+
 def test_main_as_a_modules_name_is_the_script(bundle: Path) -> None:
     assert run(bundle, 'show(load("__main__", "f", main="app")())') == "app"
 

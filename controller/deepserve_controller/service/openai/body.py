@@ -12,6 +12,7 @@ from deepserve.protocol.sampling_bounds import out_of_bounds
 from deepserve_controller.service.connection import BODY_PATIENCE_S
 from deepserve_controller.service.openai.fault import Fault, invalid
 from deepserve_http import body as slow_body
+from deepserve_http.lone_surrogates import lone_surrogate_in_json
 
 T = TypeVar("T")
 MAX_BODY_BYTES = 32 << 20
@@ -93,6 +94,8 @@ def decode(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise invalid(str(error), _param(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if found := lone_surrogate_in_json(body):
+            raise invalid(str(found), found.place or None) from None
         raise invalid(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
