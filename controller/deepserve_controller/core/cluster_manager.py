@@ -272,7 +272,7 @@ class ClusterManager:
             return
         pool = self._pools[pod.function_id]
         self.startups.pod_ready(pod, pool.spec, event.weights, now_s)
-        self._scaler.pod_told(pod, pool, event)
+        self._scaler.pod_ready(pod, pool, event, now_s)
         pool.note_ready(pod, max(1, event.slots), now_s)
         pod.idle_since_s = now_s
         self.templates.note_ready(pool, pod, event, now_s)

@@ -85,8 +85,8 @@ class PodFailures:
         failure = Failure("ended", f"{pod.pod_id} ended while {pod.doing}: {text}")
         if (pool := self._pools.get(pod.function_id)) is not None:
             pool.note_gone(pod, now_s)
-        self._replace(pod, pod.state, pod.since_s, now_s, failure)
         self._templates.note_gone(pod, pool, now_s)
+        self._replace(pod, pod.state, pod.since_s, now_s, failure)
         self._scaler.use_room(now_s)
 
     def _replace(self, pod: PodRecord, state: PodState, began_s: float, now_s: float, failure: Failure) -> None:
@@ -105,4 +105,6 @@ class PodFailures:
             self._scaler.moves.target_failed(pod.pod_id, failure.text, now_s)
         elif state == "starting" or state == "binding":
             self.note(pool, pod.pod_id, began_s, now_s, failure)
+        # First who waits longer: it may have been ended for them, and would take its memory back each time.
+        self._scaler.use_room(now_s)
         self._scaler.scale(pool, now_s)

@@ -235,7 +235,13 @@ class Scaler:
         self.memory.note_overdrawn()
         self.repay(now_s)
 
-    def pod_told(self, pod: PodRecord, pool: FunctionPool, event: events.ExecutorReady) -> None:
+    def pod_ready(self, pod: PodRecord, pool: FunctionPool, event: events.ExecutorReady, now_s: float) -> None:
+        """It may turn out to be idle when what waits for it was sent, and be asked for its memory then."""
+        self._pod_told(pod, pool, event)
+        for waiting in self.short.values():
+            self._alarms.set(now_s, "retry", waiting)
+
+    def _pod_told(self, pod: PodRecord, pool: FunctionPool, event: events.ExecutorReady) -> None:
         """It is loaded: what it claims is what it has taken, where it was the first to know."""
         memory, claims = event.memory, self.memory.claims
         if pool.spec.kind != "model" or pool.spec.resources.memory_mib or not memory.kv_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def test_models_divide_a_small_host(large_context: Path, monkeypatch: pytest.Mon
         assert claimed_mib() <= USABLE_MIB
         assert any(pod["is_asleep"] for pod in describe(one)["pods"]), "it got a part of what the other one had"
         assert one.generate("hi", max_tokens=5, temperature=0) == answer
+
+
+def test_models_that_do_not_fit_together_answer_all_who_ask_at_once(
+    large_context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for the template of one, a pod of it and a tokenizer."""
+    monkeypatch.setenv("DEEPSERVE_HOST_MEMORY", "640")
+    models = [deepserve.Model(name, source=large_context) for name in ("one", "two")]
+
+    def ask(model: deepserve.Model) -> list[str]:
+        return [model.generate("hi", max_tokens=5, temperature=0) for _ in range(4)]
+
+    with LocalEngine(), ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(ask, model) for model in models for _ in range(3)]
+        assert len({text for each in answers for text in each.result(timeout=120)}) == 1
 
 
 def test_a_model_that_cannot_fit_is_refused_with_what_it_needs(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from deepserve.protocol.messages import PodMemory, Weights
-from deepserve_controller.core.actions import StartTemplate, StopTemplate
-from deepserve_controller.core.events import TemplateFailed, TemplateReady
+from deepserve_controller.core.actions import StartPod, StartTemplate, StopTemplate
+from deepserve_controller.core.events import PodDrained, PodLost, TemplateFailed, TemplateReady
 from tests.unit.deepserve_controller.harness import of_type, only
 from tests.unit.deepserve_controller.small_host import SmallHost
 from tests.unit.deepserve_controller.test_memory_claims import MIB, Models
@@ -48,3 +48,29 @@ def test_what_can_never_fit_says_so_where_nobody_waits_for_it() -> None:
     view = host.core.function_view("a")
     assert view is not None and "a pod of app/a needs 1312 MiB" in view.broken_because
     assert host.used_mib == 0
+
+
+def test_a_pod_that_is_ready_for_nobody_any_more_gives_its_memory_to_who_waits() -> None:
+    """It was never busy, so it will not fall idle either."""
+    host = Models(1300)
+    for name in ("a", "b"):
+        host.model(name, checkpoint=300, max_pods=1)
+    [start] = host.loaded(only(host.ask("a"), StartTemplate), weights=300)
+    assert not of_type(host.ask("b"), StartTemplate), "it waits for room"
+    host.ask("a", 0)
+    host.up(start, "a")
+    host.advance(0.001)
+    assert host.states()[start.pod_id] in ("draining", "stopped")
+
+
+def test_who_gave_its_pod_to_a_model_that_waits_does_not_take_the_memory_back() -> None:
+    """Each would start anew when it is its turn, and be ended for the other before it has served anybody."""
+    host = Models(1250)
+    for name in ("a", "b"):
+        host.model(name, checkpoint=300, max_pods=1)
+    start = host.serve("a", weights=300)
+    assert not of_type(host.ask("b"), StartTemplate)
+    assert not of_type(host.ask("a"), StartPod), "there is too little for one more pod"
+    host(PodDrained(start.pod_id))
+    actions = host(PodLost(start.pod_id, "", 0))
+    assert only(actions, StartTemplate).function_id == "b" and not of_type(actions, StartPod)
