@@ -15,6 +15,7 @@ from deepserve_runtime.executors.flowserve_parts import (
     host_bytes,
     known_folder,
     local_folder,
+    resident_bytes,
 )
 from deepserve_runtime.executors.loaded_engine import engine_config, loading
 
@@ -22,7 +23,8 @@ from deepserve_runtime.executors.loaded_engine import engine_config, loading
 def check_definition(spec: FunctionSpec) -> bool:
     """Before a model is deployed, in a pod on the machine that is to run it: nothing is fetched for it.
 
-    Whether it is there: a model of the hub that has to be fetched passes. Raises ModelLoadError, InvalidModelOption.
+    What this process takes, which has no torch, is the least that one with the model takes. Whether the model is there:
+    one of the hub that has to be fetched passes. Raises ModelLoadError, InvalidModelOption.
     """
     assert spec.model is not None
     with loading(spec.model):
@@ -30,7 +32,7 @@ def check_definition(spec: FunctionSpec) -> bool:
     if folder is None:
         return False
     resources = Resources(memory_mib=spec.resources.memory_mib)  # which devices there are is the controller's to know
-    return check_options(folder, msgspec.structs.replace(spec, resources=resources))
+    return check_options(folder, msgspec.structs.replace(spec, resources=resources), resident_bytes())
 
 
 def check_options(folder: Path, spec: FunctionSpec, process_bytes: int = 0) -> bool:

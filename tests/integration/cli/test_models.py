@@ -194,6 +194,8 @@ def test_what_has_to_be_fetched_is_said_before_it_is_missed(shell: Shell, folder
     done = shell.run("model", "deploy", "small", "tinny", "--json")
     assert (done.returncode, json.loads(done.stdout)["name"]) == (0, "small"), done
     assert "no folder 'tinny'" in done.stderr and "deepserve model pull tinny" in done.stderr
+    done = shell.run("model", "deploy", "other", "weights/tiny", "--memory", "10")
+    assert (done.returncode, "memory=10 MiB is too small: at least" in done.stderr) == (2, True), done
     words = ("--memory", "600", "--accelerator", "gpu", "--accelerator", "cpu")
     done = shell.run("model", "deploy", "small", "weights/tiny", *words)
     assert (done.returncode, done.stderr) == (0, ""), done

@@ -47,7 +47,10 @@ def test_a_model_larger_than_the_host(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"memory_mib": 1, "max_model_len": 4096}, "memory=1 MiB is too small: at least 4 MiB are needed"),
     ],
 )
-def test_an_option_is_named_with_its_limit(folder: Path, spec: dict[str, Any], says: str) -> None:
+def test_an_option_is_named_with_its_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(model_options, "resident_bytes", lambda: 0)
     for check in (lambda spec: check_options(folder, spec), check_definition):
         with pytest.raises(InvalidModelOption) as caught:
             check(spec_of(folder, **spec))
@@ -63,6 +66,13 @@ def test_a_process_counts_where_it_is_to_hold_the_model(folder: Path) -> None:
         InvalidModelOption, match=r"memory=300 MiB is too small: at least 401 MiB .* process of 400 MiB"
     ):
         check_options(folder, spec_of(folder, memory_mib=300), 400 << 20)
+
+
+def test_before_a_deploy_a_process_without_torch_is_the_least(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_options, "resident_bytes", lambda: 40 << 20)
+    assert check_definition(spec_of(folder, memory_mib=42))
+    with pytest.raises(InvalidModelOption, match="memory=10 MiB is too small: at least 41 MiB .* process of 40 MiB"):
+        check_definition(spec_of(folder, memory_mib=10))
 
 
 def test_before_a_deploy_devices_are_not_judged_and_nothing_is_fetched(
