@@ -53,6 +53,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     """Where its latest pods came from, and why."""
     short_reason: str = ""
     """Why the pods that it wants do not start; empty while they may."""
+    short_s: float = 0.0
+    """Since when that is so."""
     is_removed: bool = False
     """Its pods are given up; only a late timer can still hold it."""
     is_broken: bool = False

@@ -26,6 +26,8 @@ ASLEEP_SHARE = 0.4
 """Of what a pod takes awake beside its KV, which it gives back: of a 0.6B model at 8 bits 235 of 620 MB, most of it
 weights in the page cache."""
 END = Parking(0, "")
+TURN_S = 30.0
+"""Who has no pod waits so long for one that falls idle; then a busy function, even of one pod, lets it have a turn."""
 
 
 class HostMemory:
@@ -151,7 +153,7 @@ class HostMemory:
         """Who gives `missing_mib` to `asking`, in this order: nobody's pods; idle pods of other functions, the longest
         idle first: those that may sleep do so, of the others what is beyond their `min_pods` ends; then what sleeps
         ends too; and where `asking` has no pod at all, one busy pod of the function that has the most, if it keeps
-        one. None whose share the others make up for."""
+        one, or after TURN_S one whose end is enough. None whose share the others make up for."""
         givers: dict[str, tuple[PodRecord, Parking]] = {}
         idle = idle_pods(asking, pools)
         ends = [(pod, END) for pod in unbound]
@@ -160,7 +162,8 @@ class HostMemory:
         spare = set(beyond_least(asking, pools))
         sleepers = [(pod, parking) for pod, parking in parked if parking.level]
         enders = [(pod, parking) for pod, parking in [*parked, *asleep] if not parking.level and pod.pod_id in spare]
-        for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in busy_pod(asking, pools))]:
+        busy = busy_pod(asking, pools) or self._turn(asking, pools, missing_mib, now_s)
+        for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in busy)]:
             if missing_mib <= 0:
                 break
             before = self._gift_mib(pod, givers[pod.pod_id][1]) if pod.pod_id in givers else 0
@@ -172,6 +175,22 @@ class HostMemory:
                 del givers[pod.pod_id]
                 missing_mib += gift_mib
         return list(givers.values())
+
+    def _turn(
+        self, asking: FunctionPool | None, pools: Mapping[str, FunctionPool], missing_mib: int, now_s: float
+    ) -> list[PodRecord]:
+        """One busy pod that leaves enough, with the template that nobody else uses; one at a time."""
+        is_due = asking is not None and not asking.pods and now_s >= asking.short_s + TURN_S
+        if not is_due or self.leaving_mib():
+            return []
+        for pool in pools.values():
+            busy = [pod for pod in pool.pods.values() if pod.state == "bound" and pod.is_busy]
+            if busy and len(pool.pods) > pool.min_pods:
+                has_template = len(pool.pods) == 1 and self._templates.has(pool.function_id)
+                shared_mib = self.template_mib(pool) if has_template else 0
+                if self.claimed_mib(busy[-1]) + shared_mib >= missing_mib:
+                    return busy[-1:]
+        return []
 
     def _gift_mib(self, pod: PodRecord, parking: Parking) -> int:
         has_mib = self.total_mib([pod])

@@ -18,7 +18,7 @@ from deepserve_controller.core.fleet import Fleet
 from deepserve_controller.core.function_pool import FunctionPool
 from deepserve_controller.core.function_templates import FunctionTemplates
 from deepserve_controller.core.host_devices import HostDevices
-from deepserve_controller.core.host_memory import HostMemory
+from deepserve_controller.core.host_memory import TURN_S, HostMemory
 from deepserve_controller.core.memory_claims import MemoryClaim, NeedView, mebibytes
 from deepserve_controller.core.memory_views import ChooseParking
 from deepserve_controller.core.placement_views import NOWHERE, PlaceEngine
@@ -264,9 +264,8 @@ class Scaler:
                 self.moves.want(pool, now_s)
             return False
         missing_mib = self.memory.missing_mib(num_pods * self.memory.need(pool).least_mib)
-        return self._make_room(
-            pool, missing_mib - self.memory.leaving_mib(), f"gives its memory to {spec.label}", now_s
-        )
+        reason = f"gives its memory to {spec.label}"
+        return self._make_room(pool, missing_mib - self.memory.leaving_mib(), reason, now_s)
 
     def _ask_for_template_room(self, pool: FunctionPool, now_s: float) -> bool:
         """The same for its template and a pod of it."""
@@ -331,6 +330,8 @@ class Scaler:
         if plan := self.moves.reason(pool):
             pool.short_reason = f"{pool.short_reason}; {plan}"
         if not was_short:
+            pool.short_s = now_s
+            self._alarms.set(now_s + TURN_S, "retry", pool)
             self.fleet.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
     def _short_of_memory(self, pool: FunctionPool) -> str:

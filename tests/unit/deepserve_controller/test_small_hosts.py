@@ -6,7 +6,8 @@ import pytest
 
 from deepserve.protocol.messages import PodMemory, Weights
 from deepserve_controller.core.actions import StartPod, StartTemplate, StopTemplate
-from deepserve_controller.core.events import PodDrained, PodLost, TemplateFailed, TemplateReady
+from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodLost, TemplateFailed, TemplateReady
+from deepserve_controller.core.host_memory import TURN_S
 from tests.unit.deepserve_controller.harness import of_type, only
 from tests.unit.deepserve_controller.small_host import SmallHost
 from tests.unit.deepserve_controller.test_memory_claims import MIB, Models
@@ -74,3 +75,25 @@ def test_who_gave_its_pod_to_a_model_that_waits_does_not_take_the_memory_back() 
     host(PodDrained(start.pod_id))
     actions = host(PodLost(start.pod_id, "", 0))
     assert only(actions, StartTemplate).function_id == "b" and not of_type(actions, StartPod)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_model_that_is_always_busy_lets_who_waits_have_a_turn(keeps: bool) -> None:
+    """Unless it is to keep a pod always."""
+    host = Models(1250)
+    host.model("b", checkpoint=300, max_pods=1)
+    ordered = host.model("a", checkpoint=300, max_pods=1, min_pods=int(keeps))
+    [start] = host.loaded(only(ordered if keeps else host.ask("a"), StartTemplate), weights=300)
+    host.up(start, "a")
+    host(PodBusy(start.pod_id))
+    host(DemandChanged("a", 3, 32, 0.0))
+    host.ask("b")
+    host.advance(TURN_S - 1.0)
+    assert host.states() == {start.pod_id: "bound"}
+    host.advance(2.0)
+    if keeps:
+        assert host.states() == {start.pod_id: "bound"}
+        return
+    assert host.states() == {start.pod_id: "draining"}, "what runs there may end"
+    host(PodDrained(start.pod_id))
+    assert only(host(PodLost(start.pod_id, "", 0)), StartTemplate).function_id == "b"
