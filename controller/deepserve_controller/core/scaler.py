@@ -122,6 +122,8 @@ class Scaler:
         if missing > 0 and self._ask_for_room(pool, missing, now_s):
             while missing > 0 and self._add_pod(pool, now_s, source.template_id):
                 missing -= 1
+        if missing < source.pods:
+            self._forget_short(pool)  # who was served goes to the end of the line
         self._note_short(pool, missing > 0, now_s)
 
     def why_never(self, spec: FunctionSpec) -> str:
@@ -271,8 +273,7 @@ class Scaler:
         """The same for its template and a pod of it."""
         needed_mib = self.memory.template_mib(pool) + self.memory.need(pool).least_mib
         self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(needed_mib), now_s)
-        missing_mib = self.memory.missing_mib(needed_mib)
-        if missing_mib <= 0:
+        if (missing_mib := self.memory.missing_mib(needed_mib)) <= 0:
             return True
         reason = f"gives its memory to {pool.spec.label}"
         return self._make_room(pool, missing_mib - self.memory.leaving_mib(), reason, now_s)
@@ -321,8 +322,7 @@ class Scaler:
 
     def _note_short(self, pool: FunctionPool, is_short: bool, now_s: float) -> None:
         if not is_short:
-            self._forget_short(pool)
-            return
+            return self._forget_short(pool)
         was_short = bool(pool.short_reason)
         self.short[pool.function_id] = pool
         self._taken_mib[pool.function_id] = self.memory.used_mib()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepserve.protocol.messages import PodMemory, Weights
-from deepserve_controller.core.actions import StartPod, StartTemplate, StopTemplate
+from deepserve_controller.core.actions import Action, StartPod, StartTemplate, StopTemplate
 from deepserve_controller.core.events import DemandChanged, PodBusy, PodDrained, PodLost, TemplateFailed, TemplateReady
 from deepserve_controller.core.host_memory import TURN_S
 from tests.unit.deepserve_controller.harness import of_type, only
@@ -74,6 +74,23 @@ def test_who_gave_its_pod_to_a_model_that_waits_does_not_take_the_memory_back() 
     assert not of_type(host.ask("a"), StartPod), "there is too little for one more pod"
     host(PodDrained(start.pod_id))
     actions = host(PodLost(start.pod_id, "", 0))
+    assert only(actions, StartTemplate).function_id == "b" and not of_type(actions, StartPod)
+
+
+def test_who_has_got_a_pod_waits_for_more_at_the_end_of_the_line() -> None:
+    """Else it would be the first to start again whenever its pod is ended for others."""
+    host = Models(1250)
+    for name in ("a", "b"):
+        host.model(name, checkpoint=300, max_pods=3)
+    [start] = host.loaded(only(host.ask("a", 50), StartTemplate), weights=300, least=300)
+    assert not of_type(host.ask("b"), StartTemplate), "both wait"
+
+    def lose(start: StartPod) -> list[Action]:
+        host.up(start, "a", least=300)
+        host(PodBusy(start.pod_id))
+        return host(PodLost(start.pod_id, "killed by SIGKILL", -9))
+
+    actions = lose(only(lose(start), StartPod))
     assert only(actions, StartTemplate).function_id == "b" and not of_type(actions, StartPod)
 
 
