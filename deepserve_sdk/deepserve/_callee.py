@@ -14,7 +14,7 @@ from deepserve._dependencies import Dependencies
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox
 from deepserve._ref import ByReference, Ref
-from deepserve._values import encode_value, is_large_piece
+from deepserve._values import encode_value, is_large_piece, may_need_segment
 from deepserve.errors import UnpicklableArgument
 from deepserve.protocol.framing import Buffer
 from deepserve.protocol.messages import RequestKind, Value
@@ -44,6 +44,16 @@ class Callee:
         """The client for a verb that blocks. Raises AsyncUsageError, UnguardedCallError, ControllerUnreachable."""
         refuse_on_loop(f"{self.name}.{verb}")
         return current_client()
+
+    async def client_on_loop(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Client:
+        """The client for a verb of an event loop. A controller that is still to start has yet to tell the folder that
+        large arguments go to; it hears of the function meanwhile. Raises UnguardedCallError, ControllerUnreachable.
+        """
+        client = current_client()
+        if client.controller.said is None and any(map(may_need_segment, (*args, *kwargs.values()))):
+            client.define(self.define())
+            await client.controller.wait_on_loop()
+        return client
 
     def open(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from deepserve._event_loop import in_thread
 from deepserve.errors import ControllerLost, DeepServeError
 from deepserve.protocol.messages import Welcome
 
@@ -35,6 +36,11 @@ class ControllerWelcome:
         if not self._is_over.wait(WELCOME_TIMEOUT_S) or self.said is None:
             raise self._error or ControllerLost(f"the controller said nothing for {WELCOME_TIMEOUT_S:.0f} s")
         return self.said
+
+    async def wait_on_loop(self) -> None:
+        """The same on an event loop, which goes on meanwhile."""
+        if self.said is None:
+            await in_thread(self.wait)
 
     @property
     def is_embedded(self) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextvars
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from deepserve.errors import AsyncUsageError
+
+R = TypeVar("R")
 
 
 def running_library() -> str:
@@ -31,6 +33,16 @@ def refuse_on_loop(verb: str) -> None:
 def _is_ipython() -> bool:
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None
+
+
+async def in_thread(work: Callable[[], R]) -> R:
+    """What `work` returns, which blocks: in a thread beside the event loop."""
+    if running_library() == "trio":
+        trio: Any = sys.modules["trio"]
+        return cast(R, await trio.to_thread.run_sync(work))
+    import asyncio
+
+    return await asyncio.to_thread(work)
 
 
 def start_beside(work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

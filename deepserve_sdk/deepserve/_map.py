@@ -197,6 +197,7 @@ async def run_map_async(
     """The same on an event loop; the inputs may be an asynchronous iterable."""
     run = MapRun(callee, client, options)
     try:
+        await client.controller.wait_on_loop()  # large inputs go to a folder of its
         run.read(read_on_loop(inputs, run.inbox.put_inputs, may_wait=may_wait))
         while not run.is_over:
             if run.wants_inputs:

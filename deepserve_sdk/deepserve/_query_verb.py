@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from deepserve._event_loop import refuse_on_loop, running_library
+from deepserve._event_loop import in_thread, refuse_on_loop
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,10 +26,4 @@ class QueryVerb(Generic[P, R]):
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same, waited for in a thread beside the event loop."""
-        work = functools.partial(self._ask, *args, **kwargs)
-        if running_library() == "trio":
-            trio: Any = sys.modules["trio"]
-            return cast(R, await trio.to_thread.run_sync(work))
-        import asyncio
-
-        return await asyncio.to_thread(work)
+        return await in_thread(functools.partial(self._ask, *args, **kwargs))

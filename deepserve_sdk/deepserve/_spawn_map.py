@@ -102,6 +102,7 @@ async def spawn_map_async(
 ) -> CallGroup[Any]:
     spawning = _Spawning(callee, client, kwargs)
     try:
+        await client.controller.wait_on_loop()
         spawning.read(read_on_loop(inputs, spawning.inbox.put_inputs, may_wait=may_wait))
         while not spawning.is_over:
             if not spawning.go_on():

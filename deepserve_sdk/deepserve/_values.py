@@ -130,6 +130,12 @@ def is_large_piece(obj: Any) -> bool:
     return (kind is bytes or kind is str or kind is bytearray) and len(obj) >= PIECE_BYTES
 
 
+def may_need_segment(obj: Any) -> bool:
+    """Whether `obj` could be too large for a frame, as far as its type tells."""
+    kind = type(obj)
+    return is_large_piece(obj) if kind is bytes or kind is str else kind not in _SCALARS
+
+
 def decode_value(value: Value, payload: Buffer, *, segments: str | Callable[[], str] = "", unlink: bool = False) -> Any:
     """The object behind `value`. `segments`: folder of segments; `unlink`: remove the one that was read.
 

@@ -47,7 +47,7 @@ class RemoteVerb(Generic[P, R]):
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         callee = self._callee
-        client = current_client()
+        client = await callee.client_on_loop(args, kwargs)
         inbox = callee.open(client, args, kwargs)
         try:
             while not inbox.is_over:
@@ -70,7 +70,7 @@ class RemoteStreamVerb(Generic[P, T]):
         return RemoteItems(StreamReader(client, self._callee.open(client, args, kwargs), self._callee.name))
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        client = current_client()
+        client = await self._callee.client_on_loop(args, kwargs)
         inbox = self._callee.open(client, args, kwargs)
         reader = StreamReader(client, inbox, self._callee.name)
         async for _, item in reader.items_async():
@@ -90,7 +90,7 @@ class SpawnVerb(Generic[P, R]):
         return Call(client, self._callee.open(client, args, kwargs, keep=True), self._callee.name)
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        client = current_client()
+        client = await self._callee.client_on_loop(args, kwargs)
         inbox = self._callee.open(client, args, kwargs, keep=True)
         return Call(client, inbox, self._callee.name)
 
