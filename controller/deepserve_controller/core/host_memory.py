@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING
 
 from deepserve.protocol.specs import FunctionSpec
@@ -130,8 +130,20 @@ class HostMemory:
         self._weights_mib.pop(function_id, None)
 
     def leaving_mib(self) -> int:
-        """What pods hold that were told to end."""
-        return self.total_mib(pod for pod in self._pods.values() if pod.state in ("draining", "stopped"))
+        """What pods hold that were told to end, and templates that nobody uses then."""
+        leaving = self._leaving()
+        return self.total_mib(leaving.values()) + self._freed_mib(leaving.keys())
+
+    def _freed_mib(self, leaving: Set[str]) -> int:
+        """By templates that nobody uses when these pods, by id, are gone."""
+        found = (
+            item for item in self._templates.views()
+            if item.pods and item.pods <= leaving and (item.state == "ending" or item.pool.pods.keys() <= leaving)
+        )  # fmt: skip
+        return sum(item.held_mib + self.process_mib(item.spec) for item in found)
+
+    def _leaving(self) -> dict[str, PodRecord]:
+        return {pod_id: pod for pod_id, pod in self._pods.items() if pod.state in ("draining", "stopped")}
 
     def total_mib(self, pods: Iterable[PodRecord]) -> int:
         return sum(self._asleep_mib(pod) if pod.is_asleep else self.claimed_mib(pod) for pod in pods)
@@ -153,8 +165,11 @@ class HostMemory:
         """Who gives `missing_mib` to `asking`, in this order: nobody's pods; idle pods of other functions, the longest
         idle first: those that may sleep do so, of the others what is beyond their `min_pods` ends; then what sleeps
         ends too; and where `asking` has no pod at all, one busy pod of the function that has the most, if it keeps
-        one, or after TURN_S one whose end is enough. None whose share the others make up for."""
+        one, or after TURN_S one whose end is enough. None whose share the others make up for. A
+        template that nobody uses when its last pods end gives what it holds, too."""
         givers: dict[str, tuple[PodRecord, Parking]] = {}
+        gone = set(self._leaving())
+        freed_mib = self._freed_mib(gone)
         idle = idle_pods(asking, pools)
         ends = [(pod, END) for pod in unbound]
         parked = [(pod, self._park(_seen(pod, pools[pod.function_id].spec, now_s))) for pod in idle]
@@ -166,14 +181,22 @@ class HostMemory:
         for pod, parking in [*ends, *sleepers, *enders, *((pod, END) for pod in busy)]:
             if missing_mib <= 0:
                 break
-            before = self._gift_mib(pod, givers[pod.pod_id][1]) if pod.pod_id in givers else 0
+            before_mib = self._gift_mib(*givers[pod.pod_id]) if pod.pod_id in givers else 0
             givers[pod.pod_id] = pod, parking
-            missing_mib -= self._gift_mib(pod, parking) - before
+            if not parking.level:
+                gone.add(pod.pod_id)
+            with_mib = self._freed_mib(gone)
+            missing_mib -= self._gift_mib(pod, parking) - before_mib + with_mib - freed_mib
+            freed_mib = with_mib
         for pod, parking in list(givers.values()):
-            gift_mib = self._gift_mib(pod, parking)
+            gone.discard(pod.pod_id)
+            without_mib = self._freed_mib(gone)
+            gift_mib = self._gift_mib(pod, parking) + freed_mib - without_mib
             if missing_mib + gift_mib <= 0:
                 del givers[pod.pod_id]
-                missing_mib += gift_mib
+                missing_mib, freed_mib = missing_mib + gift_mib, without_mib
+            elif not parking.level:
+                gone.add(pod.pod_id)
         return list(givers.values())
 
     def _turn(

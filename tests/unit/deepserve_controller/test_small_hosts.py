@@ -94,6 +94,19 @@ def test_who_has_got_a_pod_waits_for_more_at_the_end_of_the_line() -> None:
     assert only(actions, StartTemplate).function_id == "b" and not of_type(actions, StartPod)
 
 
+def test_idle_pods_stay_where_the_weights_of_one_model_are_enough() -> None:
+    host = Models(8000)
+    for name, checkpoint in (("a", 5000), ("b", 800), ("c", 4000)):
+        host.model(name, checkpoint=checkpoint, max_pods=1)
+    first, second = host.serve("a", weights=5000), host.serve("b", weights=800)
+    host.ask("c")
+    assert host.states() == {first.pod_id: "draining", second.pod_id: "bound"}
+    host.ask("c", 2)
+    assert host.states()[second.pod_id] == "bound", "what the first one leaves is on its way"
+    host(PodDrained(first.pod_id))
+    assert only(host(PodLost(first.pod_id, "", 0)), StartTemplate).function_id == "c"
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_model_that_is_always_busy_lets_who_waits_have_a_turn(keeps: bool) -> None:
     """Unless it is to keep a pod always."""
