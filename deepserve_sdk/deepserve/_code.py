@@ -11,6 +11,7 @@ from deepserve import _context
 from deepserve._bundle import Home, bundle_of, home_of
 from deepserve._definition import Bundle
 from deepserve._installed import is_installed
+from deepserve._model_source import sources_named_under
 from deepserve._pickling import EVERYTHING, NOTHING, PYTHON, Reach, dump_by_value, look_up
 from deepserve.errors import UnpicklableFunction
 from deepserve.protocol.digest import sha256
@@ -87,7 +88,8 @@ def _code_in_files(named: Named, home: Home) -> Code:
     main_module = main.module if main is not None and main.root == home.root and not is_installed("__main__") else ""
     if main_module:
         sys.modules.setdefault(main_module, sys.modules["__main__"])
-    ref = CodeRef("bundle", home.module, named.qualname, bundle.digest, main_module, root=home.root)
+    sources = sources_named_under(home.root)
+    ref = CodeRef("bundle", home.module, named.qualname, bundle.digest, main_module, root=home.root, sources=sources)
     return Code(ref, bundle, Reach(main=bool(main_module)))
 
 

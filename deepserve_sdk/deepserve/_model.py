@@ -15,7 +15,7 @@ from deepserve._definition import Definition
 from deepserve._model_client import ClientRequests
 from deepserve._model_openai import OpenAIVerb
 from deepserve._model_request import ModelRequests
-from deepserve._model_source import ModelSource
+from deepserve._model_source import ModelSource, remember_source
 from deepserve._model_verbs import CacheVerb, ChatVerb, EmbedVerb, GenerateVerb, StreamVerb
 from deepserve._options import UNSET, Options, merge_options
 from deepserve.errors import InvalidOption, ModelError, ModelLoadError
@@ -44,7 +44,8 @@ class Model:
     while requests queue. Usable in scripts and in pods, where its requests are children of the caller's request.
 
     name: for people. source: a hub id, or a folder in Hugging Face layout (config.json, safetensors, tokenizer.json),
-    relative to the current folder or else to the file that constructs the Model. accelerator: kinds in order of
+    relative to the current folder or else to the file that constructs the Model; at a deployed file's top level, the
+    folder that was current at deploy is meant in its pods too. accelerator: kinds in order of
     preference, each `kind[:model][:count]`. tensor_parallel: devices that share one copy. dtype: of the weights,
     `auto` as the device computes best. quantization: of the weights, `int8` or `int4`. kv_cache_dtype: `auto`,
     `float32` or `int8`. speculative_tokens: so many are guessed at most and verified in one step; 0 is off.
@@ -102,6 +103,7 @@ class Model:
         self._check("speculative_tokens", speculative_tokens, is_guess, f" (0 to {MAX_SPECULATIVE_TOKENS})")
         file = sys._getframe(1).f_globals.get("__file__") or ""
         self._source = ModelSource(os.fspath(source), os.path.abspath(file) if file else "", os.getcwd())
+        remember_source(self._source)
         self._engine = ModelSpec(
             name, "", dtype, quantization, tensor_parallel, max_model_len, kv_cache_dtype, speculative_tokens
         )

@@ -29,6 +29,7 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
     `builtin`: `module` is installed with DeepServe itself; nothing is shipped.
     `root`: the sender's folder that the files of a bundle come from (empty for a dump): what the user's code names
     relative to its own files, such as a model's folder, is found there and is not shipped.
+    `sources`: what models' sources that the code names relative to the sender's current folder are: absolute folders.
     """
 
     transport: Literal["bundle", "pickle", "builtin"]
@@ -38,6 +39,7 @@ class CodeRef(msgspec.Struct, frozen=True, omit_defaults=True):
     main_module: str = ""
     python: str = ""
     root: str = ""
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -57,9 +57,30 @@ print(context, repr(llm.chat("Over what?", context=context, max_tokens=8, temper
 """
 
 
+APP_OF_ANOTHER_FOLDER = """
+import deepserve
+
+llm = deepserve.Model("elsewhere", source="rel/m")
+
+
+@deepserve.function
+def ask() -> int:
+    return llm.chat("hi", max_tokens=2).usage.completion_tokens
+"""
+
+
 @pytest.fixture
 def folder(shell: Shell) -> Path:
     return make_model(shell.folder / "weights" / "tiny", "llama", max_position_embeddings=256)
+
+
+def test_a_source_relative_to_the_folder_of_the_deploy_is_the_same_in_pods(shell: Shell) -> None:
+    make_model(shell.folder / "rel" / "m", "llama", max_position_embeddings=64)
+    (shell.folder / "rel" / "r.py").write_text(APP_OF_ANOTHER_FOLDER)
+    shell.out("deploy", "rel/r.py")
+    assert shell.out("call", "r/ask").strip() == "2"
+    (model,) = json.loads(shell.out("model", "list", "--json"))
+    assert model["model"]["source"] == str(shell.folder / "rel" / "m")
 
 
 def test_a_model_is_deployed_asked_and_stopped(shell: Shell, folder: Path) -> None:

@@ -16,6 +16,7 @@ from deepserve import _context, _current_client, _model
 from deepserve._client import Client
 from deepserve._model import Model
 from deepserve._model_context import ContextId
+from deepserve._model_source import sources_named_under
 from deepserve._tool import tool
 from deepserve._values import encode_exception
 from deepserve.errors import (
@@ -180,6 +181,34 @@ def test_in_a_pod_the_source_is_where_the_bundle_came_from(tmp_path: Path, monke
         made: dict[str, Any] = {"__file__": str(unpacked), "Model": Model, "source": source}
         exec("llm = Model('tiny', source)", made)
         assert made["llm"].source == str(tmp_path / "home" / "models" / "m")
+
+
+def test_in_a_pod_a_source_is_the_folder_that_it_was_for_who_sent_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_model(tmp_path / "app" / "m")
+    file = str(tmp_path / "app" / "r.py")
+
+    def made(source: str) -> Model:
+        names: dict[str, Any] = {"__file__": file, "Model": Model}
+        exec(f"llm = Model('tiny', {source!r})", names)
+        return names["llm"]  # type: ignore[no-any-return]
+
+    monkeypatch.chdir(tmp_path)
+    for source in ("app/m", "../nowhere", "Qwen/Qwen3-0.6B", str(tmp_path / "app" / "m")):
+        made(source)
+    sources = sources_named_under(str(tmp_path / "app"))
+    assert sources == (("app/m", str(tmp_path / "app" / "m")),), "what would be the same from anywhere is not sent"
+    assert sources_named_under(str(tmp_path / "ap")) == ()
+
+    monkeypatch.chdir("/")
+    file = str(tmp_path / "bundles" / "d1gest" / "r.py")
+    code = CodeRef("bundle", "r", "f", "d1gest", root=str(tmp_path / "app"), sources=sources)
+    monkeypatch.setattr(_context, "bound_code", lambda: code)
+    assert made("app/m").source == str(tmp_path / "app" / "m")
+    (tmp_path / "app" / "m").rename(tmp_path / "app" / "gone")
+    with pytest.raises(ModelLoadError, match=rf"^model source 'app/m': {tmp_path}/app/m is no folder$"):
+        made("app/m").definitions()  # and no hub is asked
 
 
 def test_wrong_options_name_the_model_and_the_option(tmp_path: Path) -> None:
