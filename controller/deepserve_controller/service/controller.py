@@ -90,6 +90,7 @@ class Controller:
         self.cores.carry(actions.FinishRequest, self.requests.finish)
         self.cores.carry(actions.FinishItem, self.requests.finish_item)
         self.pods = PodLinks(self.cores, self.requests, self.functions, self.bundles, self.recipients)
+        self.functions.function_of = self.pods.function_of
         self.templates = TemplateLinks(self.cores, self.pods, self.bundles)
         orders = PodOrders(self.cores, self.requests, self.pods)
         self.maps = MapRelay(self.cores, self.requests, self.pods, orders, folders.segments)

@@ -64,8 +64,7 @@ class Deployments:
             raise QueryError("not_found", f"no app {name!r} is deployed")
         self._store.remove_app(name)
         del self.apps[name]
-        for function_id in sorted(app.specs):
-            self._functions.stop(f"app:{name}", function_id)
+        self._functions.stop(f"app:{name}", app.specs)
         return app
 
     def lookup(self, app_name: str, name: str) -> tuple[str, FunctionSpec]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
@@ -28,7 +28,7 @@ class Functions:
     warm pods for their idle time, but no pod is held up for it; after a while it is forgotten.
 
     One that was stopped is removed at once, unless somebody brought it himself: who found it by its name, where it was
-    deployed, has no say in it then.
+    deployed, has no say in it then, nor has a pod of it (a recursion) or of what is to end with it.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class Functions:
         self._forget_after_s = forget_after_s
         self.is_used: Callable[[str], bool] = lambda function_id: False
         """Whether a request of it is still running."""
+        self.function_of: Callable[[str], str] = lambda holder: ""
+        """Of a holder that is a pod: the id of the function that it runs."""
         self.on_new: Callable[[FunctionSpec], None] = lambda spec: None
         """Called with what was not defined before."""
         self.specs: dict[str, FunctionSpec] = {}
@@ -62,7 +64,8 @@ class Functions:
         if function_id in self._stopped and function_id not in self.specs:
             if is_found:
                 return
-            del self._stopped[function_id]
+            if not self._is_last_of_stopped(holder):
+                del self._stopped[function_id]
         if holder.startswith("app:"):
             self._stopped.pop(function_id, None)
         was_released = not self.is_held(function_id)
@@ -81,31 +84,66 @@ class Functions:
 
     def is_held(self, function_id: str) -> bool:
         """A link that defined it is open, or an app names it."""
+        return self._is_held(function_id, {function_id})
+
+    def _is_held(self, function_id: str, seen: set[str]) -> bool:
+        """`seen`: what would be held by itself only, where it led back there."""
         holders = self._holders.get(function_id, {})
-        return not all(holders.values()) if function_id in self._stopped else bool(holders)
+        if function_id not in self._stopped:
+            return bool(holders)
+        return any(not is_found and self._has_say(holder, seen) for holder, is_found in holders.items())
+
+    def _has_say(self, holder: str, seen: set[str]) -> bool:
+        """A pod of what is to end has none unless that stays; one whose function is gone has until its work is over."""
+        function_id = self.function_of(holder)
+        if function_id not in self._stopped or function_id not in self.specs:
+            return True
+        if function_id in seen:
+            return False
+        seen.add(function_id)
+        return self._is_held(function_id, seen)
+
+    def _is_last_of_stopped(self, holder: str) -> bool:
+        """It is a pod that ends what it does, of a function that was stopped and removed."""
+        function_id = self.function_of(holder)
+        return function_id in self._stopped and function_id not in self.specs
 
     def release(self, holder: str, function_id: str) -> None:
         holders = self._holders.get(function_id, {})
         if holder not in holders:
             return
         del holders[holder]
-        if self.is_held(function_id):
-            return
-        if function_id in self._stopped:
-            return self.remove(function_id)
-        spec = self.specs[function_id]
-        if spec.scaling.min_pods:
-            self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
-        self._forget_later(function_id)
+        if function_id not in self._stopped and not holders:
+            spec = self.specs[function_id]
+            if spec.scaling.min_pods:
+                self._cores.give(events.ScalingChanged(function_id, 0, spec.scaling.max_pods))
+            self._forget_later(function_id)
+        self._remove_stopped()
 
-    def stop(self, holder: str, function_id: str) -> None:
-        """It was deployed by `holder`, and is to end: no new requests, and its pods drain. While a link or an app holds
-        that brought it itself, that happens when the last of them has left."""
-        self._stopped.pop(function_id, None)
-        self._stopped[function_id] = None
+    def stop(self, holder: str, function_ids: Iterable[str]) -> None:
+        """They were deployed by `holder`, and are to end: no new requests, and their pods drain. While a link or an app
+        holds one that brought it itself, that happens when the last of them has left."""
+        for function_id in sorted({instance for each in function_ids for instance in self._instances(each)}):
+            self._holders.get(function_id, {}).pop(holder, None)
+            self._stopped.pop(function_id, None)
+            self._stopped[function_id] = None
         for forgotten in list(self._stopped)[:-NUM_STOPPED]:
             del self._stopped[forgotten]
-        self.release(holder, function_id)
+        self._remove_stopped()
+
+    def _instances(self, function_id: str) -> list[str]:
+        """Itself, and of a class what was found by its name and has constructor arguments."""
+        spec = self.specs.get(function_id)
+        instances = [
+            other
+            for other, its_spec in self.specs.items()
+            if its_spec.params and msgspec.structs.replace(its_spec, params=b"") == spec
+        ]
+        return [function_id, *(each for each in instances if all(self._holders.get(each, {}).values()))]
+
+    def _remove_stopped(self) -> None:
+        for function_id in [each for each in self._stopped if each in self.specs]:
+            self.remove(function_id)
 
     def retire(self, holder: str, function_id: str) -> None:
         """`holder` has a newer version: where nobody else holds this one, its pods go when nothing of it runs."""

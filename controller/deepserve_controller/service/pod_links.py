@@ -206,6 +206,11 @@ class PodLinks:
         pod = self.find(pod_id)
         return pod.label if pod else pod_id
 
+    def function_of(self, pod_id: str) -> str:
+        """The id of the function that a living pod was bound to; empty where there is none."""
+        pod = self.pods.get(pod_id)
+        return pod.function_id if pod else ""
+
     # --- inside ---
 
     def _kill(self, pod: PodEntry, reason: str) -> None:

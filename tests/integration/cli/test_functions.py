@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.integration.cli.conftest import Shell
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,31 @@ def test_schemas_outlive_the_controller() -> None:
             assert json.loads(shell.out("function", "schema", "shop/price"))["required"] == ["item"]
         finally:
             shell.run("down")
+
+
+CALLS_ITSELF = """
+import deepserve
+
+app = deepserve.App("deep")
+
+
+@app.function(min_pods=1, scaledown_window=3600)
+def factorial(n: int) -> int:
+    return 1 if n < 2 else n * factorial.remote(n - 1)
+"""
+
+
+def test_pods_of_a_stopped_function_that_calls_itself_end(shell: Shell) -> None:
+    shell.app.write_text(CALLS_ITSELF)
+    shell.out("deploy", "app.py")
+    assert shell.out("call", "deep/factorial", '{"n": 3}') == "6\n"
+    shell.out("app", "stop", "deep")
+
+    def has_gone() -> bool:
+        pods = json.loads(shell.out("status", "--json"))["pods"]
+        return not any(pod["label"] == "deep/factorial" for pod in pods)
+
+    wait_for(has_gone)
 
 
 def running(shell: Shell, target: str) -> int:

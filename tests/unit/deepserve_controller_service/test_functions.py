@@ -77,7 +77,7 @@ def test_what_is_stopped_goes_at_once_though_others_found_it() -> None:
     functions, told = make_functions(60)
     functions.define("app:x", "fn", SPEC)
     functions.define("link-1", "fn", SPEC, is_found=True)
-    functions.stop("app:x", "fn")
+    functions.stop("app:x", ["fn"])
     assert told.events[1:] == [events.FunctionRemoved("fn")] and not functions.specs
     functions.define("link-2", "fn", SPEC, is_found=True)
     functions.release_all("link-1")
@@ -95,13 +95,69 @@ def test_what_is_stopped_and_held_by_who_brought_it_goes_with_him() -> None:
     functions.define("link-1", "fn", SPEC)
     functions.define("link-2", "fn", SPEC, is_found=True)
     functions.define("app:x", "fn", SPEC)
-    functions.stop("app:x", "fn")
+    functions.stop("app:x", ["fn"])
     assert len(told.events) == 1 and functions.is_held("fn")
     functions.release_all("link-1")
     assert told.events[1:] == [events.FunctionRemoved("fn")]
     functions.define("link-3", "fn", SPEC)
     functions.release_all("link-3")
     assert "fn" in functions.specs, "a script that brings it again finds it a while later"
+
+
+def test_what_is_stopped_is_not_held_by_its_own_pods_nor_by_pods_that_end_with_it() -> None:
+    functions, told = make_functions(60)
+    functions.function_of = lambda holder: {"pod-a": "a", "pod-b": "b", "pod-c": "c"}.get(holder, "")
+    for name in ("a", "b", "c"):
+        functions.define("app:x", name, SPEC)
+    functions.define("pod-a", "a", SPEC)
+    functions.define("pod-a", "b", SPEC)
+    functions.define("pod-b", "a", SPEC)
+    functions.define("pod-b", "c", SPEC)
+    functions.stop("app:x", ["a", "b", "c"])
+    assert told.events[3:] == [events.FunctionRemoved("a")] and functions.is_held("b"), "pods of a end what they do"
+    functions.release_all("pod-a")
+    assert told.events[4:] == [events.FunctionRemoved("b")] and functions.is_held("c")
+    functions.define("pod-b", "d", SPEC)
+    functions.release_all("pod-b")
+    assert functions.specs.keys() == {"d"} and told.events[-1] == events.ScalingChanged("d", 0, 4)
+
+
+def test_what_a_pod_of_a_stopped_app_brings_while_it_ends_goes_with_it() -> None:
+    functions, told = make_functions(60)
+    functions.function_of = lambda holder: {"pod-a": "a"}.get(holder, "")
+    for name in ("a", "b"):
+        functions.define("app:x", name, SPEC)
+    functions.stop("app:x", ["a", "b"])
+    functions.define("pod-a", "b", SPEC)
+    assert functions.specs.keys() == {"b"}, "what it does needs that yet"
+    functions.release_all("pod-a")
+    assert not functions.specs and told.events[-1] == events.FunctionRemoved("b")
+
+
+def test_a_stopped_function_stays_for_a_pod_of_another_that_brought_it() -> None:
+    functions, _ = make_functions(60)
+    functions.function_of = lambda holder: {"pod-a": "a", "pod-b": "b"}.get(holder, "")
+    functions.define("app:x", "b", SPEC)
+    functions.define("app:y", "a", SPEC)
+    functions.define("pod-a", "b", SPEC)
+    functions.define("pod-b", "b", SPEC)
+    functions.stop("app:x", ["b"])
+    assert functions.is_held("b")
+    functions.stop("app:y", ["a"])
+    functions.release_all("pod-a")
+    assert not functions.specs
+
+
+def test_instances_of_a_stopped_class_go_with_it() -> None:
+    functions, _ = make_functions(60)
+    functions.define("app:x", "class", SPEC)
+    instance = msgspec.structs.replace(SPEC, params=b"large")
+    functions.define("link-1", "found", instance, is_found=True)
+    functions.define("link-2", "brought", msgspec.structs.replace(SPEC, params=b"small"))
+    functions.stop("app:x", ["class"])
+    assert functions.specs.keys() == {"brought"}
+    functions.define("link-1", "found", instance, is_found=True)
+    assert "found" not in functions.specs
 
 
 def test_a_function_that_is_defined_again_has_its_whole_time_anew() -> None:
