@@ -180,7 +180,7 @@ class ClusterManager:
             use = PodUse(max(window_s, self._scaler.autoscaler_of(event.spec).stable_window_s, 1.0), since_s=now_s)
             pool = FunctionPool(
                 event.function_id, event.spec, scaling.min_pods, max_pods, scaling.buffer_pods, window_s,
-                max(1, scaling.max_inputs), use, now_s,
+                max(1, scaling.max_inputs), use, now_s, decided_s=now_s,
             )  # fmt: skip
             self._pools[event.function_id] = pool
         self._scaler.scale(pool, now_s)

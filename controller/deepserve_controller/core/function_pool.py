@@ -43,6 +43,8 @@ class FunctionPool(msgspec.Struct, eq=False):
     needed: int = 0
     """See PodsWanted."""
     wanted: PodsWanted = PodsWanted(0, "no demand yet")
+    decided_s: float = 0.0
+    """When that was."""
     panic: Panic = NO_PANIC
     history: ScalingHistory = msgspec.field(default_factory=ScalingHistory)
     past_pod_s: float = 0.0
@@ -174,6 +176,7 @@ class FunctionPool(msgspec.Struct, eq=False):
             self.function_id, self.spec.label, len(self.pods), self.wanted.pods, self.queued, reason,
             self._running_now(), ready, len(self.pods) - ready, num_draining,
             self.min_pods, self.max_pods, self.buffer_pods, self.window_s, self.pod_source, self.broken_because,
+            self.decided_s,
         )  # fmt: skip
 
     def check_invariants(self) -> None:

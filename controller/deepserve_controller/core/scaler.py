@@ -142,6 +142,7 @@ class Scaler:
         autoscaler = self.autoscaler_of(pool.spec)
         start_s = self.startups.soonest_s(pool.spec, now_s, self._templates.use_of(pool))
         pool.wanted = autoscaler.decide(pool.load(autoscaler, start_s, now_s), now_s)
+        pool.decided_s = now_s
         pool.panic = pool.wanted.panic
         if pool.wanted.needed or pool.needed:
             pool.needed = pool.wanted.needed

@@ -175,7 +175,7 @@ class StartupBook:
         if template == "ready" and source == "host memory":
             source, by_source_s = "fork", {"fork": 0.0, **by_source_s}
         by_source_s[source] = self.start_s(spec, place, now_s, template)
-        return Startup(by_source_s[source], source, by_source_s, size_bytes)
+        return Startup(by_source_s[source], source, by_source_s, size_bytes, self.times.knows(_engine(spec, "")))
 
     def check_invariants(self, is_loading: Callable[[str], bool]) -> None:
         self.times.check_invariants()

@@ -12,12 +12,14 @@ TemplateUse = Literal["none", "needed", "ready"]
 
 class Startup(NamedTuple):
     """A start of a model, were it ordered now: seconds until it is ready, from `source`, where its weights are believed
-    to be, and by source ("fork", "host memory", "file"). weights_bytes: 0 unknown."""
+    to be, and by source ("fork", "host memory", "file"). weights_bytes: 0 unknown. is_observed: what the engine takes
+    beside its bytes was seen; else that is assumed."""
 
     seconds: float
     source: str
     by_source_s: dict[str, float]
     weights_bytes: int
+    is_observed: bool = True
 
 
 MAX_ENGINE_S = 86400.0

@@ -48,3 +48,5 @@ class FunctionView(msgspec.Struct, frozen=True):
     """Where its pods come from, and why."""
     broken_because: str = ""
     """Why its code could last not be loaded; empty since it could."""
+    decided_s: float = 0.0
+    """When its reason was last looked at."""

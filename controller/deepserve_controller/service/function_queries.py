@@ -43,6 +43,7 @@ class FunctionQueries:
             "starting": view.starting,
             "draining": view.draining,
             "reason": view.reason,
+            "reason_age_s": time.monotonic() - view.decided_s,
             "pod_source": view.pod_source,
             "broken_because": view.broken_because,
             "memory": manager.memory_need(function_id)._asdict(),

@@ -19,6 +19,8 @@ NUM_RINGS = 256
 PARTIAL_LINE_S = 0.05
 """How long half a line waits for its end."""
 MAX_PARTIAL_BYTES = 16 << 10
+MAX_LINE_BYTES = 1000
+"""Of what was printed last, as `latest_line` tells it."""
 
 StreamName = Literal["stdout", "stderr"]
 
@@ -87,6 +89,8 @@ class Logs:
         self._readers: dict[str, LogReader] = {}
         self._followers: dict[str, set[str]] = {}
         """Link id to the functions whose output it asked for."""
+        self._latest_lines: dict[str, str] = {}
+        """By id of a pod or template that may still bring output."""
         self.num_open = 0
         """Connections of pods that may still bring output."""
 
@@ -114,7 +118,17 @@ class Logs:
             ring.append(earlier)
         return ring.tail(lines)
 
+    def latest_line(self, pod_id: str) -> str:
+        """What a pod or template that is there has printed last; empty where that is nothing."""
+        return self._latest_lines.get(pod_id, "")
+
+    def forget_line(self, pod_id: str) -> None:
+        """A connection of it has ended."""
+        self._latest_lines.pop(pod_id, None)
+
     def written(self, pod_id: str, stream: StreamName, data: bytes) -> None:
+        if line := data[-MAX_LINE_BYTES:].rstrip().rpartition(b"\n")[2].strip():
+            self._latest_lines[pod_id] = line.decode("utf-8", "replace")
         label = self._label_of(pod_id)
         ring = self._rings.pop(label, None) or Ring()
         self._rings[label] = ring  # the latest last
@@ -176,4 +190,5 @@ class LogLink:
         if self._timer is not None:
             self._timer.cancel()
         self.flush()
+        self._logs.forget_line(self._pod_id)
         self._logs.num_open -= 1

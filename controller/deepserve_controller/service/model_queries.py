@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.function_queries import FunctionQueries
+from deepserve_controller.service.logs import Logs
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, required
 from deepserve_controller.service.route_log import RouteLog
@@ -15,11 +18,14 @@ NUM_ROUTES = 20
 
 
 class ModelQueries:
-    def __init__(self, deployments: Deployments, functions: FunctionQueries, pods: PodLinks, routes: RouteLog) -> None:
+    def __init__(
+        self, deployments: Deployments, functions: FunctionQueries, pods: PodLinks, routes: RouteLog, logs: Logs
+    ) -> None:
         self._deployments = deployments
         self._functions = functions
         self._pods = pods
         self._routes = routes
+        self._logs = logs
 
     def list(self, link_id: str, body: Body) -> Body:
         """All of them, by name."""
@@ -53,6 +59,8 @@ class ModelQueries:
                 "pid": each.pid,
                 "state": each.state,
                 "reason": each.reason,
+                "age_s": time.time() - each.started_at,
+                "latest_line": self._logs.latest_line(each.pod_id),
                 "steps_ms": each.scaling.steps_ms,
                 "source": each.scaling.source,
                 "source_reason": each.scaling.source_reason,

@@ -23,8 +23,12 @@ def model_list(json: Json = False) -> int:
 
 @model_commands.command("info")
 def model_info(name: Name, json: Json = False) -> int:
-    """A model's options, its pods with the steps that made them ready, and the last decisions about their number."""
-    from deepserve.cli.models import show_model
+    """A model's options, its pods with the steps that made them ready, and the last decisions about their number.
+
+    The steps: Scaler-Pre makes a process, TE-Pre-Load an executor of nothing in it, TE-Load brings weights,
+    TE-Post-Load KV, threads and a first step; at Scaler-Post routing knows of it.
+    """
+    from deepserve.cli.model_info import show_model
 
     return show_model(name, as_json=json)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -22,10 +24,24 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not body:
         print(empty)
         return
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # an id that is cut off is none
     for row in body:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_entry(text: str, *, depth: int = 0) -> None:
+    """One line, two columns further in for each `depth`. A terminal that is narrower has its rest below it, still
+    further in, broken between words; elsewhere it stays one line."""
+    line = "  " * depth + text
+    if sys.stdout.isatty():
+        width, further = shutil.get_terminal_size().columns, "  " * (depth + 2)
+        line = textwrap.fill(
+            line, width, subsequent_indent=further, break_on_hyphens=False, drop_whitespace=True, tabsize=2
+        )
+    print(line)
 
 
 def complain(text: str) -> None:

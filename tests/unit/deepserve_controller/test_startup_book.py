@@ -86,7 +86,7 @@ def test_before_the_first_start_there_are_the_bytes_of_its_folder() -> None:
     models = forked()
     models.model("a", 2 * GB)
     assert models.startup("a") == Startup(
-        2 * READ_S + FIRST_S, "file", {"host memory": FIRST_S, "file": 2 * READ_S + FIRST_S}, 2 * GB
+        2 * READ_S + FIRST_S, "file", {"host memory": FIRST_S, "file": 2 * READ_S + FIRST_S}, 2 * GB, is_observed=False
     )
     models.model("from a hub", 0)
     assert models.core.startup_view("from a hub", 0.0) is None
@@ -99,7 +99,7 @@ def test_where_the_weights_are_says_what_a_start_takes() -> None:
     found = models.startup("a")
     assert (found.source, found.weights_bytes) == ("fork", 2 * GB), "the executor's word for their size"
     assert found.by_source_s == pytest.approx({"fork": 0.25, "host memory": 0.75, "file": 0.75 + 2 * READ_S})
-    assert found.seconds == pytest.approx(0.25)
+    assert found.seconds == pytest.approx(0.25) and found.is_observed
     models(TemplateLost("template-1", "killed"))
     found = models.startup("a")
     assert (found.source, found.seconds) == ("host memory", pytest.approx(0.75))
