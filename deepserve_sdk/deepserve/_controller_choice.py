@@ -11,6 +11,8 @@ from deepserve._client import Client
 from deepserve._running_controller import connect_running, is_listening, up_socket
 from deepserve.errors import ControllerUnreachable, InvalidOption
 
+MODEL_ENVIRONMENT = "flowserve"
+
 
 class Choice(NamedTuple):
     """kind: embedded, up, url, distant. path: the socket, empty for embedded; of a distant one its URL."""
@@ -57,13 +59,17 @@ def init(engine: str | None = None, *, key: str | None = None, state: str | os.P
 def connect(environment: str = "") -> Client:
     """A connected client. environment: what the coming call needs; a controller that is started begins with it.
 
-    Raises ControllerUnreachable, InvalidOption, ProtocolError.
+    Raises ControllerUnreachable, InvalidOption, ProtocolError, MissingPackage.
     """
     if sys.platform != "linux":
         raise ControllerUnreachable(f"remote calls need Linux (this is {sys.platform}); local calls work everywhere")
     _timeline.mark("the script up to its first call")
     choice = _choose()
     if choice.kind == "embedded":
+        if environment == MODEL_ENVIRONMENT:
+            from deepserve._engine_packages import require_engine
+
+            require_engine()
         from deepserve._embedded_controller import start_embedded
 
         return start_embedded(_state or settings.current_settings().state, environment)

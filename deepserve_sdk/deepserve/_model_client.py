@@ -10,6 +10,7 @@ import msgspec
 from deepserve._client import Client
 from deepserve._current_client import current_client
 from deepserve._definition import Definition
+from deepserve._engine_packages import require_engine
 from deepserve._event_loop import refuse_on_loop
 from deepserve._inbox import Inbox, StreamItem
 from deepserve._model_request import ModelInput
@@ -99,6 +100,7 @@ class ClientRequests:
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SerializationError(f"{self._model.label}: messages and tools must be plain data: {error}") from None
         client = current_client(self._model.spec.environment if self._model.spec is not None else "")
+        require_engine(client.controller)
         client.define(self._tokenizer)
         described = Value("msgpack", len(payload))
         method = METHODS[type(value)]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepserve._current_client import current_client
+from deepserve._engine_packages import require_engine
 from deepserve._event_loop import running_library
 from deepserve.errors import MissingPackage
 
@@ -77,6 +78,7 @@ class OpenAIVerb:
     def _address(self) -> Address:
         self._model.refuse_script("llm.openai")
         client = current_client(self._model.spec.environment)
+        require_engine(client.controller)
         for definition in self._model.definitions():
             client.define(definition)
         answer = client.query("openai_address")

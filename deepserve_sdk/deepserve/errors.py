@@ -171,7 +171,7 @@ class InvalidOption(DeepServeError, ValueError):
 
 
 class MissingPackage(DeepServeError, ImportError):
-    """Something needs a package that is not installed; the text says how to install it."""
+    """Something needs a package that is not installed; the text says how to install it. Models: the extra flowserve."""
 
 
 class NotFound(DeepServeError, LookupError):

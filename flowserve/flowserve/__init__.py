@@ -49,10 +49,16 @@ _HOMES = {
     "__version__": "version",
 }
 
+_ENGINES = ("LLM", "Engine", "EmbeddingModel")
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'flowserve' has no attribute {name!r}")
+    if name in _ENGINES:
+        from .packages import require_packages
+
+        require_packages(f"flowserve.{name}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -12,6 +12,7 @@ import typer
 
 from .cost_commands import calibrate, fit_cost
 from .errors import FlowServeError, InvalidConfigError
+from .packages import require_packages
 from .serve_command import serve
 from .version import __version__
 
@@ -61,6 +62,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
 ) -> None:
     """Measure this machine: its limits, FlowServe and its peers in one run, on models with random weights."""
+    require_packages("flowserve bench")
     from .bench.command import names, run
     from .bench.options import Options
     from .bench.subjects import PEER_ENVIRONMENTS, WORKS

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from . import engine_options as engine
+from .packages import require_packages
 
 Output = Annotated[Path | None, typer.Option("--out", help="Where the model goes, as JSON.", dir_okay=False)]
 
@@ -45,6 +46,7 @@ def calibrate(
     num_threads: engine.NumThreads = None,
 ) -> None:
     """Run a model through batches of all shapes and fit a cost model to their steps."""
+    require_packages("flowserve calibrate")
     from .calibration import calibration_steps
     from .config import EngineConfig
     from .cost_model import check_place, error_table, fit

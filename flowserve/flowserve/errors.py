@@ -9,6 +9,7 @@
     ├── LoadingError                the bytes of a model did not come to where they are computed with
     ├── TokenizerError              tokenizer.json is missing or unusable
     ├── ChatTemplateError           no chat template, a broken one, or messages it refuses
+    ├── MissingPackageError         also an ImportError: what the extra `flowserve` installs is not there
     ├── KernelsUnavailableError     the CPU kernels cannot be compiled or loaded, and no other back end was allowed
     ├── EngineAsleepError           the engine sleeps: it takes no requests and makes no steps
     ├── EngineBusyError             sequences still go on, and what was asked for would end them
@@ -66,6 +67,10 @@ class TokenizerError(FlowServeError):
 
 class ChatTemplateError(FlowServeError):
     """The chat template is missing or broken, or refused the messages."""
+
+
+class MissingPackageError(FlowServeError, ImportError):
+    """Packages that every model needs are not installed; the message names them, and the extra that has them."""
 
 
 class KernelsUnavailableError(FlowServeError):

@@ -10,6 +10,7 @@ import typer
 
 from . import engine_options as engine
 from .errors import InvalidConfigError
+from .packages import require_packages
 
 Host = Annotated[str, typer.Option(help="Where to listen.")]
 Port = Annotated[int, typer.Option(help="0 picks a free one and prints it.", min=0, max=65535)]
@@ -82,6 +83,7 @@ def serve(
 
 
 def _serve(options: dict[str, Any]) -> None:
+    require_packages("flowserve serve")
     # Before torch is imported: waiting OpenMP threads would otherwise spin beside the thread that writes answers.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .config import EngineConfig

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from deepserve.protocol.engine_packages import ENGINE_PACKAGES
+from flowserve import packages
+
 ROOT = Path(__file__).resolve().parents[2]
+ALL = ", ".join(ENGINE_PACKAGES)
+INSTALL = "pip install 'deepserve[flowserve]'"
 IMPORT_NAMES = {"huggingface-hub": "huggingface_hub"}
 
 SITECUSTOMIZE = """
@@ -38,6 +43,7 @@ import flowserve, flowserve.errors, flowserve.sampling_params, flowserve.schedul
 
 FUNCTIONS = """
 import deepserve
+import deepserve.errors
 
 app = deepserve.App("light")
 
@@ -75,7 +81,7 @@ class Counter:
         return self.value
 
 
-llm = deepserve.Model("none", source="/no/such/folder")
+llm = deepserve.Model("none", source="model")
 
 if __name__ == "__main__":
     assert square.remote(3) == 9
@@ -88,7 +94,7 @@ if __name__ == "__main__":
         print("caught")
     try:
         llm.chat("hi")
-    except deepserve.DeepServeError as error:
+    except deepserve.errors.MissingPackage as error:
         print("refused:", error)
 """
 
@@ -102,6 +108,8 @@ def extra_packages() -> set[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     return environment_without(extra_packages(), tmp_path)
 
 
@@ -154,4 +162,43 @@ def test_functions_run_and_a_model_is_refused_in_words(environment: dict[str, st
     assert done.returncode == 0, done.stderr
     caught, refused = done.stdout.splitlines()
     assert caught == "caught"
-    assert refused.startswith("refused:")
+    assert refused == f"refused: models need {ALL}, which this environment has not: {INSTALL}"
+
+
+def test_every_way_to_a_model_says_what_to_install_and_starts_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment |= {"XDG_STATE_HOME": str(tmp_path / "state")}
+    (tmp_path / "app.py").write_text("import deepserve\nllm = deepserve.Model('m', source='model')\n")
+    model = str(tmp_path / "model")
+    ask = f"import deepserve; deepserve.Model('m', source={model!r}).openai()"
+    here = f"models need {ALL}, which this environment has not: {INSTALL}"
+    for words, code, said in (
+        (("-m", "deepserve.cli", "model", "deploy", "m", model), 2, f"deepserve: MissingPackage: {here}"),
+        (("-m", "deepserve.cli", "deploy", str(tmp_path / "app.py")), 2, f"deepserve: MissingPackage: {here}"),
+        (("-m", "flowserve", "serve", model), 1, f"flowserve: flowserve serve needs {ALL}, which this"),
+        (("-m", "flowserve", "bench", "--quick"), 1, f"flowserve: flowserve bench needs {ALL}, which this"),
+        (("-m", "flowserve", "calibrate", model), 1, f"flowserve: flowserve calibrate needs {ALL}, which this"),
+        (("-c", "from flowserve import LLM"), 1, f"MissingPackageError: flowserve.LLM needs {ALL}, which this"),
+        (("-c", ask), 1, f"MissingPackage: {here}"),
+    ):
+        done = run(environment, *words)
+        assert done.returncode == code and said in done.stderr and INSTALL in done.stderr, (words, done)
+    assert not (tmp_path / "state").exists() and not (tmp_path / "deepserve").exists(), "no controller was started"
+
+
+def test_a_controller_that_runs_says_what_its_environment_lacks(environment: dict[str, str], tmp_path: Path) -> None:
+    environment |= {"XDG_STATE_HOME": str(tmp_path / "state")}
+    try:
+        started = run(environment, "-m", "deepserve.cli", "up")
+        assert started.returncode == 0, started.stderr
+        del environment["PYTHONPATH"]  # who asks has all of it
+        done = run(environment, "-m", "deepserve.cli", "model", "deploy", "m", str(tmp_path / "model"))
+    finally:
+        run(environment, "-m", "deepserve.cli", "down")
+    said = f"models need {ALL}, which the environment of the controller that runs has not: there, {INSTALL}"
+    assert (done.returncode, done.stderr) == (2, f"deepserve: MissingPackage: {said}\n")
+
+
+def test_the_engine_and_the_sdk_ask_for_the_same_packages() -> None:
+    assert packages.PACKAGES == ENGINE_PACKAGES and set(ENGINE_PACKAGES) < extra_packages()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
+from deepserve.protocol.engine_packages import missing_engine_packages
 from deepserve.protocol.messages import Hello, SetContextTtl, Welcome
 from deepserve_controller.core import actions, events
 from deepserve_controller.service.bundles import Bundles
@@ -199,6 +200,7 @@ class Controller:
             python=python_version(),
             folder=self.folders.private,
             segments=self.folders.segments,
+            missing_packages=missing_engine_packages() if self.settings.mode == "up" else (),
         )
 
     def _shut_down(self, provider: PodProvider) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from deepserve._app import App, default_app
 from deepserve._client import Client
+from deepserve._engine_packages import require_engine
 from deepserve._model import Model
 from deepserve._model_check import check_models
 from deepserve.cli import controller
@@ -36,7 +37,7 @@ def deploy_file(file: str, *, name: str | None, as_json: bool) -> int:
         raise UsageError(f"{path.name} has no function, class or model of DeepServe to deploy")
     if name is not None and len(apps) != 1:
         raise UsageError(f"--name needs a file with one app; {path.name} has {', '.join(app.name for app in apps)}")
-    start_if_none_runs()
+    start_if_none_runs(found.models)
     with connected() as client:
         check_before_deploy(found.models)
         answers = [deploy_app(client, app, name or app.name, found.models if app is home else ()) for app in apps]
@@ -57,8 +58,11 @@ def home_of_models(found: UserFile, apps: list[App]) -> App:
     )
 
 
-def start_if_none_runs() -> None:
+def start_if_none_runs(models: Sequence[Model]) -> None:
+    """Raises MissingPackage where it could not run the models: then it is not started."""
     if not current_settings().url and not is_up():
+        if models:
+            require_engine()
         controller.start_in_background(controller.controller_command())
         complain("started this user's controller, since none ran (stop it with: deepserve down)")
 

@@ -26,6 +26,8 @@ def exit_code_of(error: BaseException) -> int:
     match error:
         case UsageError() | errors.InvalidOption() | errors.SerializationError() | errors.Refused():
             return USAGE
+        case errors.MissingPackage():
+            return USAGE
         case errors.NotFound():
             return NOT_FOUND
         case errors.FunctionTimeout() | TimeoutError():

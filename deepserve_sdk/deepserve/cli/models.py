@@ -46,7 +46,7 @@ def deploy_model(name: str, source: str, options: dict[str, Any], *, as_json: bo
         raise UsageError(str(error)) from None
     except ModelLoadError as error:
         raise NotFound(str(error)) from None
-    start_if_none_runs()
+    start_if_none_runs([model])
     with connected() as client:
         check_before_deploy([model])
         answer = deploy_app(client, App(f"{APP_PREFIX}{name}"), f"{APP_PREFIX}{name}", [model])

@@ -34,6 +34,8 @@ class Welcome(Message, frozen=True):
     """The controller's private folder on this host (bundles are unpacked under `folder/bundles`)."""
     segments: str = ""
     """Folder of shared-memory segments; empty for a client on another host."""
+    missing_packages: tuple[str, ...] = ()
+    """What models need and the environment of an `up` has not; an embedded one's is the client's own."""
 
 
 class Refused(Message, frozen=True):
