@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from deepserve.protocol.specs import FunctionSpec
 from deepserve_controller.errors import QueryError
 from deepserve_controller.service.deployments import Deployments
 from deepserve_controller.service.function_queries import settings_of
@@ -11,6 +14,11 @@ from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, optional, required
 from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.store import App
+
+
+class AppToCheck(msgspec.Struct, frozen=True):
+    app: str
+    specs: list[FunctionSpec]
 
 
 class AppQueries:
@@ -36,6 +44,16 @@ class AppQueries:
     def lookup(self, link_id: str, body: Body) -> Body:
         function_id, spec = self._deployments.lookup(required(body, "app", str), required(body, "name", str))
         return {"function_id": function_id, "spec": plain(spec)}
+
+    def check(self, link_id: str, body: Body) -> Body:
+        """Nothing, where apps could be deployed in this order; `apps`: their names, and the specs of their functions,
+        which nobody needs to have defined. Raises QueryError."""
+        try:
+            apps = msgspec.convert(required(body, "apps", list), list[AppToCheck])
+        except msgspec.ValidationError as error:
+            raise QueryError("invalid", f"apps: {error}") from None
+        self._deployments.check((app.app, app.specs) for app in apps)
+        return {}
 
     def deploy(self, link_id: str, body: Body) -> Body:
         functions = required(body, "functions", dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from deepserve.protocol.specs import FunctionSpec
@@ -41,10 +41,7 @@ class Deployments:
         if not name or not functions:
             raise QueryError("invalid", "an app needs a name and at least one function")
         specs = self._specs_of(functions)
-        for spec in specs.values():
-            if why_never := self._why_never(spec):
-                raise QueryError("invalid", why_never)
-            self._check_name(name, spec)
+        self.check([(name, specs.values())])
         app = App(name, functions, specs, entrypoints, schemas or {})
         bundles = {digest: self._bundle(name, digest) for digest in app.digests()}
         before = self.apps.get(name)
@@ -57,6 +54,19 @@ class Deployments:
         if before is not None:
             self._release(name, set(before.specs) - set(app.specs))
         return app
+
+    def check(self, apps: Iterable[tuple[str, Iterable[FunctionSpec]]]) -> None:
+        """Whether apps of these names and functions could be deployed, one after the other. Raises QueryError."""
+        owners = {model: app.name for model, (app, _) in self.models().items()}
+        for name, specs in apps:
+            owners = {model: owner for model, owner in owners.items() if owner != name}
+            for spec in specs:
+                if why_never := self._why_never(spec):
+                    raise QueryError("invalid", why_never)
+                if spec.kind == "model":  # found by its name alone
+                    if owner := owners.get(spec.name):
+                        raise QueryError("invalid", f"a model {spec.name!r} is deployed already, by app {owner!r}")
+                    owners[spec.name] = name
 
     def stop(self, name: str) -> App:
         app = self.apps.get(name)
@@ -109,11 +119,6 @@ class Deployments:
                 if spec.tokenizer:
                     pending.append(spec.tokenizer)
         return specs
-
-    def _check_name(self, app_name: str, spec: FunctionSpec) -> None:
-        """A model is found by its name alone. Raises QueryError."""
-        if spec.kind == "model" and (found := self.models().get(spec.name)) and found[0].name != app_name:
-            raise QueryError("invalid", f"a model {spec.name!r} is deployed already, by app {found[0].name!r}")
 
     def _bundle(self, name: str, digest: str) -> Bundle:
         bundle = self._bundles.get(digest)

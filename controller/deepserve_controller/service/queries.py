@@ -52,6 +52,7 @@ class Queries:
             "apps": of_apps.apps,
             "functions": of_apps.functions,
             "lookup": of_apps.lookup,
+            "check_deploy": of_apps.check,
             "deploy": of_apps.deploy,
             "stop_app": of_apps.stop,
             "function": of_functions.describe,

@@ -152,6 +152,16 @@ def test_models_of_a_file_are_deployed_with_it(shell: Shell, folder: Path) -> No
     assert json.loads(shell.out("model", "list", "--json")) == []
 
 
+def test_where_one_of_a_file_is_refused_nothing_of_it_is_deployed(shell: Shell, folder: Path) -> None:
+    shell.out("model", "deploy", "small", "weights/tiny")
+    shell.app.write_text(shell.app.read_text() + '\nllm = deepserve.Model("small", source="weights/tiny")\n')
+    done = shell.run("deploy", "app.py")
+    assert done.returncode == 2, done
+    assert "a model 'small' is deployed already, by app 'model-small'" in done.stderr, done.stderr
+    [app] = json.loads(shell.out("app", "list", "--json"))
+    assert app["app"] == "model-small"
+
+
 def test_a_stopped_model_gives_its_memory_back_though_a_client_has_found_it(shell: Shell, folder: Path) -> None:
     shell.out("model", "deploy", "small", "weights/tiny")
     words = [sys.executable, "-c", HOLDS_IT]

@@ -113,6 +113,7 @@ def test_a_stopped_app_can_be_deployed_again(up: Controller) -> None:
         ("deploy", {"app": "a", "functions": {"f": "fn-unknown"}}, "not_found"),
         ("order_fault", {"step": 1, "when": "release", "victim": "controller"}, "invalid"),
         ("deploy", {"app": "a", "functions": {}}, "invalid"),
+        ("check_deploy", {"apps": [{"app": "a", "specs": [3]}]}, "invalid"),
         ("deploy", {"app": "", "functions": {"f": "x"}}, "invalid"),
         ("deploy", {"functions": {"f": "x"}}, "invalid"),
         ("deploy", {"app": "a", "functions": {"f": 3}}, "invalid"),
