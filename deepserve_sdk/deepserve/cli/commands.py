@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from deepserve.cli.model_commands import model_commands
+from deepserve.protocol.key_scopes import SCOPES
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Rest = Annotated[list[str] | None, typer.Argument(help="Arguments of the function or entry point.")]
@@ -207,13 +208,18 @@ root.add_typer(token_commands, name="token")
 @token_commands.command("new")
 def token_new(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    scope: Annotated[list[str] | None, typer.Option(help="An endpoint that it may use; repeat for more.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help=f"What it may use: {', '.join(SCOPES)}; repeat for more.")
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model that it may use; repeat for more.")] = None,
     requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
     tokens_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
     json: Json = False,
 ) -> int:
-    """Make a key and print it; it is not shown again."""
+    """Make a key and print it; it is not shown again. Without scopes and models it may use all.
+
+    Those who get it also need a base_url that stays: start the controller with `deepserve up --http-port N`.
+    """
     from deepserve.cli.tokens import new_token
 
     return new_token(
@@ -235,11 +241,14 @@ def token_list(json: Json = False) -> int:
 
 
 @token_commands.command("revoke")
-def token_revoke(key_id: Annotated[str, typer.Argument(help="As `token list` shows it.")], json: Json = False) -> int:
+def token_revoke(
+    key: Annotated[str, typer.Argument(help="Its id as `token list` shows it, or its name where no other has it.")],
+    json: Json = False,
+) -> int:
     """A key is not accepted any more, and what it runs ends."""
     from deepserve.cli.tokens import revoke_token
 
-    return revoke_token(key_id, as_json=json)
+    return revoke_token(key, as_json=json)
 
 
 @root.command()

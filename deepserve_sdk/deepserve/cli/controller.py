@@ -42,7 +42,8 @@ def start(options: HttpOptions, *, state: Path | None, foreground: bool, as_json
         return report(already=True, as_json=as_json)
     command = controller_command(options, state)
     if foreground:
-        return subprocess.run(command, check=False).returncode
+        sys.stdout.flush()
+        os.execv(command[0], command)  # a supervisor's signals are for the controller itself
     start_in_background(command, state)
     return report(already=False, as_json=as_json)
 

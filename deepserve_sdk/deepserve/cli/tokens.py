@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from deepserve.cli.connection import connected, query
 from deepserve.cli.exit_codes import OK
@@ -20,6 +21,7 @@ def new_token(
     as_json: bool,
 ) -> int:
     with connected() as client:
+        alike = [each["key_id"] for each in query(client, "keys")["keys"] if each["name"] == name]
         made = query(
             client,
             "new_key",
@@ -30,11 +32,17 @@ def new_token(
             tokens_per_minute=tokens_per_minute,
         )
         there = [each["name"] for each in query(client, "models")["models"]] if models else []
+        url = query(client, "status").get("url")
+    if alike:
+        complain(f"the name {name!r} is also that of {', '.join(alike)}: `token revoke` will need the id")
     if missing := [model for model in models if model not in there]:
         complain(
             f"no model {', '.join(map(repr, missing))} is deployed yet; there is: {', '.join(there) or 'none'}. "
             "The key is good as soon as one is."
         )
+    if url:
+        keeps = f"deepserve up --http-port {urlsplit(url).port}"
+        complain(f"base_url is {url}/v1; it stays the same where each start is `{keeps}`")
     if as_json:
         print_json(made)
     else:
@@ -65,11 +73,12 @@ def list_tokens(*, as_json: bool) -> int:
     return OK
 
 
-def revoke_token(key_id: str, *, as_json: bool) -> int:
+def revoke_token(key: str, *, as_json: bool) -> int:
+    """`key`: an id, or a name that only one has."""
     with connected() as client:
-        revoked = query(client, "revoke_key", key_id=key_id)
+        revoked = query(client, "revoke_key", key_id=key)
     if as_json:
         print_json(revoked)
     else:
-        print(f"Revoked {revoked['name']} ({key_id}): what it runs ends now.")
+        print(f"Revoked {revoked['name']} ({revoked['key_id']}): what it runs ends now.")
     return OK

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.integration.cli.conftest import APP, Shell
+from tests.waiting import TIMEOUT_S, wait_for
 
 
 def test_run_calls_the_entry_point_with_its_options(shell: Shell) -> None:
@@ -321,3 +322,16 @@ def test_folders_are_private(deployed: Shell) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for path in folder.rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or path.parent != folder, path
+
+
+def test_in_the_foreground_it_is_the_controller_itself(shell: Shell) -> None:
+    """So a supervisor's signal ends it in order, and what it ends with is told."""
+    with subprocess.Popen(shell.command("up", "--foreground"), cwd=shell.folder, env=shell.environment) as running:
+        try:
+            wait_for(lambda: shell.run("status").returncode == 0)
+            assert json.loads(shell.out("status", "--json"))["pid"] == running.pid
+            running.terminate()
+            assert running.wait(TIMEOUT_S) == 0
+        finally:
+            running.kill()
+    assert shell.run("status").returncode == 5

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deepserve.protocol.key_scopes import SCOPES
 from tests.integration.cli.conftest import Shell
 
 openai = pytest.importorskip("openai")
@@ -30,9 +31,21 @@ def test_keys_are_made_used_listed_and_revoked(shell: Shell) -> None:
     assert list(client.models.list()) == []
     with pytest.raises(openai.PermissionDeniedError):
         client.completions.create(model="tiny", prompt="x")
+    again = shell.run("token", "new", "bob")
+    assert again.returncode == 0 and f"the name 'bob' is also that of {made['key_id']}" in again.stderr
+    assert f"base_url is {url}/v1" in again.stderr and "--http-port" in again.stderr
+    doubtful = shell.run("token", "revoke", "bob")
+    assert doubtful.returncode == 2 and made["key_id"] in doubtful.stderr
     assert "bob" in shell.out("token", "revoke", made["key_id"])
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key=made["key"]).models.list()
     assert shell.run("token", "revoke", made["key_id"]).returncode == 3
+    assert "Revoked bob (key-" in shell.out("token", "revoke", "bob")
     wrong = shell.run("token", "new", "eve", "--scope", "everything")
     assert wrong.returncode != 0 and "there is no scope 'everything'" in wrong.stderr
+
+
+def test_help_names_the_scopes(shell: Shell) -> None:
+    shell.environment |= {"COLUMNS": "200", "TERM": "dumb"}
+    shown = shell.out("token", "new", "--help")
+    assert all(scope in shown for scope in SCOPES) and "--http-port" in shown

@@ -136,6 +136,19 @@ def test_scopes_and_models_of_a_key() -> None:
     run(test)
 
 
+def test_a_key_for_chat_alone_lists_the_models_that_it_may_use() -> None:
+    async def test(setup: Setup) -> None:
+        for models, there in ((["tiny"], ["tiny"]), (["other"], [])):
+            secret = setup.keys.new("chat", scopes=["chat"], models=models)[1]
+            listed, one = (Asked(setup.gateway.asgi, path, None, secret) for path in ("/models", "/models/tiny"))
+            await listed.done
+            await one.done
+            assert [card["id"] for card in json.loads(listed.body)["data"]] == there
+            assert one.status == (200 if there else 404)
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("written", "param"),
     [
@@ -578,6 +591,23 @@ def test_new_keys_are_checked() -> None:
     assert made["key_id"] in [key["key_id"] for key in listed] and all("key" not in key for key in listed)
     with pytest.raises(QueryError):
         setup.keys.revoke("key-unknown")
+
+
+def test_a_key_is_revoked_by_its_name_where_no_other_has_it() -> None:
+    setup = Setup()
+    new, revoke = setup.keys.queries["new_key"], setup.keys.queries["revoke_key"]
+    made = [new("link", {"name": name}) for name in ("ada", "ada", "bob")]
+    with pytest.raises(QueryError) as refused:
+        revoke("link", {"key_id": "ada"})
+    assert refused.value.code == "invalid" and all(key["key_id"] in str(refused.value) for key in made[:2])
+    assert all(setup.keys.find(key["key"]) for key in made), "none was revoked"
+    assert revoke("link", {"key_id": "bob"})["key_id"] == made[2]["key_id"]
+    assert revoke("link", {"key_id": made[0]["key_id"]})["name"] == "ada"
+    assert revoke("link", {"key_id": "ada"})["key_id"] == made[1]["key_id"], "the name is one key's again"
+    assert not any(setup.keys.find(key["key"]) for key in made)
+    for gone in ("ada", "of link-1", "root"):
+        with pytest.raises(QueryError):
+            revoke("link", {"key_id": gone})
 
 
 def test_keys_outlive_their_controller(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import msgspec
 
 from deepserve.protocol.digest import sha256
+from deepserve.protocol.key_scopes import SCOPES
 from deepserve_controller.errors import QueryError, StoreUnreadable
 from deepserve_controller.service.query_body import Body, optional, required
 from deepserve_controller.service.recipients import Recipients
 from deepserve_controller.service.store import ApiKey, Records
 from deepserve_controller.service.tokens import new_name, new_token
 
-SCOPES = ("models", "chat", "completions", "embeddings", "responses", "tokenize")
 ROOT = ApiKey("root", "the controller's own key", "")
 """May everything, without limits: whoever has the key of the HTTP port has the whole controller."""
 MAX_NAME_CHARS = 200
@@ -100,7 +100,16 @@ class ApiKeys:
         return {"keys": [describe(key) for key in self._by_digest.values() if self.is_valid(key) and not key.link_id]}
 
     def _answer_revoke(self, link_id: str, body: Body) -> Body:
-        return describe(self.revoke(required(body, "key_id", str)))
+        return describe(self.revoke(self._id_meant(required(body, "key_id", str))))
+
+    def _id_meant(self, word: str) -> str:
+        """An id, or the name of one key. Raises QueryError(invalid) where several have it."""
+        if any(key.key_id == word for key in self._by_digest.values()):
+            return word
+        named = [key.key_id for key in self._by_digest.values() if key.name == word and not key.link_id]
+        if len(named) > 1:
+            raise QueryError("invalid", f"{len(named)} keys are named {word!r}; name one by id: {', '.join(named)}")
+        return named[0] if named else word
 
 
 def describe(key: ApiKey) -> Body:

@@ -40,6 +40,8 @@ PATIENCE_S = 60.0
 """How long the reader of a stream may take nothing at all."""
 SAMPLED_METHODS = ("openai.chat", "openai.completions")
 HOW_TO_BRING_A_KEY = "send a key as `Authorization: Bearer <key>` (deepserve token new makes one)"
+ANY_SCOPE = ""
+"""Any valid key will do."""
 UNKNOWN_KEY = "the key is not known here: it never was, or was revoked (deepserve token list shows those there are)"
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -65,8 +67,8 @@ class Gateway:
         """By key id."""
         keys.on_revoked.append(self._revoked)
         routes = [
-            Route("/models", self._guarded("models", self._list_models)),
-            Route("/models/{name:path}", self._guarded("models", self._one_model)),
+            Route("/models", self._guarded(ANY_SCOPE, self._list_models)),
+            Route("/models/{name:path}", self._guarded(ANY_SCOPE, self._one_model)),
             Route("/chat/completions", self._answering("chat", "openai.chat"), methods=["POST"]),
             Route("/completions", self._answering("completions", "openai.completions"), methods=["POST"]),
             Route("/contexts", self._guarded("chat", self._list_contexts), methods=["GET"]),
@@ -105,7 +107,7 @@ class Gateway:
         if key is None:
             text = UNKNOWN_KEY if secret else HOW_TO_BRING_A_KEY
             raise Fault(401, text, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-        if key.scopes and scope not in key.scopes:
+        if key.scopes and scope and scope not in key.scopes:
             raise Fault(403, f"the key {key.name!r} has no scope {scope!r}", code="insufficient_permissions")
         return key
 
