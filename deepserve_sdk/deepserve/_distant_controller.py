@@ -28,6 +28,12 @@ PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0
 _KEY = re.compile(r"[!-~]+")
 
+TOKEN_PREFIX = "sk-"
+TOKENS_OPEN = (
+    ", which looks like one of `deepserve token new`: these open the OpenAI API under /v1 and nothing else; "
+    "DEEPSERVE_KEY is the one in the file `key` of the controller's state folder"
+)
+
 
 def connect_distant(url: str, key: str) -> Client:
     """A connected client. Raises ControllerUnreachable, KeyRefused, InvalidOption, ProtocolError."""
@@ -93,7 +99,8 @@ def _open(address: Address, key: str) -> ClientConnection:
     except InvalidStatus as error:
         status = error.response.status_code
         if status == 401:
-            raise KeyRefused(f"the controller at {address.url} does not accept this key") from None
+            token = TOKENS_OPEN if key.startswith(TOKEN_PREFIX) else ""
+            raise KeyRefused(f"the controller at {address.url} does not accept this key{token}") from None
         raise ControllerUnreachable(
             f"what answers at {address.url} (HTTP {status}) is no DeepServe controller of this version"
         ) from None

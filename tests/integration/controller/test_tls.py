@@ -95,7 +95,11 @@ def test_wrong_keys(up: Controller) -> None:
     secret = "z" * 43
     with pytest.raises(KeyRefused, match="does not accept this key") as refusal:
         connected(up, secret)
-    assert secret not in str(refusal.value)
+    assert secret not in str(refusal.value) and "/v1" not in str(refusal.value)
+    with pytest.raises(
+        KeyRefused, match="does not accept this key, which looks like one of `deepserve token new`.*/v1"
+    ):
+        connected(up, f"sk-{secret}")
     with pytest.raises(KeyRefused, match="wants a key"):
         connected(up, "")
     with pytest.raises(InvalidOption, match="no key has"):
