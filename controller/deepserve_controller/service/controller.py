@@ -83,7 +83,10 @@ class Controller:
         self.functions = Functions(self.cores, scale_model=policy.scale)
         self._model_ticks = ModelTicks(self.cores, self.functions, policy.tick_s)
         self.bundles = Bundles(settings.bundle_bytes, store.bundle)
-        self.deployments = Deployments(store, self.functions, self.bundles, self.cores.cores.cluster_manager.why_never)
+        self.deployments = Deployments(
+            *(store, self.functions, self.bundles, self.cores.cores.cluster_manager.why_never),
+            is_embedded=settings.mode == "embedded",
+        )
         self.kept = KeptResults(self.segments, settings.kept_ttl_s, settings.kept_bytes, self._reactor.call_at)
         contexts = Contexts(records=store.contexts)
         self.requests = Requests(self.cores, self.recipients, self.functions, self.kept, self.segments, contexts)

@@ -11,18 +11,31 @@ from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.functions import Functions
 from deepserve_controller.service.store import App, Store
 
+EMBEDDED_HINT = (
+    ": this is an embedded controller, which ends with its script; what other processes find is deployed by "
+    "`deepserve deploy` or `deepserve model deploy` on one that `deepserve up` starts"
+)
+
 
 class Deployments:
     """What is in the store is defined in the cores, and nothing else is deployed."""
 
     def __init__(
-        self, store: Store, functions: Functions, bundles: Bundles, why_never: Callable[[FunctionSpec], str]
+        self,
+        store: Store,
+        functions: Functions,
+        bundles: Bundles,
+        why_never: Callable[[FunctionSpec], str],
+        *,
+        is_embedded: bool = False,
     ) -> None:
-        """`why_never`: why no pod of a function could ever start on this host."""
+        """`why_never`: why no pod of a function could ever start on this host. is_embedded: who finds nothing here may
+        have meant another controller."""
         self._store = store
         self._functions = functions
         self._bundles = bundles
         self._why_never = why_never
+        self._hint = EMBEDDED_HINT if is_embedded else ""
         self.apps: dict[str, App] = {}
 
     def restore(self) -> None:
@@ -82,7 +95,7 @@ class Deployments:
         app = self.apps.get(app_name)
         if app is None:
             there = ", ".join(sorted(self.apps)) or "none"
-            raise QueryError("not_found", f"no app {app_name!r} is deployed (deployed: {there})")
+            raise QueryError("not_found", f"no app {app_name!r} is deployed (deployed: {there}){self._hint}")
         function_id = app.functions.get(name)
         if function_id is None:
             there = ", ".join(sorted(app.functions))
@@ -102,7 +115,8 @@ class Deployments:
         """Raises QueryError(not_found), naming what there is."""
         models = self.models()
         if name not in models:
-            raise QueryError("not_found", f"no model {name!r} is deployed (deployed: {', '.join(models) or 'none'})")
+            there = ", ".join(models) or "none"
+            raise QueryError("not_found", f"no model {name!r} is deployed (deployed: {there}){self._hint}")
         return models[name]
 
     def _specs_of(self, functions: dict[str, str]) -> dict[str, FunctionSpec]:

@@ -108,8 +108,16 @@ def test_a_function_that_cannot_be_imported_in_a_pod() -> None:
 
 
 def test_no_such_deployed_function() -> None:
-    with pytest.raises(deepserve.NotFound):
+    hint = "this is an embedded controller.*`deepserve model deploy` on one that `deepserve up` starts"
+    with pytest.raises(deepserve.NotFound, match=f"no app 'no-such-app' is deployed.*{hint}"):
         deepserve.Function.from_name("no-such-app", "f")
+    with pytest.raises(deepserve.NotFound, match=f"no model 'no-such-model' is deployed.*{hint}"):
+        deepserve.Model.from_name("no-such-model")
+
+
+def test_a_call_that_never_was_is_not_found() -> None:
+    with pytest.raises(deepserve.NotFound, match="unknown request: there never was one, or its result is kept no"):
+        deepserve.Call.from_id("rq-nobody-1").get(timeout=60)
 
 
 def test_what_is_no_id_offset_or_time_is_refused_here_and_harms_no_other_call() -> None:
