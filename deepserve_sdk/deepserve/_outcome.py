@@ -13,6 +13,7 @@ from deepserve.errors import (
     ContextExpiredError,
     DeepServeError,
     FunctionTimeout,
+    NotFound,
     PodLost,
     PythonVersionMismatch,
     RecursionTooDeep,
@@ -71,6 +72,8 @@ def _own_error(outcome: Outcome, text: str, pod_losses: int) -> DeepServeError:
             return PythonVersionMismatch(text)
         case "refused" if outcome.code == "depth":
             return RecursionTooDeep(text)
+        case "refused" if outcome.code == "unknown":
+            return NotFound(text)
         case "refused" if outcome.code == "context":
             return UnknownContextError(text)
         case "refused" if outcome.code == "context_expired":

@@ -42,10 +42,10 @@ class Deliveries:
                 self._segments.refs.given(value.refs, link_id)
             self._write(link_id, link, message, data)
 
-    def refuse(self, link_id: str, request_id: str, text: str) -> None:
+    def refuse(self, link_id: str, request_id: str, text: str, code: str = "") -> None:
         link = self._recipients.get(link_id)
         if link is not None:
-            link.send(RequestFinished(request_id, Outcome("refused", text), Timings()))
+            link.send(RequestFinished(request_id, Outcome("refused", text, code=code), Timings()))
 
     def _write(self, link_id: str, link: Recipient, message: Any, data: bytes) -> None:
         value: Value | None = getattr(message, "value", None)  # many results in a frame have none

@@ -40,6 +40,8 @@ from deepserve_controller.settings import log_level
 MAX_NAME_CHARS = 1000
 """They come back in other messages, whose headers are bounded too."""
 
+UNKNOWN_REQUEST = "unknown request: there never was one, or its result is kept no longer"
+
 
 class Requests:
     """The table of running requests and their tasks."""
@@ -175,7 +177,7 @@ class Requests:
         elif kept is not None:
             self._deliveries.send(link_id, kept.finished, kept.data, is_last_reader=False)
         else:
-            self._deliveries.refuse(link_id, request_id, "unknown request")
+            self._deliveries.refuse(link_id, request_id, UNKNOWN_REQUEST, "unknown")
 
     def forget(self, request_id: str) -> None:
         record = self.running.get(request_id)

@@ -75,9 +75,9 @@ Clock = Literal["", "queue", "startup", "run", "idle", "caller"]
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """`stopped` and `clock` say of what was cancelled or ran out of time how it was stopped, and whose clock it was.
 
-    code: of what is refused, where its error has a class of its own: `depth`, `context` (of a model: none of that id)
-    or `context_expired`. Of a stream that lost its pod or its
-    code after it had passed items on, and cannot be started again for that: `interrupted`.
+    code: of what is refused, where its error has a class of its own: `depth`, `unknown` (a request), `context` (of a
+    model: none of that id) or `context_expired`. Of a stream that lost its pod or its code after it had passed items
+    on, and cannot be started again for that: `interrupted`.
     """
 
     kind: OutcomeKind
