@@ -67,7 +67,7 @@ class Autoscaler:
         buffer_pods: int = UNSET,
         scaledown_window: float = UNSET,
     ) -> AutoscalerSettings:
-        """Change what is given, until the function is deployed again. Returns what is in force now.
+        """Change what is given, until the function is deployed again or stopped. Returns what is in force now.
 
         max_pods=None: the host's default. Pods over the bound take nothing new and end when their inputs have.
         Raises InvalidOption. (Modal: `update_autoscaler`.)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from deepserve.protocol.specs import FunctionSpec
-from deepserve_controller.errors import QueryError
+from deepserve.protocol.specs import FunctionSpec, Scaling
+from deepserve_controller.errors import QueryError, StoreUnwritable
 from deepserve_controller.service.bundles import Bundle, Bundles
 from deepserve_controller.service.functions import Functions
+from deepserve_controller.service.kept_bounds import KeptBounds
 from deepserve_controller.service.store import App, Store
 
 EMBEDDED_HINT = (
@@ -30,12 +31,14 @@ class Deployments:
         is_embedded: bool = False,
     ) -> None:
         """`why_never`: why no pod of a function could ever start on this host. is_embedded: who finds nothing here may
-        have meant another controller."""
+        have meant another controller. Raises StoreUnreadable."""
         self._store = store
         self._functions = functions
         self._bundles = bundles
         self._why_never = why_never
         self._hint = EMBEDDED_HINT if is_embedded else ""
+        self._bounds = KeptBounds(store.bounds)
+        functions.kept_scaling = self._bounds.of
         self.apps: dict[str, App] = {}
 
     def restore(self) -> None:
@@ -66,6 +69,9 @@ class Deployments:
         self._define(app)
         if before is not None:
             self._release(name, set(before.specs) - set(app.specs))
+            for function_id in self._drop_bounds((before.specs.keys() - self._deployed()) | app.specs.keys()):
+                if function_id in app.specs:
+                    self._functions.scale(function_id, self._functions.specs[function_id].scaling)
         return app
 
     def check(self, apps: Iterable[tuple[str, Iterable[FunctionSpec]]]) -> None:
@@ -88,7 +94,17 @@ class Deployments:
         self._store.remove_app(name)
         del self.apps[name]
         self._functions.stop(f"app:{name}", app.specs)
+        self._drop_bounds(app.specs.keys() - self._deployed())
         return app
+
+    def scale(self, function_id: str, scaling: Scaling) -> None:
+        """Other bounds; those of a deployed function last until it is deployed again or stopped. Raises QueryError."""
+        if function_id in self._deployed():
+            try:
+                self._bounds.keep(function_id, scaling)
+            except StoreUnwritable as error:
+                raise QueryError("failed", str(error)) from None
+        self._functions.scale(function_id, scaling)
 
     def lookup(self, app_name: str, name: str) -> tuple[str, FunctionSpec]:
         """Raises QueryError(not_found), naming what there is."""
@@ -118,6 +134,16 @@ class Deployments:
             there = ", ".join(models) or "none"
             raise QueryError("not_found", f"no model {name!r} is deployed (deployed: {there}){self._hint}")
         return models[name]
+
+    def _deployed(self) -> set[str]:
+        return {function_id for app in self.apps.values() for function_id in app.specs}
+
+    def _drop_bounds(self, function_ids: set[str]) -> list[str]:
+        """Returns those that were scaled. Raises QueryError."""
+        try:
+            return self._bounds.drop(function_ids)
+        except StoreUnwritable as error:
+            raise QueryError("failed", str(error)) from None
 
     def _specs_of(self, functions: dict[str, str]) -> dict[str, FunctionSpec]:
         """Of the named functions and of what they need besides."""

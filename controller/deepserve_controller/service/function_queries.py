@@ -7,7 +7,6 @@ import time
 import msgspec
 
 from deepserve.protocol.specs import FunctionSpec
-from deepserve_controller.core import events
 from deepserve_controller.core.scaling_views import ScalingDecision
 from deepserve_controller.core.status_views import FunctionView
 from deepserve_controller.errors import QueryError
@@ -66,7 +65,8 @@ class FunctionQueries:
             raise QueryError("invalid", f"{spec.label}: pods and windows are 0 or more")
         if most and least > most:
             raise QueryError("invalid", f"{spec.label}: min_pods {least} is more than max_pods {most}")
-        self._cores.give(events.ScalingChanged(function_id, least, most, asked["buffer_pods"], float(window_s)))
+        bounds = {**asked, "max_pods": most, "scaledown_window_s": float(window_s)}
+        self._deployments.scale(function_id, msgspec.structs.replace(spec.scaling, **bounds))
         return {"function_id": function_id, **settings_of(self._view(function_id))}
 
     def schema(self, link_id: str, body: Body) -> Body:

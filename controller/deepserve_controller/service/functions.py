@@ -47,6 +47,8 @@ class Functions:
         """Of a holder that is a pod: the id of the function that it runs."""
         self.on_new: Callable[[FunctionSpec], None] = lambda spec: None
         """Called with what was not defined before."""
+        self.kept_scaling: Callable[[str], Scaling | None] = lambda function_id: None
+        """What it is to be scaled to in place of what it is defined with."""
         self.specs: dict[str, FunctionSpec] = {}
         self._holders: dict[str, dict[str, bool]] = {}
         """By function id, those who defined it, and whether they had found it by its name."""
@@ -77,10 +79,16 @@ class Functions:
             if spec.kind == "model":
                 spec = msgspec.structs.replace(spec, scaling=self._scale_model(spec.scaling))
             self.specs[function_id] = spec
-            self._cores.give(events.FunctionDefined(function_id, spec, checkpoint_bytes(spec)))
+            scaling = self.kept_scaling(function_id) or spec.scaling
+            defined = msgspec.structs.replace(spec, scaling=scaling)
+            self._cores.give(events.FunctionDefined(function_id, defined, checkpoint_bytes(spec)))
             self.on_new(spec)
         elif was_released and spec.scaling.min_pods:
             self._cores.give(events.ScalingChanged(function_id, spec.scaling.min_pods, spec.scaling.max_pods))
+
+    def scale(self, function_id: str, scaling: Scaling) -> None:
+        bounds = scaling.min_pods, scaling.max_pods, scaling.buffer_pods, scaling.scaledown_window_s
+        self._cores.give(events.ScalingChanged(function_id, *bounds))
 
     def is_held(self, function_id: str) -> bool:
         """A link that defined it is open, or an app names it."""

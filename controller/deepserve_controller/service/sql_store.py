@@ -49,6 +49,7 @@ class SqlStore:
             )
         self.keys = SqlRecords(self._engine, store_tables.api_keys)
         self.contexts = SqlRecords(self._engine, store_tables.contexts)
+        self.bounds = SqlRecords(self._engine, store_tables.bounds)
 
     def apps(self) -> list[App]:
         with self._engine.connect() as connection:

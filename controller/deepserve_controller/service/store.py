@@ -80,6 +80,9 @@ class Store(Protocol):
     @property
     def contexts(self) -> Records: ...
 
+    @property
+    def bounds(self) -> Records: ...
+
     def apps(self) -> list[App]: ...
 
     def put_app(self, app: App, bundles: dict[str, Bundle]) -> App:
@@ -100,6 +103,7 @@ class MemoryStore:
         self._bundles: dict[str, Bundle] = {}
         self.keys: Records = NO_RECORDS
         self.contexts: Records = NO_RECORDS
+        self.bounds: Records = NO_RECORDS
 
     def apps(self) -> list[App]:
         return sorted(self._apps.values(), key=lambda app: app.name)

@@ -78,6 +78,7 @@ def _records(name: str, key: str) -> Table:
 
 api_keys = _records("api_keys", "key_id")
 contexts = _records("contexts", "context_id")
+bounds = _records("bounds", "function_id")
 
 
 def open_engine(path: str) -> Engine:

@@ -186,7 +186,7 @@ def function_scale(
     window: Annotated[float | None, typer.Option("--window", help="Seconds until an idle pod ends.")] = None,
     json: Json = False,
 ) -> int:
-    """Change how many pods a function may have, until it is deployed again."""
+    """Change how many pods a function may have, until it is deployed again or stopped; a restart keeps it."""
     from deepserve.cli.functions import scale_function
 
     bounds = {"min_pods": min_pods, "max_pods": max_pods, "buffer_pods": buffer_pods, "scaledown_window_s": window}

@@ -65,16 +65,17 @@ def test_schemas_are_known_without_the_code(deployed: Shell) -> None:
     assert list(method["properties"]) == ["taken"]
 
 
-def test_schemas_outlive_the_controller() -> None:
-    with TemporaryDirectory(prefix="ds-") as folder:
-        shell = Shell(Path(folder))
-        try:
-            shell.out("deploy", "app.py")
-            shell.out("down")
-            shell.out("up")
-            assert json.loads(shell.out("function", "schema", "shop/price"))["required"] == ["item"]
-        finally:
-            shell.run("down")
+def test_schemas_and_bounds_outlive_the_controller(shell: Shell) -> None:
+    shell.out("deploy", "app.py")
+    first = info(shell, "shop/price")["settings"]
+    shell.out("function", "scale", "shop/price", "--max", "3", "--window", "9")
+    scaled = info(shell, "shop/price")["settings"]
+    shell.out("down")
+    shell.out("up")
+    assert json.loads(shell.out("function", "schema", "shop/price"))["required"] == ["item"]
+    assert info(shell, "shop/price")["settings"] == scaled == {**first, "max_pods": 3, "scaledown_window_s": 9.0}
+    shell.out("deploy", "app.py")
+    assert info(shell, "shop/price")["settings"] == first, "deployed again, though it is the same"
 
 
 CALLS_ITSELF = """

@@ -99,7 +99,7 @@ def test_writes_are_logged_ahead(tmp_path: Path) -> None:
 
 def test_records_of_each_kind_by_name(tmp_path: Path) -> None:
     store = SqlStore(str(tmp_path))
-    for records in (store.keys, store.contexts):
+    for records in (store.keys, store.contexts, store.bounds):
         records.put("b", b"second")
         records.put("a", b"\x00\xff")
         records.put("b", b"")
@@ -109,7 +109,7 @@ def test_records_of_each_kind_by_name(tmp_path: Path) -> None:
     store.keys.put("d", b"a key")
     store.close()
     store = SqlStore(str(tmp_path))
-    assert store.contexts.all() == [("a", b"\x00\xff"), ("b", b"")]
+    assert store.contexts.all() == store.bounds.all() == [("a", b"\x00\xff"), ("b", b"")]
     assert store.keys.all() == [*store.contexts.all(), ("d", b"a key")]
     with pytest.raises(StoreUnreadable, match="'a'"):
         ApiKeys(store.keys, Recipients())
