@@ -10,10 +10,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepserve.protocol.map_messages import AssignChunk, InputFinished, InputsFinished, InputsReturned
-from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, Value
+from deepserve.protocol.messages import AssignTask, Outcome, Value
 from deepserve_runtime import sdk
 from deepserve_runtime.begun_page import BegunPage, Note
-from deepserve_runtime.error_outcome import outcome_of
+from deepserve_runtime.error_outcome import interrupted_outcome, outcome_of
 from deepserve_runtime.task import Task, flush_prints
 
 if TYPE_CHECKING:
@@ -226,8 +226,7 @@ class Chunk(Task):
 
     def finish_cancelled(self) -> None:
         """The running input was interrupted."""
-        kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
-        self._stop(Outcome(kind, "the code was interrupted"), NONE, b"")
+        self._stop(interrupted_outcome(self.cancel_reason), NONE, b"")
 
     def fail(self, error: BaseException, may_retry: bool = False) -> None:
         """From outside the run: the pod cannot run it, or has to end. Only the input that runs has failed, if one

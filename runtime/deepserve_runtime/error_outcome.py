@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from deepserve.protocol.messages import Outcome, OutcomeKind, Value
+from deepserve.protocol.messages import SHUTDOWN, Outcome, OutcomeKind, Value
 from deepserve_runtime import sdk
 
 
@@ -18,6 +18,12 @@ def outcome_of(error: BaseException, pod_id: str) -> tuple[Outcome, Value, bytes
         return Outcome("refused", str(error)), Value(), b""
     kind: OutcomeKind = "refused" if isinstance(error, sdk.errors.PythonVersionMismatch) else "error"
     return Outcome(kind, describe(error)), *encode_error(error, pod_id)
+
+
+def interrupted_outcome(reason: str) -> Outcome:
+    """How a run ends whose code was interrupted. reason: timeout, cancelled, or SHUTDOWN."""
+    stopped = "the controller was stopped, and " if reason == SHUTDOWN else ""
+    return Outcome("timeout" if reason == "timeout" else "cancelled", f"{stopped}the code was interrupted")
 
 
 def encode_error(error: BaseException, pod_id: str) -> tuple[Value, bytes]:

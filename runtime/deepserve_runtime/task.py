@@ -14,7 +14,7 @@ from deepserve.protocol.journals import packed
 from deepserve.protocol.messages import AssignTask, Outcome, OutcomeKind, TaskFinished, TaskOutputs, TaskReleased, Value
 from deepserve.protocol.prompt_blocks import PromptBlocks
 from deepserve_runtime import sdk
-from deepserve_runtime.error_outcome import outcome_of
+from deepserve_runtime.error_outcome import interrupted_outcome, outcome_of
 from deepserve_runtime.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ class Task:
             self._finish("error", detail, value, payload)
 
     def finish_cancelled(self) -> None:
-        kind: OutcomeKind = "timeout" if self.cancel_reason == "timeout" else "cancelled"
-        self._finish(kind, "the code was interrupted", Value(), b"")
+        outcome = interrupted_outcome(self.cancel_reason)
+        self._finish(outcome.kind, outcome.detail, Value(), b"")
 
     def release(self) -> None:
         """It goes on in another pod, behind what was sent of it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from deepserve.protocol import PROTOCOL_VERSION
 from deepserve.protocol.engine_packages import missing_engine_packages
-from deepserve.protocol.messages import Hello, SetContextTtl, Welcome
+from deepserve.protocol.messages import SHUTDOWN, Hello, SetContextTtl, Welcome
 from deepserve_controller.core import actions, events
 from deepserve_controller.service.bundles import Bundles
 from deepserve_controller.service.client_links import ClientLink, ClientMessages
@@ -208,7 +208,7 @@ class Controller:
 
     def _shut_down(self, provider: PodProvider) -> None:
         """Exit hooks get their time; then nothing below this process is left."""
-        self.pods.stop_all("shutdown")
+        self.pods.stop_all(SHUTDOWN)
         self._reactor.run_until(lambda: not self.pods.pods, self.settings.shutdown_grace_s)
         self._reactor.run_until(lambda: not self.logs.num_open, LAST_OUTPUT_S)
         self.reaper.stop()

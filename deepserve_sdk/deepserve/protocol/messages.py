@@ -40,6 +40,7 @@ from deepserve.protocol.message_parts import Stopped as Stopped
 from deepserve.protocol.message_parts import Timings as Timings
 from deepserve.protocol.message_parts import Value as Value
 from deepserve.protocol.message_parts import Weights as Weights
+from deepserve.protocol.pod_messages import SHUTDOWN as SHUTDOWN
 from deepserve.protocol.pod_messages import AssignTask as AssignTask
 from deepserve.protocol.pod_messages import BindExecutor as BindExecutor
 from deepserve.protocol.pod_messages import BundleContent as BundleContent

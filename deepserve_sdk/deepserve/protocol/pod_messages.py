@@ -93,8 +93,12 @@ class TaskCredit(Message, frozen=True):
     size_bytes: int = 0
 
 
+SHUTDOWN = "shutdown"
+"""The reason of a StopPod where the controller itself is being stopped."""
+
+
 class StopPod(Message, frozen=True):
-    """Run the exit hooks and end. The pod has no running task unless `reason` says shutdown."""
+    """Run the exit hooks and end. The pod has no running task unless `reason` is SHUTDOWN."""
 
     reason: str
 

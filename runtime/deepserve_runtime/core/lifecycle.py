@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from deepserve.protocol.pod_messages import SHUTDOWN
 from deepserve.protocol.specs import FunctionSpec
 
 PodState = Literal["cold", "warming", "warm", "bound", "draining", "stopped"]
@@ -240,7 +241,8 @@ class PodLifecycle:
         self._go("draining")
         if not self.running:
             return [UnloadExecutor()]
-        return [InterruptTask(key, "cancelled") for key in self.running]
+        reason = SHUTDOWN if event.reason == SHUTDOWN else "cancelled"
+        return [InterruptTask(key, reason) for key in self.running]
 
     def _on_unloaded(self, event: ExecutorUnloaded) -> list[Action]:
         return self._exit(self._stop_reason)

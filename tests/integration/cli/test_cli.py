@@ -298,6 +298,32 @@ def test_down_leaves_nothing(shell: Shell) -> None:
     assert shell.out("down") == "No controller runs.\n"
 
 
+READS_ON = """
+import deepserve
+
+lines = iter(deepserve.Function.from_name("shop", "lines_for_ever").remote())
+print(next(lines), flush=True)
+try:
+    for _ in lines:
+        pass
+except deepserve.CallCancelled as error:
+    print(error)
+"""
+
+
+def test_who_reads_a_stream_while_the_controller_is_stopped_is_told_so(shell: Shell) -> None:
+    endless = "@app.function\ndef lines_for_ever():\n    while True:\n        yield 'line'\n        time.sleep(0.01)\n"
+    shell.app.write_text(f"{shell.app.read_text()}\n{endless}")
+    shell.out("deploy", "app.py")
+    words, pipe = [sys.executable, "-c", READS_ON], subprocess.PIPE
+    with subprocess.Popen(words, env=shell.environment, stdout=pipe, text=True) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == "line\n"
+        shell.out("down")
+        assert (
+            "shop/lines_for_ever: the controller was stopped, and the code was interrupted" in reader.communicate()[0]
+        )
+
+
 def test_http_needs_the_key(shell: Shell) -> None:
     shell.out("deploy", "app.py")
     url = json.loads(shell.out("status", "--json"))["url"]

@@ -92,8 +92,8 @@ def test_tasks_are_refused_where_nothing_is_bound() -> None:
 def test_stop_drains_then_unloads_then_exits() -> None:
     lifecycle = bound(ONE, TWO)
     assert lifecycle.handle(StopArrived("shutdown"), 0.0) == [
-        InterruptTask(ONE, "cancelled"),
-        InterruptTask(TWO, "cancelled"),
+        InterruptTask(ONE, "shutdown"),
+        InterruptTask(TWO, "shutdown"),
     ]
     assert isinstance(lifecycle.handle(TaskArrived(("t-3", 1)), 0.0)[0], RefuseTask)
     assert lifecycle.handle(TaskEnded(ONE), 0.0) == []
