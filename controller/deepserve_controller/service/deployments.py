@@ -68,7 +68,7 @@ class Deployments:
         self.apps[name] = app
         self._define(app)
         if before is not None:
-            self._release(name, set(before.specs) - set(app.specs))
+            self._functions.replace(f"app:{name}", before.specs.keys() - app.specs.keys())
             for function_id in self._drop_bounds((before.specs.keys() - self._deployed()) | app.specs.keys()):
                 if function_id in app.specs:
                     self._functions.scale(function_id, self._functions.specs[function_id].scaling)
@@ -169,8 +169,3 @@ class Deployments:
     def _define(self, app: App) -> None:
         for function_id, spec in app.specs.items():
             self._functions.define(f"app:{app.name}", function_id, spec)
-
-    def _release(self, name: str, function_ids: set[str]) -> None:
-        for function_id in sorted(function_ids):
-            self._functions.release(f"app:{name}", function_id)
-            self._functions.remove(function_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 import msgspec
@@ -54,6 +54,8 @@ class Functions:
         """By function id, those who defined it, and whether they had found it by its name."""
         self._stopped: dict[str, None] = {}
         """Ids of what was stopped and not brought again since, the latest last."""
+        self._lowered: set[str] = set()
+        """Ids of what was replaced and is held by pods of its own or by who found it only: no pod is held up for it."""
         self._timers: dict[str, Timer] = {}
         """Of functions that nobody holds: when they are forgotten."""
 
@@ -83,7 +85,10 @@ class Functions:
             defined = msgspec.structs.replace(spec, scaling=scaling)
             self._cores.give(events.FunctionDefined(function_id, defined, checkpoint_bytes(spec)))
             self.on_new(spec)
-        elif was_released and spec.scaling.min_pods:
+        elif spec.scaling.min_pods and (
+            was_released or (function_id in self._lowered and self._is_rooted(function_id))
+        ):
+            self._lowered.discard(function_id)
             self._cores.give(events.ScalingChanged(function_id, spec.scaling.min_pods, spec.scaling.max_pods))
 
     def scale(self, function_id: str, scaling: Scaling) -> None:
@@ -116,6 +121,14 @@ class Functions:
         function_id = self.function_of(holder)
         return function_id in self._stopped and function_id not in self.specs
 
+    def _is_rooted(self, function_id: str, *seen: str) -> bool:
+        """An app or somebody's link brings it, or a pod of what is held so itself."""
+        callers = [
+            self.function_of(holder) for holder, is_found in self._holders.get(function_id, {}).items() if not is_found
+        ]
+        seen = (*seen, function_id)
+        return any(not caller or (caller not in seen and self._is_rooted(caller, *seen)) for caller in callers)
+
     def release(self, holder: str, function_id: str) -> None:
         holders = self._holders.get(function_id, {})
         if holder not in holders:
@@ -138,6 +151,17 @@ class Functions:
         for forgotten in list(self._stopped)[:-NUM_STOPPED]:
             del self._stopped[forgotten]
         self._remove_stopped()
+
+    def replace(self, holder: str, function_ids: Collection[str]) -> None:
+        """`holder` was deployed again without them. Who found one keeps it, and what runs of it may call it still."""
+        for function_id in sorted(function_ids):
+            self.release(holder, function_id)
+            self.remove(function_id)
+        for function_id in sorted(self.specs.keys() & set(function_ids)):
+            scaling = self.specs[function_id].scaling
+            if scaling.min_pods and not self._is_rooted(function_id):
+                self._lowered.add(function_id)
+                self._cores.give(events.ScalingChanged(function_id, 0, scaling.max_pods))
 
     def _instances(self, function_id: str) -> list[str]:
         """Itself, and of a class what was found by its name and has constructor arguments."""
@@ -176,6 +200,7 @@ class Functions:
         if function_id in self.specs and not self.is_held(function_id):
             del self.specs[function_id]
             self._holders.pop(function_id, None)
+            self._lowered.discard(function_id)
             if (timer := self._timers.pop(function_id, None)) is not None:
                 timer.cancel()
             self._cores.give(events.FunctionRemoved(function_id))

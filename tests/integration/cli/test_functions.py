@@ -84,23 +84,33 @@ import deepserve
 app = deepserve.App("deep")
 
 
-@app.function(min_pods=1, scaledown_window=3600)
+@app.function(min_pods=1, scaledown_window=WINDOW)
 def factorial(n: int) -> int:
     return 1 if n < 2 else n * factorial.remote(n - 1)
 """
 
 
+def pods_of(shell: Shell, label: str) -> set[str]:
+    pods = json.loads(shell.out("status", "--json"))["pods"]
+    return {pod["pod_id"] for pod in pods if pod["label"] == label}
+
+
+def test_pods_of_a_replaced_function_that_calls_itself_end_when_idle(shell: Shell) -> None:
+    shell.app.write_text(CALLS_ITSELF.replace("WINDOW", "0.1"))
+    shell.out("deploy", "app.py")
+    assert shell.out("call", "deep/factorial", '{"n": 3}') == "6\n"
+    old = pods_of(shell, "deep/factorial")
+    shell.app.write_text(CALLS_ITSELF.replace("WINDOW", "3600"))
+    shell.out("deploy", "app.py")
+    wait_for(lambda: (now := pods_of(shell, "deep/factorial")) and not now & old)
+
+
 def test_pods_of_a_stopped_function_that_calls_itself_end(shell: Shell) -> None:
-    shell.app.write_text(CALLS_ITSELF)
+    shell.app.write_text(CALLS_ITSELF.replace("WINDOW", "3600"))
     shell.out("deploy", "app.py")
     assert shell.out("call", "deep/factorial", '{"n": 3}') == "6\n"
     shell.out("app", "stop", "deep")
-
-    def has_gone() -> bool:
-        pods = json.loads(shell.out("status", "--json"))["pods"]
-        return not any(pod["label"] == "deep/factorial" for pod in pods)
-
-    wait_for(has_gone)
+    wait_for(lambda: not pods_of(shell, "deep/factorial"))
 
 
 def running(shell: Shell, target: str) -> int:

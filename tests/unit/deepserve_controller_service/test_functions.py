@@ -148,6 +148,24 @@ def test_a_stopped_function_stays_for_a_pod_of_another_that_brought_it() -> None
     assert not functions.specs
 
 
+def test_no_pod_is_held_up_for_what_was_replaced_and_is_held_by_its_own_pods() -> None:
+    functions, told = make_functions(60)
+    functions.function_of = lambda holder: {"pod-a": "a", "pod-b": "b", "pod-b2": "b"}.get(holder, "")
+    for name in ("a", "b", "c"):
+        functions.define("app:x", name, SPEC)
+    functions.define("pod-a", "b", SPEC)
+    functions.define("pod-b", "a", SPEC)
+    functions.define("link-1", "c", SPEC)
+    functions.replace("app:x", ["a", "b", "c"])
+    assert told.events[3:] == [events.ScalingChanged("a", 0, 4), events.ScalingChanged("b", 0, 4)]
+    functions.define("pod-b2", "a", SPEC)
+    functions.define("link-1", "a", SPEC, is_found=True)
+    assert len(told.events) == 5 and functions.is_held("a"), "what runs of it may call it still"
+    functions.define("app:x", "a", SPEC)
+    functions.define("app:x", "a", SPEC)
+    assert told.events[5:] == [events.ScalingChanged("a", 1, 4)], "deployed again, it has its pods again"
+
+
 def test_instances_of_a_stopped_class_go_with_it() -> None:
     functions, _ = make_functions(60)
     functions.define("app:x", "class", SPEC)
