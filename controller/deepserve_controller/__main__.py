@@ -27,7 +27,7 @@ def main() -> int:
     gc.disable()  # nothing that is imported is garbage; the controller turns it on again once it stands
     arguments = sys.argv[1:]
     started = first_templates(arguments) if "--embedded" in arguments else {}
-    from deepserve_controller.errors import ControllerError
+    from deepserve_controller.errors import ControllerError, InvalidSettings
 
     settings = embedded_settings(arguments) or parse(arguments)
     try:
@@ -42,7 +42,7 @@ def main() -> int:
             refuse_owner(settings.client_fd, error)
         else:
             print(f"deepserve: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InvalidSettings) else 1
     return 0
 
 

@@ -11,6 +11,10 @@ class UnsafeFolder(ControllerError):
     """A folder that must be private belongs to somebody else, is a link, or is open to others."""
 
 
+class InvalidSettings(ControllerError):
+    """Options that cannot be followed: a taken port, no such host, files that are no certificate."""
+
+
 class AlreadyRunning(ControllerError):
     """Another controller holds the state folder or this user's socket."""
 

@@ -7,27 +7,32 @@ import socket
 import ssl
 
 from deepserve.protocol.loopback import is_loopback
-from deepserve_controller.errors import ControllerError
+from deepserve_controller.errors import InvalidSettings
 
 
 def check_host(host: str, *, has_tls: bool) -> None:
-    """Raises ControllerError for an address that others reach, without TLS: the key would travel in clear."""
+    """Raises InvalidSettings for what is no host, and for an address that others reach, without TLS: the key would
+    travel in clear."""
+    try:
+        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InvalidSettings(f"--host {host}: no address of this name is known ({error})") from None
     if not has_tls and not is_loopback(host):
-        raise ControllerError(f"--host {host} can be reached from other machines: give --tls-cert and --tls-key")
+        raise InvalidSettings(f"--host {host} can be reached from other machines: give --tls-cert and --tls-key")
 
 
 def load_tls(certificate: str, key: str) -> ssl.SSLContext | None:
-    """None without both files. Raises ControllerError where they cannot be used."""
+    """None without both files. Raises InvalidSettings where they cannot be used."""
     if not certificate and not key:
         return None
     if not certificate or not key:
-        raise ControllerError("--tls-cert and --tls-key go together")
+        raise InvalidSettings("--tls-cert and --tls-key go together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        raise ControllerError(f"{certificate} and {key} are no certificate and its key: {error}") from None
+        raise InvalidSettings(f"{certificate} and {key} are no certificate and its key: {error}") from None
     return context
 
 

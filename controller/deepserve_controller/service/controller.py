@@ -140,7 +140,7 @@ class Controller:
         self._model_ticks.start()
         learned = self._restore()
         if up is not None:
-            self.queries.about |= {"url": up.url, "socket": up.socket_path}
+            self.queries.about |= {"url": up.url, "socket": up.socket_path, "options": up.options}
         gc.freeze()  # what is imported and built by now stays: later collections need not look at it
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
-from deepserve_controller.errors import ControllerError
+from deepserve_controller.errors import InvalidSettings
 from deepserve_controller.service.address import check_host, load_tls, url_of
 from deepserve_controller.service.bearer import Bearer
 from deepserve_controller.service.http_host import HttpHost, make_gateway
@@ -36,6 +37,13 @@ class UpPort:
         opened without TLS."""
         self._tls = load_tls(settings.tls_certificate, settings.tls_key)
         check_host(settings.http_host, has_tls=self._tls is not None)
+        self.options = {
+            "host": settings.http_host,
+            "tls_cert": settings.tls_certificate,
+            "tls_key": settings.tls_key,
+            "state": settings.state_folder,
+        }
+        """As it was started, in the command's names; its port stands in `url`."""
         self._hello_timeout_s = settings.hello_timeout_s
         self._claim = Claim(runtime, "a controller of this user runs already (process {pid}, {folder})")
         self.socket_path = os.path.join(runtime, SOCKET)
@@ -48,7 +56,10 @@ class UpPort:
             self._listener: socket.socket = listen_http(settings.http_host, settings.http_port)
         except OSError as error:
             place = f"{settings.http_host}:{settings.http_port}"
-            raise ControllerError(f"HTTP port {place} cannot be opened: {error.strerror}") from None
+            if error.errno == errno.EADDRINUSE:
+                text = f"HTTP port {place} is in use by another program: give another --http-port, or 0 for a free one"
+                raise InvalidSettings(text) from None
+            raise InvalidSettings(f"HTTP port {place} cannot be opened: {error.strerror}") from None
         self.url = url_of(self._listener, has_tls=self._tls is not None)
 
     def serve(self, controller: Controller) -> None:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from deepserve.cli.connection import connected, is_up, query
-from deepserve.cli.exit_codes import OK
-from deepserve.cli.output import print_json
+from deepserve.cli.exit_codes import OK, USAGE, UsageError
+from deepserve.cli.output import complain, print_json
 from deepserve.errors import ControllerUnreachable
 from deepserve.settings import state_folder
 
@@ -39,7 +40,7 @@ class HttpOptions(NamedTuple):
 
 def start(options: HttpOptions, *, state: Path | None, foreground: bool, as_json: bool) -> int:
     if is_up():
-        return report(already=True, as_json=as_json)
+        return report(already=True, as_json=as_json, options=options, state=state)
     command = controller_command(options, state)
     if foreground:
         sys.stdout.flush()
@@ -55,7 +56,8 @@ def controller_command(options: HttpOptions | None = None, state: Path | None = 
 
 
 def start_in_background(command: list[str], state: Path | None = None) -> None:
-    """Returns when it answers. Raises ControllerUnreachable with the end of its log."""
+    """Returns when it answers. Raises UsageError for options that it cannot follow, else ControllerUnreachable with
+    the end of its log."""
     log = (state or Path(state_folder())) / "controller.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log.touch(mode=0o600)  # as all that lies there
@@ -69,19 +71,40 @@ def start_in_background(command: list[str], state: Path | None = None) -> None:
         if process.poll() is not None or time.monotonic() > gives_up_at_s:
             process.kill()
             said = log.read_bytes()[begins_at:].decode(errors="replace").strip()
+            if process.returncode == USAGE:
+                raise UsageError(said.removeprefix("deepserve: "))
             raise ControllerUnreachable(f"the controller did not start: {said or f'see {log}'}")
         time.sleep(LOOK_AGAIN_S)
 
 
-def report(*, already: bool, as_json: bool) -> int:
+def report(*, already: bool, as_json: bool, options: HttpOptions | None = None, state: Path | None = None) -> int:
+    """options, state: what was asked for where one runs already, which is USAGE where it runs otherwise."""
     with connected() as client:
         status = query(client, "status")
+    not_applied = options_not_applied(options or HttpOptions(), state, status)
     if as_json:
-        print_json({"already_running": already, **status})
+        print_json({"already_running": already, "not_applied": not_applied, **status})
     else:
         verb = "runs already" if already else "started"
         print(f"Controller {verb} (pid {status['pid']}, HTTP at {status.get('url') or 'no port'}).")
+    if not_applied:
+        complain(f"not applied, since it was started without: {', '.join(not_applied)} (deepserve down, then up again)")
+        return USAGE
     return OK
+
+
+def options_not_applied(options: HttpOptions, state: Path | None, status: dict[str, Any]) -> list[str]:
+    """Those that differ from what a command without them takes, and from the controller that runs."""
+    running, default = status.get("options", {}), HttpOptions()
+    found = []
+    if options.port and options.port != urlsplit(status.get("url") or "").port:
+        found.append(f"--http-port {options.port}")
+    if options.host not in (default.host, running.get("host")):
+        found.append(f"--host {options.host}")
+    for name, path in (("tls_cert", options.tls_cert), ("tls_key", options.tls_key), ("state", state)):
+        if path is not None and str(path.resolve()) != running.get(name):
+            found.append(f"--{name.replace('_', '-')} {path}")
+    return found
 
 
 def stop(*, as_json: bool) -> int:

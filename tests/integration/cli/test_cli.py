@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -296,6 +297,22 @@ def test_down_leaves_nothing(shell: Shell) -> None:
     assert not os.path.exists(f"/proc/{controller}") or "Z" in Path(f"/proc/{controller}/stat").read_text()
     assert [path.name for path in (shell.runtime / "deepserve").iterdir() if path.name != "lock"] == []
     assert shell.out("down") == "No controller runs.\n"
+
+
+def test_up_says_which_of_its_options_cannot_be_or_were_not_followed(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = shell.run("up", "--http-port", port)
+        said = f"deepserve: UsageError: HTTP port 127.0.0.1:{port} is in use by another program"
+        assert (done.returncode, done.stderr.startswith(said)) == (2, True), done
+        done = shell.run("up", "--host", "nosuch.invalid")
+        assert (done.returncode, "--host nosuch.invalid: no address of this name" in done.stderr) == (2, True), done
+        url = json.loads(shell.out("up", "--state", "here", "--json"))["url"]
+        assert "runs already" in shell.out("up", "--state", "here", "--http-port", url.rpartition(":")[2])
+        done = shell.run("up", "--http-port", port, "--state", "there", "--json")
+    assert (done.returncode, json.loads(done.stdout)["url"]) == (2, url)
+    assert json.loads(done.stdout)["not_applied"] == [f"--http-port {port}", "--state there"]
+    assert f"not applied, since it was started without: --http-port {port}, --state there" in done.stderr
 
 
 READS_ON = """

@@ -322,8 +322,8 @@ def test_a_taken_http_port_is_told(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         controller = Controller(folder, "--http-port", str(taken.getsockname()[1]), embedded=False)
         try:
-            assert controller.process.wait(TIMEOUT_S) == 1
-            assert "HTTP port" in controller.said()
+            assert controller.process.wait(TIMEOUT_S) == 2
+            assert "is in use by another program: give another --http-port" in controller.said()
         finally:
             controller.kill()
 
