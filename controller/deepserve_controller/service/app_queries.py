@@ -12,7 +12,6 @@ from deepserve_controller.service.loop import CoreLoop
 from deepserve_controller.service.model_queries import plain
 from deepserve_controller.service.pod_links import PodLinks
 from deepserve_controller.service.query_body import Body, optional, required
-from deepserve_controller.service.requests import Requests
 from deepserve_controller.service.store import App
 
 
@@ -22,11 +21,10 @@ class AppToCheck(msgspec.Struct, frozen=True):
 
 
 class AppQueries:
-    def __init__(self, cores: CoreLoop, deployments: Deployments, pods: PodLinks, requests: Requests) -> None:
+    def __init__(self, cores: CoreLoop, deployments: Deployments, pods: PodLinks) -> None:
         self._cores = cores
         self._deployments = deployments
         self._pods = pods
-        self._requests = requests
 
     def apps(self, link_id: str, body: Body) -> Body:
         return {"apps": [describe_app(app) for app in self._deployments.apps.values()]}
@@ -75,6 +73,7 @@ class AppQueries:
         spec = app.specs[function_id]
         view = self._cores.cores.cluster_manager.function_view(function_id)
         assert view is not None
+        queued, running = self._cores.cores.job_executor.load_of(function_id)
         return {
             "app": app.name,
             "name": name,
@@ -84,7 +83,8 @@ class AppQueries:
             **settings_of(view),
             "reason": view.reason,
             "num_pods": sum(pod.function_id == function_id for pod in self._pods.pods.values()),
-            "num_running": sum(record.function_id == function_id for record in self._requests.running.values()),
+            "num_queued": queued,
+            "num_running": running,
         }
 
 

@@ -40,7 +40,7 @@ class Queries:
         """`about`: what `status` says of the controller itself."""
         self.about = about
         self._on_shutdown = on_shutdown
-        of_apps = AppQueries(cores, deployments, pods, requests)
+        of_apps = AppQueries(cores, deployments, pods)
         of_requests = RequestQueries(cores, pods, requests, kept)
         of_functions = FunctionQueries(cores, functions, deployments)
         of_models = ModelQueries(deployments, of_functions, pods, requests.routes, logs)

@@ -18,10 +18,17 @@ def list_functions(app: str | None, *, as_json: bool) -> int:
         print_json(functions)
         return OK
     rows = [
-        (f"{each['app']}/{each['name']}", each["kind"], each["num_pods"], bounds(each), each["num_running"])
+        (
+            f"{each['app']}/{each['name']}",
+            each["kind"],
+            each["num_pods"],
+            bounds(each),
+            each["num_queued"],
+            each["num_running"],
+        )
         for each in functions
     ]
-    columns = ("function", "kind", "pods", "bounds", "calls")
+    columns = ("function", "kind", "pods", "bounds", "waiting", "running")
     print_table(columns, rows, empty="No function is deployed. Deploy some: deepserve deploy app.py")
     return OK
 

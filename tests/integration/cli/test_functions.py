@@ -57,6 +57,24 @@ def test_bounds_are_changed_one_by_one_and_shown(deployed: Shell) -> None:
     deployed.out("function", "scale", "shop/pid", "--min", "0")
 
 
+def test_the_list_tells_how_many_calls_wait_and_run(deployed: Shell) -> None:
+    gate = deployed.folder / "gate"
+    words = deployed.command("call", "shop/wait", json.dumps({"gate": str(gate)}))
+    with subprocess.Popen(words, cwd=deployed.folder, env=deployed.environment) as calling:
+        try:
+            wait_for(lambda: load_of(deployed, "wait") == (0, 1))
+            assert all(title in deployed.out("function", "list") for title in ("waiting", "running"))
+        finally:
+            gate.touch()
+        assert calling.wait() == 0
+    wait_for(lambda: load_of(deployed, "wait") == (0, 0))
+
+
+def load_of(shell: Shell, name: str) -> tuple[int, int]:
+    [row] = [each for each in json.loads(shell.out("function", "list", "shop", "--json")) if each["name"] == name]
+    return row["num_queued"], row["num_running"]
+
+
 def test_schemas_are_known_without_the_code(deployed: Shell) -> None:
     schema = json.loads(deployed.out("function", "schema", "shop/price", "--json"))
     assert schema["required"] == ["item"] and schema["additionalProperties"] is False
