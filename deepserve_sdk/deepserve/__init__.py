@@ -88,6 +88,8 @@ if TYPE_CHECKING:
     from deepserve.errors import UnpicklableResult as UnpicklableResult
     from deepserve.errors import ValueTooLarge as ValueTooLarge
 
+    __version__: str
+
 _HOMES = {
     "_agent": ("Agent",),
     "_agent_events": ("AgentFinished", "AgentResult", "ModelDelta", "ToolCalled", "ToolReturned"),
@@ -161,6 +163,10 @@ __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def _load(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes longer than all that is loaded here otherwise
+
+        return version("deepserve")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'deepserve' has no attribute {name!r}")

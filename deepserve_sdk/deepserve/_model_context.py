@@ -34,6 +34,11 @@ class ContextId(str):
         return made
 
     @property
+    def id(self) -> str:
+        """The text alone, as in ContextInfo."""
+        return str(self)
+
+    @property
     def delete(self) -> QueryVerb[[], None]:
         """`context.delete()`: forget it now. Raises UnknownContextError; `await context.delete.aio()`."""
         return QueryVerb("context.delete", partial(delete_context, self))

@@ -14,10 +14,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request."""
+    """Tokens of one request. cached_tokens: those of the prompt whose KV was there already."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -89,7 +90,7 @@ class GeneratedText(str):
 def usage_of(generated: Generated) -> Usage:
     """Of all answers together: they share the prompt."""
     tokens = sum(each.completion_tokens for each in (generated, *generated.others))
-    return Usage(generated.prompt_tokens, tokens)
+    return Usage(generated.prompt_tokens, tokens, generated.cached_tokens)
 
 
 def assistant_message(generated: Generated, calls: Sequence[ToolCall]) -> dict[str, Any]:

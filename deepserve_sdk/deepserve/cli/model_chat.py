@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from deepserve._model import Model
@@ -27,8 +28,7 @@ def chat_with(name: str, prompt: str | None, *, system: str, sampling: dict[str,
         messages.append({"role": "user", "content": asked})
         if as_json:
             result = model.chat(messages, **sampling)
-            usage = {"prompt_tokens": result.usage.prompt_tokens, "completion_tokens": result.usage.completion_tokens}
-            print_json({"text": result.text, "finish_reason": result.finish_reason, "usage": usage})
+            print_json({"text": result.text, "finish_reason": result.finish_reason, "usage": asdict(result.usage)})
         else:
             say(model, messages, sampling)
     return OK

@@ -145,6 +145,8 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     """Texts between tool-call tags that are no valid call."""
     logprobs: list[TokenLogprob] = []
     others: list[Generated] = []
+    cached_tokens: int = 0
+    """Of the prompt: those whose KV was there already."""
 
 
 class GeneratedDelta(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -47,7 +47,7 @@ class GrowingCompletion:
         self._take(Piece(text) if self._parser is None else self._parser.feed(text))
         self._logprobs += [self._spelled(entry) for entry in logprobs]
 
-    def complete(self, finish_reason: str, prompt_tokens: int, completion_tokens: int) -> None:
+    def complete(self, finish_reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
         if self._parser is not None:
             self._take(self._parser.finish())
         self.generated = Generated(
@@ -58,6 +58,7 @@ class GrowingCompletion:
             tool_calls=self._calls,
             malformed_calls=self._malformed,
             logprobs=self._logprobs,
+            cached_tokens=cached_tokens,
         )
 
     def take_delta(self) -> GeneratedDelta:

@@ -59,7 +59,8 @@ class Generation:
             self.journal.add(output.token_ids, index, output.logprobs or ())
             completion.add(output.text, output.logprobs or ())
         if output.finished:
-            completion.complete(output.finish_reason or "stop", output.num_prompt_tokens, output.num_output_tokens)
+            counts = output.num_prompt_tokens, output.num_output_tokens, output.num_cached_tokens
+            completion.complete(output.finish_reason or "stop", *counts)
         if index in self._resuming:  # the reader has it already
             self._resuming.remove(index)
             completion.take_delta()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -49,3 +50,7 @@ def test_every_public_name_is_there_and_typed() -> None:
     assert set(deepserve.__all__) <= set(dir(deepserve))
     with pytest.raises(AttributeError):
         deepserve.nothing  # noqa: B018
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert deepserve.__version__ == importlib.metadata.version("deepserve")

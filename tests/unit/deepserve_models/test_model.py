@@ -243,11 +243,12 @@ def test_chat_result(controller: Controller, llm: Model) -> None:
     def add(a: int, b: int) -> int:
         return a + b
 
-    made = Generated("Well.", "tool_calls", 3, 2, [ToolCall("c1", "add", {"a": 1, "b": 2})], ["{"])
+    made = Generated("Well.", "tool_calls", 3, 2, [ToolCall("c1", "add", {"a": 1, "b": 2})], ["{"], cached_tokens=1)
     controller.answers = [made]
     result = llm.chat("1 + 2?", tools=[add, {"type": "function", "function": {"name": "raw"}}], temperature=0)
     assert (result.text, result.output, result.finish_reason) == ("Well.", "Well.", "tool_calls")
     assert (result.usage.prompt_tokens, result.usage.completion_tokens, result.usage.total_tokens) == (3, 2, 5)
+    assert result.usage.cached_tokens == 1
     call = result.tool_calls[0]
     assert add(**add.checked_arguments(call.arguments)) == 3
     assert result.message["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}

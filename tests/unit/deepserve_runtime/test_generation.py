@@ -93,7 +93,9 @@ def test_all_answers_of_a_prompt_are_told_together() -> None:
     for index, text in ((0, "a"), (1, "b"), (1, "c"), (0, "d")):
         is_last = text in "cd"
         reason = "stop" if is_last else None
-        output = SequenceOutput("s", (7,), text, is_last, reason, 3, 1 + is_last, (entry,), index=index)
+        output = SequenceOutput(
+            "s", (7,), text, is_last, reason, 3, 1 + is_last, (entry,), index=index, num_cached_tokens=2
+        )
         assert not generation.is_complete and not generation.flush()
         generation.receive(output)
     assert generation.flush()
@@ -103,3 +105,4 @@ def test_all_answers_of_a_prompt_are_told_together() -> None:
         ("ad", 2, [told, told]),
         ("bc", 2, [told, told]),
     ]
+    assert whole.cached_tokens == 2
