@@ -244,10 +244,21 @@ def listen_http(host: str, port: int) -> socket.socket:
     return listener
 
 
+LOG_CONFIG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"dated": {"format": "%(asctime)s deepserve: HTTP port: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "dated", "stream": "ext://sys.stderr"}},
+    "loggers": {"uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False}},
+}
+"""What the server complains about (a peer that leaves in the middle of a handshake) says when, and what it is about."""
+
+
 def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> HttpServer:
     config = uvicorn.Config(
         app,
         http=PortConnection,
+        log_config=LOG_CONFIG,
         log_level="warning",
         access_log=False,
         lifespan="off",

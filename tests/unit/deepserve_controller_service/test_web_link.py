@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from typing import Any, cast
 
 import pytest
@@ -180,3 +182,12 @@ def test_keys_are_compared_whatever_their_bytes() -> None:
     assert bearer.is_brought_by(cast(Any, Request("Bearer " + "k" * 40)))
     for wrong in (None, "", "Bearer", "Bearer ", "k" * 40, "Bearer \xff", "Bearer \udcff", "Basic " + "k" * 40):
         assert not bearer.is_brought_by(cast(Any, Request(wrong)))
+
+
+def test_what_the_http_server_complains_about_says_when_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    async def nothing(*_: Any) -> None: ...
+
+    http_port.make_server(nothing, None)
+    logging.getLogger("uvicorn.error").error("ASGI callable returned without completing handshake.")
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} deepserve: HTTP port: ASGI callable returned", line), line
