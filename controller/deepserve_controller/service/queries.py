@@ -43,7 +43,7 @@ class Queries:
         of_apps = AppQueries(cores, deployments, pods)
         of_requests = RequestQueries(cores, pods, requests, kept)
         of_functions = FunctionQueries(cores, functions, deployments)
-        of_models = ModelQueries(deployments, of_functions, pods, requests.routes, logs)
+        of_models = ModelQueries(deployments, functions, of_functions, pods, requests.routes, logs)
         of_faults = FaultQueries(about["mode"], pods.faults)
         self._answers: dict[str, Callable[[str, Body], Body]] = {
             "status": StatusQueries(about, cores, deployments, pods, requests).status,

@@ -35,7 +35,8 @@ def entries_of(name: str, found: dict[str, Any]) -> list[tuple[str, int]]:
         "failed": found["broken_because"],
         "starts": startup_in_words(found["startup"]),
     }
-    entries = [(f"{name} (app {found['app']}, {found['function_id']})", 0)]
+    app = f"app {found['app']}" if found["app"] else "of a script, not deployed"
+    entries = [(f"{name} ({app}, {found['function_id']})", 0)]
     entries += [(f"{title:<9} {text}", 1) for title, text in about.items() if text]
     entries += [(f"template  {template_in_words(each)}", 1) for each in found["templates"]]
     for title, kind in (("pods", "pods"), ("latest requests", "routes"), ("latest decisions", "decisions")):

@@ -28,7 +28,13 @@ def list_models(*, as_json: bool) -> int:
         print_json(models)
         return OK
     rows = [
-        (each["name"], each["app"], each["model"]["source"], pods_in_words(each), bounds(each["settings"]))
+        (
+            each["name"],
+            each["app"] or "(a script's)",
+            each["model"]["source"],
+            pods_in_words(each),
+            bounds(each["settings"]),
+        )
         for each in models
     ]
     empty = "No model is deployed. Deploy one: deepserve model deploy NAME SOURCE"

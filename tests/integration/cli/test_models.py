@@ -36,6 +36,14 @@ llm = deepserve.Model.from_name("small")
 print(len(llm.embed(["a", "b"])), llm.chat("hi", max_tokens=4, temperature=0).text)
 """
 
+BRINGS_IT = """
+import deepserve
+
+llm = deepserve.Model("own", source="weights/tiny")
+print(bool(llm.generate("hi", max_tokens=4)), flush=True)
+input()
+"""
+
 HOLDS_IT = """
 import deepserve
 
@@ -283,3 +291,23 @@ def test_info_says_why_a_model_cannot_be_loaded(shell: Shell, folder: Path) -> N
 def test_pull_of_a_folder_says_what_it_is(shell: Shell, folder: Path) -> None:
     about = json.loads(shell.out("model", "pull", "weights/tiny", "--json"))
     assert about["size_bytes"] > 100_000 and about["embeds"] is False
+
+
+def test_a_model_of_a_script_is_shown_while_the_script_runs(shell: Shell, folder: Path) -> None:
+    shell.out("up")
+    script = shell.folder / "brings_it.py"
+    script.write_text(BRINGS_IT)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=shell.folder, env=shell.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None and running.stdout.readline() == "True\n"
+        [listed] = json.loads(shell.out("model", "list", "--json"))
+        assert (listed["name"], listed["app"], listed["ready"]) == ("own", "", 1)
+        assert "(a script's)" in shell.out("model", "list")
+        [pod] = json.loads(shell.out("model", "info", "own", "--json"))["pods"]
+        shown = shell.out("model", "info", "own")
+        assert pod["pod_id"] in shown and "own (of a script, not deployed" in shown
+        assert shell.run("model", "stop", "own").returncode == 3, "it is the script's to end it"
+        running.communicate("\n")
+    wait_for(lambda: json.loads(shell.out("model", "list", "--json")) == [])
