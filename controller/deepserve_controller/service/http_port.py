@@ -276,9 +276,9 @@ def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> HttpServer:
 
 def _websocket_protocol(**parts: Any) -> asyncio.Protocol:
     """Of a connection that is upgraded; imported with the first one."""
-    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    from deepserve_controller.service.web_protocol import WebProtocol
 
-    return WebSocketsSansIOProtocol(**parts)
+    return WebProtocol(**parts)
 
 
 async def _disconnected(request: HttpRequest) -> None:

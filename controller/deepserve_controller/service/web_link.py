@@ -95,8 +95,9 @@ class WebLink:
         try:
             try:
                 async with asyncio.timeout(hello_timeout_s):
-                    while self._handler is None and await self._read():
-                        pass
+                    while self._handler is None:
+                        if not await self._read():
+                            return  # it has left before it said who it is
             except TimeoutError:
                 raise Refusal("garbage", "no Hello came in time") from None
             while await self._read():

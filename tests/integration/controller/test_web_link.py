@@ -43,6 +43,7 @@ def up() -> Iterator[Controller]:
             key = key_of(controller)
             controller.stop()
             assert "Traceback" not in controller.said(), controller.said()
+            assert "handshake" not in controller.said(), "who is refused has been answered"
             assert key not in controller.said()
         finally:
             controller.kill()
@@ -192,6 +193,12 @@ def test_without_the_key_nothing_is_upgraded(up: Controller, what: str) -> None:
         open_websocket(up, additional_headers=headers)
     assert refusal.value.response.status_code == 401
     assert key not in refusal.value.response.body.decode()
+
+
+def test_a_client_may_leave_before_it_says_hello(up: Controller) -> None:
+    """What its end leaves in the log is looked at when the controller has ended."""
+    with open_websocket(up) as websocket:
+        websocket.close()
 
 
 @pytest.mark.parametrize("path", ["/v1/link?key={}", "/v1/link?access_token={}", "/v1/link?authorization=Bearer%20{}"])
