@@ -28,7 +28,8 @@ def resolve_model(model: str | Path, with_weights: bool = True) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ModelNotFoundError(f"{model!r} is no folder, and huggingface_hub is not installed to fetch it") from error
+        text = f"{model!r} is no folder, and huggingface_hub is not installed to fetch it"
+        raise ModelNotFoundError(f"{text}: pip install 'deepserve[flowserve]'") from error
     patterns = [*_TEXT_FILES, _WEIGHTS_FILES] if with_weights else _TEXT_FILES
     try:
         return Path(snapshot_download(str(model), allow_patterns=patterns))

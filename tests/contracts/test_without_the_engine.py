@@ -179,6 +179,7 @@ def test_every_way_to_a_model_says_what_to_install_and_starts_nothing(
         (("-m", "flowserve", "serve", model), 1, f"flowserve: flowserve serve needs {ALL}, which this"),
         (("-m", "flowserve", "bench", "--quick"), 1, f"flowserve: flowserve bench needs {ALL}, which this"),
         (("-m", "flowserve", "calibrate", model), 1, f"flowserve: flowserve calibrate needs {ALL}, which this"),
+        (("-m", "flowserve", "pull", "owner/name"), 1, "huggingface_hub is not installed to fetch it: pip install"),
         (("-c", "from flowserve import LLM"), 1, f"MissingPackageError: flowserve.LLM needs {ALL}, which this"),
         (("-c", ask), 1, f"MissingPackage: {here}"),
     ):
