@@ -145,8 +145,8 @@ def test_not_found() -> None:
         deepserve.Function.from_name("no-such-app", "f")
 
 
-def test_refused_for_a_call_that_is_unknown() -> None:
-    with pytest.raises(deepserve.Refused, match="unknown"):
+def test_not_found_for_a_call_that_is_unknown() -> None:
+    with pytest.raises(deepserve.NotFound, match="unknown request"):
         deepserve.Call.from_id("rq-nobody-1").get(timeout=60)
 
 
