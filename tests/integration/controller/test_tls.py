@@ -188,7 +188,7 @@ def test_a_port_that_must_not_be_opened_so(authority: trustme.CA, what: str) -> 
         files = {"CERT": certificate, "KEY": key, "OTHER": other}
         controller = Controller(folder, *(files.get(word, word) for word in arguments), embedded=False)
         try:
-            assert controller.process.wait(TIMEOUT_S) == 1
+            assert controller.process.wait(TIMEOUT_S) == 2
             assert text in controller.said() and "Traceback" not in controller.said()
         finally:
             controller.kill()

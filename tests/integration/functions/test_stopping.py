@@ -97,7 +97,7 @@ def test_cancelling_what_is_over_or_unknown_changes_nothing() -> None:
     assert (call.get(), call.status()) == (9, "ok")
     unknown = deepserve.Call.from_id("rq-nobody-1")
     unknown.cancel()
-    with pytest.raises(deepserve.Refused, match="unknown"):
+    with pytest.raises(deepserve.NotFound, match="unknown request"):
         unknown.get(timeout=60)
     cancelled = code.stuck.spawn("sleeps", "/nowhere")
     for _ in range(3):
