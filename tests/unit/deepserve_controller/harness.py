@@ -13,13 +13,21 @@ from deepserve_controller.build import build_cluster_manager, build_job_executor
 from deepserve_controller.core.actions import Action, FinishRequest, Notify, SendCancel, SendTask, WakeAt
 from deepserve_controller.core.cluster_manager import ClusterManager
 from deepserve_controller.core.device import Device
-from deepserve_controller.core.events import Event, ExecutorReady, FunctionDefined, TaskFinished, TimerFired
+from deepserve_controller.core.events import (
+    Event,
+    ExecutorReady,
+    FunctionDefined,
+    RequestArrived,
+    TaskFinished,
+    TimerFired,
+)
 from deepserve_controller.core.job_executor import JobExecutor
 from deepserve_controller.core.template_views import ChooseSource, PodSource, TemplateView
 
 T = TypeVar("T")
 CODE = CodeRef("bundle", "m", "f")
 OK = Outcome("ok")
+ERROR = Outcome("error", "ConnectionError")
 
 
 class Core(Protocol):
@@ -113,6 +121,14 @@ class Jobs(Driven):
 
     def finish(self, task_id: str, attempt: int = 1, outcome: Outcome = OK, **options: Any) -> list[Action]:
         return self(TaskFinished(task_id, attempt, outcome, 5.0, **options))
+
+
+def running(jobs: Jobs, *request_ids: str, slots: int = 1, **options: object) -> None:
+    """`fn` on pod-1, which runs these requests as task-1, task-2 ..."""
+    jobs.define(**options)
+    jobs.pod(slots=slots)
+    for request_id in request_ids:
+        jobs(RequestArrived(request_id, "link", "fn"))
 
 
 def load_in_each_pod(view: TemplateView) -> PodSource:

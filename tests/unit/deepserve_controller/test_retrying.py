@@ -13,18 +13,7 @@ from deepserve_controller.core.events import (
     RequestCancelled,
     TaskProduced,
 )
-from tests.unit.deepserve_controller.harness import Jobs, of_type, only
-
-ERROR = Outcome("error", "ConnectionError")
-
-
-def running(jobs: Jobs, *request_ids: str, slots: int = 1, **options: object) -> None:
-    """`fn` on pod-1, which runs these requests as task-1, task-2 ..."""
-    jobs.define(**options)
-    jobs.pod(slots=slots)
-    for request_id in request_ids:
-        jobs(RequestArrived(request_id, "link", "fn"))
-
+from tests.unit.deepserve_controller.harness import ERROR, Jobs, of_type, only, running
 
 # --- retries --------------------------------------------------------------------------------------------
 

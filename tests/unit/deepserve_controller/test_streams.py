@@ -18,9 +18,7 @@ from deepserve_controller.core.events import (
     TaskFinished,
     TaskProduced,
 )
-from tests.unit.deepserve_controller.harness import Jobs, of_type, only
-
-ERROR = Outcome("error", "ConnectionError")
+from tests.unit.deepserve_controller.harness import ERROR, Jobs, of_type, only
 
 
 def stream(jobs: Jobs, **options: Any) -> SendTask:
