@@ -261,23 +261,20 @@ class Scaler:
     def _ask_for_room(self, pool: FunctionPool, num_pods: int, now_s: float) -> bool:
         """Let others give up what so many more pods of `pool` need: they start when it is free. True where some sleep,
         which makes room at once."""
-        spec = pool.spec
-        if self.devices.choose(spec) is None:
+        if self.devices.choose(pool.spec) is None:
             if not self.give_devices(pool, is_busy_too=False, now_s=now_s):
                 self.moves.want(pool, now_s)
             return False
         missing_mib = self.memory.missing_mib(num_pods * self.memory.need(pool).least_mib)
-        reason = f"gives its memory to {spec.label}"
-        return self._make_room(pool, missing_mib - self.memory.leaving_mib(), reason, now_s)
+        return self._make_room(pool, missing_mib, now_s)
 
     def _ask_for_template_room(self, pool: FunctionPool, now_s: float) -> bool:
         """The same for its template and a pod of it."""
-        needed_mib = self.memory.template_mib(pool) + self.memory.need(pool).least_mib
+        needed_mib = self._template_and_pod_mib(pool)
         self._templates.give_up_unused(pool, lambda: self.memory.missing_mib(needed_mib), now_s)
         if (missing_mib := self.memory.missing_mib(needed_mib)) <= 0:
             return True
-        reason = f"gives its memory to {pool.spec.label}"
-        return self._make_room(pool, missing_mib - self.memory.leaving_mib(), reason, now_s)
+        return self._make_room(pool, missing_mib, now_s)
 
     def give_devices(self, pool: FunctionPool, is_busy_too: bool, now_s: float) -> bool:
         """Let others end that have what a pod of `pool` needs; False where there are none."""
@@ -286,7 +283,10 @@ class Scaler:
             self.fleet.give_up(self.pools[pod.function_id], [pod], f"gives its devices to {pool.spec.label}", now_s)
         return bool(givers)
 
-    def _make_room(self, asking: FunctionPool | None, missing_mib: int, reason: str, now_s: float) -> bool:
+    def _make_room(self, asking: FunctionPool | None, missing_mib: int, now_s: float) -> bool:
+        """For a pod of `asking`, or for who was woken, beside what leaves already. True where some sleep."""
+        reason = f"gives its memory to {asking.spec.label if asking is not None else 'who was woken'}"
+        missing_mib -= self.memory.leaving_mib()
         is_some_asleep = False
         for pod, parking in self.memory.givers(asking, self.pools, self.warm.unbound_pods(), missing_mib, now_s):
             why = f"{reason}; {parking.reason}" if parking.reason else reason
@@ -308,7 +308,7 @@ class Scaler:
     def repay(self, now_s: float) -> None:
         """While woken pods have more than there is, let idle ones give theirs."""
         if (missing_mib := self.memory.overdrawn_mib) > 0:
-            self._make_room(None, missing_mib - self.memory.leaving_mib(), "gives its memory to who was woken", now_s)
+            self._make_room(None, missing_mib, now_s)
 
     def _yields(self, pool: FunctionPool) -> bool:
         """Room goes first to who waits for it and has no pod at all."""
@@ -316,7 +316,7 @@ class Scaler:
 
     def _has_template_room(self, pool: FunctionPool) -> bool:
         """For a template and a pod of it; without a snapshot it is a luxury, for which nobody is to wait."""
-        needed_mib = self.memory.template_mib(pool) + self.memory.need(pool).least_mib
+        needed_mib = self._template_and_pod_mib(pool)
         if self.memory.missing_mib(needed_mib) > 0:
             return False
         return pool.spec.is_shared or not self.short
@@ -336,10 +336,13 @@ class Scaler:
             self.fleet.record(pool, len(pool.pods), f"{pool.wanted.reason}; {pool.short_reason}", now_s)
 
     def _short_of_memory(self, pool: FunctionPool) -> str:
-        least_mib = self.memory.need(pool).least_mib
         if self._templates.is_bound_to_one(pool) and not self._templates.has(pool.function_id):
-            return self.memory.short_reason("a template and a pod", self.memory.template_mib(pool) + least_mib)
-        return self.memory.short_reason("a pod", least_mib)
+            return self.memory.short_reason("a template and a pod", self._template_and_pod_mib(pool))
+        return self.memory.short_reason("a pod", self.memory.need(pool).least_mib)
+
+    def _template_and_pod_mib(self, pool: FunctionPool) -> int:
+        """That its first pod needs at least."""
+        return self.memory.template_mib(pool) + self.memory.need(pool).least_mib
 
     def forget(self, pool: FunctionPool) -> None:
         """The function was removed and its pods were given up."""
